@@ -1,0 +1,73 @@
+"""Entry point: the commands, and how every error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from lctprune import __version__
+from lctprune.cli.commands import evaluate, export, inspect, report
+from lctprune.cli.console import print_json
+from lctprune.cli.select import select
+from lctprune.cli.train import train
+from lctprune.errors import BudgetError, ConfigError, LctpruneError
+
+FAILED, WRONG_USAGE, NOTHING_FITS, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="lctprune",
+    help="Train a network with local critics, and choose one of its sub-networks under a budget.",
+    epilog="Start with: lctprune train resnet, then: lctprune select --budget-flops 1e9",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, select, evaluate, report, export, inspect):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lctprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train a network with local critics, and choose one of its sub-networks under a budget."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 no candidate fits the budget."""
+    try:
+        code = app(standalone_mode=False)
+    except BudgetError as error:
+        code = _fail(error, NOTHING_FITS)
+    except ConfigError as error:
+        code = _fail(error, WRONG_USAGE)
+    except (LctpruneError, OSError) as error:
+        code = _fail(error, FAILED)
+    except typer.TyperException as error:
+        code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def _fail(error: BaseException, code: int) -> int:
+    """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    line = " ".join(message.split())
+    typer.echo(f"lctprune: error: {line}", err=True)
+    if "--json" in sys.argv:
+        document: dict[str, object] = {"error": line, "exit_code": code}
+        if isinstance(error, BudgetError) and error.nearest is not None:
+            document |= {"nearest": error.nearest.name, "exit": error.nearest.exit, "misses": error.misses}
+        print_json(document)
+    return code

@@ -1,0 +1,49 @@
+"""What the commands on a finished run share: their arguments, opening and measuring the run, its tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from lctprune.candidates import Candidate
+from lctprune.cli.console import stderr
+from lctprune.deployment import measure_run
+from lctprune.runs import Run, newest_run
+
+RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as cores.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose latency is measured.")]
+
+
+def measured(
+    path: Path | None, *, threads: int | None = None, latency_batch: int = 1, again: bool = False
+) -> tuple[Run, list[Candidate]]:
+    """The run, by default the newest, and its candidates."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = newest_run() if path is None else Run(path)
+    console = stderr()
+    if run.epochs_done < (epochs := run.config["training"]["epochs"]):
+        console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
+    with console.status("Measuring every exit on the validation split"):
+        return run, measure_run(run, latency_batch=latency_batch, again=again)
+
+
+def write_results(
+    run: Run,
+    candidates: Sequence[Candidate],
+    *,
+    chosen: Candidate | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> None:
+    """candidates.csv, pareto.png and pareto.svg in the run directory."""
+    from lctprune import reports  # pandas and matplotlib take a second to import
+
+    reports.write_candidates(candidates, run.path / "candidates.csv")
+    figure = reports.pareto_figure(candidates, chosen=chosen, budget=limits)
+    reports.save_figure(figure, run.path / "pareto")

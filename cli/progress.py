@@ -1,0 +1,48 @@
+"""Progress of training: one live line an epoch on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lctprune.training import Progress
+
+PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
+
+
+def show_progress(steps: Iterable[Progress], console: Console) -> None:
+    """Draw training's progress until it ends."""
+    last_line = time.monotonic()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for progress in steps:
+            line = progress_line(progress)
+            if progress.val_accuracy is not None:
+                live.update(Text(""), refresh=console.is_terminal)
+                console.print(line)
+            elif console.is_terminal:
+                live.update(Text(line), refresh=True)
+            elif time.monotonic() - last_line > PLAIN_SECONDS:
+                console.print(line)
+            else:
+                continue
+            last_line = time.monotonic()
+
+
+def progress_line(progress: Progress) -> str:
+    """One line: where training is, how fast, the losses of all exits, validation accuracies, time left."""
+    losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
+    left = datetime.timedelta(seconds=round(progress.seconds_left))
+    parts = [
+        f"epoch {progress.epoch}/{progress.epochs}",
+        f"step {progress.step}/{progress.steps}",
+        f"{progress.images_per_s:.0f} images/s",
+        f"loss {losses}",
+    ]
+    if progress.val_accuracy is not None:
+        parts.append("validation " + " ".join(f"{accuracy:.1%}" for accuracy in progress.val_accuracy))
+    return "  ".join([*parts, f"left {left}"])

@@ -1,0 +1,114 @@
+"""`lctprune select`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lctprune.candidates import Candidate
+from lctprune.cli.console import UNITS, candidate_table, print_json, stderr, stdout
+from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
+from lctprune.deployment import Deployment, candidate_record, deploy, deployment_record
+from lctprune.runs import Run
+from lctprune.selection import COSTS, Budget, cheaper_alternative, pareto_front
+from lctprune.selection import select as choose
+
+
+def select(
+    run: RunArgument = None,
+    budget_flops: Annotated[str | None, typer.Option(help="At most so many FLOPs: 1e9, 1G, 500M, 60%.")] = None,
+    budget_macs: Annotated[str | None, typer.Option(help="At most so many multiply-adds.")] = None,
+    budget_params: Annotated[str | None, typer.Option(help="At most so many parameters.")] = None,
+    budget_latency_ms: Annotated[str | None, typer.Option(help="At most so many milliseconds a call.")] = None,
+    latency_batch: BatchOption = 1,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Pick the most accurate exit that fits a budget, and export it.
+
+    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). Accuracy is that on the
+    validation split; the test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
+
+    Examples:
+
+    lctprune select --budget-flops 1e9
+
+    lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
+    """
+    budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
+    opened, candidates = measured(run, threads=threads, latency_batch=latency_batch)
+    limits = budget.limits(candidates[-1])
+    chosen = choose(candidates, budget)
+    alternative = cheaper_alternative(candidates, budget, chosen)
+    with stderr().status("Exporting, and measuring on the test split"):
+        deployment = deploy(opened, candidates, chosen.exit, opened.path / "selected", budget=limits)
+    write_results(opened, candidates, chosen=chosen, limits=limits)
+    if json:
+        print_json(_record(opened, candidates, chosen, alternative, deployment, limits))
+    else:
+        _show(opened, candidates, chosen, alternative, deployment, limits, latency_batch)
+
+
+def _show(
+    run: Run,
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    alternative: Candidate | None,
+    deployment: Deployment,
+    limits: Mapping[str, float],
+    latency_batch: int,
+) -> None:
+    main = candidates[-1]
+    console = stdout()
+    console.print(f"{run.path}, exits on the validation split ({chosen.samples} samples):\n")
+    console.print(candidate_table(candidates, chosen=chosen, front=pareto_front(candidates)))
+    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
+    console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
+    if alternative:
+        console.print(
+            f"Alternative: {alternative.name} costs {_share(alternative.flops, chosen.flops)} of its FLOPs, and its "
+            f"accuracy of {alternative.accuracy:.1%} is statistically no worse."
+        )
+    if chosen is not main:
+        console.print(
+            f"Against the main network: {_share(chosen.flops, main.flops)} of the FLOPs, "
+            f"{_share(chosen.parameters, main.parameters)} of the parameters, "
+            f"{_share(chosen.latency_ms, main.latency_ms)} of the latency."
+        )
+    console.print(
+        f"Test accuracy ({deployment.test_samples} samples, read for this only): {deployment.test_accuracy:.1%}; "
+        f"main network {deployment.main_test_accuracy:.1%}."
+    )
+    console.print(f"Exported: {deployment.model} (how to feed it: {deployment.description.name} beside it).")
+    console.print(f"Tables and plots: {run.path}/candidates.csv, pareto.png, pareto.svg.")
+
+
+def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
+    if not limits:
+        return f"the most accurate of all at {chosen.accuracy:.1%} (no budget was given)"
+    bounds = " and ".join(f"{limit:.4g} {COSTS[cost]}" for cost, limit in limits.items())
+    return f"the most accurate that fits {bounds}: {chosen.accuracy:.1%} on validation"
+
+
+def _share(cost: float | None, whole: float | None) -> str:
+    return f"{cost / whole:.0%}" if cost is not None and whole else "an unknown share"
+
+
+def _record(
+    run: Run,
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    alternative: Candidate | None,
+    deployment: Deployment,
+    limits: Mapping[str, float],
+) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "budget": dict(limits),
+        "selected": candidate_record(chosen),
+        "alternative": candidate_record(alternative) if alternative else None,
+        "candidates": [candidate_record(candidate) for candidate in candidates],
+        **deployment_record(deployment),
+    }

@@ -1,0 +1,82 @@
+"""Train a network with local critics, measure every sub-network, choose one under a budget, export it.
+
+network = lctprune.attach_critics(model, example, num_outputs=10)
+run = lctprune.train(network, data, lctprune.TrainConfig(epochs=10))
+candidates = lctprune.evaluate(network, data.val, example)
+best = lctprune.select(candidates, lctprune.Budget(flops=1e9))
+lctprune.export(network.subnetwork(best.exit), example, "model.pt")
+"""
+
+from lctprune.candidates import Candidate, evaluate
+from lctprune.costs import count_flops, count_parameters, measure_latency, size_bytes
+from lctprune.critics import make_critic
+from lctprune.data import Data, DataConfig, load_data
+from lctprune.errors import (
+    BudgetError,
+    ConfigError,
+    DataError,
+    ExportError,
+    LctpruneError,
+    NetworkError,
+    PartitionError,
+    RunError,
+    TrainingError,
+    UnknownOperationError,
+)
+from lctprune.exporting import export
+from lctprune.losses import cross_entropy, mean_squared_error
+from lctprune.models import NetworkConfig, build_network
+from lctprune.network import LocalCriticNetwork
+from lctprune.partition import attach_critics
+from lctprune.runs import Run, load_network
+from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
+from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
+from lctprune.training import Progress, TrainConfig, train, train_steps
+from lctprune.update import local_critic_backward
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Augmentation",
+    "Budget",
+    "BudgetError",
+    "Candidate",
+    "ConfigError",
+    "Data",
+    "DataConfig",
+    "DataError",
+    "ExportError",
+    "LctpruneError",
+    "LocalCriticNetwork",
+    "NetworkConfig",
+    "NetworkError",
+    "Normalization",
+    "PartitionError",
+    "Progress",
+    "Run",
+    "RunError",
+    "Split",
+    "TensorSplit",
+    "TrainConfig",
+    "TrainingError",
+    "UnknownOperationError",
+    "attach_critics",
+    "build_network",
+    "cheaper_alternative",
+    "count_flops",
+    "count_parameters",
+    "cross_entropy",
+    "evaluate",
+    "export",
+    "load_data",
+    "load_network",
+    "local_critic_backward",
+    "make_critic",
+    "mean_squared_error",
+    "measure_latency",
+    "pareto_front",
+    "select",
+    "size_bytes",
+    "train",
+    "train_steps",
+]

@@ -1,0 +1,180 @@
+"""What a network costs: FLOPs, parameters, bytes, and latency on this machine.
+
+One FLOP is one multiply or one add, so `flops = 2 * macs`. Counted are matrix products and convolutions (biases left
+out), as the field does; normalisation, activations, pooling and moving data count as nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from lctprune.errors import UnknownOperationError
+from lctprune.network import LocalCriticNetwork
+
+# operations without multiply-adds worth counting that PyTorch tags neither as pointwise, nor reduction, nor view
+_FREE = frozenset(
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit _softmax _to_copy _unsafe_index "
+    "_native_batch_norm_legit_no_training adaptive_max_pool2d arange avg_pool2d avg_pool3d bernoulli_ cat copy_ "
+    "constant_pad_nd cudnn_batch_norm embedding empty empty_like fill_ full full_like gather index index_select "
+    "max_pool2d_with_indices max_pool3d_with_indices native_batch_norm native_dropout native_group_norm "
+    "native_layer_norm new_empty new_zeros ones ones_like rand rand_like reflection_pad2d repeat resize_ roll stack "
+    "upsample_bilinear2d upsample_nearest2d _unsafe_view zeros zeros_like".split(" ")
+)
+
+
+class Latency(NamedTuple):
+    """Time of one call in milliseconds: median, and 5th and 95th percentile."""
+
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+
+
+def count_flops(network: nn.Module, example: Tensor) -> int:
+    """FLOPs of one sample's inference.
+
+    Args:
+        network: run once in evaluation mode, on the first sample; its mode is put back.
+        example: [batch, ...], a batch of any size.
+
+    Raises:
+        UnknownOperationError: the network uses an operation that the counter does not know.
+    """
+    with evaluation_mode(network), torch.no_grad(), counting_flops() as flops:
+        network(example[:1].detach())
+        return flops()
+
+
+@contextmanager
+def counting_flops() -> Iterator[Callable[[], int]]:
+    """Count the FLOPs of what runs inside; the value is a function that gives the count so far."""
+    only_known = _OnlyKnownOperations()  # type: ignore[no-untyped-call]
+    with only_known, FlopCounterMode(display=False) as counter:
+        yield counter.get_total_flops
+
+
+class _OnlyKnownOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses what the FLOP counter would silently count as 0, such as a fused LSTM or a custom kernel."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        packet = func.overloadpacket
+        free = (
+            func.is_view
+            or torch.Tag.pointwise in func.tags
+            or torch.Tag.reduction in func.tags
+            or torch.Tag.inplace_view in func.tags
+            or (func.namespace in ("aten", "prims") and packet.__name__ in _FREE)
+        )
+        if not free and packet not in flop_registry:
+            raise UnknownOperationError(
+                f"the operation {func} has no FLOP formula; register one with "
+                "torch.utils.flop_counter.register_flop_formula, or build the layer from plain ones"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable and frozen parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def size_bytes(network: nn.Module) -> int:
+    """Bytes of all parameters and buffers, as they are stored in a file of weights."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def measure_latency(
+    networks: Sequence[Callable[[Tensor], object]], example: Tensor, *, repeats: int = 50, warmup: int = 5
+) -> list[Latency]:
+    """Time each network on `example`, in turns, so that what slows the machine down hits all of them alike.
+
+    Args:
+        networks: callables, in the form in which they will be deployed.
+        example: the input of every call.
+        repeats: timed calls of each network.
+        warmup: calls of each before the clock runs.
+
+    Returns:
+        One `Latency` a network.
+    """
+    times_ms: list[list[float]] = [[] for _ in networks]
+    with torch.inference_mode():
+        for repeat in range(warmup + repeats):
+            for network, times in zip(networks, times_ms, strict=True):
+                start = time.perf_counter()
+                network(example)
+                if example.is_cuda:
+                    torch.cuda.synchronize()
+                if repeat >= warmup:
+                    times.append(1e3 * (time.perf_counter() - start))
+    return [_summary(times) for times in times_ms]
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _summary(times: list[float]) -> Latency:
+    if len(times) == 1:
+        return Latency(times[0], times[0], times[0])
+    twentieths = statistics.quantiles(times, n=20, method="inclusive")
+    return Latency(statistics.median(times), twentieths[0], twentieths[-1])
+
+
+class GroupCosts(NamedTuple):
+    """What one layer group of a network is and costs, for one sample; of the last group, the critic's are 0."""
+
+    first: str  # name of its first module
+    last: str  # and of its last
+    output_shape: tuple[int, ...]  # without the batch
+    flops: int
+    parameters: int
+    critic_flops: int
+    critic_parameters: int
+
+
+def group_costs(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts]:
+    """Costs of each group and its critic, from one run in evaluation mode.
+
+    Raises:
+        UnknownOperationError: the network uses an operation that the counter does not know.
+    """
+    costs = []
+    x = example[:1].detach()
+    for group, critic in itertools.zip_longest(network.groups, network.critics):
+        names = [name for name, module in group.named_modules() if name and not any(module.children())]
+        flops = count_flops(group, x)
+        with evaluation_mode(group), torch.no_grad():
+            x = group(x)
+        costs.append(
+            GroupCosts(
+                first=names[0] if names else "",
+                last=names[-1] if names else "",
+                output_shape=tuple(x.shape[1:]),
+                flops=flops,
+                parameters=count_parameters(group),
+                critic_flops=0 if critic is None else count_flops(critic, x),
+                critic_parameters=0 if critic is None else count_parameters(critic),
+            )
+        )
+    return costs

@@ -1,0 +1,123 @@
+"""Critic heads: small networks from a group's feature map, [batch, channels, height, width], to the network's output.
+
+The critic's shape decides more than anything else how good a sub-network is; `tail` is the best one known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lctprune.errors import ConfigError, NetworkError
+
+PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 128 channels"
+TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7
+TAIL_AREA = 4096  # channels x side of a tail's input at most; a ResNet-50's wide maps are narrowed to it
+POOLED_SIDE = 4  # side of the map that a pooled critic flattens
+
+
+def make_critic(kind: str, shape: Sequence[int], num_outputs: int, *, depth: int | None = None) -> nn.Module:
+    """A critic of one of the kinds in `CRITICS`.
+
+    Args:
+        kind: `tail`, `pooled` or `paper`.
+        shape: the group's output without the batch: channels, height, width.
+        num_outputs: width of the network's output.
+        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map).
+
+    Raises:
+        ConfigError: the kind is unknown, or `depth` does not apply to it or is below 1.
+        NetworkError: the group's output is not a feature map.
+    """
+    if kind not in CRITICS:
+        raise ConfigError(f"critic {kind!r} is unknown; known: {', '.join(CRITICS)}")
+    if len(shape) != 3:
+        raise NetworkError(
+            f"a {kind!r} critic needs a feature map of [channels, height, width], the group gives {list(shape)}; "
+            "cut where the network still has feature maps"
+        )
+    if depth is not None and depth < 1:
+        raise ConfigError(f"critic depth is {depth}; a critic needs at least 1 convolution")
+    return CRITICS[kind](shape, num_outputs, depth)
+
+
+def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+    """The paper's critic: `depth` 3x3 convolutions to 128 channels with ReLU (its Table 2), flatten, linear."""
+    channels, height, width = shape
+    layers: list[nn.Module] = []
+    for _ in range(depth or 1):
+        layers += [nn.Conv2d(channels, PAPER_CHANNELS, 3, padding=1), nn.ReLU(inplace=True)]
+        channels = PAPER_CHANNELS
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_outputs))
+
+
+def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+    """The paper's critic made cheap at any size: convolutions of stride 2, and pooling to 4x4 before the flatten."""
+    channels, height, width = shape
+    depth = depth or min(2, max(1, _halvings(min(height, width), 2 * POOLED_SIDE)))
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        stride = 2 if min(height, width) > POOLED_SIDE else 1
+        layers += [nn.Conv2d(channels, PAPER_CHANNELS, 3, stride=stride, padding=1), nn.ReLU(inplace=True)]
+        channels, height, width = PAPER_CHANNELS, -(-height // stride), -(-width // stride)
+    pooled = min(height, POOLED_SIDE), min(width, POOLED_SIDE)
+    flat = channels * pooled[0] * pooled[1]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(flat, num_outputs))
+
+
+def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+    """A thin residual tail: a stride-2 residual block for each remaining halving of the map, global pooling, linear.
+
+    The first block keeps the group's channels (fewer where the map is wider than `TAIL_AREA`, as after a bottleneck
+    block), each further one doubles them.
+    """
+    if depth is not None:
+        raise ConfigError("critic depth does not apply to 'tail', whose depth follows from the feature map")
+    channels, height, width = shape
+    side = min(height, width)
+    blocks: list[nn.Module] = []
+    for index in range(_halvings(side, TAIL_SIDE)):
+        out_channels = min(channels, TAIL_AREA // side) if index == 0 else 2 * channels
+        blocks.append(HalvingBlock(channels, out_channels))
+        channels = out_channels
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
+
+
+class HalvingBlock(nn.Module):
+    """A residual block that halves the map. Its shortcut has no parameters and keeps nothing for the backward pass:
+    average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the first channels only.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        self.more_channels = out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, in_channels, h, w] -> [batch, out_channels, ceil(h/2), ceil(w/2)]
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        shortcut = self.pool(x)
+        if self.more_channels:
+            shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.more_channels))
+        return functional.relu(out + shortcut, inplace=True)
+
+
+def _halvings(side: int, least: int) -> int:
+    """How often `side` is halved (rounding up) while it is at least `least`."""
+    count = 0
+    while side >= least:
+        side, count = -(-side // 2), count + 1
+    return count
+
+
+CRITICS: dict[str, Callable[[Sequence[int], int, int | None], nn.Module]] = {
+    "tail": tail_critic,
+    "pooled": pooled_critic,
+    "paper": paper_critic,
+}

@@ -1,0 +1,258 @@
+"""Data sets: a train, a validation and a test split of images, and how their pixels become a network's input.
+
+The validation split is cut from train, balanced by class, by a seed. Files of the test split are not read
+before a batch of it is asked for. Small images live in memory as one uint8 tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision import datasets
+
+from lctprune.errors import ConfigError, DataError
+from lctprune.settings import setting
+from lctprune.splits import Augmentation, FolderSplit, Normalization, Split, TensorSplit, decode_images
+
+SMALL_IMAGE = 96  # images up to this side are held in memory
+IN_MEMORY_BYTES = 4 * 2**30
+DIGITS_TEST_FRACTION = 0.2
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGE_EXTENSIONS = datasets.folder.IMG_EXTENSIONS
+TORCHVISION = {
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+    "fashion-mnist": datasets.FashionMNIST,
+}
+NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data, and how it is split: what a run remembers of it.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    name: str = setting("digits", "digits, cifar10, cifar100, fashion-mnist, or a folder with train/ and test/.")
+    data_dir: str = setting("data", "Where torchvision's data sets are kept.")
+    image_size: int | None = setting(None, "Side of an image in pixels; by default the data set's own.")
+    augment: str = setting("auto", "Training augmentation: auto, none, crop or crop-flip.")
+    val_fraction: float = setting(0.1, "Share of the training images held out for validation.")
+    seed: int = setting(0, "Seed of the validation split.")
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 8:
+            raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
+        if self.augment not in AUGMENTATIONS:
+            raise ConfigError(f"augment is {self.augment!r}; it must be one of {', '.join(AUGMENTATIONS)}")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Three splits of one data set, preprocessed alike.
+
+    Attributes:
+        train, val, test: the splits.
+        classes: names of the classes, in the order of the labels.
+        normalization: of the pixels, in all splits.
+        config: where it came from; None for data made from tensors.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    normalization: Normalization | None = None
+    config: DataConfig | None = None
+
+    @property
+    def example(self) -> Tensor:
+        """One preprocessed validation sample, [1, ...]."""
+        inputs, _ = next(self.val.batches(1))
+        return inputs
+
+
+def load_data(config: DataConfig, *, normalization: Normalization | None = None, download: bool = False) -> Data:
+    """Load a data set by name, or from a folder of images.
+
+    Args:
+        config: which.
+        normalization: of the pixels; by default each channel's mean and deviation over the train split.
+        download: whether torchvision's data sets may be downloaded.
+
+    Raises:
+        DataError: the data is missing, malformed or too small.
+    """
+    if config.name == "digits":
+        return _in_memory(config, _digits(config.image_size or 32), normalization)
+    if config.name in TORCHVISION:
+        return _in_memory(config, _torchvision(config, download), normalization)
+    return _image_folder(config, normalization)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """A data set as it comes: uint8 images [n, height, width, channels], labels, class names."""
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    classes: tuple[str, ...]
+
+
+def _in_memory(config: DataConfig, raw: _Raw, normalization: Normalization | None) -> Data:
+    images, targets = raw.train
+    train, val = _stratified(targets, config.val_fraction, config.seed)
+    normalization = normalization or Normalization.of(images[train])
+    augmentation = _augmentation(config, images.shape[1])
+    return Data(
+        train=TensorSplit(images[train], targets[train], normalization, augmentation),
+        val=TensorSplit(images[val], targets[val], normalization),
+        test=TensorSplit(*raw.test, normalization),
+        classes=raw.classes,
+        normalization=normalization,
+        config=config,
+    )
+
+
+def _digits(size: int) -> _Raw:
+    from sklearn.datasets import load_digits  # slow to import, and needed for this data set only
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images * (255 / 16)).float()[:, None]  # [n, 1, 8, 8], 0..255
+    images = _resized(images, size)
+    targets = torch.from_numpy(digits.target).long()
+    train, test = _stratified(targets, DIGITS_TEST_FRACTION, seed=0)
+    classes = tuple(str(digit) for digit in digits.target_names)
+    return _Raw((images[train], targets[train]), (images[test], targets[test]), classes)
+
+
+def _torchvision(config: DataConfig, download: bool) -> _Raw:
+    splits = []
+    for train in (True, False):
+        try:
+            split = TORCHVISION[config.name](config.data_dir, train=train, download=download)
+        except (RuntimeError, OSError) as error:  # torchvision's word for missing, corrupt or not downloadable
+            remedy = "check the connection" if download else "pass --download, or --data-dir where it is"
+            raise DataError(f"{config.name} is not in {config.data_dir!r} ({error}); {remedy}") from error
+        images = torch.as_tensor(numpy.asarray(split.data))
+        images = images if images.dim() == 4 else images[..., None]
+        if config.image_size not in (None, images.shape[1]):
+            images = _resized(images.permute(0, 3, 1, 2).float(), config.image_size)
+        splits.append((images, torch.as_tensor(split.targets).long()))
+    return _Raw(splits[0], splits[1], tuple(split.classes))
+
+
+def _image_folder(config: DataConfig, normalization: Normalization | None) -> Data:
+    root = Path(config.name)
+    if not root.is_dir():
+        known = ", ".join(["digits", *TORCHVISION])
+        raise DataError(f"data {config.name!r} is neither a folder nor a known data set ({known})")
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if "train" not in folders or len(folders) < 2:
+        raise DataError(
+            f"{root} needs the folders train/ and test/ (or val/), each with one folder of images per class"
+        )
+    classes = _classes(folders["train"])
+    paths, targets = _labelled_images(folders["train"], classes)
+    if "val" in folders and "test" in folders:
+        train_images, val_images = (paths, targets), _labelled_images(folders["val"], classes)
+        test_images = _labelled_images(folders["test"], classes)
+    else:
+        train, val = _stratified(targets, config.val_fraction, config.seed)
+        train_images, val_images = _subset(paths, targets, train), _subset(paths, targets, val)
+        test_images = _labelled_images(folders.get("test", folders.get("val", root)), classes)
+    size = config.image_size or _natural_size(paths[0])
+    if size > SMALL_IMAGE or len(paths) * 3 * size**2 > IN_MEMORY_BYTES:
+        make: Callable[..., Split] = functools.partial(FolderSplit, size=size)
+        normalization = normalization or IMAGENET
+    else:
+        make = functools.partial(TensorSplit.decoded_later, size=size)
+        normalization = normalization or Normalization.of(decode_images(train_images[0], size))
+    return Data(
+        train=make(*train_images, normalization, _augmentation(config, size)),
+        val=make(*val_images, normalization),
+        test=make(*test_images, normalization),
+        classes=classes,
+        normalization=normalization,
+        config=config,
+    )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    if len(classes) < 2:
+        raise DataError(f"{folder} holds {len(classes)} class folders; it needs at least 2, one folder of images each")
+    return classes
+
+
+def _labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
+    """All images below `folder`, sorted by class and name, and their labels."""
+    unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - {*classes})
+    if unknown:
+        raise DataError(f"{folder / unknown[0]} is a class that train/ does not have; add it there or remove it")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and path.name[0] != ".")
+        for path in files:
+            if path.suffix.lower() not in IMAGE_EXTENSIONS:
+                raise DataError(
+                    f"{path} is not an image ({', '.join(IMAGE_EXTENSIONS)}); move it out of the data folder"
+                )
+        paths += files
+        labels += [label] * len(files)
+    if not paths:
+        raise DataError(f"{folder} holds no images; put them into one folder per class")
+    return paths, torch.tensor(labels)
+
+
+def _subset(paths: Sequence[Path], targets: Tensor, indices: Tensor) -> tuple[list[Path], Tensor]:
+    return [paths[index] for index in indices.tolist()], targets[indices]
+
+
+def _natural_size(path: Path) -> int:
+    """The shorter side of small images; 224 for large ones."""
+    _, height, width, _ = decode_images([path]).shape
+    return min(height, width) if min(height, width) <= SMALL_IMAGE else 224
+
+
+def _augmentation(config: DataConfig, size: int) -> Augmentation:
+    kind = config.augment
+    if kind == "auto":
+        kind = "crop" if config.name in NO_FLIP else "crop-flip"
+    return Augmentation(crop=0 if kind == "none" else size // 8, flip=kind == "crop-flip")
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """[n, channels, h, w], 0..255 -> uint8 [n, size, size, channels]"""
+    resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _stratified(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the larger and of the held-out part, each with the same share of every class."""
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    try:
+        kept, held_out = train_test_split(
+            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
+        )
+    except ValueError as error:
+        smallest = int(targets.bincount().min())
+        raise DataError(
+            f"{len(targets)} images of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
+            f"hold out {fraction:.0%} for validation; add images or give a val/ folder beside test/"
+        ) from error
+    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values

@@ -1,0 +1,195 @@
+"""From a finished run to a file that can be deployed: measure the exits, and export one with all that its user needs.
+
+candidates.json     what every exit was measured to be, for the checkpoint whose hash it names
+selected/model.pt   the exported network
+selected/model.json how to feed it, how good it is, what it costs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lctprune.candidates import Candidate, ExitScores, evaluate, score_exits
+from lctprune.errors import RunError
+from lctprune.exporting import export
+from lctprune.files import sha256, write_json
+from lctprune.runs import CHECKPOINT, Run, environment, load_network, machine
+
+CANDIDATES = "candidates.json"
+COMPARED_SAMPLES = 32  # that an exported file is compared on
+SUFFIXES = {"torchscript": ".pt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """An exported exit.
+
+    Attributes:
+        model: the exported file.
+        description: model.json beside it.
+        test_accuracy, main_test_accuracy: of this exit and of the main network on the test split, 0 to 1.
+        test_samples: size of the test split.
+    """
+
+    model: Path
+    description: Path
+    test_accuracy: float
+    main_test_accuracy: float
+    test_samples: int
+
+
+def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1) -> list[Candidate]:
+    """The run's candidates, measured on its validation split and written to candidates.json.
+
+    What was measured before is read back, as long as the checkpoint, the latency's batch size and the number of threads
+    are the same.
+
+    Args:
+        run: with at least one finished epoch.
+        again: measure even so.
+        latency_batch: samples in the call whose latency is measured.
+
+    Raises:
+        RunError, DataError: the run's network or data cannot be loaded.
+    """
+    path = run.path / CANDIDATES
+    conditions = {
+        "checkpoint_sha256": _checkpoint_hash(run),
+        "latency_batch": latency_batch,
+        "threads": torch.get_num_threads(),
+    }
+    if not again and (known := _read_candidates(path, conditions)):
+        return known
+    network, data = load_network(run.path), run.load_data()
+    candidates = evaluate(network, data.val, data.example, latency_batch=latency_batch)
+    document = {
+        "split": "validation",
+        "units": {
+            "flops": "per sample; 1 FLOP is one multiply or one add, so flops = 2 * macs",
+            "latency_ms": "median of one call, in milliseconds",
+            "size_bytes": "parameters and buffers",
+        },
+        "conditions": conditions,
+        "machine": machine(),
+        "candidates": [candidate_record(candidate) for candidate in candidates],
+    }
+    write_json(path, document)
+    return candidates
+
+
+def candidate_record(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as plain JSON values, with the 95% interval of its accuracy."""
+    low, high = candidate.accuracy_interval
+    return dataclasses.asdict(candidate) | {"accuracy_low": low, "accuracy_high": high}
+
+
+def deploy(
+    run: Run,
+    candidates: Sequence[Candidate],
+    exit: int,
+    folder: Path,
+    *,
+    format: str = "torchscript",
+    budget: Mapping[str, float] | None = None,
+) -> Deployment:
+    """Export one exit into `folder`, and measure it on the test split, which nothing else reads.
+
+    Args:
+        run: where the network comes from.
+        candidates: all of the run's, for the description.
+        exit: which to export.
+        folder: gets `model.pt` and `model.json`.
+        format: of the file.
+        budget: limits that led to this exit, for the description.
+
+    Raises:
+        NetworkError: there is no such exit.
+        ExportError: the file would not do what the network does, or cannot be written.
+    """
+    network, data = load_network(run.path), run.load_data()
+    subnetwork = network.subnetwork(exit)
+    samples, _ = next(data.val.batches(COMPARED_SAMPLES))
+    model = export(subnetwork, samples, folder / f"model{SUFFIXES.get(format, '')}", format=format)
+    scores = score_exits(network, data.test)
+    description = folder / "model.json"
+    write_json(description, _description(run, candidates, exit, model, scores, format, budget))
+    return Deployment(
+        model=model,
+        description=description,
+        test_accuracy=scores.accuracy[exit],
+        main_test_accuracy=scores.accuracy[-1],
+        test_samples=scores.samples,
+    )
+
+
+def deployment_record(deployment: Deployment) -> dict[str, Any]:
+    """A deployment as plain JSON values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(deployment).items()}
+
+
+def _description(
+    run: Run,
+    candidates: Sequence[Candidate],
+    exit: int,
+    model: Path,
+    scores: ExitScores,
+    format: str,
+    budget: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """What model.json says."""
+    recipe, data = run.config["network"], run.config["data"]
+    return {
+        "file": model.name,
+        "format": format,
+        "sha256": sha256(model),
+        "model": recipe["model"],
+        "exit": exit,
+        "classes": data["classes"],
+        "input": {
+            "shape": ["batch", recipe["in_channels"], recipe["image_size"], recipe["image_size"]],
+            "dtype": "float32",
+            "channels": "RGB" if recipe["in_channels"] == 3 else "grey",
+            "preprocessing": "resize the shorter side, crop the centre, divide by 255, subtract mean, divide by std",
+            "mean": data["mean"],
+            "std": data["std"],
+        },
+        "output": {"shape": ["batch", recipe["num_outputs"]], "meaning": "one logit per class; the largest wins"},
+        "validation": candidate_record(candidates[exit]),
+        "test": {"accuracy": scores.accuracy[exit], "samples": scores.samples},
+        "main_network": {
+            "validation": candidate_record(candidates[-1]),
+            "test": {"accuracy": scores.accuracy[-1], "samples": scores.samples},
+        },
+        "budget": dict(budget or {}),
+        "trained_with": {"run": run.path.name, "checkpoint_sha256": _checkpoint_hash(run)},
+        **environment(),
+    }
+
+
+def _checkpoint_hash(run: Run) -> str:
+    try:
+        return sha256(run.path / CHECKPOINT)
+    except OSError as error:
+        raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume") from error
+
+
+def _read_candidates(path: Path, conditions: Mapping[str, object]) -> list[Candidate]:
+    """Measured before under the same conditions; otherwise nothing."""
+    try:
+        document = json.loads(path.read_text())
+        if document["conditions"] != conditions:
+            return []
+        names = {field.name for field in dataclasses.fields(Candidate)}
+        return [
+            Candidate(**{name: value for name, value in record.items() if name in names})
+            for record in document["candidates"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,58 @@
+"""The errors that lctprune raises on purpose: one small tree, one clear line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lctprune.candidates import Candidate
+
+
+class LctpruneError(Exception):
+    """Base of every error that lctprune raises on purpose."""
+
+
+class ConfigError(LctpruneError, ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class NetworkError(LctpruneError, ValueError):
+    """Groups and critics do not form a network that local critic training can train."""
+
+
+class PartitionError(NetworkError):
+    """A model cannot be cut into the layer groups that were asked for."""
+
+
+class UnknownOperationError(LctpruneError, ValueError):
+    """A network uses an operation whose FLOPs nobody taught the counter."""
+
+
+class DataError(LctpruneError, ValueError):
+    """A data set is missing, malformed, or too small to be split."""
+
+
+class TrainingError(LctpruneError, RuntimeError):
+    """Training cannot go on, for instance because a loss is not finite."""
+
+
+class RunError(LctpruneError, RuntimeError):
+    """A run directory cannot be created, read or continued."""
+
+
+class ExportError(LctpruneError, RuntimeError):
+    """An exported network does not do what the original does; nothing was written."""
+
+
+class BudgetError(LctpruneError, ValueError):
+    """No candidate fits the budget.
+
+    Attributes:
+        nearest: the candidate that misses the budget by the smallest factor, or None where no cost is known.
+        misses: for each budget that `nearest` misses, its name and the factor cost / limit (above 1).
+    """
+
+    def __init__(self, message: str, nearest: Candidate | None = None, misses: dict[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+        self.misses = misses or {}

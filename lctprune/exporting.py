@@ -1,0 +1,91 @@
+"""Turn a network into a file that runs without lctprune: convert, compare with eager, write."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.costs import evaluation_mode
+from lctprune.errors import ConfigError, ExportError
+from lctprune.files import write_atomically
+
+FORMATS = ("torchscript",)
+TOLERANCE = 1e-3  # of outputs, relative and absolute: freezing folds batch norm into convolutions, which rounds anew
+
+
+def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str = "torchscript") -> Path:
+    """Write a network to a file, once its outputs there are those of the network itself.
+
+    The converted network is compared with the original on the example as it is, and on one sample of it, so that a
+    batch size frozen into the file is found. The file appears whole or not at all.
+
+    Args:
+        network: any traceable module, such as `LocalCriticNetwork.subnetwork(k)`.
+        example: real samples, [batch, ...], preprocessed as the network expects them; better more than one.
+        path: of the file; an existing file is replaced.
+        format: `torchscript`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: the format is unknown.
+        ExportError: the network cannot be converted, does not do the same when converted, or cannot be written.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"format {format!r} is unknown; known: {', '.join(FORMATS)}")
+    scripted = to_torchscript(network, example)
+    batch = example if len(example) > 1 else example.expand(2, *example.shape[1:])
+    for samples in (batch, example[:1]):
+        _compare(network, scripted, samples)
+    buffer = io.BytesIO()
+    with _without_deprecation_warning():
+        torch.jit.save(scripted, buffer)
+    path = Path(path)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
+    return path
+
+
+def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    """The network traced in evaluation mode and frozen for inference; later changes of `network` do not touch it.
+
+    Raises:
+        ExportError: it cannot be traced.
+    """
+    frozen = copy.deepcopy(network).eval()
+    try:
+        with torch.no_grad(), _without_deprecation_warning():
+            traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
+            scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"{type(network).__name__} cannot be converted to TorchScript: {reason}") from error
+    return scripted
+
+
+def _compare(network: nn.Module, scripted: torch.jit.ScriptModule, samples: Tensor) -> None:
+    with evaluation_mode(network), torch.inference_mode():
+        expected, actual = network(samples), scripted(samples)
+    if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=TOLERANCE, atol=TOLERANCE):
+        raise ExportError(
+            f"the converted network differs from the original at batch size {len(samples)} "
+            f"(outputs {list(actual.shape)}, expected {list(expected.shape)}); nothing was written"
+        )
+
+
+@contextmanager
+def _without_deprecation_warning() -> Iterator[None]:
+    """TorchScript is deprecated upstream; it is what users of this format ask for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
+        yield

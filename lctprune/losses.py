@@ -1,0 +1,55 @@
+"""Losses per sample: `loss(output, target) -> [batch]`. Any callable of that form will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each sample, averaged over further dimensions (time, space) where there are any.
+
+    Args:
+        output: logits, [batch, classes] or [batch, classes, ...].
+        target: class indices, [batch] or [batch, ...].
+        label_smoothing: the share of probability that goes to all classes alike, 0 to 1.
+
+    Returns:
+        [batch], in at least single precision.
+    """
+    losses = functional.cross_entropy(
+        _at_least_single(output), target, reduction="none", label_smoothing=label_smoothing
+    )
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error of each sample, averaged over its outputs.
+
+    Args:
+        output: [batch] or [batch, ...].
+        target: as many elements per sample as `output` has.
+
+    Returns:
+        [batch], in at least single precision.
+
+    Raises:
+        ValueError: `target` has another number of samples, or of elements, than `output`.
+    """
+    if output.shape[:1] != target.shape[:1] or output.numel() != target.numel():
+        raise ValueError(
+            f"the target's shape {list(target.shape)} does not go with the output's {list(output.shape)}; "
+            "both need the same number of elements per sample"
+        )
+    output = _at_least_single(output)
+    squared = (output - target.reshape(output.shape).to(output.dtype)).square()
+    return squared.flatten(1).mean(1) if squared.dim() > 1 else squared
+
+
+def _at_least_single(output: Tensor) -> Tensor:
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output

@@ -1,0 +1,207 @@
+"""The run directory: what training writes, and what is read back. Weights are safetensors; nothing here is a pickle.
+
+config.json              every setting as resolved, the command, versions, machine
+metrics.csv              a row an epoch
+checkpoint.safetensors   weights and optimiser states after the last whole epoch
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lctprune.data import Data, DataConfig, load_data
+from lctprune.errors import RunError
+from lctprune.files import write_atomically, write_json
+from lctprune.models import NetworkConfig, build_network
+from lctprune.network import LocalCriticNetwork
+from lctprune.splits import Normalization
+
+RUNS = Path("runs")
+CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
+NETWORK_PREFIX = "network."
+
+
+class Run:
+    """One training run, in its directory.
+
+    Raises:
+        RunError: the directory is not a run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+            self.config["network"], self.config["training"], self.config["data"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.path} is not a run directory (no readable {CONFIG} in it); give one that lctprune train made"
+            ) from error
+
+    @property
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv."""
+        try:
+            with (self.path / METRICS).open(newline="") as file:
+                return list(csv.DictReader(file))
+        except OSError:
+            return []
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs in the checkpoint; 0 where there is none."""
+        if not (self.path / CHECKPOINT).exists():
+            return 0
+        with _open_checkpoint(self.path) as checkpoint:
+            return int((checkpoint.metadata() or {}).get("epoch", 0))
+
+    def load_data(self) -> Data:
+        """The data set that the run was trained on, with the same splits and normalisation.
+
+        Raises:
+            RunError: the run was trained on data made by hand, or the data has changed since.
+            DataError: the data is gone.
+        """
+        recorded = self.config["data"]
+        if recorded is None:
+            raise RunError(f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate")
+        data = load_data(DataConfig(**recorded["config"]), normalization=read_normalization(recorded))
+        if (now := split_sizes(data)) != recorded["samples"]:
+            raise RunError(f"the data has changed since {self.path} was trained: {recorded['samples']} then, {now} now")
+        return data
+
+    def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Replace metrics.csv."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / METRICS, text.getvalue().encode())
+
+    def write_checkpoint(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the checkpoint."""
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content = safetensors.torch.save(contiguous, metadata={"epoch": str(epoch)})
+        write_atomically(self.path / CHECKPOINT, content)
+
+    def read_checkpoint(self, prefix: str) -> dict[str, Tensor]:
+        """The checkpoint's tensors whose name begins with `prefix`, without it.
+
+        Raises:
+            RunError: there is no whole checkpoint.
+        """
+        with _open_checkpoint(self.path) as checkpoint:
+            names = [name for name in checkpoint.keys() if name.startswith(prefix)]  # noqa: SIM118, not a dict
+            return {name.removeprefix(prefix): checkpoint.get_tensor(name) for name in names}
+
+
+def create_run(path: str | Path | None, config: Mapping[str, Any]) -> Run:
+    """Make a run directory; without a path, one of its own below `runs/`.
+
+    Raises:
+        RunError: the directory exists and is not empty, or cannot be written to.
+    """
+    path = _new_path(config) if path is None else Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
+        write_json(path / CONFIG, {**environment(), **config})
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
+    return Run(path)
+
+
+def newest_run(folder: str | Path = RUNS) -> Run:
+    """The run below `folder` that was created last.
+
+    Raises:
+        RunError: there is none.
+    """
+    runs = [Run(config.parent) for config in Path(folder).glob(f"*/{CONFIG}")]
+    if not runs:
+        raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
+    return max(runs, key=lambda run: str(run.config.get("created", "")))
+
+
+def load_network(path: str | Path) -> LocalCriticNetwork:
+    """The trained network of a run directory, on the CPU, in evaluation mode. Executes no code but this package's.
+
+    Raises:
+        RunError: the directory is not a run, has no checkpoint yet, or its network was made by hand.
+    """
+    run = Run(path)
+    recipe = run.config["network"]
+    if recipe is None:
+        raise RunError(
+            f"{run.path} was trained on a network made in a program; build it there and load "
+            f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r}) into it"
+        )
+    weights = run.read_checkpoint(NETWORK_PREFIX)
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(NetworkConfig(**recipe))
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def split_sizes(data: Data) -> dict[str, int]:
+    """Number of samples of each split."""
+    return {"train": len(data.train.targets), "val": len(data.val.targets), "test": len(data.test.targets)}
+
+
+def read_normalization(recorded: Mapping[str, Any]) -> Normalization:
+    """The normalisation recorded in a run's config."""
+    return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
+
+
+def environment() -> dict[str, Any]:
+    """When, how and on what: the part of config.json that is not a setting."""
+    return {
+        "created": datetime.datetime.now().astimezone().isoformat(),
+        "command": sys.argv,
+        "versions": {name: version(name) for name in ("lctprune", "torch", "torchvision")}
+        | {"python": platform.python_version()},
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What figures of speed depend on."""
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "platform": platform.platform(),
+        "cpu": capabilities.get("cpu_name", platform.processor()),
+        "cores": capabilities.get("num_logical_cores"),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _new_path(config: Mapping[str, Any]) -> Path:
+    network, data = config.get("network"), config.get("data")
+    model = network["model"] if network else "network"
+    name = Path(data["config"]["name"]).resolve().name if data else "data"
+    stem = f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
+    return next(path for path in paths if not path.exists())
+
+
+def _open_checkpoint(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(path / CHECKPOINT, framework="pt")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path} has no readable {CHECKPOINT} (no epoch was finished?); train it again") from error

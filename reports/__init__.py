@@ -1,0 +1,22 @@
+"""Tables, plots and one self-contained HTML page of a run. Needs pandas and matplotlib: import it where it is used."""
+
+from lctprune.reports.curves import training_curves, training_figure
+from lctprune.reports.figures import save_figure
+from lctprune.reports.page import report_page
+from lctprune.reports.plots import pareto_figure, plot_pareto
+from lctprune.reports.points import ParetoPoint, pareto_points
+from lctprune.reports.tables import candidates_frame, metrics_frame, write_candidates
+
+__all__ = [
+    "ParetoPoint",
+    "candidates_frame",
+    "metrics_frame",
+    "pareto_figure",
+    "pareto_points",
+    "plot_pareto",
+    "report_page",
+    "save_figure",
+    "training_curves",
+    "training_figure",
+    "write_candidates",
+]

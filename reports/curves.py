@@ -1,0 +1,86 @@
+"""Curves of training: the data first, then the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import pandas
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lctprune.errors import ConfigError
+from lctprune.reports.figures import panels, percent_formatter, say_instead, style
+
+QUANTITIES = {
+    "val_accuracy": "validation accuracy",
+    "train_loss": "training loss, mean per sample",
+    "val_loss": "validation loss, mean per sample",
+}
+LEGEND_WIDTH = 1.25  # inches
+MOST_MARKED_EPOCHS = 12  # with more, markers would hide the curves
+
+
+def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFrame:
+    """What a panel of the training figure shows: a row an epoch, a column an exit, by its number.
+
+    Args:
+        metrics: as `metrics_frame` gives it.
+        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss".
+
+    Raises:
+        ConfigError: there is no such quantity.
+    """
+    if quantity not in QUANTITIES:
+        raise ConfigError(f"quantity is {quantity!r}; it must be one of {', '.join(QUANTITIES)}")
+    if metrics.empty:
+        return pandas.DataFrame()
+    by_epoch = metrics.set_index("epoch")
+    names = [str(name) for name in by_epoch.columns if str(name).endswith(f"_{quantity}")]
+    exits = [int(name.removesuffix(f"_{quantity}").removeprefix("exit")) for name in names]
+    return by_epoch[names].set_axis(exits, axis="columns")
+
+
+def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("val_accuracy", "train_loss")) -> Figure:
+    """Curves of every exit by epoch, a panel a quantity.
+
+    Args:
+        metrics: as `metrics_frame` gives it.
+        quantities: of the panels: "val_accuracy", "train_loss" or "val_loss".
+
+    Raises:
+        ConfigError: there is no such quantity.
+    """
+    with style():
+        figure, axes = panels(len(quantities), right=LEGEND_WIDTH)
+        for ax, quantity in zip(axes, quantities, strict=True):
+            _draw_curves(ax, training_curves(metrics, quantity))
+            ax.set_ylabel(QUANTITIES[quantity])
+            if quantity == "val_accuracy":
+                ax.yaxis.set_major_formatter(percent_formatter())
+        if not metrics.empty:
+            axes[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, reverse=True)
+    return figure
+
+
+def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
+    ax.set_xlabel("epoch")
+    if curves.empty:
+        say_instead(ax, "no epoch was finished")
+        return
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    colors = matplotlib.colormaps["viridis"]  # for colour-blind readers too: the deeper the darker
+    marker = "o" if len(curves) <= MOST_MARKED_EPOCHS else ""
+    epochs, last = curves.index.to_numpy(), curves.shape[1] - 1
+    for position, exit in enumerate(curves.columns):
+        main = position == last
+        ax.plot(
+            epochs,
+            curves[exit].to_numpy(),
+            marker=marker,
+            markersize=3.5,
+            linewidth=2.2 if main else 1.6,
+            color=colors(0.0 if main else 0.8 - 0.6 * position / max(1, last - 1)),
+            label="main network" if main else f"exit {exit}",
+        )

@@ -1,0 +1,213 @@
+"""Accuracy against cost, drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from lctprune.candidates import Candidate
+from lctprune.errors import ConfigError
+from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
+from lctprune.reports.formats import amount
+from lctprune.reports.labels import Line, label_points
+from lctprune.reports.points import ParetoPoint, measured_costs, pareto_points
+from lctprune.selection import COSTS
+
+AXIS_LABELS = {
+    "flops": "FLOPs per sample (1 FLOP = one multiply or one add)",
+    "macs": "multiply-adds (MACs) per sample",
+    "parameters": "parameters",
+    "latency_ms": "median latency, batch {batch} (ms)",
+}
+FARTHEST_LIMIT = 2.0  # times the greatest cost; to show a limit beyond would squeeze the points into a corner
+ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
+
+
+def plot_pareto(
+    ax: Axes, candidates: Sequence[Candidate], cost: str, *, chosen: Candidate | None = None, limit: float | None = None
+) -> Axes:
+    """Draw accuracy with its 95% interval against a cost.
+
+    Args:
+        ax: to draw on; its place in the figure is final, as labels are placed for it.
+        candidates: measured.
+        cost: "flops", "macs", "parameters" or "latency_ms".
+        chosen: is highlighted.
+        limit: of the cost, in its unit; drawn as a line, and what exceeds it is shaded.
+
+    Returns:
+        The same `ax`.
+
+    Raises:
+        ConfigError: there is no such cost.
+    """
+    points = pareto_points(candidates, cost)
+    ax.set(xlabel=_cost_label(candidates, points, cost), ylabel="accuracy (bars: 95% interval)")
+    if not points:
+        say_instead(ax, "not measured")
+        return ax
+    _set_axes(ax, points, cost, limit)
+    chosen_exit = None if chosen is None else chosen.exit
+    lines = _draw_intervals(ax, points, chosen_exit) + _draw_front(ax, points)
+    _draw_others(ax, points, chosen_exit)
+    if limit is not None:
+        lines.append(_draw_limit(ax, cost, limit))
+    _draw_legend(ax)
+    labels = [_label(ax, point, chosen=point.exit == chosen_exit) for point in points]
+    label_points(ax, [(point.cost, point.accuracy) for point in points], labels, lines)
+    return ax
+
+
+def pareto_figure(
+    candidates: Sequence[Candidate],
+    *,
+    chosen: Candidate | None = None,
+    budget: Mapping[str, float] | None = None,
+    title: str | None = None,
+    costs: Sequence[str] | None = None,
+) -> Figure:
+    """Accuracy against cost, a panel a cost, side by side.
+
+    Args:
+        candidates: measured.
+        chosen: is highlighted.
+        budget: limits by "flops", "macs" (drawn as FLOPs: twice as many), "parameters" (named below the title) and
+            "latency_ms".
+        title: above the panels.
+        costs: of the panels; by default flops and, where it was measured, latency_ms.
+
+    Raises:
+        ConfigError: there is no such cost.
+    """
+    budget = budget or {}
+    if unknown := sorted(set(budget) - set(COSTS)):
+        raise ConfigError(f"budget names {', '.join(unknown)}; it may name {', '.join(COSTS)}")
+    costs = costs or measured_costs(candidates)
+    limits = {**budget, **_flops_limit(budget)}
+    # a limit that no panel can show is at least named
+    undrawn = [amount(limits[cost], cost) for cost in ("parameters", "latency_ms") if cost in set(limits) - set(costs)]
+    with style():
+        figure, axes = panels(
+            len(costs), title=title, subtitle=f"budget also: at most {' and '.join(undrawn)}" if undrawn else None
+        )
+        for ax, cost in zip(axes, costs, strict=True):
+            plot_pareto(ax, candidates, cost, chosen=chosen, limit=limits.get(cost))
+        for ax in axes[1:]:
+            ax.set_ylabel("")  # that of the first panel serves all
+    return figure
+
+
+def _flops_limit(budget: Mapping[str, float]) -> dict[str, float]:
+    """What the limits on FLOPs and on MACs come to in FLOPs."""
+    limits = [factor * budget[cost] for cost, factor in (("flops", 1), ("macs", 2)) if cost in budget]
+    return {"flops": min(limits)} if limits else {}
+
+
+def _cost_label(candidates: Sequence[Candidate], points: Sequence[ParetoPoint], cost: str) -> str:
+    label = AXIS_LABELS[cost].format(batch=candidates[0].latency_batch if candidates else 1)
+    if any(point.cost_low is not None for point in points):
+        label += "; bars: p5 to p95"
+    missing = [candidate.name for candidate in candidates if getattr(candidate, cost) is None]
+    return label + (f"\nnot shown, as not measured: {', '.join(missing)}" if missing and points else "")
+
+
+def _set_axes(ax: Axes, points: Sequence[ParetoPoint], cost: str, limit: float | None) -> None:
+    ax.set_ylim(_around((value for point in points for value in (point.accuracy, point.low, point.high)), least=0.01))
+    costs = [value for point in points for value in (point.cost, point.cost_low, point.cost_high) if value is not None]
+    greatest = max(costs)
+    shown = [limit] if limit is not None and limit <= FARTHEST_LIMIT * greatest else []
+    left, right = _around(costs + shown, least=0.2 * greatest)
+    ax.set_xlim(max(0.0, left), right)
+    ax.yaxis.set_major_formatter(percent_formatter())
+    ax.xaxis.set_major_formatter("{x:g}" if cost == "latency_ms" else EngFormatter(sep=""))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
+
+
+def _around(values: Iterable[float | None], *, least: float) -> tuple[float, float]:
+    known = [value for value in values if value is not None]
+    half = 0.68 * max(max(known) - min(known), least)  # more than 1/2: room for labels
+    middle = (min(known) + max(known)) / 2
+    return middle - half, middle + half
+
+
+def _draw_intervals(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Line]:
+    lines: list[Line] = []
+    for point in points:
+        color = CHOSEN if point.exit == chosen_exit else FRONT if point.on_front else BEATEN
+        drawn: list[Line] = []
+        if point.low is not None and point.high is not None:
+            drawn.append(((point.cost, point.low), (point.cost, point.high)))
+        if point.cost_low is not None and point.cost_high is not None:
+            drawn.append(((point.cost_low, point.accuracy), (point.cost_high, point.accuracy)))
+        for (x1, y1), (x2, y2) in drawn:
+            ax.plot([x1, x2], [y1, y2], color=color, alpha=0.55, lw=1.5, solid_capstyle="butt", zorder=2)
+        lines += drawn
+    return lines
+
+
+def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Line]:
+    """Steps: between two candidates, the cheaper one is the best that can be had."""
+    front = [(point.cost, point.accuracy) for point in points if point.on_front]
+    costs, accuracies = [x for x, _ in front], [y for _, y in front]
+    ax.plot(
+        costs, accuracies, "o-", ds="steps-post", color=FRONT, lw=1.8, ms=7, mec="white", zorder=3, label="Pareto front"
+    )
+    return [
+        line
+        for (x1, y1), (x2, y2) in itertools.pairwise(front)
+        for line in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)))
+    ]
+
+
+def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> None:
+    if beaten := [point for point in points if not point.on_front]:
+        costs, accuracies = [point.cost for point in beaten], [point.accuracy for point in beaten]
+        ax.plot(costs, accuracies, "o", mfc="white", mec=BEATEN, mew=1.5, ms=6.5, label="not on the front")
+    for point in points:
+        if point.exit == chosen_exit:
+            label = f"chosen: {point.name}"
+            ax.plot([point.cost], [point.accuracy], "D", color=CHOSEN, mec="white", ms=9.5, zorder=4, label=label)
+
+
+def _draw_limit(ax: Axes, cost: str, limit: float) -> Line:
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    elsewhere = "" if limit <= right else " (off the axis)"
+    label = f"budget: at most {amount(limit, cost)}{elsewhere}"
+    ax.axvline(limit, color=INK, lw=1.3, ls=(0, (4, 2)), zorder=1.5, label=label)
+    ax.axvspan(limit, max(right, limit), color=BEATEN, alpha=0.14, lw=0, zorder=0)
+    ax.set_xlim(left, right)
+    return (limit, low), (limit, high)
+
+
+def _draw_legend(ax: Axes) -> None:
+    # above the panel: inside it, no corner is free of points for certain
+    legend = ax.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderaxespad=0.2, columnspacing=1.4, handlelength=1.6
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _label(ax: Axes, point: ParetoPoint, *, chosen: bool) -> Annotation:
+    return ax.annotate(
+        point.name,
+        (point.cost, point.accuracy),
+        (0, 0),
+        textcoords="offset points",
+        arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.7, "shrinkA": 0, "shrinkB": 5},
+        ha="center",
+        va="center",
+        fontsize=9,
+        weight="bold" if chosen else "normal",
+        color=CHOSEN if chosen else INK,
+        zorder=5,
+        parse_math=False,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],  # readable where it crosses a line
+    )

@@ -1,0 +1,64 @@
+"""Candidates and metrics as data frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas
+
+from lctprune.candidates import Candidate
+from lctprune.errors import RunError
+from lctprune.files import write_atomically
+from lctprune.runs import METRICS, Run
+
+FIELDS = [field.name for field in dataclasses.fields(Candidate)]
+INTERVAL = ["accuracy_low", "accuracy_high"]
+INTEGERS = ("exit", "parameters", "size_bytes")
+INTEGERS_OR_NA = ("flops", "macs", "samples")
+
+
+def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
+    """One row an exit: every field of `Candidate`, and the 95% interval of its accuracy.
+
+    Args:
+        candidates: in the order of the rows.
+
+    Returns:
+        Units as in `Candidate`: accuracies 0 to 1, flops and macs per sample, latencies in ms. What is not known is
+        NA in columns of integers and NaN in columns of floats. Without a number of samples the interval is 0 to 1.
+    """
+    rows = [[*dataclasses.astuple(candidate), *candidate.accuracy_interval] for candidate in candidates]
+    frame = pandas.DataFrame(rows, columns=[*FIELDS, *INTERVAL], dtype=object)  # large integers stay exact
+    dtypes = dict.fromkeys(INTEGERS, "int64") | dict.fromkeys(INTEGERS_OR_NA, "Int64") | {"name": "object"}
+    return frame.astype({column: dtypes.get(column, "float64") for column in frame.columns})
+
+
+def write_candidates(candidates: Sequence[Candidate], path: Path) -> None:
+    """Write `candidates_frame` as CSV, atomically; what is not known is an empty cell.
+
+    Args:
+        candidates: in the order of the rows.
+        path: of the file.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    write_atomically(path, candidates_frame(candidates).to_csv(index=False, lineterminator="\n").encode())
+
+
+def metrics_frame(run: Run) -> pandas.DataFrame:
+    """metrics.csv as numbers, a row an epoch; no rows and no columns where no epoch was finished.
+
+    Args:
+        run: accuracies are 0 to 1, losses are means per sample.
+
+    Raises:
+        RunError: metrics.csv holds something that is not a number.
+    """
+    try:
+        rows = pandas.DataFrame(run.metrics)
+        return pandas.DataFrame({name: pandas.to_numeric(rows[name]) for name in rows.columns})
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{run.path / METRICS} holds something that is not a number ({error}); train again") from error

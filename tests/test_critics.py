@@ -1,0 +1,142 @@
+"""Critic heads: shapes for any feature map, and their cost by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import lctprune as lct
+from lctprune.critics import CRITICS
+from lctprune.errors import ConfigError, NetworkError
+
+SIDES = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 28, 31, 33, 57)
+EDGES = [(1, 1), (1, 57), (57, 1), (2, 3), (4, 4), (5, 4), (7, 9), (8, 8), (9, 33), (15, 16), (57, 33)]
+
+
+def check_output(kind: str, shape: tuple[int, int, int], num_outputs: int) -> None:
+    critic = lct.make_critic(kind, shape, num_outputs)
+    for batch, training in ((3, True), (1, False)):
+        critic.train(training)
+        output = critic(torch.randn(batch, *shape))
+        assert output.shape == (batch, num_outputs)
+        assert output.isfinite().all()
+
+
+def macs(critic: nn.Module, shape: tuple[int, int, int]) -> int:
+    return lct.count_flops(critic, torch.zeros(1, *shape)) // 2
+
+
+def convolutions(critic: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in critic.modules() if isinstance(module, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("size", EDGES)
+@pytest.mark.parametrize("kind", CRITICS)
+def test_every_kind_takes_maps_of_odd_sizes(kind: str, size: tuple[int, int]) -> None:
+    check_output(kind, (6, *size), 10)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(
+    kind=st.sampled_from(list(CRITICS)),
+    shape=st.tuples(st.sampled_from([1, 2, 3, 8, 13]), st.sampled_from(SIDES), st.sampled_from(SIDES)),
+    num_outputs=st.integers(1, 12),
+)
+def test_every_kind_takes_any_map(kind: str, shape: tuple[int, int, int], num_outputs: int) -> None:
+    check_output(kind, shape, num_outputs)
+
+
+@pytest.mark.parametrize("kind", CRITICS)
+def test_a_critic_does_not_change_its_input(kind: str) -> None:
+    critic = lct.make_critic(kind, (6, 16, 16), 10).train()
+    x = torch.randn(2, 6, 16, 16)
+    before = x.clone()
+    critic(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("kind", CRITICS)
+def test_every_parameter_of_a_critic_gets_a_gradient(kind: str) -> None:
+    critic = lct.make_critic(kind, (6, 17, 12), 4).train()
+    critic(torch.randn(3, 6, 17, 12)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in critic.parameters())
+
+
+# --- cost by hand: a 3x3 convolution is 9 x in x out x height x width of its output, a linear layer in x out ---------
+
+
+def test_macs_of_a_tail() -> None:
+    first = 9 * 64 * 64 * 16 * 16 + 9 * 64 * 64 * 16 * 16  # 64 channels kept, 32x32 -> 16x16
+    second = 9 * 64 * 128 * 8 * 8 + 9 * 128 * 128 * 8 * 8  # doubled, -> 8x8
+    third = 9 * 128 * 256 * 4 * 4 + 9 * 256 * 256 * 4 * 4  # doubled, -> 4x4, which is below 8: no further halving
+    assert macs(lct.make_critic("tail", (64, 32, 32), 10), (64, 32, 32)) == first + second + third + 256 * 10
+
+
+def test_macs_of_a_tail_behind_a_wide_map() -> None:
+    # channels x side is 512 x 28 > 4096, so the first block narrows to 4096 // 28 = 146 channels
+    first = 9 * 512 * 146 * 14 * 14 + 9 * 146 * 146 * 14 * 14
+    second = 9 * 146 * 292 * 7 * 7 + 9 * 292 * 292 * 7 * 7
+    assert macs(lct.make_critic("tail", (512, 28, 28), 100), (512, 28, 28)) == first + second + 292 * 100
+
+
+def test_macs_of_a_tail_behind_a_small_odd_map() -> None:
+    block = 9 * 32 * 32 * 5 * 8 * 2  # 9x15 -> 5x8, once: the shorter side counts
+    assert macs(lct.make_critic("tail", (32, 9, 15), 10), (32, 9, 15)) == block + 32 * 10
+    assert macs(lct.make_critic("tail", (512, 4, 4), 10), (512, 4, 4)) == 512 * 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "expected"),
+    [
+        # 32x32 -> 16x16 -> 8x8, pooled to 4x4
+        ((64, 32, 32), None, 9 * 64 * 128 * 256 + 9 * 128 * 128 * 64 + 128 * 16 * 10),
+        ((64, 32, 32), 1, 9 * 64 * 128 * 256 + 128 * 16 * 10),
+        # 8x8 -> 4x4, no second one
+        ((256, 8, 8), None, 9 * 256 * 128 * 16 + 128 * 16 * 10),
+        # a second one keeps the 4x4
+        ((256, 8, 8), 2, 9 * 256 * 128 * 16 + 9 * 128 * 128 * 16 + 128 * 16 * 10),
+        # a map of 2x2 is neither halved nor pooled
+        ((16, 2, 2), None, 9 * 16 * 128 * 4 + 128 * 4 * 10),
+    ],
+)
+def test_macs_of_a_pooled_critic(shape: tuple[int, int, int], depth: int | None, expected: int) -> None:
+    assert macs(lct.make_critic("pooled", shape, 10, depth=depth), shape) == expected
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2, 5])
+def test_the_papers_critic_has_depth_convolutions_of_128_channels_at_full_size(depth: int | None) -> None:
+    critic = lct.make_critic("paper", (64, 12, 10), 10, depth=depth)
+    count = depth or 1
+    assert [module.out_channels for module in convolutions(critic)] == [128] * count
+    expected = 9 * 64 * 128 * 120 + (count - 1) * 9 * 128 * 128 * 120 + 128 * 120 * 10
+    assert macs(critic, (64, 12, 10)) == expected
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_depth_does_not_apply_to_a_tail() -> None:
+    with pytest.raises(ConfigError, match="depth does not apply to 'tail'"):
+        lct.make_critic("tail", (8, 8, 8), 10, depth=2)
+
+
+@pytest.mark.parametrize("kind", CRITICS)
+@pytest.mark.parametrize("depth", [0, -1])
+def test_a_critic_needs_a_convolution(kind: str, depth: int) -> None:
+    with pytest.raises(ConfigError, match=f"critic depth is {depth}"):
+        lct.make_critic(kind, (8, 8, 8), 10, depth=depth)
+
+
+def test_an_unknown_kind_is_refused_and_the_known_ones_named() -> None:
+    with pytest.raises(ConfigError, match="'linear' is unknown; known: tail, pooled, paper"):
+        lct.make_critic("linear", (8, 8, 8), 10)
+
+
+@pytest.mark.parametrize("shape", [(8,), (), (8, 8), (8, 8, 8, 8)])
+@pytest.mark.parametrize("kind", CRITICS)
+def test_what_is_not_a_feature_map_is_refused(kind: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(NetworkError, match="needs a feature map"):
+        lct.make_critic(kind, shape, 10)

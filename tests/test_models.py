@@ -1,0 +1,145 @@
+"""Built-in networks: their costs, the recipe that builds them again, and one contract for all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import lctprune as lct
+from lctprune.errors import ConfigError
+from lctprune.models import ALIASES, MODELS, NetworkConfig, build_network
+
+
+def costs(network: lct.LocalCriticNetwork, example: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Millions of multiply-adds and of parameters of each sub-network."""
+    subnetworks = [network.subnetwork(exit) for exit in range(len(network.groups))]
+    macs = [lct.count_flops(subnetwork, example) / 2e6 for subnetwork in subnetworks]
+    return macs, [lct.count_parameters(subnetwork) / 1e6 for subnetwork in subnetworks]
+
+
+def test_the_papers_network_has_the_papers_costs() -> None:
+    # Table 5, with multiply-adds corrected for spatial reuse (the paper's "FLOPs" are twice the parameters)
+    config = NetworkConfig(model="vgg-lct", critic="paper")
+    macs, parameters = costs(build_network(config), config.example)
+    assert [f"{each:.1f}" for each in macs] == ["116.3", "172.0", "247.2", "322.7"]
+    assert [f"{each:.2f}" for each in parameters] == ["1.42", "0.88", "2.26", "7.87"]
+
+
+def test_the_papers_cuts_hold_for_its_number_of_groups_only() -> None:
+    assert NetworkConfig(model="vgg-lct", groups=4).split_at == ("stage1", "stage2", "stage3")
+    assert NetworkConfig(model="vgg-lct", groups=3).split_at is None
+    assert NetworkConfig(model="resnet18", groups=4).split_at is None
+
+
+def test_cost_of_a_resnet_for_small_images() -> None:
+    model = MODELS["resnet18"](num_outputs=10, in_channels=3, image_size=32)
+    # by hand: stem, then per stage the convolutions with 3x3 kernels, the 1x1 shortcuts, and the linear layer
+    stem = 9 * 3 * 64 * 32**2
+    stage1 = 4 * 9 * 64 * 64 * 32**2
+    later = sum(
+        (9 * (c // 2) * c + 3 * 9 * c * c + (c // 2) * c) * side**2 for c, side in [(128, 16), (256, 8), (512, 4)]
+    )
+    macs = stem + stage1 + later + 512 * 10
+    assert lct.count_flops(model, torch.zeros(1, 3, 32, 32)) == 2 * macs
+    assert f"{macs / 1e6:.1f}" == "555.4"
+
+
+def test_resnet_is_resnet18() -> None:
+    assert NetworkConfig(model="resnet") == NetworkConfig(model="resnet18")
+    assert set(ALIASES.values()) <= set(MODELS)
+
+
+@pytest.mark.parametrize("image_size", [64, 65])
+def test_stem_of_a_resnet(image_size: int) -> None:
+    model = MODELS["resnet18"](num_outputs=10, in_channels=3, image_size=image_size)
+    is_small = image_size <= 64
+    assert model.conv1.kernel_size == ((3, 3) if is_small else (7, 7))
+    assert isinstance(model.maxpool, torch.nn.Identity) == is_small
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_is_refused_and_the_known_ones_named() -> None:
+    with pytest.raises(ConfigError, match=r"'lenet' is unknown; known: resnet, resnet18, .*vgg-lct"):
+        NetworkConfig(model="lenet")
+
+
+@pytest.mark.parametrize("name", ["groups", "num_outputs", "in_channels", "image_size"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_sizes_are_at_least_one(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value}; it must be at least 1"):
+        NetworkConfig(**{name: value})
+
+
+def test_split_points_decide_the_number_of_groups() -> None:
+    config = NetworkConfig(split_at=("layer1", "layer3"), groups=7)
+    assert config.groups == 3
+    assert len(build_network(config).groups) == 3
+
+
+RECIPES = {
+    "default": NetworkConfig(image_size=8),
+    "plain": NetworkConfig(groups=1, image_size=8, num_outputs=3),
+    "split": NetworkConfig(split_at=("layer1", "layer2.0"), image_size=8, critic="pooled", critic_depth=(2, 1)),
+    "paper": NetworkConfig(model="vgg-lct", critic="paper", image_size=9, in_channels=1, num_outputs=2),
+    "alias": NetworkConfig(model="resnet", groups=2, image_size=70, in_channels=2),
+}
+
+
+@pytest.mark.parametrize("config", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_survives_json_and_builds_the_same_network(config: NetworkConfig) -> None:
+    read_back = NetworkConfig(**json.loads(json.dumps(config.to_dict())))
+    assert read_back == config
+    network, again = build_network(config), build_network(read_back)
+    assert network.recipe == again.recipe == config
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
+    again.load_state_dict(network.state_dict())
+    x = torch.randn(2, *config.example.shape[1:])
+    for output, expected in zip(again.eval().exits(x), network.eval().exits(x), strict=True):
+        assert torch.equal(output, expected)
+
+
+def test_weights_come_from_the_global_generator() -> None:
+    config = NetworkConfig(image_size=8)
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build_network(config).state_dict())
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+    assert not torch.equal(states[2]["groups.0.conv1.weight"], states[0]["groups.0.conv1.weight"])
+
+
+# --- one contract for every model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "in_channels"), [*((name, 3) for name in MODELS), ("resnet18", 1), ("vgg-lct", 1)])
+def test_one_step_gives_every_parameter_a_gradient(name: str, in_channels: int) -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig(model=name, image_size=8, in_channels=in_channels, num_outputs=4)
+    network = build_network(config).train()
+    x, y = torch.randn(3, in_channels, 8, 8), torch.tensor([0, 3, 1])
+    losses = lct.local_critic_backward(network, x, y)
+    assert len(losses) == 4
+    assert all(each.shape == (3,) and each.isfinite().all() for each in losses)
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+    assert [output.shape for output in network.eval().exits(x)] == [(3, 4)] * 4
+    assert network.main_state_dict().keys() == _original(config).keys()
+
+
+def _original(config: NetworkConfig) -> dict[str, torch.Tensor]:
+    return MODELS[config.model](
+        num_outputs=config.num_outputs, in_channels=config.in_channels, image_size=config.image_size
+    ).state_dict()
+
+
+def test_grey_images_at_full_size() -> None:
+    config = NetworkConfig(in_channels=1, image_size=65, groups=2)
+    network = build_network(config).eval()
+    assert network(torch.randn(2, 1, 65, 65)).shape == (2, 10)
+    assert network.main_state_dict()["conv1.weight"].shape == (64, 1, 7, 7)

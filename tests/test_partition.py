@@ -1,0 +1,397 @@
+"""Cutting a model into groups: nothing is lost, nothing is added, and the cuts fall where they should."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+import lctprune as lct
+from lctprune.errors import ConfigError, NetworkError, PartitionError
+from lctprune.models import MODELS
+from lctprune.partition import balance, partition
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+# --- balance, against brute force ------------------------------------------------------------------------------------
+
+
+def part_costs(cumulative: Sequence[int], cuts: Sequence[int]) -> list[int]:
+    edges = [0, *(cumulative[cut] for cut in cuts), cumulative[-1]]
+    return [right - left for left, right in itertools.pairwise(edges)]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(costs=st.lists(st.integers(1, 30), min_size=1, max_size=8), parts=st.integers(1, 8))
+def test_balance_makes_the_largest_part_as_small_as_any_cuts_do(costs: list[int], parts: int) -> None:
+    parts = min(parts, len(costs))
+    cumulative = list(itertools.accumulate(costs))
+    cuts = balance(cumulative, parts)
+    assert len(cuts) == parts - 1
+    assert cuts == sorted(set(cuts))
+    assert all(0 <= cut < len(costs) - 1 for cut in cuts)
+    best = min(max(part_costs(cumulative, each)) for each in all_cuts(len(costs), parts))
+    assert max(part_costs(cumulative, cuts)) == best
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@example(costs=[5, 4, 2, 7, 3, 1, 6, 10], parts=5)
+@given(costs=st.lists(st.integers(1, 30), min_size=2, max_size=8), parts=st.integers(2, 8))
+def test_of_equally_good_cuts_balance_takes_the_smallest_sum_of_squares(costs: list[int], parts: int) -> None:
+    parts = min(parts, len(costs))
+    cumulative = list(itertools.accumulate(costs))
+
+    def badness(cuts: Sequence[int]) -> tuple[int, int]:
+        costs = part_costs(cumulative, cuts)
+        return max(costs), sum(cost**2 for cost in costs)
+
+    assert badness(balance(cumulative, parts)) == min(badness(each) for each in all_cuts(len(costs), parts))
+
+
+def all_cuts(places: int, parts: int) -> itertools.combinations[tuple[int, ...]]:
+    return itertools.combinations(range(places - 1), parts - 1)
+
+
+def test_balance_by_hand() -> None:
+    assert balance([10, 20, 30, 40], 2) == [1]
+    assert balance([10, 20, 30, 40], 4) == [0, 1, 2]
+    assert balance([1, 2, 3, 100], 2) == [2]
+    assert balance([5], 1) == []
+
+
+# --- the built-in models ---------------------------------------------------------------------------------------------
+
+
+def built(name: str, image_size: int) -> tuple[nn.Module, Tensor]:
+    """A model in evaluation mode, whose batch norms do something, and two images."""
+    torch.manual_seed(0)
+    model = MODELS[name](num_outputs=10, in_channels=3, image_size=image_size).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model, torch.randn(2, 3, image_size, image_size)
+
+
+def check_groups(model: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> None:
+    """One after the other they are the model: outputs, FLOPs, and every name of its state dict exactly once."""
+    with torch.no_grad():
+        h, flops = x, 0
+        for part in parts:
+            flops += lct.count_flops(part, h)
+            h = part(h)
+        assert torch.equal(h, model(x))
+    assert flops == lct.count_flops(model, x)
+    names = [name for part in parts for name in part.state_dict()]
+    assert names == list(model.state_dict())
+
+
+def blocks_of(part: nn.Module) -> set[str]:
+    """`layer1.0` and so on for a ResNet, `stage1.0` ... (convolution and norm) for vgg-lct, else the first name."""
+    names = set()
+    for name in part.state_dict():
+        layer = re.match(r"(layer\d\.\d+)|(stage\d)\.(\d+)", name)
+        if layer is None:
+            names.add(name.split(".")[0])
+        else:
+            names.add(layer[1] or f"{layer[2]}.{int(layer[3]) // 3}")
+    return names
+
+
+def check_cuts_between_blocks(parts: Sequence[nn.Module]) -> None:
+    assert all(part.state_dict() for part in parts)
+    for left, right in itertools.combinations(parts, 2):
+        assert not blocks_of(left) & blocks_of(right)
+
+
+CASES = [
+    *[("resnet18", 32, groups) for groups in (2, 3, 5, 8)],
+    *[("vgg-lct", 32, groups) for groups in (2, 3, 5, 8)],
+    *[("resnet18", size, 3) for size in (64, 65, 96)],
+    ("resnet34", 32, 5),
+    ("resnet50", 32, 3),
+    ("resnet50", 32, 8),
+    ("resnet101", 32, 5),
+]
+
+
+@pytest.mark.parametrize(("name", "image_size", "groups"), CASES)
+def test_groups_compute_what_the_model_computes(name: str, image_size: int, groups: int) -> None:
+    model, x = built(name, image_size)
+    parts = partition(model, x, groups=groups)
+    assert len(parts) == groups
+    check_groups(model, parts, x)
+    check_cuts_between_blocks(parts)
+
+
+def test_groups_are_balanced() -> None:
+    model, x = built("resnet18", 32)
+    parts = partition(model, x, groups=4)
+    flops = []
+    for part in parts:
+        flops.append(lct.count_flops(part, x))
+        x = part(x)
+    assert max(flops) < 1.5 * sum(flops) / 4
+
+
+def test_groups_end_with_the_activation_of_their_last_block() -> None:
+    # so every boundary is what the next block sees, and no group begins by changing its input in place
+    model, x = built("resnet18", 32)
+    parts = partition(model, x, groups=5)
+    boundary = x
+    for part in parts[:-1]:
+        boundary = part(boundary)
+        assert boundary.dim() == 4
+        assert boundary.min() >= 0
+
+
+def test_groups_share_the_models_own_parameters() -> None:
+    model, x = built("resnet18", 32)
+    parts = partition(model, x, groups=4)
+    own = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+    assert {id(tensor) for part in parts for tensor in [*part.parameters(), *part.buffers()]} == own
+
+
+def test_cutting_does_not_depend_on_the_examples_values_or_batch() -> None:
+    model, x = built("resnet18", 32)
+    wanted = [list(part.state_dict()) for part in partition(model, x, groups=4)]
+    assert [list(part.state_dict()) for part in partition(model, torch.zeros(7, 3, 32, 32), groups=4)] == wanted
+
+
+def test_one_group_is_the_model_itself() -> None:
+    model, x = built("resnet18", 32)
+    assert partition(model, x, groups=1) == [model]
+
+
+# --- small models that the tests below cut ---------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
+
+
+class SmallNet(nn.Module):
+    """Stem, three blocks, head; `between` is called on the map before the head."""
+
+    def __init__(self, between: Callable[[nn.Module, Tensor], Tensor] = lambda _, x: x) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.block1, self.block2, self.block3 = Residual(4), Residual(4), Residual(4)
+        self.fc = nn.Linear(4, 5)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block3(self.block2(self.block1(self.stem(x))))
+        return self.fc(self.between(self, x).mean((2, 3)))
+
+
+def first_names(part: nn.Module) -> list[str]:
+    return list(dict.fromkeys(name.split(".")[0] for name in part.state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("split_at", "expected"),
+    [
+        (["block1"], [["stem", "block1"], ["block2", "block3", "fc"]]),
+        (["stem", "block3"], [["stem"], ["block1", "block2", "block3"], ["fc"]]),
+        (["block1", "block2", "block3"], [["stem", "block1"], ["block2"], ["block3"], ["fc"]]),
+    ],
+)
+def test_a_group_ends_after_each_named_module(split_at: list[str], expected: list[list[str]]) -> None:
+    model = SmallNet().eval()
+    parts = partition(model, IMAGE, split_at=split_at)
+    assert [first_names(part) for part in parts] == expected
+    check_groups(model, parts, torch.randn(2, 3, 8, 8))
+
+
+def test_names_inside_modules_and_of_built_in_models() -> None:
+    model, x = built("resnet18", 32)
+    parts = partition(model, x, split_at=["layer1", "layer2.0", "layer3.1"])
+    check_groups(model, parts, x)
+    check_cuts_between_blocks(parts)
+    assert [sorted(blocks_of(part)) for part in parts] == [
+        ["bn1", "conv1", "layer1.0", "layer1.1"],
+        ["layer2.0"],
+        ["layer2.1", "layer3.0", "layer3.1"],
+        ["fc", "layer4.0", "layer4.1"],
+    ]
+
+
+def test_a_cut_never_crosses_a_residual_connection() -> None:
+    model = SmallNet().eval()
+    parts = partition(model, IMAGE, groups=4)
+    check_groups(model, parts, torch.randn(2, 3, 8, 8))
+    assert sorted(name for part in parts for name in first_names(part)) == ["block1", "block2", "block3", "fc", "stem"]
+
+
+# --- attach_critics --------------------------------------------------------------------------------------------------
+
+
+def test_critics_fit_their_groups() -> None:
+    network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=5, groups=3, critic="paper", critic_depth=[2, 1])
+    depths = [sum(isinstance(layer, nn.Conv2d) for layer in critic.modules()) for critic in network.critics]
+    assert depths == [2, 1]
+    assert [output.shape for output in network.exits(torch.zeros(2, 3, 8, 8))] == [(2, 5)] * 3
+
+
+def test_one_critic_depth_is_for_all() -> None:
+    network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=5, groups=3, critic="paper", critic_depth=[2])
+    depths = [sum(isinstance(layer, nn.Conv2d) for layer in critic.modules()) for critic in network.critics]
+    assert depths == [2, 2]
+
+
+def test_a_wrong_number_of_critic_depths_is_refused() -> None:
+    with pytest.raises(ConfigError, match="critic depth has 3 numbers; give 1, or 2"):
+        lct.attach_critics(SmallNet(), IMAGE, num_outputs=5, groups=3, critic="paper", critic_depth=[1, 1, 1])
+
+
+def test_a_wrong_number_of_outputs_is_refused() -> None:
+    with pytest.raises(NetworkError, match=r"shape \[5\] a sample, not \[6\]"):
+        lct.attach_critics(SmallNet(), IMAGE, num_outputs=6, groups=3)
+
+
+def test_the_mode_of_every_module_is_put_back() -> None:
+    model = SmallNet()
+    model.train()
+    model.stem[1].eval()  # a frozen batch norm
+    before = {name: module.training for name, module in model.named_modules()}
+    lct.attach_critics(model, IMAGE, num_outputs=5, groups=3)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_running_statistics_are_not_touched() -> None:
+    model = SmallNet().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lct.attach_critics(model, torch.randn(4, 3, 8, 8), num_outputs=5, groups=3)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [0, -3])
+def test_there_is_at_least_one_group(groups: int) -> None:
+    with pytest.raises(ConfigError, match=f"groups is {groups}"):
+        partition(SmallNet(), IMAGE, groups=groups)
+
+
+def test_too_many_groups_are_refused_and_the_places_named() -> None:
+    with pytest.raises(PartitionError, match=r"6 groups need 5 cuts.*4 places.*block1, block2, block3.*fewer groups"):
+        partition(SmallNet(), IMAGE, groups=6)
+    assert len(partition(SmallNet(), IMAGE, groups=5)) == 5
+
+
+def test_a_model_without_feature_maps_cannot_be_cut() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(PartitionError, match="0 places to cut"):
+        partition(model, torch.zeros(1, 4), groups=2)
+
+
+def test_an_unknown_split_point_is_refused_and_the_possible_ones_named() -> None:
+    with pytest.raises(PartitionError, match=r"'block9' is not in the model; possible are .*block1.*block2.*block3"):
+        partition(SmallNet(), IMAGE, split_at=["block9"])
+
+
+def test_every_split_point_that_the_error_names_can_be_used() -> None:
+    with pytest.raises(PartitionError, match="possible are") as caught:
+        partition(SmallNet(), IMAGE, split_at=["block9"])
+    names = str(caught.value).split("possible are ")[1].split(", ")
+    assert len(names) >= 4
+    refused = []
+    for name in names:
+        try:
+            partition(SmallNet(), IMAGE, split_at=[name])
+        except PartitionError:
+            refused.append(name)
+    assert refused == []
+
+
+@pytest.mark.parametrize("name", ["block2.first", "block2.second", "fc"])
+def test_a_split_point_where_more_than_one_tensor_is_alive_is_refused(name: str) -> None:
+    with pytest.raises(PartitionError, match=f"'{name}' is not a place where the model can be cut"):
+        partition(SmallNet(), IMAGE, split_at=[name])
+
+
+@pytest.mark.parametrize("names", [["block2", "block1"], ["block1", "block1"], ["block1", "block3", "block2"]])
+def test_split_points_out_of_order_are_refused(names: list[str]) -> None:
+    with pytest.raises(PartitionError, match="must be different and in the network's order"):
+        partition(SmallNet(), IMAGE, split_at=names)
+
+
+def test_a_model_that_depends_on_its_data_cannot_be_traced() -> None:
+    model = SmallNet(between=lambda _, x: x * 2 if x.sum() > 0 else x)
+    with pytest.raises(PartitionError, match=r"SmallNet cannot be traced .*by hand to LocalCriticNetwork"):
+        partition(model, IMAGE, groups=2)
+    assert model.training
+
+
+def test_a_functional_dropout_that_depends_on_the_mode_is_refused() -> None:
+    model = SmallNet(between=lambda self, x: functional.dropout(x, 0.5, training=self.training))
+    with pytest.raises(PartitionError, match=r"other things in training .*use nn\.Dropout"):
+        partition(model, IMAGE, groups=2)
+
+
+def test_dropout_modules_are_fine() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout2d(0.9), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    parts = partition(model, IMAGE, groups=2)
+    assert any(not torch.equal(parts[0](IMAGE), parts[0](IMAGE)) for _ in range(5))
+    assert torch.equal(parts[0].eval()(IMAGE), parts[0](IMAGE))
+
+
+class TwoInputs(SmallNet):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
+def test_two_inputs_are_refused() -> None:
+    with pytest.raises(PartitionError, match="TwoInputs takes several inputs"):
+        partition(TwoInputs(), IMAGE, groups=2)
+
+
+class Pair(SmallNet):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(x), self.stem(x)
+
+
+class InDict(SmallNet):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": super().forward(x)}
+
+
+@pytest.mark.parametrize("model", [Pair, InDict])
+def test_an_output_that_is_not_one_tensor_is_refused(model: type[SmallNet]) -> None:
+    with pytest.raises(PartitionError, match="does not give one tensor"):
+        partition(model(), IMAGE, groups=2)
+
+
+class SharedBlock(SmallNet):
+    """Runs its second block twice, as a recurrent network does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.block2(self.block3(self.block2(self.stem(x)))).mean((2, 3)))
+
+
+def test_a_parameter_on_both_sides_of_a_cut_is_refused() -> None:
+    with pytest.raises(PartitionError, match=r"parameter block2\.\w+\.\w+ is used on both sides .*split_at"):
+        partition(SharedBlock(), IMAGE, split_at=["block3"])
+
+
+def test_a_shared_parameter_on_one_side_is_fine() -> None:
+    model = SharedBlock().eval()
+    parts = partition(model, IMAGE, split_at=["stem"])
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(parts[1](parts[0](x)), model(x))
