@@ -12,7 +12,7 @@ from rich.table import Table
 from lctprune.cli.console import UNITS, candidate_table, print_json, quantity, stdout
 from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
 from lctprune.costs import group_costs
-from lctprune.deployment import candidate_record, deploy, deployment_record
+from lctprune.deployment import candidate_record, deploy, deployment_record, read_selection
 from lctprune.errors import NetworkError
 from lctprune.files import write_atomically
 from lctprune.models import NetworkConfig, build_network, possible_cuts
@@ -44,7 +44,7 @@ def evaluate(
 
 
 def report(run: RunArgument = None, threads: ThreadsOption = None, json: JsonOption = False) -> None:
-    """Write one self-contained HTML page about a run.
+    """Write one self-contained HTML page about a run, and about what was selected from it.
 
     Example:
 
@@ -54,7 +54,15 @@ def report(run: RunArgument = None, threads: ThreadsOption = None, json: JsonOpt
 
     opened, candidates = measured(run, threads=threads)
     path = opened.path / "report.html"
-    write_atomically(path, report_page(opened, candidates).encode())
+    selection = read_selection(opened)
+    if selection is None:
+        page = report_page(opened, candidates)
+    else:
+        test = {**selection["test"], "main_accuracy": selection["main_network"]["test"]["accuracy"]}
+        page = report_page(
+            opened, candidates, chosen=candidates[selection["exit"]], budget=selection["budget"], test=test
+        )
+    write_atomically(path, page.encode())
     if json:
         print_json({"run": str(opened.path), "report": str(path)})
     else:

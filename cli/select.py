@@ -10,7 +10,7 @@ import typer
 from lctprune.candidates import Candidate
 from lctprune.cli.console import UNITS, candidate_table, print_json, stderr, stdout
 from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
-from lctprune.deployment import Deployment, candidate_record, deploy, deployment_record
+from lctprune.deployment import SELECTED, Deployment, candidate_record, deploy, deployment_record
 from lctprune.runs import Run
 from lctprune.selection import COSTS, Budget, cheaper_alternative, pareto_front
 from lctprune.selection import select as choose
@@ -43,7 +43,7 @@ def select(
     chosen = choose(candidates, budget)
     alternative = cheaper_alternative(candidates, budget, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
-        deployment = deploy(opened, candidates, chosen.exit, opened.path / "selected", budget=limits)
+        deployment = deploy(opened, candidates, chosen.exit, opened.path / SELECTED, budget=limits)
     write_results(opened, candidates, chosen=chosen, limits=limits)
     if json:
         print_json(_record(opened, candidates, chosen, alternative, deployment, limits))

@@ -18,7 +18,8 @@ from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig, build_network
 from lctprune.runs import Run, split_sizes
 from lctprune.settings import help_of
-from lctprune.training import TrainConfig, open_run, train_steps
+from lctprune.train_config import TrainConfig
+from lctprune.training import open_run, train_steps
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 

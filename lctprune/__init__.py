@@ -31,7 +31,8 @@ from lctprune.partition import attach_critics
 from lctprune.runs import Run, load_network
 from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
-from lctprune.training import Progress, TrainConfig, train, train_steps
+from lctprune.train_config import TrainConfig
+from lctprune.training import Progress, train, train_steps
 from lctprune.update import local_critic_backward
 
 __version__ = "0.1.0"

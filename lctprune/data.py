@@ -143,9 +143,14 @@ def _torchvision(config: DataConfig, download: bool) -> _Raw:
     for train in (True, False):
         try:
             split = TORCHVISION[config.name](config.data_dir, train=train, download=download)
-        except (RuntimeError, OSError) as error:  # torchvision's word for missing, corrupt or not downloadable
+        except (RuntimeError, OSError, AssertionError, LookupError, TypeError, ValueError) as error:
+            # torchvision's words for missing, corrupt or not downloadable
             remedy = "check the connection" if download else "pass --download, or --data-dir where it is"
-            raise DataError(f"{config.name} is not in {config.data_dir!r} ({error}); {remedy}") from error
+            reason = " ".join(str(error).split()) or "malformed"
+            raise DataError(
+                f"{config.name} in {config.data_dir!r} is missing or corrupt ({reason}); "
+                f"remove corrupt files, and {remedy}"
+            ) from error
         images = torch.as_tensor(numpy.asarray(split.data))
         images = images if images.dim() == 4 else images[..., None]
         if config.image_size not in (None, images.shape[1]):
@@ -166,6 +171,9 @@ def _image_folder(config: DataConfig, normalization: Normalization | None) -> Da
         )
     classes = _classes(folders["train"])
     paths, targets = _labelled_images(folders["train"], classes)
+    for name, count in zip(classes, targets.bincount(minlength=len(classes)), strict=True):
+        if count == 0:
+            raise DataError(f"{folders['train'] / name} holds no images; add some or remove the folder")
     if "val" in folders and "test" in folders:
         train_images, val_images = (paths, targets), _labelled_images(folders["val"], classes)
         test_images = _labelled_images(folders["test"], classes)
@@ -191,21 +199,25 @@ def _image_folder(config: DataConfig, normalization: Normalization | None) -> Da
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    classes = tuple(sorted(_class_folders(folder)))
     if len(classes) < 2:
         raise DataError(f"{folder} holds {len(classes)} class folders; it needs at least 2, one folder of images each")
     return classes
 
 
+def _class_folders(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."}
+
+
 def _labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
     """All images below `folder`, sorted by class and name, and their labels."""
-    unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - {*classes})
+    unknown = sorted(_class_folders(folder) - {*classes})
     if unknown:
         raise DataError(f"{folder / unknown[0]} is a class that train/ does not have; add it there or remove it")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and path.name[0] != ".")
+        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not _hidden(path, folder))
         for path in files:
             if path.suffix.lower() not in IMAGE_EXTENSIONS:
                 raise DataError(
@@ -216,6 +228,10 @@ def _labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], 
     if not paths:
         raise DataError(f"{folder} holds no images; put them into one folder per class")
     return paths, torch.tensor(labels)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part[0] == "." for part in path.relative_to(folder).parts)
 
 
 def _subset(paths: Sequence[Path], targets: Tensor, indices: Tensor) -> tuple[list[Path], Tensor]:

@@ -1,8 +1,8 @@
 """From a finished run to a file that can be deployed: measure the exits, and export one with all that its user needs.
 
-candidates.json     what every exit was measured to be, for the checkpoint whose hash it names
-selected/model.pt   the exported network
-selected/model.json how to feed it, how good it is, what it costs
+- candidates.json: what every exit was measured to be, for the checkpoint whose hash it names
+- selected/model.pt: the exported network that was chosen under a budget
+- selected/model.json: how to feed it, how good it is, what it costs
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lctprune.exporting import export
 from lctprune.files import sha256, write_json
 from lctprune.runs import CHECKPOINT, Run, environment, load_network, machine
 
-CANDIDATES = "candidates.json"
+CANDIDATES, SELECTED, DESCRIPTION = "candidates.json", "selected", "model.json"
 COMPARED_SAMPLES = 32  # that an exported file is compared on
 SUFFIXES = {"torchscript": ".pt"}
 
@@ -118,7 +118,7 @@ def deploy(
     samples, _ = next(data.val.batches(COMPARED_SAMPLES))
     model = export(subnetwork, samples, folder / f"model{SUFFIXES.get(format, '')}", format=format)
     scores = score_exits(network, data.test)
-    description = folder / "model.json"
+    description = folder / DESCRIPTION
     write_json(description, _description(run, candidates, exit, model, scores, format, budget))
     return Deployment(
         model=model,
@@ -132,6 +132,16 @@ def deploy(
 def deployment_record(deployment: Deployment) -> dict[str, Any]:
     """A deployment as plain JSON values."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(deployment).items()}
+
+
+def read_selection(run: Run) -> dict[str, Any] | None:
+    """What `selected/model.json` says, where the run's present checkpoint was selected from; otherwise None."""
+    try:
+        description: dict[str, Any] = json.loads((run.path / SELECTED / DESCRIPTION).read_text())
+        current = description["trained_with"]["checkpoint_sha256"] == _checkpoint_hash(run)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return description if current else None
 
 
 def _description(

@@ -17,14 +17,15 @@ from lctprune.errors import ConfigError, ExportError
 from lctprune.files import write_atomically
 
 FORMATS = ("torchscript",)
+SINGLE_SAMPLES = 8  # so many samples are also compared one by one
 TOLERANCE = 1e-3  # of outputs, relative and absolute: freezing folds batch norm into convolutions, which rounds anew
 
 
 def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str = "torchscript") -> Path:
     """Write a network to a file, once its outputs there are those of the network itself.
 
-    The converted network is compared with the original on the example as it is, and on one sample of it, so that a
-    batch size frozen into the file is found. The file appears whole or not at all.
+    The converted network is compared with the original on the example as it is, and on some samples one by one, so that
+    a batch size or a branch frozen into the file is found. The file appears whole or not at all.
 
     Args:
         network: any traceable module, such as `LocalCriticNetwork.subnetwork(k)`.
@@ -43,10 +44,10 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str
         raise ConfigError(f"format {format!r} is unknown; known: {', '.join(FORMATS)}")
     scripted = to_torchscript(network, example)
     batch = example if len(example) > 1 else example.expand(2, *example.shape[1:])
-    for samples in (batch, example[:1]):
+    for samples in (batch, *example[:SINGLE_SAMPLES].split(1)):
         _compare(network, scripted, samples)
     buffer = io.BytesIO()
-    with _without_deprecation_warning():
+    with _without_warnings():
         torch.jit.save(scripted, buffer)
     path = Path(path)
     try:
@@ -64,7 +65,7 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     """
     frozen = copy.deepcopy(network).eval()
     try:
-        with torch.no_grad(), _without_deprecation_warning():
+        with torch.no_grad(), _without_warnings():
             traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
             scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
     except RuntimeError as error:
@@ -75,7 +76,14 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
 
 def _compare(network: nn.Module, scripted: torch.jit.ScriptModule, samples: Tensor) -> None:
     with evaluation_mode(network), torch.inference_mode():
-        expected, actual = network(samples), scripted(samples)
+        expected = network(samples)
+        try:
+            actual = scripted(samples)
+        except RuntimeError as error:
+            raise ExportError(
+                f"the converted network fails at batch size {len(samples)}, where the original does not: it probably "
+                "holds a batch size as a constant; nothing was written"
+            ) from error
     if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=TOLERANCE, atol=TOLERANCE):
         raise ExportError(
             f"the converted network differs from the original at batch size {len(samples)} "
@@ -84,8 +92,9 @@ def _compare(network: nn.Module, scripted: torch.jit.ScriptModule, samples: Tens
 
 
 @contextmanager
-def _without_deprecation_warning() -> Iterator[None]:
-    """TorchScript is deprecated upstream; it is what users of this format ask for."""
+def _without_warnings() -> Iterator[None]:
+    """TorchScript is deprecated upstream, but asked for; and whether a trace is right, a comparison decides."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         yield

@@ -200,7 +200,7 @@ class FolderSplit:
             self._train_transform = v2.Compose([self._test_transform, *changes])
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        yield from self._load(self._test_transform, batch_size)
+        yield from self._load(self._test_transform, batch_size, generator=torch.Generator())  # not the global one
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(seed)
@@ -208,10 +208,15 @@ class FolderSplit:
         yield from self._load(self._train_transform, batch_size, shuffle=True, drop_last=True, generator=generator)
 
     def _load(self, transform: Callable[[Any], Any], batch_size: int, **options: Any) -> Iterator[Batch]:
-        workers = min(4, (os.cpu_count() or 2) - 1)
+        workers = max(1, min(4, (os.cpu_count() or 2) - 1))  # never 0: workers draw from the generator of `options`
         dataset = _ImageFiles(self.paths, self.targets, transform)
-        for images, targets in DataLoader(dataset, batch_size, num_workers=workers, **options):
-            yield self.normalization.apply(images), targets
+        try:
+            for images, targets in DataLoader(dataset, batch_size, num_workers=workers, **options):
+                yield self.normalization.apply(images), targets
+        except DataError as error:  # the worker's traceback is in its message; the last line is ours
+            raise DataError(
+                str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
+            ) from error
 
 
 class _ImageFiles(Dataset[tuple[Tensor, Tensor]]):
@@ -242,14 +247,20 @@ def decode_images(paths: Sequence[Path], size: int | None = None) -> Tensor:
         return _pixels(image)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return torch.stack(list(pool.map(decode, paths))).contiguous()
+        images = list(pool.map(decode, paths))
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise DataError(f"{path} has another size than {paths[0]}; give an image size")
+    return torch.stack(images)
 
 
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # which `convert` would clip at 255
+                return Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8)).convert("RGB")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); repair it or move it out") from error
 
 

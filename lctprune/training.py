@@ -1,91 +1,33 @@
-"""Train a network with local critics: configuration, schedules, the loop over epochs, checkpoints."""
+"""Train a network with local critics: the loop over epochs, evaluation, checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import json
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch._functorch import config as functorch_config
 
 from lctprune.candidates import score_exits
 from lctprune.data import Data
-from lctprune.errors import ConfigError, RunError, TrainingError
+from lctprune.errors import RunError, TrainingError
 from lctprune.losses import Loss, cross_entropy
 from lctprune.network import LocalCriticNetwork
+from lctprune.optimizers import Optimizers, learning_rate, matching_at
 from lctprune.runs import NETWORK_PREFIX, Run, create_run, split_sizes
-from lctprune.settings import setting
 from lctprune.splits import Normalization
+from lctprune.train_config import TrainConfig
 from lctprune.update import local_critic_backward
 
-PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
 EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    epochs: int = setting(10, "Passes over the training split.")
-    batch_size: int = setting(128, "Samples in a step.")
-    lr: float = setting(0.1, "Highest learning rate of SGD.")
-    momentum: float = setting(0.9, "Nesterov momentum of SGD.")
-    weight_decay: float = setting(5e-4, "Weight decay of SGD, on weights only: not on biases or normalisation.")
-    schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
-    warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
-    label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")
-    matching: float | str = setting(
-        "0:0.5", "Critics' objective, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
-    )
-    critic_period: int = setting(1, "Update critics in every k-th step only.")
-    critic_optimizer: str = setting("sgd", "sgd, as the groups; or adam, the paper's, at a constant 1e-4.")
-    precision: str = setting("auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.")
-    device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one.")
-    compile: bool = setting(
-        False, "Compile groups and critics (torch.compile): a minute at the start, then faster steps."
-    )
-    seed: int = setting(0, "Seed of the order of samples, augmentation and dropout.")
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "critic_period"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(self, "lr", 0 < self.lr < math.inf, "a positive number")
-        _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")
-        _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
-        _require(self, "warmup", 0 <= self.warmup < 1, "at least 0 and less than 1")
-        _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1")
-        _require(self, "schedule", self.schedule in ("cosine", "step"), "cosine or step")
-        _require(self, "critic_optimizer", self.critic_optimizer in ("sgd", "adam"), "sgd or adam")
-        _require(self, "precision", self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
-        _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
-        parse_matching(self.matching)
-
-    def resolved(self) -> TrainConfig:
-        """The same with `auto` settled for this machine.
-
-        Raises:
-            ConfigError: the device is not there.
-        """
-        device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
-        device = "cpu" if device == "auto" else device
-        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-            raise ConfigError(f"device is {self.device!r}; this machine has cpu{_also_cuda()}")
-        precision = self.precision
-        if precision == "auto":
-            precision = "bf16" if _computes_in_bf16(device) else "fp32"
-        return dataclasses.replace(self, device=device, precision=precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +99,7 @@ def open_run(
         "data": _data_settings(data),
         "training": dataclasses.asdict(config.resolved()),
     }
+    settings = json.loads(json.dumps(settings))  # as they are read back
     if not resume:
         return create_run(run_dir, settings)
     if run_dir is None:
@@ -222,7 +165,7 @@ def _train_epoch(
         update_critics = position % config.critic_period == 0
         optimizers.set_learning_rate(learning_rate(progress, config))
         optimizers.zero_grad()
-        with _autocast(config):
+        with _autocast(config), _compilation(config):
             losses = local_critic_backward(
                 network,
                 inputs.to(config.device, non_blocking=True),
@@ -246,106 +189,6 @@ def _train_epoch(
             images_per_s=samples / seconds,
             seconds_left=seconds / (index + 1) * (config.epochs * steps - position - 1),
         )
-
-
-class Optimizers:
-    """One optimiser for each group and one for each critic, as a worker per group needs them."""
-
-    def __init__(self, network: LocalCriticNetwork, config: TrainConfig) -> None:
-        self.groups = [_sgd(group, config) for group in network.groups]
-        make_critic_optimizer = _sgd if config.critic_optimizer == "sgd" else _adam
-        self.critics = [make_critic_optimizer(critic, config) for critic in network.critics]
-
-    @property
-    def all(self) -> list[Optimizer]:
-        """Those of the groups, then those of the critics."""
-        return [optimizer for optimizer in [*self.groups, *self.critics] if optimizer is not None]
-
-    def zero_grad(self) -> None:
-        for optimizer in self.all:
-            optimizer.zero_grad(set_to_none=True)
-
-    def step(self, *, critics: bool) -> None:
-        for optimizer in [*self.groups, *(self.critics if critics else [])]:
-            if optimizer is not None:
-                optimizer.step()
-
-    def set_learning_rate(self, lr: float) -> None:
-        """The schedule's rate, for SGD; Adam keeps its own, as in the paper."""
-        for optimizer in self.all:
-            for group in optimizer.param_groups:
-                if isinstance(optimizer, SGD):
-                    group["lr"] = lr
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All states by name: optimiser, parameter, state."""
-        return {
-            f"{index}.{parameter}.{name}": value
-            for index, optimizer in enumerate(self.all)
-            for parameter, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-            if isinstance(value, Tensor)
-        }
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
-        for index, optimizer in enumerate(self.all):
-            states: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                owner, parameter, state = name.split(".")
-                if int(owner) == index:
-                    states.setdefault(int(parameter), {})[state] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-
-
-def learning_rate(progress: float, config: TrainConfig) -> float:
-    """SGD's rate when a share `progress` (0 to 1) of all steps is done."""
-    if config.schedule == "step":
-        return config.lr * 0.1 ** ((progress >= 1 / 2) + (progress >= 3 / 4))
-    if progress < config.warmup:
-        return config.lr * max(progress, 1e-3) / config.warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
-
-
-def matching_at(progress: float, config: TrainConfig) -> float:
-    """m of the critics' objective when a share `progress` (0 to 1) of all steps is done."""
-    begin, end = parse_matching(config.matching)
-    return begin + (end - begin) * progress
-
-
-def parse_matching(matching: float | str) -> tuple[float, float]:
-    """A number, or a ramp "FROM:TO", as its two ends.
-
-    Raises:
-        ConfigError: it is neither, or not between 0 and 1.
-    """
-    begin, colon, end = str(matching).partition(":")
-    try:
-        ends = float(begin), float(end if colon else begin)
-    except ValueError:
-        ends = math.nan, math.nan
-    if not all(0 <= value <= 1 for value in ends):
-        raise ConfigError(f"matching is {matching!r}; it must be a number between 0 and 1, or a ramp such as 0:0.5")
-    return ends
-
-
-def _sgd(module: nn.Module, config: TrainConfig) -> SGD | None:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in parameters if parameter.dim() > 1]
-    others = [parameter for parameter in parameters if parameter.dim() <= 1]  # biases and normalisation
-    decayed: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((weights, config.weight_decay), (others, 0.0))
-        if group
-    ]
-    if not decayed:
-        return None
-    return SGD(decayed, lr=config.lr, momentum=config.momentum, nesterov=True, fused=True)
-
-
-def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return Adam(parameters, lr=PAPER_CRITIC_LR, fused=True) if parameters else None
 
 
 def _metrics_row(
@@ -386,6 +229,11 @@ def _compiled(network: LocalCriticNetwork) -> LocalCriticNetwork:
     return LocalCriticNetwork(compiled(network.groups), compiled(network.critics))
 
 
+def _compilation(config: TrainConfig) -> AbstractContextManager[object]:
+    # a critic runs backward twice on one graph, which compiled code must be told of
+    return functorch_config.patch(donated_buffer=False) if config.compile else nullcontext()
+
+
 def _to_channels_last(network: nn.Module) -> None:
     network.to(memory_format=torch.channels_last)
 
@@ -395,24 +243,8 @@ def _autocast(config: TrainConfig) -> AbstractContextManager[object]:
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)
 
 
-def _computes_in_bf16(device: str) -> bool:
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _also_cuda() -> str:
-    return " and cuda" if torch.cuda.is_available() else " only"
-
-
 def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
-
-
-def _require(config: TrainConfig, name: str, holds: bool, limit: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be {limit}")
 
 
 def _require_finite(means: Tensor, epoch: int, step: int) -> None:

@@ -19,7 +19,7 @@ from lctprune.selection import pareto_front
 UNITS = (
     "Accuracy and loss: on the validation split, with Wilson's 95% interval; loss is the mean per sample. "
     "FLOPs: for one sample, where 1 FLOP is one multiply or one add (one multiply-add, MAC, is 2 FLOPs). "
-    "Latency: median of one call at batch {batch} on the machine that evaluated the run, with the 5th and 95th percentile. "
+    "Latency: median of one call at batch {batch} on the machine that evaluated the run, with 5th and 95th percentile. "
     "Size: of weights and buffers; 1 MB is 1,000,000 bytes. "
     "Front: no other exit is at least as accurate at no more FLOPs, and better in one of the two."
 )

@@ -1,0 +1,105 @@
+"""Optimisers of groups and critics, and their schedules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from lctprune.network import LocalCriticNetwork
+from lctprune.train_config import TrainConfig, parse_matching
+
+PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
+
+
+class Optimizers:
+    """One optimiser for each group and one for each critic, as a worker per group needs them."""
+
+    def __init__(self, network: LocalCriticNetwork, config: TrainConfig) -> None:
+        self.groups = [_sgd(group, config) for group in network.groups]
+        make_critic_optimizer = _sgd if config.critic_optimizer == "sgd" else _adam
+        self.critics = [make_critic_optimizer(critic, config) for critic in network.critics]
+
+    @property
+    def all(self) -> list[Optimizer]:
+        """Those of the groups, then those of the critics."""
+        return [optimizer for optimizer in [*self.groups, *self.critics] if optimizer is not None]
+
+    def zero_grad(self) -> None:
+        for optimizer in self.all:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self, *, critics: bool) -> None:
+        for optimizer in [*self.groups, *(self.critics if critics else [])]:
+            if optimizer is not None:
+                optimizer.step()
+
+    def set_learning_rate(self, lr: float) -> None:
+        """The schedule's rate, for SGD; Adam keeps its own, as in the paper."""
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
+                if isinstance(optimizer, SGD):
+                    group["lr"] = lr
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All states by name: optimiser, parameter, state."""
+        return {
+            f"{index}.{parameter}.{name}": value
+            for index, optimizer in enumerate(self.all)
+            for parameter, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        for index, optimizer in enumerate(self.all):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            states: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                owner, parameter, state = name.split(".")
+                if int(owner) == index:
+                    states.setdefault(int(parameter), {})[state] = _laid_out_as(parameters[int(parameter)], tensor)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def learning_rate(progress: float, config: TrainConfig) -> float:
+    """SGD's rate when a share `progress` (0 to 1) of all steps is done."""
+    if config.schedule == "step":
+        return config.lr * 0.1 ** ((progress >= 1 / 2) + (progress >= 3 / 4))
+    if progress < config.warmup:
+        return config.lr * max(progress, 1e-3) / config.warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+
+
+def matching_at(progress: float, config: TrainConfig) -> float:
+    """m of the critics' objective when a share `progress` (0 to 1) of all steps is done."""
+    begin, end = parse_matching(config.matching)
+    return begin + (end - begin) * progress
+
+
+def _sgd(module: nn.Module, config: TrainConfig) -> SGD | None:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]  # biases and normalisation
+    decayed: list[dict[str, Any]] = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((weights, config.weight_decay), (others, 0.0))
+        if group
+    ]
+    if not decayed:
+        return None
+    return SGD(decayed, lr=config.lr, momentum=config.momentum, nesterov=True, fused=True)
+
+
+def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return Adam(parameters, lr=PAPER_CRITIC_LR, fused=True) if parameters else None
+
+
+def _laid_out_as(parameter: Tensor, state: Tensor) -> Tensor:
+    """A state in its parameter's memory layout (channels last), which fused optimisers take for granted."""
+    return torch.empty_like(parameter).copy_(state) if state.shape == parameter.shape else state

@@ -1,0 +1,102 @@
+"""The settings of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lctprune.errors import ConfigError
+from lctprune.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    epochs: int = setting(10, "Passes over the training split.")
+    batch_size: int = setting(128, "Samples in a step.")
+    lr: float = setting(0.1, "Highest learning rate of SGD.")
+    momentum: float = setting(0.9, "Nesterov momentum of SGD.")
+    weight_decay: float = setting(5e-4, "Weight decay of SGD, on weights only: not on biases or normalisation.")
+    schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
+    warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
+    label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")
+    matching: float | str = setting(
+        "0:0.5", "Critics' objective, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
+    )
+    critic_period: int = setting(1, "Update critics in every k-th step only.")
+    critic_optimizer: str = setting("sgd", "sgd, as the groups; or adam, the paper's, at a constant 1e-4.")
+    precision: str = setting("auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one.")
+    compile: bool = setting(
+        False, "Compile groups and critics (torch.compile): a minute at the start, then faster steps."
+    )
+    seed: int = setting(0, "Seed of the order of samples, augmentation and dropout.")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "critic_period"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "lr", 0 < self.lr < math.inf, "a positive number")
+        _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")
+        _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        _require(self, "warmup", 0 <= self.warmup < 1, "at least 0 and less than 1")
+        _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1")
+        _require(self, "schedule", self.schedule in ("cosine", "step"), "cosine or step")
+        _require(self, "critic_optimizer", self.critic_optimizer in ("sgd", "adam"), "sgd or adam")
+        _require(self, "precision", self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
+        _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
+        parse_matching(self.matching)
+
+    def resolved(self) -> TrainConfig:
+        """The same with `auto` settled for this machine.
+
+        Raises:
+            ConfigError: the device is not there.
+        """
+        device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
+        device = "cpu" if device == "auto" else device
+        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            raise ConfigError(f"device is {self.device!r}; this machine has cpu{_also_cuda()}")
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if _computes_in_bf16(device) else "fp32"
+        return dataclasses.replace(self, device=device, precision=precision)
+
+
+def parse_matching(matching: float | str) -> tuple[float, float]:
+    """A number, or a ramp "FROM:TO", as its two ends.
+
+    Raises:
+        ConfigError: it is neither, or not between 0 and 1.
+    """
+    begin, colon, end = str(matching).partition(":")
+    try:
+        ends = float(begin), float(end if colon else begin)
+    except ValueError:
+        ends = math.nan, math.nan
+    if not all(0 <= value <= 1 for value in ends):
+        raise ConfigError(f"matching is {matching!r}; it must be a number between 0 and 1, or a ramp such as 0:0.5")
+    return ends
+
+
+def _computes_in_bf16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _also_cuda() -> str:
+    return " and cuda" if torch.cuda.is_available() else " only"
+
+
+def _require(config: TrainConfig, name: str, holds: bool, limit: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be {limit}")

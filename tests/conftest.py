@@ -1,0 +1,96 @@
+"""Tiny real networks and data that several test files share."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import lctprune as lct
+from lctprune.cli.main import main
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _restored_globals() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make_network() -> Callable[..., lct.LocalCriticNetwork]:
+    """A convolutional network of three groups for 8x8 images with one channel; the same weights for the same seed."""
+
+    def make(seed: int = 0, num_outputs: int = 3) -> lct.LocalCriticNetwork:
+        torch.manual_seed(seed)
+        channels = (1, 8, 12, 16)
+        groups = [
+            nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.Dropout(0.1))
+            for before, after in itertools.pairwise(channels)
+        ]
+        groups[-1].extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_outputs)])
+        critics = [lct.make_critic("pooled", (channels[k], 8, 8), num_outputs, depth=1) for k in (1, 2)]
+        return lct.LocalCriticNetwork(groups, critics)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data() -> lct.Data:
+    """Three classes of noisy 8x8 patterns in memory: 96 train, 30 validation and 30 test samples."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(3, 1, 8, 8, generator=generator)
+
+    def split(samples: int) -> lct.TensorSplit:
+        targets = torch.arange(samples) % 3
+        return lct.TensorSplit(patterns[targets] + 0.3 * torch.randn(samples, 1, 8, 8, generator=generator), targets)
+
+    return lct.Data(train=split(96), val=split(30), test=split(30), classes=("a", "b", "c"))
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 8x8 images: three classes, 20 train and 6 test images each."""
+    root = tmp_path_factory.mktemp("images")
+    generator = numpy.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        for split, count in (("train", 20), ("test", 6)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 160, (8, 8, 3), dtype=numpy.uint8)
+                pixels[..., 2 - label] += 90
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run the command line in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lctprune", *(str(argument) for argument in arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main()
+        out, err = capsys.readouterr()
+        return Result(int(exit.value.code or 0), out, err)
+
+    return run

@@ -1,0 +1,125 @@
+"""The run directory: what is read back is what was trained, and what cannot be trusted is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import lctprune as lct
+from lctprune.candidates import score_exits
+from lctprune.runs import create_run, newest_run
+
+CONFIG = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> tuple[lct.LocalCriticNetwork, lct.Run]:
+    torch.manual_seed(0)
+    data = lct.load_data(lct.DataConfig(name=str(image_folder)))
+    recipe = lct.NetworkConfig(model="vgg-lct", groups=2, critic="pooled", num_outputs=3, image_size=8)
+    network = lct.build_network(recipe)
+    run = lct.train(network, data, CONFIG, run_dir=tmp_path_factory.mktemp("runs") / "a")
+    return network, run
+
+
+def test_a_loaded_network_is_the_trained_one(trained: tuple[lct.LocalCriticNetwork, lct.Run]) -> None:
+    network, run = trained
+    loaded = lct.load_network(run.path)
+    inputs = run.load_data().example
+    assert not loaded.training
+    for expected, actual in zip(network.eval().exits(inputs), loaded.exits(inputs.contiguous()), strict=True):
+        torch.testing.assert_close(actual, expected)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_loading_leaves_the_random_generator_alone(trained: tuple[lct.LocalCriticNetwork, lct.Run]) -> None:
+    before = torch.get_rng_state()
+    lct.load_network(trained[1].path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_data_of_a_run_is_split_and_normalised_as_in_training(
+    trained: tuple[lct.LocalCriticNetwork, lct.Run], image_folder: Path
+) -> None:
+    network, run = trained
+    original = lct.load_data(lct.DataConfig(name=str(image_folder)))
+    again = run.load_data()
+    assert again.normalization == original.normalization
+    assert torch.equal(again.val.targets, original.val.targets)
+    assert score_exits(network, again.val) == score_exits(network, original.val)
+
+
+def test_data_that_has_changed_is_noticed(
+    trained: tuple[lct.LocalCriticNetwork, lct.Run], tmp_path: Path, image_folder: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained[1].path, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["samples"]["test"] += 1
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(lct.RunError, match="has changed since"):
+        lct.Run(copy).load_data()
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", "not json", '{"network": 1}'])
+def test_a_directory_that_is_not_a_run_is_refused(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(lct.RunError, match="not a run directory"):
+        lct.Run(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage" * 20])
+def test_a_checkpoint_that_is_missing_or_broken_is_refused(
+    content: bytes | None, trained: tuple[lct.LocalCriticNetwork, lct.Run], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained[1].path, copy)
+    (copy / "checkpoint.safetensors").unlink()
+    if content is not None:
+        (copy / "checkpoint.safetensors").write_bytes(content)
+    with pytest.raises(lct.RunError, match="no readable checkpoint"):
+        lct.load_network(copy)
+
+
+def test_a_network_made_by_hand_cannot_be_built_again(
+    make_network: Callable[..., lct.LocalCriticNetwork], data: lct.Data, tmp_path: Path
+) -> None:
+    network = make_network()
+    run = lct.train(network, data, CONFIG, run_dir=tmp_path)
+    with pytest.raises(lct.RunError, match="made in a program"):
+        lct.load_network(tmp_path)
+    again = make_network(seed=5)
+    again.load_state_dict(run.read_checkpoint("network."))
+    assert torch.equal(again.groups[0][0].weight, network.groups[0][0].weight)
+    with pytest.raises(lct.RunError, match="data made in a program"):
+        run.load_data()
+
+
+def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
+    with pytest.raises(lct.RunError, match="no run below"):
+        newest_run(tmp_path)
+    settings = {"network": None, "data": None, "training": {}}
+    for name in ("b", "c", "a"):
+        create_run(tmp_path / name, settings)
+    assert newest_run(tmp_path).path == tmp_path / "a"
+
+
+def test_runs_without_a_name_get_one_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"network": {"model": "resnet18"}, "data": None, "training": {}}
+    paths = [create_run(None, settings).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all(path.parent == Path("runs") and path.name.startswith("resnet18-data-") for path in paths)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(lct.RunError, match="cannot be written"):
+        create_run(tmp_path / "file" / "run", {"network": None, "data": None, "training": {}})
