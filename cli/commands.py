@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.table import Table
 
-from lctprune.cli.console import UNITS, candidate_table, print_json, quantity, stdout
+from lctprune.cli.console import UNITS, print_candidates, print_json, quantity, stdout
 from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
 from lctprune.costs import group_costs
 from lctprune.deployment import candidate_record, deploy, deployment_record, read_selection
@@ -39,7 +39,7 @@ def evaluate(
         return
     console = stdout()
     console.print(f"{opened.path} on its validation split ({candidates[0].samples} samples):\n")
-    console.print(candidate_table(candidates, front=pareto_front(candidates)))
+    print_candidates(console, candidates, front=pareto_front(candidates))
     console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
 
 

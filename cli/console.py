@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from lctprune.candidates import Candidate
 
+WIDE = 110  # columns that the table of candidates needs to show everything
 UNITS = "1 FLOP is one multiply or one add, for one sample; latency is the median of one call, batch {batch}"
 
 
@@ -22,8 +23,8 @@ def stderr() -> Console:
 
 
 def stdout() -> Console:
-    """For results; plain text when it is not a terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    """For results; plain text, wide enough for every table, when it is not a terminal."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 
 def print_json(document: object) -> None:
@@ -31,31 +32,42 @@ def print_json(document: object) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def candidate_table(
-    candidates: Sequence[Candidate], *, chosen: Candidate | None = None, front: Sequence[Candidate] = ()
-) -> Table:
-    """Every exit with its accuracy and costs; the chosen one marked, those on the Pareto front starred."""
+def print_candidates(
+    console: Console,
+    candidates: Sequence[Candidate],
+    *,
+    chosen: Candidate | None = None,
+    front: Sequence[Candidate] = (),
+) -> None:
+    """A table of the exits; the chosen one marked, those on the Pareto front starred. A narrow terminal gets fewer
+    columns.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
+    left_out = () if console.width >= WIDE else ("loss", "MACs")
+    rows = [_cells(candidate) for candidate in candidates]
     table.add_column("")
-    table.add_column("exit")
-    for heading in ("accuracy", "95% interval", "loss", "FLOPs", "MACs", "parameters", "latency", "size"):
-        table.add_column(heading, justify="right")
-    for candidate in candidates:
-        low, high = candidate.accuracy_interval
-        table.add_row(
-            "→" if candidate is chosen else "*" if candidate in front else "",
-            candidate.name,
-            f"{candidate.accuracy:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{candidate.loss:.3f}",
-            quantity(candidate.flops),
-            quantity(candidate.macs),
-            quantity(candidate.parameters),
-            "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms",
-            f"{candidate.size_bytes / 2**20:.1f} MiB",
-            style="bold" if candidate is chosen else None,
-        )
-    return table
+    for heading in (heading for heading in rows[0] if heading not in left_out):
+        table.add_column(heading, justify="left" if heading == "exit" else "right")
+    for candidate, cells in zip(candidates, rows, strict=True):
+        mark = "→" if candidate is chosen else "*" if candidate in front else ""
+        shown = [cell for heading, cell in cells.items() if heading not in left_out]
+        table.add_row(mark, *shown, style="bold" if candidate is chosen else None)
+    console.print(table)
+
+
+def _cells(candidate: Candidate) -> dict[str, str]:
+    low, high = candidate.accuracy_interval
+    return {
+        "exit": candidate.name,
+        "accuracy": f"{candidate.accuracy:.1%}",
+        "95% interval": f"{100 * low:.1f}-{high:.1%}",
+        "loss": f"{candidate.loss:.3f}",
+        "FLOPs": quantity(candidate.flops),
+        "MACs": quantity(candidate.macs),
+        "params": quantity(candidate.parameters),
+        "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms",
+        "size": f"{candidate.size_bytes / 2**20:.1f} MiB",
+    }
 
 
 def quantity(value: float | None) -> str:

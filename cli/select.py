@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lctprune.candidates import Candidate
-from lctprune.cli.console import UNITS, candidate_table, print_json, stderr, stdout
+from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
 from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
 from lctprune.deployment import SELECTED, Deployment, candidate_record, deploy, deployment_record
 from lctprune.runs import Run
@@ -63,7 +63,7 @@ def _show(
     main = candidates[-1]
     console = stdout()
     console.print(f"{run.path}, exits on the validation split ({chosen.samples} samples):\n")
-    console.print(candidate_table(candidates, chosen=chosen, front=pareto_front(candidates)))
+    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
     console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:

@@ -10,7 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import UNITS, candidate_table, print_json, stderr, stdout
+from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
 from lctprune.cli.progress import show_progress
 from lctprune.data import DataConfig, load_data
 from lctprune.deployment import candidate_record, measure_run
@@ -115,7 +115,7 @@ def train(
         return
     console = stdout()
     console.print(f"\nTrained {run.path}. Its exits on the validation split:\n")
-    console.print(candidate_table(candidates))
+    print_candidates(console, candidates)
     console.print(f"\n{UNITS.format(batch=1)}.")
     console.print("Next, choose one under a budget: lctprune select --budget-flops 60%")
 

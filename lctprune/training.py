@@ -127,7 +127,7 @@ def train_steps(network: LocalCriticNetwork, data: Data, run: Run, *, loss: Loss
     if done:
         network.load_state_dict(run.read_checkpoint(NETWORK_PREFIX))
         optimizers.load_tensors(run.read_checkpoint("optimizer."))
-    stepped = _compiled(network) if config.compile else network
+    stepped = compiled(network) if config.compile else network
     for epoch in range(done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None
@@ -220,13 +220,13 @@ def _data_settings(data: Data) -> dict[str, Any] | None:
     }
 
 
-def _compiled(network: LocalCriticNetwork) -> LocalCriticNetwork:
+def compiled(network: LocalCriticNetwork) -> LocalCriticNetwork:
     """The same parameters, with every group and critic compiled on its own."""
 
-    def compiled(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    def compile_each(modules: Iterable[nn.Module]) -> list[nn.Module]:
         return [cast(nn.Module, torch.compile(module)) for module in modules]
 
-    return LocalCriticNetwork(compiled(network.groups), compiled(network.critics))
+    return LocalCriticNetwork(compile_each(network.groups), compile_each(network.critics))
 
 
 def _compilation(config: TrainConfig) -> AbstractContextManager[object]:

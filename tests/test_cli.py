@@ -280,7 +280,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
         (("export", "nosuch"), 1, "not a run directory"),
         (("inspect", "resnet", "--image-size", "0"), 2, "at least 1"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_bad_input_gets_one_line(
     arguments: tuple[str, ...], code: int, words: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

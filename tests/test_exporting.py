@@ -1,0 +1,250 @@
+"""Export: a file that does what the network does, without lctprune; or no file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lctprune as lct
+from lctprune.errors import ConfigError, ExportError
+from lctprune.exporting import export
+
+
+def tiny_network() -> lct.LocalCriticNetwork:
+    """Three groups with batch norm, whose running statistics are not those of a batch, and dropout."""
+    torch.manual_seed(0)
+    groups = [
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
+    ]
+    network = lct.LocalCriticNetwork(groups, [lct.make_critic("tail", (4, 8, 8), 5) for _ in range(2)])
+    network.exits(2 * torch.randn(16, 3, 8, 8) + 1)
+    return network
+
+
+def samples(batch: int = 3) -> Tensor:
+    return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def load(path: Path) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated", category=FutureWarning)
+        loaded: torch.jit.ScriptModule = torch.jit.load(path)
+    return loaded
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+class Function(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+# importing lctprune is impossible here: no site hooks (editable installs), no current folder, and a finder that refuses
+WITHOUT_LCTPRUNE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "lctprune":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuse())
+sys.path.append(sys.argv[1])
+try:
+    import lctprune
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("lctprune is there")
+
+import torch
+
+inputs = torch.load("inputs.pt")
+outputs = []
+for exit in range(3):
+    model = torch.jit.load(f"{exit}.pt")
+    outputs.append([model(inputs[:batch]) for batch in (1, 2, 7)])
+torch.save(outputs, "outputs.pt")
+"""
+
+
+def test_the_file_runs_without_lctprune(tmp_path: Path) -> None:
+    network = tiny_network()
+    for exit in range(3):
+        assert export(network.subnetwork(exit), samples(), tmp_path / f"{exit}.pt") == tmp_path / f"{exit}.pt"
+    inputs = samples(7)
+    torch.save(inputs, tmp_path / "inputs.pt")
+    packages = Path(torch.__file__).parents[1]
+    command = [sys.executable, "-I", "-S", "-c", WITHOUT_LCTPRUNE, str(packages)]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    network.eval()
+    with torch.no_grad():
+        for exit, outputs in enumerate(torch.load(tmp_path / "outputs.pt")):
+            for batch, output in zip((1, 2, 7), outputs, strict=True):
+                expected = network.subnetwork(exit)(inputs[:batch])
+                torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+                assert torch.equal(output.argmax(1), expected.argmax(1))
+
+
+def test_the_file_is_frozen_and_in_inference_mode(tmp_path: Path) -> None:
+    network = tiny_network()
+    model = load(export(network.subnetwork(2), samples(), tmp_path / "model.pt"))
+    assert list(model.parameters()) == []  # constants of the graph now
+    assert list(model.buffers()) == []
+    assert "batch_norm" not in str(model.inlined_graph)  # folded into the convolutions
+    assert "dropout" not in str(model.inlined_graph)
+    output = model(samples())
+    assert not output.requires_grad
+    assert torch.equal(model(samples()), output)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_an_example_of_any_batch_size_will_do(batch: int, tmp_path: Path) -> None:
+    subnetwork = tiny_network().subnetwork(0).eval()
+    model = load(export(subnetwork, samples(batch), tmp_path / "model.pt"))
+    torch.testing.assert_close(model(samples(6)), subnetwork(samples(6)).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_example_in_channels_last_layout_will_do(tmp_path: Path) -> None:
+    subnetwork = tiny_network().subnetwork(1).eval()
+    example = samples().contiguous(memory_format=torch.channels_last)
+    model = load(export(subnetwork, example, tmp_path / "model.pt"))
+    torch.testing.assert_close(model(samples()), subnetwork(samples()).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    network = tiny_network()
+    network.groups[0].eval()  # modules in different modes
+    network.groups[1].requires_grad_(False)
+    modes = [module.training for module in network.modules()]
+    trainable = [parameter.requires_grad for parameter in network.parameters()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    model = load(export(network.subnetwork(1), samples(), tmp_path / "model.pt"))
+    assert [module.training for module in network.modules()] == modes
+    assert [parameter.requires_grad for parameter in network.parameters()] == trainable
+    assert all(parameter.grad is None for parameter in network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    output = model(samples())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(model(samples()), output)  # the file's weights are its own
+
+
+def test_an_existing_file_is_replaced_and_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "model.pt"
+    export(tiny_network().subnetwork(0), samples(), path)
+    first = path.read_bytes()
+    export(nn.Flatten(), samples(), str(path))
+    assert path.read_bytes() != first
+    assert load(path)(samples()).shape == (3, 192)
+    assert files(tmp_path) == ["folder", "model.pt", "new"]  # and nothing temporary
+
+
+def test_no_warning_escapes(tmp_path: Path) -> None:
+    asks_for_shape = Function(lambda x: x.flatten(1) if x.shape[1] == 3 else x)  # which the tracer warns of
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        export(tiny_network().subnetwork(1), samples(), tmp_path / "a.pt")
+        export(asks_for_shape, samples(), tmp_path / "b.pt")
+    assert [str(warning.message) for warning in caught] == []
+    assert files(tmp_path) == ["a.pt", "b.pt"]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def reshaped_by_a_constant(x: Tensor) -> Tensor:
+    return x.reshape(int(x.shape[0]), -1)
+
+
+def widened_by_a_constant(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1, keepdim=True) + torch.zeros(int(x.shape[0]), 1)
+
+
+def counted(x: Tensor) -> Tensor:
+    return x.flatten(1) * len(x)
+
+
+def branched(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+
+ALL_SIGNS = torch.stack([torch.full((3, 8, 8), value) for value in (1.0, 1.0, 1.0, -1.0)])
+
+
+@pytest.mark.parametrize(
+    ("function", "example"),
+    [
+        (reshaped_by_a_constant, samples()),
+        (reshaped_by_a_constant, samples(1)),
+        (widened_by_a_constant, samples()),
+        (counted, samples()),
+        (counted, samples(1)),
+        (branched, ALL_SIGNS.flip(0)),  # the first sample takes the other branch
+        (branched, ALL_SIGNS),  # the last one does
+    ],
+)
+def test_a_wrong_trace_is_refused(function: Callable[[Tensor], Tensor], example: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="batch size") as caught:
+        export(Function(function), example, tmp_path / "folder" / "model.pt")
+    assert "nothing was written" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == []
+
+
+def test_a_network_that_does_not_fit_its_example_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot be converted to TorchScript") as caught:
+        export(nn.Linear(3, 2), torch.zeros(2, 4), tmp_path / "model.pt")
+    assert str(caught.value).startswith("Linear")
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == []
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'onix' is unknown; known: torchscript"):
+        export(nn.Flatten(), samples(), tmp_path / "model.pt", format="onix")
+    assert files(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "taken.pt").mkdir()
+    for path in (tmp_path / "file" / "model.pt", tmp_path / "file" / "below" / "model.pt", tmp_path / "taken.pt"):
+        with pytest.raises(ExportError, match="cannot be written") as caught:
+            export(nn.Flatten(), samples(), path)
+        assert str(path) in str(caught.value)
+        assert "choose another place" in str(caught.value)
+    assert files(tmp_path) == ["file", "taken.pt"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_existing_file_survives_a_failed_export(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    export(nn.Flatten(), samples(), path)
+    before = path.read_bytes()
+    with pytest.raises(ExportError):
+        export(Function(counted), samples(), path)
+    assert path.read_bytes() == before
+    assert files(tmp_path) == ["model.pt"]
