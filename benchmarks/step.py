@@ -3,10 +3,11 @@
     python benchmarks/step.py                  # ResNet-18 at 32x32, 4 groups: some minutes
     python benchmarks/step.py --quick          # a small network, to see that the script works
 
-Prints, for `tail` and `pooled` critics: the ratio of time per step (steps taken in turns, medians; the optimisers'
-steps count), beside the ratio of FLOPs; the peak bytes of tensors that autograd saves in a step; the growth of peak RSS over
-five steps, weights and optimisers included (each in a process of its own); the data loader's share of a step; and what
-torch.compile does to a step.
+Prints, for `tail` and `pooled` critics, beside backpropagation:
+- the time of a step, optimisers included (steps in turns, medians), and the ratio of FLOPs;
+- the peak bytes of tensors that autograd saves in a step;
+- the growth of peak RSS over five steps, weights and optimisers included, each in a process of its own;
+- the data loader's share of a step; and what torch.compile does to a step.
 """
 
 from __future__ import annotations

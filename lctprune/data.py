@@ -7,7 +7,7 @@ before a batch of it is asked for. Small images live in memory as one uint8 tens
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from torch.nn import functional
 from torchvision import datasets
 
 from lctprune.errors import ConfigError, DataError
+from lctprune.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
 from lctprune.settings import setting
-from lctprune.splits import Augmentation, FolderSplit, Normalization, Split, TensorSplit, decode_images
+from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 
 SMALL_IMAGE = 96  # images up to this side are held in memory
 IN_MEMORY_BYTES = 4 * 2**30
 DIGITS_TEST_FRACTION = 0.2
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-IMAGE_EXTENSIONS = datasets.folder.IMG_EXTENSIONS
 TORCHVISION = {
     "cifar10": datasets.CIFAR10,
     "cifar100": datasets.CIFAR100,
@@ -67,6 +67,7 @@ class Data:
         train, val, test: the splits.
         classes: names of the classes, in the order of the labels.
         normalization: of the pixels, in all splits.
+        resize: the shorter side to which images are resized before their centre is taken.
         config: where it came from; None for data made from tensors.
     """
 
@@ -75,6 +76,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     normalization: Normalization | None = None
+    resize: int | None = None
     config: DataConfig | None = None
 
     @property
@@ -102,6 +104,9 @@ def load_data(config: DataConfig, *, normalization: Normalization | None = None,
     return _image_folder(config, normalization)
 
 
+_Files = tuple[list[Path], Tensor]  # paths and labels
+
+
 @dataclass(frozen=True)
 class _Raw:
     """A data set as it comes: uint8 images [n, height, width, channels], labels, class names."""
@@ -122,6 +127,7 @@ def _in_memory(config: DataConfig, raw: _Raw, normalization: Normalization | Non
         test=TensorSplit(*raw.test, normalization),
         classes=raw.classes,
         normalization=normalization,
+        resize=images.shape[1],
         config=config,
     )
 
@@ -169,69 +175,56 @@ def _image_folder(config: DataConfig, normalization: Normalization | None) -> Da
         raise DataError(
             f"{root} needs the folders train/ and test/ (or val/), each with one folder of images per class"
         )
-    classes = _classes(folders["train"])
-    paths, targets = _labelled_images(folders["train"], classes)
+    classes = class_names(folders["train"])
+    paths, targets = labelled_images(folders["train"], classes)
     for name, count in zip(classes, targets.bincount(minlength=len(classes)), strict=True):
         if count == 0:
             raise DataError(f"{folders['train'] / name} holds no images; add some or remove the folder")
     if "val" in folders and "test" in folders:
-        train_images, val_images = (paths, targets), _labelled_images(folders["val"], classes)
-        test_images = _labelled_images(folders["test"], classes)
+        train_files, val_files = (paths, targets), labelled_images(folders["val"], classes)
     else:
         train, val = _stratified(targets, config.val_fraction, config.seed)
-        train_images, val_images = _subset(paths, targets, train), _subset(paths, targets, val)
-        test_images = _labelled_images(folders.get("test", folders.get("val", root)), classes)
-    size = config.image_size or _natural_size(paths[0])
-    if size > SMALL_IMAGE or len(paths) * 3 * size**2 > IN_MEMORY_BYTES:
-        make: Callable[..., Split] = functools.partial(FolderSplit, size=size)
+        train_files, val_files = _subset(paths, targets, train), _subset(paths, targets, val)
+    test_files = labelled_images(folders.get("test", folders.get("val", root)), classes)
+    return _from_files(config, classes, train_files, val_files, test_files, normalization)
+
+
+def _from_files(
+    config: DataConfig,
+    classes: tuple[str, ...],
+    train_files: _Files,
+    val_files: _Files,
+    test_files: _Files,
+    normalization: Normalization | None,
+) -> Data:
+    """Small images in memory, each split read when it is needed; larger ones streamed."""
+    size = config.image_size or _natural_size(train_files[0][0])
+    augmentation = _augmentation(config, size)
+    if size > SMALL_IMAGE or len(train_files[0]) * 3 * size**2 > IN_MEMORY_BYTES:
         normalization = normalization or IMAGENET
+        train: Split = FolderSplit(*train_files, normalization, augmentation, size=size)
+        val: Split = FolderSplit(*val_files, normalization, size=size)
+        test: Split = FolderSplit(*test_files, normalization, size=size)
+        resize = streamed_resize(size)
     else:
-        make = functools.partial(TensorSplit.decoded_later, size=size)
-        normalization = normalization or Normalization.of(decode_images(train_images[0], size))
+        read_train, read_val, read_test = (
+            functools.cache(functools.partial(decode_images, paths, size))
+            for paths, _ in (train_files, val_files, test_files)
+        )
+        normalization = normalization or Normalization.of(read_train())
+        train = TensorSplit(read_train, train_files[1], normalization, augmentation)
+        val = TensorSplit(read_val, val_files[1], normalization)
+        test = TensorSplit(read_test, test_files[1], normalization)
+        resize = size
     return Data(
-        train=make(*train_images, normalization, _augmentation(config, size)),
-        val=make(*val_images, normalization),
-        test=make(*test_images, normalization),
+        train=train,
+        val=val,
+        test=test,
         classes=classes,
         normalization=normalization,
+        resize=resize,
         config=config,
     )
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    classes = tuple(sorted(_class_folders(folder)))
-    if len(classes) < 2:
-        raise DataError(f"{folder} holds {len(classes)} class folders; it needs at least 2, one folder of images each")
-    return classes
-
-
-def _class_folders(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."}
-
-
-def _labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """All images below `folder`, sorted by class and name, and their labels."""
-    unknown = sorted(_class_folders(folder) - {*classes})
-    if unknown:
-        raise DataError(f"{folder / unknown[0]} is a class that train/ does not have; add it there or remove it")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not _hidden(path, folder))
-        for path in files:
-            if path.suffix.lower() not in IMAGE_EXTENSIONS:
-                raise DataError(
-                    f"{path} is not an image ({', '.join(IMAGE_EXTENSIONS)}); move it out of the data folder"
-                )
-        paths += files
-        labels += [label] * len(files)
-    if not paths:
-        raise DataError(f"{folder} holds no images; put them into one folder per class")
-    return paths, torch.tensor(labels)
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part[0] == "." for part in path.relative_to(folder).parts)
 
 
 def _subset(paths: Sequence[Path], targets: Tensor, indices: Tensor) -> tuple[list[Path], Tensor]:

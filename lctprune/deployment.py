@@ -166,7 +166,8 @@ def _description(
             "shape": ["batch", recipe["in_channels"], recipe["image_size"], recipe["image_size"]],
             "dtype": "float32",
             "channels": "RGB" if recipe["in_channels"] == 3 else "grey",
-            "preprocessing": "resize the shorter side, crop the centre, divide by 255, subtract mean, divide by std",
+            "preprocessing": f"resize the shorter side to {data['resize']}, crop the centre, divide by 255, "
+            "subtract mean, divide by std",
             "mean": data["mean"],
             "std": data["std"],
         },

@@ -1,19 +1,12 @@
-"""One split of a data set, in memory or streamed from files; it yields normalised batches in channels-last layout."""
+"""One split of a data set, in memory: it yields normalised batches, augmented by batched tensor code."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
-import numpy
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from lctprune.errors import DataError
 
@@ -74,7 +67,8 @@ class TensorSplit:
     """A split in memory.
 
     Args:
-        inputs: uint8 images [n, height, width, channels], or floating-point inputs of any shape [n, ...].
+        inputs: uint8 images [n, height, width, channels], or floating-point inputs of any shape [n, ...]; or a function
+            that gives them, called when the first batch is asked for.
         targets: [n, ...].
         normalization: of images.
         augmentation: of images, in `shuffled`.
@@ -96,19 +90,6 @@ class TensorSplit:
         self.augmentation = augmentation
         if len(targets) == 0 or (isinstance(inputs, Tensor) and len(inputs) != len(targets)):
             raise DataError(f"a split needs as many inputs as targets, and at least one; it got {len(targets)} targets")
-
-    @classmethod
-    def decoded_later(
-        cls,
-        paths: Sequence[Path],
-        targets: Tensor,
-        normalization: Normalization,
-        augmentation: Augmentation = NO_AUGMENTATION,
-        *,
-        size: int,
-    ) -> TensorSplit:
-        """A split of image files that are read when the first batch is asked for."""
-        return cls(lambda: decode_images(paths, size), targets, normalization, augmentation)
 
     @property
     def inputs(self) -> Tensor:
@@ -171,99 +152,3 @@ def _shifted(batch: int, size: int, most: int, generator: torch.Generator) -> Te
     offsets = torch.randint(-most, most + 1, (batch, 1), generator=generator)
     positions = (torch.arange(size) + offsets).abs()
     return (size - 1) - ((size - 1) - positions).abs()
-
-
-class FolderSplit:
-    """A split of large image files, decoded by worker processes as training goes.
-
-    Training crops a random part and resizes it (Szegedy et al. 2015); evaluation resizes the shorter side and takes the
-    centre, at 7/8 as usual for 224 pixels.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        targets: Tensor,
-        normalization: Normalization,
-        augmentation: Augmentation = NO_AUGMENTATION,
-        *,
-        size: int,
-    ) -> None:
-        self.paths = paths
-        self.targets = targets
-        self.normalization = normalization
-        changes: list[Any] = [v2.RandomHorizontalFlip()] if augmentation.flip else []
-        shape = (size, size)
-        self._train_transform = v2.Compose([v2.RandomResizedCrop(shape, scale=(0.35, 1.0), antialias=True), *changes])
-        self._test_transform = v2.Compose([v2.Resize(size * 8 // 7, antialias=True), v2.CenterCrop(shape)])
-        if not augmentation.crop:
-            self._train_transform = v2.Compose([self._test_transform, *changes])
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        yield from self._load(self._test_transform, batch_size, generator=torch.Generator())  # not the global one
-
-    def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        batch_size = min(batch_size, len(self.paths))
-        yield from self._load(self._train_transform, batch_size, shuffle=True, drop_last=True, generator=generator)
-
-    def _load(self, transform: Callable[[Any], Any], batch_size: int, **options: Any) -> Iterator[Batch]:
-        workers = max(1, min(4, (os.cpu_count() or 2) - 1))  # never 0: workers draw from the generator of `options`
-        dataset = _ImageFiles(self.paths, self.targets, transform)
-        try:
-            for images, targets in DataLoader(dataset, batch_size, num_workers=workers, **options):
-                yield self.normalization.apply(images), targets
-        except DataError as error:  # the worker's traceback is in its message; the last line is ours
-            raise DataError(
-                str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
-            ) from error
-
-
-class _ImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, paths: Sequence[Path], targets: Tensor, transform: Callable[[Any], Any]) -> None:
-        self.paths, self.targets, self.transform = paths, targets, transform
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return _pixels(self.transform(_open(self.paths[index]))), self.targets[index]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-def decode_images(paths: Sequence[Path], size: int | None = None) -> Tensor:
-    """Read images as RGB; with `size`, resize the shorter side to it and take the centre.
-
-    Returns:
-        uint8 [n, height, width, 3].
-
-    Raises:
-        DataError: a file is not an image, or (without `size`) two images differ in size.
-    """
-
-    def decode(path: Path) -> Tensor:
-        image = _open(path)
-        if size is not None and image.size != (size, size):
-            image = v2.functional.center_crop(v2.functional.resize(image, [size], antialias=True), [size, size])
-        return _pixels(image)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = list(pool.map(decode, paths))
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise DataError(f"{path} has another size than {paths[0]}; give an image size")
-    return torch.stack(images)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # which `convert` would clip at 255
-                return Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); repair it or move it out") from error
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """uint8 [height, width, 3]"""
-    return torch.from_numpy(numpy.array(image))

@@ -215,6 +215,7 @@ def _data_settings(data: Data) -> dict[str, Any] | None:
         "config": dataclasses.asdict(data.config),
         "classes": list(data.classes),
         "samples": split_sizes(data),
+        "resize": data.resize,
         "mean": list(normalization.mean),
         "std": list(normalization.std),
     }

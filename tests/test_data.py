@@ -21,7 +21,8 @@ from torchvision import datasets
 
 from lctprune.data import Data, DataConfig, load_data
 from lctprune.errors import ConfigError, DataError
-from lctprune.splits import Augmentation, FolderSplit, Normalization, Split, TensorSplit
+from lctprune.image_files import FolderSplit
+from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 
 
 def stored(split: Split) -> Tensor:

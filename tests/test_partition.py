@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lctprune as lct
+from lctprune.balancing import balance
 from lctprune.errors import ConfigError, NetworkError, PartitionError
 from lctprune.models import MODELS
-from lctprune.partition import balance, partition
+from lctprune.partition import partition
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
