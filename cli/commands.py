@@ -112,7 +112,7 @@ def inspect(
     config = NetworkConfig(
         model=model,
         image_size=image_size,
-        groups=groups or NetworkConfig().groups,
+        groups=NetworkConfig().groups if groups is None else groups,
         split_at=tuple(split_at.split(",")) if split_at else None,
         critic=critic,
         num_outputs=num_outputs,

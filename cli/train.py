@@ -103,7 +103,7 @@ def train(
     )
     network_config = NetworkConfig(
         model=model,
-        groups=1 if method == "backprop" else groups or NETWORK.groups,
+        groups=_group_count(method, groups),
         split_at=_names(split_at),
         critic=critic,
         critic_depth=_numbers(critic_depth),
@@ -150,6 +150,12 @@ def _train(
     )
     show_progress(train_steps(network, data, run), console)
     return run
+
+
+def _group_count(method: str, groups: int | None) -> int:
+    if method == "backprop":
+        return 1
+    return NETWORK.groups if groups is None else groups
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from lctprune.candidates import Candidate, wilson_interval
 from lctprune.errors import BudgetError, ConfigError
 
 COSTS = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # with their units
-_SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "t": Decimal(10**12)}
+_SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b": Decimal(10**9), "t": Decimal(10**12)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
         value = Decimal(number) * factor
     except ArithmeticError:
         value = Decimal("nan")
-    if not (value.is_finite() and value > 0):
+    if not (math.isfinite(value) and value > 0):
         raise ConfigError(
             f"budget {name} is {given!r}; it must be a positive number such as 1e9, 500M, or 60% of the main network"
         )

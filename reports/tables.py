@@ -15,7 +15,7 @@ from lctprune.runs import METRICS, Run
 
 FIELDS = [field.name for field in dataclasses.fields(Candidate)]
 INTERVAL = ["accuracy_low", "accuracy_high"]
-INTEGERS = ("exit", "parameters", "size_bytes")
+INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples")
 
 

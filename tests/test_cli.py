@@ -127,6 +127,7 @@ def test_resume_continues_and_repeats_nothing(cli: Cli, image_folder: Path, run:
     assert "another training (lr)" in other.err
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_select_chooses_exports_and_explains(cli: Cli, copied: Path, image_folder: Path) -> None:
     result = cli("select", copied, "--budget-flops", "90%", "--json")
     assert result.code == 0, result.err
@@ -220,6 +221,7 @@ def test_report_is_one_page_that_knows_the_selection(cli: Cli, copied: Path) -> 
     assert "<svg" in page
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     result = cli("export", copied, "--exit", 0, "--out", tmp_path / "deployed", "--json")
     document = parse_strictly(result.out)
@@ -258,7 +260,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
     ("arguments", "code", "words"),
     [
         (("train", "nosuch"), 2, "known: resnet"),
-        (("train",), 2, "MODEL"),
+        (("train",), 2, "model"),
         (("trian",), 2, "trian"),
         (("train", "resnet", "--nosuch"), 2, "--nosuch"),
         (("train", "resnet", "--epochs", "x"), 2, "--epochs"),

@@ -245,7 +245,8 @@ def test_no_candidates_at_all(function: Any) -> None:
     ],
 )
 def test_limits_are_read(text: float | str, value: float, is_share: bool) -> None:
-    assert parse_limit(text) == (pytest.approx(value), is_share)
+    limit, share = parse_limit(text)
+    assert (float(limit), share) == (pytest.approx(value), is_share)
 
 
 REFUSED = ["0", "-1", "nan", "inf", "-inf", "abc", "", " ", "%", "k", "-5%", "0%", "nan%", "1e999", "1x", "1kk"]
