@@ -11,26 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
-import torch
 from torch import Tensor
-from torch.nn import functional
-from torchvision import datasets
 
 from lctprune.errors import ConfigError, DataError
 from lctprune.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
 from lctprune.settings import setting
+from lctprune.sources import TORCHVISION, RawData, digits, stratified, torchvision_data
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 
 SMALL_IMAGE = 96  # images up to this side are held in memory
 IN_MEMORY_BYTES = 4 * 2**30
-DIGITS_TEST_FRACTION = 0.2
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-TORCHVISION = {
-    "cifar10": datasets.CIFAR10,
-    "cifar100": datasets.CIFAR100,
-    "fashion-mnist": datasets.FashionMNIST,
-}
 NO_FLIP = {"digits"}  # a mirrored digit is not a digit
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 
@@ -98,27 +89,22 @@ def load_data(config: DataConfig, *, normalization: Normalization | None = None,
         DataError: the data is missing, malformed or too small.
     """
     if config.name == "digits":
-        return _in_memory(config, _digits(config.image_size or 32), normalization)
+        return _in_memory(config, digits(config.image_size or 32), normalization)
     if config.name in TORCHVISION:
-        return _in_memory(config, _torchvision(config, download), normalization)
+        return _in_memory(
+            config,
+            torchvision_data(config.name, config.data_dir, image_size=config.image_size, download=download),
+            normalization,
+        )
     return _image_folder(config, normalization)
 
 
 _Files = tuple[list[Path], Tensor]  # paths and labels
 
 
-@dataclass(frozen=True)
-class _Raw:
-    """A data set as it comes: uint8 images [n, height, width, channels], labels, class names."""
-
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-    classes: tuple[str, ...]
-
-
-def _in_memory(config: DataConfig, raw: _Raw, normalization: Normalization | None) -> Data:
+def _in_memory(config: DataConfig, raw: RawData, normalization: Normalization | None) -> Data:
     images, targets = raw.train
-    train, val = _stratified(targets, config.val_fraction, config.seed)
+    train, val = stratified(targets, config.val_fraction, config.seed)
     normalization = normalization or Normalization.of(images[train])
     augmentation = _augmentation(config, images.shape[1])
     return Data(
@@ -130,39 +116,6 @@ def _in_memory(config: DataConfig, raw: _Raw, normalization: Normalization | Non
         resize=images.shape[1],
         config=config,
     )
-
-
-def _digits(size: int) -> _Raw:
-    from sklearn.datasets import load_digits  # slow to import, and needed for this data set only
-
-    digits = load_digits()
-    images = torch.from_numpy(digits.images * (255 / 16)).float()[:, None]  # [n, 1, 8, 8], 0..255
-    images = _resized(images, size)
-    targets = torch.from_numpy(digits.target).long()
-    train, test = _stratified(targets, DIGITS_TEST_FRACTION, seed=0)
-    classes = tuple(str(digit) for digit in digits.target_names)
-    return _Raw((images[train], targets[train]), (images[test], targets[test]), classes)
-
-
-def _torchvision(config: DataConfig, download: bool) -> _Raw:
-    splits = []
-    for train in (True, False):
-        try:
-            split = TORCHVISION[config.name](config.data_dir, train=train, download=download)
-        except (RuntimeError, OSError, AssertionError, LookupError, TypeError, ValueError) as error:
-            # torchvision's words for missing, corrupt or not downloadable
-            remedy = "check the connection" if download else "pass --download, or --data-dir where it is"
-            reason = " ".join(str(error).split()) or "malformed"
-            raise DataError(
-                f"{config.name} in {config.data_dir!r} is missing or corrupt ({reason}); "
-                f"remove corrupt files, and {remedy}"
-            ) from error
-        images = torch.as_tensor(numpy.asarray(split.data))
-        images = images if images.dim() == 4 else images[..., None]
-        if config.image_size not in (None, images.shape[1]):
-            images = _resized(images.permute(0, 3, 1, 2).float(), config.image_size)
-        splits.append((images, torch.as_tensor(split.targets).long()))
-    return _Raw(splits[0], splits[1], tuple(split.classes))
 
 
 def _image_folder(config: DataConfig, normalization: Normalization | None) -> Data:
@@ -183,7 +136,7 @@ def _image_folder(config: DataConfig, normalization: Normalization | None) -> Da
     if "val" in folders and "test" in folders:
         train_files, val_files = (paths, targets), labelled_images(folders["val"], classes)
     else:
-        train, val = _stratified(targets, config.val_fraction, config.seed)
+        train, val = stratified(targets, config.val_fraction, config.seed)
         train_files, val_files = _subset(paths, targets, train), _subset(paths, targets, val)
     test_files = labelled_images(folders.get("test", folders.get("val", root)), classes)
     return _from_files(config, classes, train_files, val_files, test_files, normalization)
@@ -242,26 +195,3 @@ def _augmentation(config: DataConfig, size: int) -> Augmentation:
     if kind == "auto":
         kind = "crop" if config.name in NO_FLIP else "crop-flip"
     return Augmentation(crop=0 if kind == "none" else size // 8, flip=kind == "crop-flip")
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    """[n, channels, h, w], 0..255 -> uint8 [n, size, size, channels]"""
-    resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _stratified(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the larger and of the held-out part, each with the same share of every class."""
-    from sklearn.model_selection import train_test_split  # slow to import
-
-    try:
-        kept, held_out = train_test_split(
-            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
-        )
-    except ValueError as error:
-        smallest = int(targets.bincount().min())
-        raise DataError(
-            f"{len(targets)} images of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
-            f"hold out {fraction:.0%} for validation; add images or give a val/ folder beside test/"
-        ) from error
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values

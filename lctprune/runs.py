@@ -8,6 +8,7 @@ checkpoint.safetensors   weights and optimiser states after the last whole epoch
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -156,6 +157,21 @@ def load_network(path: str | Path) -> LocalCriticNetwork:
         network = build_network(NetworkConfig(**recipe))
     network.load_state_dict(weights)
     return network.eval()
+
+
+def data_settings(data: Data) -> dict[str, Any] | None:
+    """What config.json says of the data; None for data made in a program."""
+    if data.config is None:
+        return None
+    normalization = data.normalization or Normalization((), ())
+    return {
+        "config": dataclasses.asdict(data.config),
+        "classes": list(data.classes),
+        "samples": split_sizes(data),
+        "resize": data.resize,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+    }
 
 
 def split_sizes(data: Data) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from lctprune.errors import RunError, TrainingError
 from lctprune.losses import Loss, cross_entropy
 from lctprune.network import LocalCriticNetwork
 from lctprune.optimizers import Optimizers, learning_rate, matching_at
-from lctprune.runs import NETWORK_PREFIX, Run, create_run, split_sizes
-from lctprune.splits import Normalization
+from lctprune.runs import NETWORK_PREFIX, Run, create_run, data_settings
 from lctprune.train_config import TrainConfig
 from lctprune.update import local_critic_backward
 
@@ -96,7 +95,7 @@ def open_run(
     """The new or resumed run directory that `train_steps` then fills. Arguments and errors are those of `train`."""
     settings = {
         "network": network.recipe.to_dict() if network.recipe else None,
-        "data": _data_settings(data),
+        "data": data_settings(data),
         "training": dataclasses.asdict(config.resolved()),
     }
     settings = json.loads(json.dumps(settings))  # as they are read back
@@ -205,20 +204,6 @@ def _metrics_row(
             for name, value in zip(("train_loss", "val_accuracy", "val_loss"), values, strict=True)
         }
     return row
-
-
-def _data_settings(data: Data) -> dict[str, Any] | None:
-    if data.config is None:
-        return None
-    normalization = data.normalization or Normalization((), ())
-    return {
-        "config": dataclasses.asdict(data.config),
-        "classes": list(data.classes),
-        "samples": split_sizes(data),
-        "resize": data.resize,
-        "mean": list(normalization.mean),
-        "std": list(normalization.std),
-    }
 
 
 def compiled(network: LocalCriticNetwork) -> LocalCriticNetwork:
