@@ -20,6 +20,7 @@ check: $(READY)  ## formatting, lint, types; import direction is among the tests
 	$(BIN)/ruff check .
 	rm -rf build
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/installed .
+	test "$$(ls build/installed | grep -v -e dist-info -e '^bin$$')" = lctprune
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
 
 format: $(READY)

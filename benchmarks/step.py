@@ -13,6 +13,7 @@ Prints, for `tail` and `pooled` critics, beside backpropagation:
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import resource
 import statistics
@@ -101,7 +102,7 @@ def print_loader_share(recipe: lct.NetworkConfig, batch_size: int, repeats: int)
     targets = torch.randint(10, (len(images),))
     normalization = lct.Normalization((0.5,) * 3, (0.25,) * 3)
     split = lct.TensorSplit(images, targets, normalization, lct.Augmentation(crop=4, flip=True))
-    batches = split.shuffled(batch_size, seed=0)
+    batches = itertools.chain.from_iterable(split.shuffled(batch_size, seed=epoch) for epoch in itertools.count())
     step = make_step(build(recipe), random_batch(recipe, batch_size))
     seconds = in_turns({"loader": lambda: next(batches), "step": step}, repeats)
     loader, whole = statistics.median(seconds["loader"]), statistics.median(seconds["step"])
@@ -217,7 +218,9 @@ def rss_growth(recipe: lct.NetworkConfig, batch_size: int) -> int:
     step = make_step(build(recipe), random_batch(recipe, batch_size))
     for _ in range(5):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    status = Path("/proc/self/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))  # in KiB; ru_maxrss survives an exec
+    return int(peak.split()[1]) * 1024 - before
 
 
 if __name__ == "__main__":

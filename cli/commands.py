@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lctprune.cli.console import UNITS, print_candidates, print_json, quantity, stdout
 from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
+from lctprune.cli.parsing import group_count, names, numbers
 from lctprune.costs import group_costs
 from lctprune.deployment import candidate_record, deploy, deployment_record, read_selection
 from lctprune.errors import NetworkError
@@ -32,7 +33,11 @@ def evaluate(
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
     opened, candidates = measured(run, threads=threads, latency_batch=latency_batch, again=True)
-    write_results(opened, candidates)
+    selection = read_selection(opened)
+    if selection is None:
+        write_results(opened, candidates)
+    else:
+        write_results(opened, candidates, chosen=candidates[selection["exit"]], limits=selection["budget"])
     if json:
         records = [candidate_record(candidate) for candidate in candidates]
         print_json({"run": str(opened.path), "split": "validation", "candidates": records})
@@ -43,7 +48,7 @@ def evaluate(
     console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
 
 
-def report(run: RunArgument = None, threads: ThreadsOption = None, json: JsonOption = False) -> None:
+def report(run: RunArgument = None, json: JsonOption = False) -> None:
     """Write one self-contained HTML page about a run, and about what was selected from it.
 
     Example:
@@ -52,7 +57,7 @@ def report(run: RunArgument = None, threads: ThreadsOption = None, json: JsonOpt
     """
     from lctprune.reports import report_page  # pandas and matplotlib take a second to import
 
-    opened, candidates = measured(run, threads=threads)
+    opened, candidates = measured(run, any_latency=True)
     path = opened.path / "report.html"
     selection = read_selection(opened)
     if selection is None:
@@ -82,7 +87,7 @@ def export(
 
     lctprune export runs/mine --exit 1 --out deployed
     """
-    opened, candidates = measured(run, threads=None)
+    opened, candidates = measured(run, any_latency=True)
     exit = candidates[-1].exit if exit is None else exit
     if not 0 <= exit < len(candidates):
         raise NetworkError(f"exit {exit} does not exist; {opened.path} has exits 0 to {len(candidates) - 1}")
@@ -100,6 +105,7 @@ def inspect(
     groups: Annotated[int | None, typer.Option(help="Layer groups. Default: 4.")] = None,
     split_at: Annotated[str | None, typer.Option(help="End a group after each of these modules.")] = None,
     critic: Annotated[str, typer.Option(help="Kind of critic: tail, pooled or paper.")] = "tail",
+    critic_depth: Annotated[str | None, typer.Option(help="3x3 convolutions of each critic (paper, pooled).")] = None,
     num_outputs: Annotated[int, typer.Option(help="Number of classes.")] = 10,
     json: JsonOption = False,
 ) -> None:
@@ -112,9 +118,10 @@ def inspect(
     config = NetworkConfig(
         model=model,
         image_size=image_size,
-        groups=NetworkConfig().groups if groups is None else groups,
-        split_at=tuple(split_at.split(",")) if split_at else None,
+        groups=group_count(groups, split_at),
+        split_at=names(split_at),
         critic=critic,
+        critic_depth=numbers(critic_depth),
         num_outputs=num_outputs,
     )
     torch.manual_seed(0)

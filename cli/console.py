@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from lctprune.units import engineering
+
 if TYPE_CHECKING:
     from lctprune.candidates import Candidate
 
@@ -71,10 +73,5 @@ def _cells(candidate: Candidate) -> dict[str, str]:
 
 
 def quantity(value: float | None) -> str:
-    """401.2M, 1.11G; a question mark where it is not known."""
-    if value is None:
-        return "?"
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.{2 if suffix == 'G' else 1}f}{suffix}"
-    return f"{value:g}"
+    """401M, 1.11G; a question mark where it is not known."""
+    return "?" if value is None else engineering(value)

@@ -47,16 +47,16 @@ def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 no candidate fits the budget."""
     try:
         code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail(KeyboardInterrupt("interrupted; train goes on from its last epoch with --resume"), INTERRUPTED)
     except BudgetError as error:
         code = _fail(error, NOTHING_FITS)
     except ConfigError as error:
         code = _fail(error, WRONG_USAGE)
-    except (LctpruneError, OSError) as error:
+    except (LctpruneError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
         code = _fail(error, FAILED)
     except typer.TyperException as error:
         code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     sys.exit(code or 0)
 
 

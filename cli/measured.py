@@ -21,7 +21,12 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose
 
 
 def measured(
-    path: Path | None, *, threads: int | None = None, latency_batch: int = 1, again: bool = False
+    path: Path | None,
+    *,
+    threads: int | None = None,
+    latency_batch: int = 1,
+    again: bool = False,
+    any_latency: bool = False,
 ) -> tuple[Run, list[Candidate]]:
     """The run, by default the newest, and its candidates."""
     if threads is not None:
@@ -31,7 +36,7 @@ def measured(
     if run.epochs_done < (epochs := run.config["training"]["epochs"]):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
     with console.status("Measuring every exit on the validation split"):
-        return run, measure_run(run, latency_batch=latency_batch, again=again)
+        return run, measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
 
 
 def write_results(

@@ -12,8 +12,9 @@ from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, st
 from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
 from lctprune.deployment import SELECTED, Deployment, candidate_record, deploy, deployment_record
 from lctprune.runs import Run
-from lctprune.selection import COSTS, Budget, cheaper_alternative, pareto_front
+from lctprune.selection import Budget, cheaper_alternative, pareto_front
 from lctprune.selection import select as choose
+from lctprune.units import amount
 
 
 def select(
@@ -43,7 +44,7 @@ def select(
     chosen = choose(candidates, budget)
     alternative = cheaper_alternative(candidates, budget, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
-        deployment = deploy(opened, candidates, chosen.exit, opened.path / SELECTED, budget=limits)
+        deployment = deploy(opened, candidates, chosen.exit, opened.path / SELECTED, budget=limits, measure_test=True)
     write_results(opened, candidates, chosen=chosen, limits=limits)
     if json:
         print_json(_record(opened, candidates, chosen, alternative, deployment, limits))
@@ -88,7 +89,7 @@ def _show(
 def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
     if not limits:
         return f"the most accurate of all at {chosen.accuracy:.1%} (no budget was given)"
-    bounds = " and ".join(f"{limit:.4g} {COSTS[cost]}" for cost, limit in limits.items())
+    bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
     return f"the most accurate that fits {bounds}: {chosen.accuracy:.1%} on validation"
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
+from lctprune.cli.parsing import existing_path, group_count, names, numbers
 from lctprune.cli.progress import show_progress
 from lctprune.data import DataConfig, load_data
 from lctprune.deployment import candidate_record, measure_run
@@ -83,7 +84,12 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     data_config = DataConfig(
-        name=data, data_dir=data_dir, image_size=image_size, augment=augment, val_fraction=val_fraction, seed=seed
+        name=existing_path(data),
+        data_dir=existing_path(data_dir),
+        image_size=image_size,
+        augment=augment,
+        val_fraction=val_fraction,
+        seed=seed,
     )
     config = TrainConfig(
         epochs=epochs,
@@ -103,10 +109,10 @@ def train(
     )
     network_config = NetworkConfig(
         model=model,
-        groups=_group_count(method, groups),
-        split_at=_names(split_at),
+        groups=1 if method == "backprop" else group_count(groups, split_at),
+        split_at=names(split_at),
         critic=critic,
-        critic_depth=_numbers(critic_depth),
+        critic_depth=numbers(critic_depth),
     )
     run = _train(network_config, data_config, config, out=out, resume=resume, download=download, console=stderr())
     candidates = measure_run(run)
@@ -117,7 +123,7 @@ def train(
     console.print(f"\nTrained {run.path}. Its exits on the validation split:\n")
     print_candidates(console, candidates)
     console.print(f"\n{UNITS.format(batch=1)}.")
-    console.print("Next, choose one under a budget: lctprune select --budget-flops 60%")
+    console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%")
 
 
 def _train(
@@ -150,22 +156,3 @@ def _train(
     )
     show_progress(train_steps(network, data, run), console)
     return run
-
-
-def _group_count(method: str, groups: int | None) -> int:
-    if method == "backprop":
-        return 1
-    return NETWORK.groups if groups is None else groups
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",")) if text else None
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    if not text:
-        return None
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"critic depth is {text!r}; it must be whole numbers, as 1 or 3,2,1") from error

@@ -11,7 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.costs import Latency, count_flops, count_parameters, evaluation_mode, measure_latency, size_bytes
+from lctprune.costs import (
+    Latency,
+    count_flops,
+    count_parameters,
+    device_of,
+    evaluation_mode,
+    measure_latency,
+    size_bytes,
+)
 from lctprune.errors import DataError, UnknownOperationError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss, cross_entropy
@@ -93,6 +101,7 @@ def evaluate(
         DataError: the split has no samples.
     """
     scores = score_exits(network, split, loss=loss, batch_size=batch_size)
+    example = example.to(device_of(network))
     subnetworks = [network.subnetwork(exit) for exit in range(len(network.groups))]
     latencies: Sequence[Latency | None] = [None] * len(subnetworks)
     if latency_repeats:
@@ -135,7 +144,7 @@ def score_exits(
     Raises:
         DataError: the split has no samples.
     """
-    device = next(iter(network.state_dict().values()), torch.empty(0)).device
+    device = device_of(network)
     exits = len(network.groups)
     correct, total_loss = torch.zeros(exits, dtype=torch.long), torch.zeros(exits, dtype=torch.double)
     samples = 0

@@ -122,6 +122,11 @@ def measure_latency(
     return [_summary(times) for times in times_ms]
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's tensors are; the CPU where it has none."""
+    return next(iter(network.state_dict().values()), torch.empty(0)).device
+
+
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each module is in the mode it was in."""

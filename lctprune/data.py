@@ -7,6 +7,7 @@ before a batch of it is asked for. Small images live in memory as one uint8 tens
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class Data:
         classes: names of the classes, in the order of the labels.
         normalization: of the pixels, in all splits.
         resize: the shorter side to which images are resized before their centre is taken.
+        fingerprint: hash of the files' names in their order; None for data that is not a folder.
         config: where it came from; None for data made from tensors.
     """
 
@@ -68,6 +70,7 @@ class Data:
     classes: tuple[str, ...]
     normalization: Normalization | None = None
     resize: int | None = None
+    fingerprint: str | None = None
     config: DataConfig | None = None
 
     @property
@@ -176,8 +179,14 @@ def _from_files(
         classes=classes,
         normalization=normalization,
         resize=resize,
+        fingerprint=_fingerprint([*train_files[0], *val_files[0], *test_files[0]], Path(config.name)),
         config=config,
     )
+
+
+def _fingerprint(paths: Sequence[Path], root: Path) -> str:
+    names = "\n".join(path.relative_to(root).as_posix() for path in paths)
+    return hashlib.sha256(names.encode()).hexdigest()
 
 
 def _subset(paths: Sequence[Path], targets: Tensor, indices: Tensor) -> tuple[list[Path], Tensor]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lctprune.candidates import Candidate, ExitScores, evaluate, score_exits
 from lctprune.errors import RunError
@@ -34,27 +33,29 @@ class Deployment:
     Attributes:
         model: the exported file.
         description: model.json beside it.
-        test_accuracy, main_test_accuracy: of this exit and of the main network on the test split, 0 to 1.
+        test_accuracy, main_test_accuracy: of this exit and of the main network on the test split, 0 to 1; None where
+            they were not measured.
         test_samples: size of the test split.
     """
 
     model: Path
     description: Path
-    test_accuracy: float
-    main_test_accuracy: float
-    test_samples: int
+    test_accuracy: float | None = None
+    main_test_accuracy: float | None = None
+    test_samples: int | None = None
 
 
-def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1) -> list[Candidate]:
+def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_latency: bool = False) -> list[Candidate]:
     """The run's candidates, measured on its validation split and written to candidates.json.
 
-    What was measured before is read back, as long as the checkpoint, the latency's batch size and the number of threads
-    are the same.
+    What was measured before is read back, as long as the checkpoint, the latency's batch size and the machine with its
+    number of threads are the same.
 
     Args:
         run: with at least one finished epoch.
         again: measure even so.
         latency_batch: samples in the call whose latency is measured.
+        any_latency: what was measured before under other conditions, but on this checkpoint, will do.
 
     Raises:
         RunError, DataError: the run's network or data cannot be loaded.
@@ -63,9 +64,11 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1) -> lis
     conditions = {
         "checkpoint_sha256": _checkpoint_hash(run),
         "latency_batch": latency_batch,
-        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        **machine(),
     }
-    if not again and (known := _read_candidates(path, conditions)):
+    known = [] if again else _read_candidates(path, conditions, any_latency)
+    if known:
         return known
     network, data = load_network(run.path), run.load_data()
     candidates = evaluate(network, data.val, data.example, latency_batch=latency_batch)
@@ -77,7 +80,6 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1) -> lis
             "size_bytes": "parameters and buffers",
         },
         "conditions": conditions,
-        "machine": machine(),
         "candidates": [candidate_record(candidate) for candidate in candidates],
     }
     write_json(path, document)
@@ -87,7 +89,8 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1) -> lis
 def candidate_record(candidate: Candidate) -> dict[str, Any]:
     """A candidate as plain JSON values, with the 95% interval of its accuracy."""
     low, high = candidate.accuracy_interval
-    return dataclasses.asdict(candidate) | {"accuracy_low": low, "accuracy_high": high}
+    loss = candidate.loss if math.isfinite(candidate.loss) else None  # JSON has no infinity
+    return dataclasses.asdict(candidate) | {"loss": loss, "accuracy_low": low, "accuracy_high": high}
 
 
 def deploy(
@@ -98,8 +101,9 @@ def deploy(
     *,
     format: str = "torchscript",
     budget: Mapping[str, float] | None = None,
+    measure_test: bool = False,
 ) -> Deployment:
-    """Export one exit into `folder`, and measure it on the test split, which nothing else reads.
+    """Export one exit into `folder`.
 
     Args:
         run: where the network comes from.
@@ -108,6 +112,8 @@ def deploy(
         folder: gets `model.pt` and `model.json`.
         format: of the file.
         budget: limits that led to this exit, for the description.
+        measure_test: measure it and the main network on the test split, which nothing else reads: for an exit that has
+            been chosen, not for choosing one.
 
     Raises:
         NetworkError: there is no such exit.
@@ -116,16 +122,16 @@ def deploy(
     network, data = load_network(run.path), run.load_data()
     subnetwork = network.subnetwork(exit)
     samples, _ = next(data.val.batches(COMPARED_SAMPLES))
+    scores = score_exits(network, data.test) if measure_test else None  # first: it may find a file that is broken
     model = export(subnetwork, samples, folder / f"model{SUFFIXES.get(format, '')}", format=format)
-    scores = score_exits(network, data.test)
     description = folder / DESCRIPTION
     write_json(description, _description(run, candidates, exit, model, scores, format, budget))
     return Deployment(
         model=model,
         description=description,
-        test_accuracy=scores.accuracy[exit],
-        main_test_accuracy=scores.accuracy[-1],
-        test_samples=scores.samples,
+        test_accuracy=scores and scores.accuracy[exit],
+        main_test_accuracy=scores and scores.accuracy[-1],
+        test_samples=scores and scores.samples,
     )
 
 
@@ -138,7 +144,12 @@ def read_selection(run: Run) -> dict[str, Any] | None:
     """What `selected/model.json` says, where the run's present checkpoint was selected from; otherwise None."""
     try:
         description: dict[str, Any] = json.loads((run.path / SELECTED / DESCRIPTION).read_text())
-        current = description["trained_with"]["checkpoint_sha256"] == _checkpoint_hash(run)
+        exported = run.path / SELECTED / description["file"]
+        current = (
+            description["trained_with"]["checkpoint_sha256"] == _checkpoint_hash(run)
+            and description["sha256"] == sha256(exported)
+            and description["test"] is not None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return description if current else None
@@ -149,7 +160,7 @@ def _description(
     candidates: Sequence[Candidate],
     exit: int,
     model: Path,
-    scores: ExitScores,
+    scores: ExitScores | None,
     format: str,
     budget: Mapping[str, float] | None,
 ) -> dict[str, Any]:
@@ -166,17 +177,17 @@ def _description(
             "shape": ["batch", recipe["in_channels"], recipe["image_size"], recipe["image_size"]],
             "dtype": "float32",
             "channels": "RGB" if recipe["in_channels"] == 3 else "grey",
-            "preprocessing": f"resize the shorter side to {data['resize']}, crop the centre, divide by 255, "
-            "subtract mean, divide by std",
+            "preprocessing": f"resize the shorter side to {data['resize']}, crop the centre (bilinear, antialiased), "
+            "divide by 255, subtract mean, divide by std",
             "mean": data["mean"],
             "std": data["std"],
         },
         "output": {"shape": ["batch", recipe["num_outputs"]], "meaning": "one logit per class; the largest wins"},
         "validation": candidate_record(candidates[exit]),
-        "test": {"accuracy": scores.accuracy[exit], "samples": scores.samples},
+        "test": scores and {"accuracy": scores.accuracy[exit], "samples": scores.samples},
         "main_network": {
             "validation": candidate_record(candidates[-1]),
-            "test": {"accuracy": scores.accuracy[-1], "samples": scores.samples},
+            "test": scores and {"accuracy": scores.accuracy[-1], "samples": scores.samples},
         },
         "budget": dict(budget or {}),
         "trained_with": {"run": run.path.name, "checkpoint_sha256": _checkpoint_hash(run)},
@@ -191,11 +202,12 @@ def _checkpoint_hash(run: Run) -> str:
         raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume") from error
 
 
-def _read_candidates(path: Path, conditions: Mapping[str, object]) -> list[Candidate]:
-    """Measured before under the same conditions; otherwise nothing."""
+def _read_candidates(path: Path, conditions: Mapping[str, object], any_latency: bool) -> list[Candidate]:
+    """Measured before, on the same checkpoint, and under the same conditions if latencies matter; otherwise nothing."""
     try:
         document = json.loads(path.read_text())
-        if document["conditions"] != conditions:
+        compared = ["checkpoint_sha256"] if any_latency else [*conditions]
+        if any(document["conditions"].get(name) != conditions[name] for name in compared):
             return []
         names = {field.name for field in dataclasses.fields(Candidate)}
         return [

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lctprune.costs import evaluation_mode
+from lctprune.costs import device_of, evaluation_mode
 from lctprune.errors import ConfigError, ExportError
 from lctprune.files import write_atomically
 
@@ -42,6 +42,7 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str
     """
     if format not in FORMATS:
         raise ConfigError(f"format {format!r} is unknown; known: {', '.join(FORMATS)}")
+    example = example.to(device_of(network))
     scripted = to_torchscript(network, example)
     batch = example if len(example) > 1 else example.expand(2, *example.shape[1:])
     for samples in (batch, *example[:SINGLE_SAMPLES].split(1)):

@@ -105,8 +105,6 @@ class NetworkConfig:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.split_at:
             object.__setattr__(self, "groups", len(self.split_at) + 1)
-        elif (self.model, self.groups) in PAPER_CUTS:
-            object.__setattr__(self, "split_at", PAPER_CUTS[self.model, self.groups])
 
     @property
     def example(self) -> torch.Tensor:
@@ -131,7 +129,7 @@ def build_network(config: NetworkConfig) -> LocalCriticNetwork:
         groups=config.groups,
         critic=config.critic,
         critic_depth=config.critic_depth,
-        split_at=config.split_at,
+        split_at=config.split_at or PAPER_CUTS.get((config.model, config.groups)),
     )
     network.recipe = config
     return network

@@ -15,6 +15,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,12 @@ class Run:
         if recorded is None:
             raise RunError(f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate")
         data = load_data(DataConfig(**recorded["config"]), normalization=read_normalization(recorded))
-        if (now := split_sizes(data)) != recorded["samples"]:
-            raise RunError(f"the data has changed since {self.path} was trained: {recorded['samples']} then, {now} now")
+        now = data_settings(data) or {}
+        for key in ("samples", "classes", "fingerprint"):
+            if now[key] != recorded[key]:
+                raise RunError(
+                    f"the data has changed since {self.path} was trained: {key} were {recorded[key]}, are {now[key]}"
+                )
         return data
 
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -95,8 +100,10 @@ class Run:
 
     def write_checkpoint(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
         """Replace the checkpoint."""
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        content = safetensors.torch.save(contiguous, metadata={"epoch": str(epoch)})
+        own = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
+        content = safetensors.torch.save(own, metadata={"epoch": str(epoch)})
         write_atomically(self.path / CHECKPOINT, content)
 
     def read_checkpoint(self, prefix: str) -> dict[str, Tensor]:
@@ -128,12 +135,15 @@ def create_run(path: str | Path | None, config: Mapping[str, Any]) -> Run:
 
 
 def newest_run(folder: str | Path = RUNS) -> Run:
-    """The run below `folder` that was created last.
+    """The run below `folder` that was created last and has a checkpoint.
 
     Raises:
         RunError: there is none.
     """
-    runs = [Run(config.parent) for config in Path(folder).glob(f"*/{CONFIG}")]
+    runs = []
+    for checkpoint in Path(folder).glob(f"*/{CHECKPOINT}"):
+        with suppress(RunError):  # somebody else's directory
+            runs.append(Run(checkpoint.parent))
     if not runs:
         raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
     return max(runs, key=lambda run: str(run.config.get("created", "")))
@@ -153,9 +163,13 @@ def load_network(path: str | Path) -> LocalCriticNetwork:
             f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r}) into it"
         )
     weights = run.read_checkpoint(NETWORK_PREFIX)
-    with torch.random.fork_rng(devices=[]):
-        network = build_network(NetworkConfig(**recipe))
-    network.load_state_dict(weights)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(NetworkConfig(**recipe))
+        network.load_state_dict(weights)
+    except (TypeError, RuntimeError) as error:  # settings or weights of another version
+        reason = " ".join(str(error).split())
+        raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); train it again") from error
     return network.eval()
 
 
@@ -168,6 +182,7 @@ def data_settings(data: Data) -> dict[str, Any] | None:
         "config": dataclasses.asdict(data.config),
         "classes": list(data.classes),
         "samples": split_sizes(data),
+        "fingerprint": data.fingerprint,
         "resize": data.resize,
         "mean": list(normalization.mean),
         "std": list(normalization.std),

@@ -48,7 +48,9 @@ class Budget:
             whole = getattr(main, cost) if is_share else 1
             if whole is None:
                 raise ConfigError(f"{given} of the main network's {cost} means nothing: they were not measured")
-            limits[cost] = float(value * Decimal(whole))
+            limits[cost] = limit = float(value * Decimal(whole))
+            if not (math.isfinite(limit) and limit > 0):
+                raise ConfigError(f"budget {cost} is {given!r}, beyond what can be computed with; give a usual number")
         return limits
 
     def _given(self) -> dict[str, float | str]:

@@ -136,6 +136,7 @@ def train_steps(network: LocalCriticNetwork, data: Data, run: Run, *, loss: Loss
             raise TrainingError("the training split has no samples")
         with _autocast(config):
             scores = score_exits(network, data.val, batch_size=EVALUATION_BATCH)
+        _require_finite(torch.tensor(scores.loss), epoch, progress.step - 1)
         rows.append(_metrics_row(progress, scores.accuracy, scores.loss, optimizers))
         run.write_metrics(rows)
         tensors = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}

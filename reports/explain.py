@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lctprune.candidates import Candidate
-from lctprune.reports.formats import amount, percent
+from lctprune.reports.formats import percent
 from lctprune.runs import Run
 from lctprune.selection import Budget, cheaper_alternative, fitting
+from lctprune.units import amount
 
 
 def describe_run(run: Run) -> dict[str, str]:

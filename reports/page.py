@@ -9,12 +9,13 @@ from lctprune.candidates import Candidate, wilson_interval
 from lctprune.reports.curves import training_figure
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
-from lctprune.reports.formats import engineering, percent, percent_interval
+from lctprune.reports.formats import percent, percent_interval
 from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.tables import metrics_frame
 from lctprune.runs import Run
 from lctprune.selection import pareto_front
+from lctprune.units import engineering
 
 UNITS = (
     "Accuracy and loss: on the validation split, with Wilson's 95% interval; loss is the mean per sample. "
