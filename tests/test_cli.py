@@ -194,6 +194,11 @@ def test_nothing_fits(budget: tuple[str, ...], cli: Cli, run: Path) -> None:
     assert not (run / "selected").exists()
 
 
+@pytest.mark.parametrize("value", ["1e-400", "1e307%"])
+def test_budgets_beyond_numbers_are_refused(value: str, cli: Cli, run: Path) -> None:
+    assert_one_line(cli("select", run, "--budget-flops", value), code=2)
+
+
 @pytest.mark.parametrize("option", ["--budget-flops", "--budget-macs", "--budget-params", "--budget-latency-ms"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "abc", ""])
 def test_budgets_that_mean_nothing_are_refused(option: str, value: str, cli: Cli, run: Path) -> None:
@@ -221,6 +226,20 @@ def test_report_is_one_page_that_knows_the_selection(cli: Cli, copied: Path) -> 
     assert "<svg" in page
 
 
+def test_a_broken_test_image_leaves_the_last_selection_whole(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    path = tmp_path / "run"
+    assert cli("train", "vgg-lct", "--data", folder, "--out", path, *QUICK).code == 0
+    assert cli("select", path, "--budget-flops", "50%").code == 0
+    before = {name: (path / "selected" / name).read_bytes() for name in ("model.pt", "model.json")}
+    (folder / "test" / "red" / "0.png").write_bytes(b"broken")
+    result = cli("select", path)
+    assert result.code == 1
+    assert "0.png" in result.err
+    assert "Traceback" not in result.err
+    assert before == {name: (path / "selected" / name).read_bytes() for name in before}
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     result = cli("export", copied, "--exit", 0, "--out", tmp_path / "deployed", "--json")
@@ -229,6 +248,7 @@ def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     inputs = lct.Run(copied).load_data().example
     expected = lct.load_network(copied).exits(inputs.contiguous())[0]
     torch.testing.assert_close(torch.jit.load(document["model"])(inputs), expected, rtol=1e-3, atol=1e-3)
+    assert document["test_accuracy"] is None  # the test split is for what was selected
     assert cli("export", copied).code == 0
     assert (copied / "exports" / "exit2" / "model.pt").exists()
     assert_one_line(cli("export", copied, "--exit", 9), code=1)
@@ -281,6 +301,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
         (("report", "nosuch"), 1, "not a run directory"),
         (("export", "nosuch"), 1, "not a run directory"),
         (("inspect", "resnet", "--image-size", "0"), 2, "at least 1"),
+        (("train", "resnet", "--groups", "2", "--split-at", "layer1"), 2, "give one of them"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )

@@ -55,13 +55,16 @@ def test_the_data_of_a_run_is_split_and_normalised_as_in_training(
     assert score_exits(network, again.val) == score_exits(network, original.val)
 
 
+@pytest.mark.parametrize(
+    ("key", "other"), [("samples", {}), ("classes", ["red", "green", "blue"]), ("fingerprint", "")]
+)
 def test_data_that_has_changed_is_noticed(
-    trained: tuple[lct.LocalCriticNetwork, lct.Run], tmp_path: Path, image_folder: Path
+    key: str, other: object, trained: tuple[lct.LocalCriticNetwork, lct.Run], tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained[1].path, copy)
     config = json.loads((copy / "config.json").read_text())
-    config["data"]["samples"]["test"] += 1
+    config["data"][key] = other
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(lct.RunError, match="has changed since"):
         lct.Run(copy).load_data()
@@ -106,8 +109,12 @@ def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
     with pytest.raises(lct.RunError, match="no run below"):
         newest_run(tmp_path)
     settings = {"network": None, "data": None, "training": {}}
-    for name in ("b", "c", "a"):
-        create_run(tmp_path / name, settings)
+    for name in ("b", "c", "a", "without a checkpoint"):
+        run = create_run(tmp_path / name, settings)
+        if name in "abc":
+            run.write_checkpoint(1, {"network.x": torch.ones(1)})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "checkpoint.safetensors").write_bytes(b"")
     assert newest_run(tmp_path).path == tmp_path / "a"
 
 

@@ -163,6 +163,28 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_checkpoint_whole(
     assert all(tensor.isfinite().all() for tensor in run.read_checkpoint("network.").values())
 
 
+def test_weights_that_explode_in_the_last_step_are_not_saved(
+    make_network: MakeNetwork, data: lct.Data, tmp_path: Path
+) -> None:
+    run = open_run(make_network(), data, BASE, run_dir=tmp_path)
+    network = make_network()
+    steps = lct.train_steps(network, data, run)
+    while (progress := next(steps)).epoch == 1 or progress.step < progress.steps:
+        pass
+    with torch.no_grad():
+        network.groups[2][-1].weight.fill_(math.inf)
+    with pytest.raises(lct.TrainingError, match="exit 2 is nan"):
+        next(steps)
+    assert run.epochs_done == 1
+
+
+def test_tied_weights_are_saved(data: lct.Data, tmp_path: Path) -> None:
+    layer = torch.nn.Linear(64, 64)
+    network = lct.LocalCriticNetwork([torch.nn.Sequential(torch.nn.Flatten(), layer, layer, torch.nn.Linear(64, 3))])
+    run = lct.train(network, data, dataclasses.replace(BASE, epochs=1), run_dir=tmp_path)
+    assert torch.equal(run.read_checkpoint("network.")["groups.0.2.weight"], layer.weight)
+
+
 def test_progress_is_reported_every_step_and_epoch(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
     run = open_run(make_network(), data, BASE, run_dir=tmp_path)
     reports = list(lct.train_steps(make_network(), data, run))
