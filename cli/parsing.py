@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
+from lctprune.sources import TORCHVISION
 
 
 def group_count(groups: int | None, split_at: str | None) -> int:
@@ -30,6 +31,6 @@ def numbers(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"critic depth is {text!r}; it must be whole numbers, as 1 or 3,2,1") from error
 
 
-def existing_path(name: str) -> str:
-    """The absolute path of a folder that exists, so that a run finds its data from anywhere; other text as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+def data_name(name: str) -> str:
+    """A known data set's name as it is; of a folder the absolute path, so that a run finds its data from anywhere."""
+    return name if name == "digits" or name in TORCHVISION or not Path(name).is_dir() else str(Path(name).resolve())

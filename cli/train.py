@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
-from lctprune.cli.parsing import existing_path, group_count, names, numbers
+from lctprune.cli.parsing import data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
 from lctprune.data import DataConfig, load_data
 from lctprune.deployment import candidate_record, measure_run
@@ -84,8 +84,8 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     data_config = DataConfig(
-        name=existing_path(data),
-        data_dir=existing_path(data_dir),
+        name=data_name(data),
+        data_dir=str(Path(data_dir).absolute()),
         image_size=image_size,
         augment=augment,
         val_fraction=val_fraction,
