@@ -45,7 +45,7 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str
     example = example.to(device_of(network))
     scripted = to_torchscript(network, example)
     batch = example if len(example) > 1 else example.expand(2, *example.shape[1:])
-    for samples in (batch, *example[:SINGLE_SAMPLES].split(1)):
+    for samples in (batch, *example[:SINGLE_SAMPLES, None].unbind()):
         _compare(network, scripted, samples)
     buffer = io.BytesIO()
     with _without_warnings():
@@ -97,5 +97,5 @@ def _without_warnings() -> Iterator[None]:
     """TorchScript is deprecated upstream, but asked for; and whether a trace is right, a comparison decides."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
         yield
