@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -28,9 +29,16 @@ def test_the_papers_network_has_the_papers_costs() -> None:
 
 
 def test_the_papers_cuts_hold_for_its_number_of_groups_only() -> None:
-    assert NetworkConfig(model="vgg-lct", groups=4).split_at == ("stage1", "stage2", "stage3")
-    assert NetworkConfig(model="vgg-lct", groups=3).split_at is None
-    assert NetworkConfig(model="resnet18", groups=4).split_at is None
+    four = build_network(NetworkConfig(model="vgg-lct", groups=4))
+    assert [name for group in four.groups for name, _ in group.named_children()] == [
+        "stage1",
+        "stage2",
+        "stage3",
+        "stage4",
+        "head",
+    ]
+    three = build_network(dataclasses.replace(NetworkConfig(model="vgg-lct", groups=4), groups=3))
+    assert len(three.groups) == 3
 
 
 def test_cost_of_a_resnet_for_small_images() -> None:
