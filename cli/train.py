@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
+from lctprune.cli.measured import JsonOption, ThreadsOption
 from lctprune.cli.parsing import data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
 from lctprune.data import DataConfig, load_data
@@ -61,11 +62,11 @@ def train(
     precision: Annotated[str, _option(TrainConfig, "precision")] = TRAINING.precision,
     device: Annotated[str, _option(TrainConfig, "device")] = TRAINING.device,
     compile: Annotated[bool, _option(TrainConfig, "compile", "--compile")] = TRAINING.compile,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as cores.")] = None,
+    threads: ThreadsOption = None,
     seed: Annotated[int, typer.Option(help="Of the weights, the order of samples and the validation split.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory, new or empty. Default: one below runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last epoch.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Train a network with local critics: every exit becomes a network of its own.
 
