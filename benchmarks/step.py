@@ -23,12 +23,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._functorch import config as functorch_config
 
 import lctprune as lct
+from lctprune.compilation import compilation, compiled
+from lctprune.environment import machine
 from lctprune.optimizers import Optimizers
-from lctprune.runs import machine
-from lctprune.training import compiled
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
 CONFIG = lct.TrainConfig().resolved()
@@ -114,7 +113,7 @@ def print_compiled(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> 
     batch = random_batch(recipe, batch_size)
     network = build(recipe)
     steps = {"eager": make_step(network, batch), "compiled": make_step(compiled(network), batch)}
-    with functorch_config.patch(donated_buffer=False):
+    with compilation(lct.TrainConfig(compile=True)):
         start = time.perf_counter()
         steps["compiled"]()
         warmup = time.perf_counter() - start

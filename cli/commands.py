@@ -1,28 +1,33 @@
-"""The smaller commands: evaluate, report, export, inspect."""
+"""The smaller commands on a finished run: evaluate, report, export."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.table import Table
 
-from lctprune.cli.console import UNITS, print_candidates, print_json, quantity, stdout
-from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
-from lctprune.cli.parsing import group_count, names, numbers
-from lctprune.costs import group_costs
-from lctprune.deployment import candidate_record, deploy, deployment_record, read_selection
+from lctprune.cli.console import UNITS, print_candidates, print_json, stdout
+from lctprune.cli.measured import (
+    BatchOption,
+    JsonOption,
+    ModelOption,
+    RunArgument,
+    ThreadsOption,
+    measured,
+    write_results,
+)
+from lctprune.deployment import deploy, deployment_record, read_selection
+from lctprune.description import candidate_record
 from lctprune.errors import NetworkError
 from lctprune.files import write_atomically
-from lctprune.models import NetworkConfig, build_network, possible_cuts
 from lctprune.selection import pareto_front
 
 
 def evaluate(
     run: RunArgument = None,
     latency_batch: BatchOption = 1,
+    model: ModelOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -32,7 +37,7 @@ def evaluate(
 
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
-    opened, candidates = measured(run, threads=threads, latency_batch=latency_batch, again=True)
+    opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch, again=True)
     selection = read_selection(opened)
     if selection is None:
         write_results(opened, candidates)
@@ -48,7 +53,7 @@ def evaluate(
     console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
 
 
-def report(run: RunArgument = None, json: JsonOption = False) -> None:
+def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption = False) -> None:
     """Write one self-contained HTML page about a run, and about what was selected from it.
 
     Example:
@@ -57,7 +62,7 @@ def report(run: RunArgument = None, json: JsonOption = False) -> None:
     """
     from lctprune.reports import report_page  # pandas and matplotlib take a second to import
 
-    opened, candidates = measured(run, any_latency=True)
+    opened, candidates = measured(run, model=model, any_latency=True)
     path = opened.path / "report.html"
     selection = read_selection(opened)
     if selection is None:
@@ -79,6 +84,7 @@ def export(
     exit: Annotated[int | None, typer.Option("--exit", help="Which exit, from 0; by default the main network.")] = None,
     format: Annotated[str, typer.Option(help="Of the file: torchscript.")] = "torchscript",
     out: Annotated[Path | None, typer.Option(help="Folder for the file. Default: exports/exitK in the run.")] = None,
+    model: ModelOption = None,
     json: JsonOption = False,
 ) -> None:
     """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
@@ -87,7 +93,7 @@ def export(
 
     lctprune export runs/mine --exit 1 --out deployed
     """
-    opened, candidates = measured(run, any_latency=True)
+    opened, candidates = measured(run, model=model, any_latency=True)
     exit = candidates[-1].exit if exit is None else exit
     if not 0 <= exit < len(candidates):
         raise NetworkError(f"exit {exit} does not exist; {opened.path} has exits 0 to {len(candidates) - 1}")
@@ -97,51 +103,3 @@ def export(
         print_json(deployment_record(deployment))
     else:
         stdout().print(f"Wrote {deployment.model} and {deployment.description}")
-
-
-def inspect(
-    model: Annotated[str, typer.Argument(help="Built-in network.")],
-    image_size: Annotated[int, typer.Option(help="Side of an image in pixels.")] = 32,
-    groups: Annotated[int | None, typer.Option(help="Layer groups. Default: 4.")] = None,
-    split_at: Annotated[str | None, typer.Option(help="End a group after each of these modules.")] = None,
-    critic: Annotated[str, typer.Option(help="Kind of critic: tail, pooled or paper.")] = "tail",
-    critic_depth: Annotated[str | None, typer.Option(help="3x3 convolutions of each critic (paper, pooled).")] = None,
-    num_outputs: Annotated[int, typer.Option(help="Number of classes.")] = 10,
-    json: JsonOption = False,
-) -> None:
-    """Show where a network is cut and what its groups and critics cost, without training.
-
-    Example:
-
-    lctprune inspect resnet50 --image-size 224 --groups 6
-    """
-    config = NetworkConfig(
-        model=model,
-        image_size=image_size,
-        groups=group_count(groups, split_at),
-        split_at=names(split_at),
-        critic=critic,
-        critic_depth=numbers(critic_depth),
-        num_outputs=num_outputs,
-    )
-    torch.manual_seed(0)
-    network = build_network(config)
-    costs = group_costs(network, config.example)
-    if json:
-        print_json({"model": config.model, "image_size": image_size, "groups": [cost._asdict() for cost in costs]})
-        return
-    table = Table("group", "modules", "output", "FLOPs", "parameters", "critic FLOPs", "critic parameters", box=None)
-    for index, cost in enumerate(costs):
-        table.add_row(
-            str(index),
-            f"{cost.first} to {cost.last}",
-            " x ".join(str(side) for side in cost.output_shape),
-            quantity(cost.flops),
-            quantity(cost.parameters),
-            quantity(cost.critic_flops),
-            quantity(cost.critic_parameters),
-        )
-    console = stdout()
-    console.print(table)
-    console.print("\n1 FLOP is one multiply or one add, for one sample.")
-    console.print(f"Possible cuts: {', '.join(possible_cuts(config))}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from lctprune.errors import NetworkWarning
 from lctprune.units import engineering
 
 if TYPE_CHECKING:
@@ -27,6 +30,17 @@ def stderr() -> Console:
 def stdout() -> Console:
     """For results; plain text, wide enough for every table, when it is not a terminal."""
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+
+
+@contextmanager
+def printed_warnings(console: Console) -> Iterator[None]:
+    """What the library warns of inside, as notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NetworkWarning)
+        yield
+    notes = [str(warning.message) for warning in caught if issubclass(warning.category, NetworkWarning)]
+    for note in dict.fromkeys(notes):  # each once, however often the network was built
+        console.print(f"Note: {note}.")
 
 
 def print_json(document: object) -> None:
@@ -61,7 +75,7 @@ def _cells(candidate: Candidate) -> dict[str, str]:
     low, high = candidate.accuracy_interval
     return {
         "exit": candidate.name,
-        "accuracy": f"{candidate.accuracy:.1%}",
+        candidate.metric: f"{candidate.accuracy:.1%}",
         "95% interval": f"{100 * low:.1f}-{high:.1%}",
         "loss": f"{candidate.loss:.3f}",
         "FLOPs": quantity(candidate.flops),

@@ -8,8 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from lctprune import __version__
-from lctprune.cli.commands import evaluate, export, inspect, report
+from lctprune.cli.commands import evaluate, export, report
 from lctprune.cli.console import print_json
+from lctprune.cli.networks import inspect, models
 from lctprune.cli.select import select
 from lctprune.cli.train import train
 from lctprune.errors import BudgetError, ConfigError, LctpruneError
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, select, evaluate, report, export, inspect):
+for command in (train, select, evaluate, report, export, inspect, models):
     app.command()(command)
 
 

@@ -15,6 +15,10 @@ from lctprune.deployment import measure_run
 from lctprune.runs import Run, newest_run
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="The run's own package.module:callable, which is only executed if you name it."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as cores.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose latency is measured.")]
@@ -23,6 +27,7 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose
 def measured(
     path: Path | None,
     *,
+    model: str | None = None,
     threads: int | None = None,
     latency_batch: int = 1,
     again: bool = False,
@@ -31,7 +36,7 @@ def measured(
     """The run, by default the newest, and its candidates."""
     if threads is not None:
         torch.set_num_threads(threads)
-    run = newest_run() if path is None else Run(path)
+    run = newest_run(model=model) if path is None else Run(path, model=model)
     console = stderr()
     if run.epochs_done < (epochs := run.config["training"]["epochs"]):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from lctprune.data import EMBEDDED
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
 from lctprune.sources import TORCHVISION
@@ -31,6 +34,23 @@ def numbers(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"critic depth is {text!r}; it must be whole numbers, as 1 or 3,2,1") from error
 
 
+def arguments(text: str | None) -> dict[str, Any]:
+    """name=value, comma-separated, of --model-args; a value is a number, true, false, or else text."""
+    pairs = [item.partition("=") for item in text.split(",")] if text else []
+    if any(not (name.strip() and equals and value.strip()) for name, equals, value in pairs):
+        raise ConfigError(f"model arguments are {text!r}; they must be name=value, as width=64,layers=2")
+    return {name.strip(): _value(value.strip()) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text
+
+
 def data_name(name: str) -> str:
-    """A known data set's name as it is; of a folder the absolute path, so that a run finds its data from anywhere."""
-    return name if name == "digits" or name in TORCHVISION or not Path(name).is_dir() else str(Path(name).resolve())
+    """A known data set's name as it is; of a path the absolute one, so that a run finds its data from anywhere."""
+    return name if name in (*EMBEDDED, *TORCHVISION) or not Path(name).exists() else str(Path(name).resolve())

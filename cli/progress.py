@@ -40,7 +40,7 @@ def progress_line(progress: Progress) -> str:
     parts = [
         f"epoch {progress.epoch}/{progress.epochs}",
         f"step {progress.step}/{progress.steps}",
-        f"{progress.images_per_s:.0f} images/s",
+        f"{progress.images_per_s:.0f} samples/s",
         f"loss {losses}",
     ]
     if progress.val_accuracy is not None:

@@ -9,8 +9,17 @@ import typer
 
 from lctprune.candidates import Candidate
 from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
-from lctprune.cli.measured import BatchOption, JsonOption, RunArgument, ThreadsOption, measured, write_results
-from lctprune.deployment import SELECTED, Deployment, candidate_record, deploy, deployment_record
+from lctprune.cli.measured import (
+    BatchOption,
+    JsonOption,
+    ModelOption,
+    RunArgument,
+    ThreadsOption,
+    measured,
+    write_results,
+)
+from lctprune.deployment import SELECTED, Deployment, deploy, deployment_record
+from lctprune.description import candidate_record
 from lctprune.runs import Run
 from lctprune.selection import Budget, cheaper_alternative, pareto_front
 from lctprune.selection import select as choose
@@ -24,6 +33,7 @@ def select(
     budget_params: Annotated[str | None, typer.Option(help="At most so many parameters.")] = None,
     budget_latency_ms: Annotated[str | None, typer.Option(help="At most so many milliseconds a call.")] = None,
     latency_batch: BatchOption = 1,
+    model: ModelOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -39,7 +49,7 @@ def select(
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
     """
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
-    opened, candidates = measured(run, threads=threads, latency_batch=latency_batch)
+    opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch)
     limits = budget.limits(candidates[-1])
     chosen = choose(candidates, budget)
     alternative = cheaper_alternative(candidates, budget, chosen)
@@ -79,8 +89,8 @@ def _show(
             f"{_share(chosen.latency_ms, main.latency_ms)} of the latency."
         )
     console.print(
-        f"Test accuracy ({deployment.test_samples} samples, read for this only): {deployment.test_accuracy:.1%}; "
-        f"main network {deployment.main_test_accuracy:.1%}."
+        f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
+        f"{deployment.test_accuracy:.1%}; main network {deployment.main_test_accuracy:.1%}."
     )
     console.print(f"Exported: {deployment.model} (how to feed it: {deployment.description.name} beside it).")
     console.print(f"Tables and plots: {run.path}/candidates.csv, pareto.png, pareto.svg.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,18 +9,22 @@ import torch
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
+from lctprune.cli.console import UNITS, print_candidates, print_json, printed_warnings, stderr, stdout
 from lctprune.cli.measured import JsonOption, ThreadsOption
-from lctprune.cli.parsing import data_name, group_count, names, numbers
+from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
-from lctprune.data import DataConfig, load_data
-from lctprune.deployment import candidate_record, measure_run
+from lctprune.data import load_data
+from lctprune.data_set import Data, DataConfig
+from lctprune.deployment import measure_run
+from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
-from lctprune.models import NetworkConfig, build_network
+from lctprune.models import NetworkConfig, build_network, fitted
 from lctprune.runs import Run, split_sizes
 from lctprune.settings import help_of
+from lctprune.splits import Normalization
 from lctprune.train_config import TrainConfig
 from lctprune.training import open_run, train_steps
+from lctprune.zoo import default_normalization, is_own_function
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 
@@ -31,7 +34,7 @@ def _option(config: type, name: str, *flags: str) -> Any:
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="Built-in network: resnet (resnet18), resnet34, resnet50, vgg-lct, ...")],
+    model: Annotated[str, typer.Argument(help=help_of(NetworkConfig, "model"))],
     data: Annotated[str, _option(DataConfig, "name")] = DATA.name,
     data_dir: Annotated[str, _option(DataConfig, "data_dir")] = DATA.data_dir,
     download: Annotated[bool, typer.Option("--download", help="Download the data set if it is not there.")] = False,
@@ -45,13 +48,22 @@ def train(
     split_at: Annotated[
         str | None, typer.Option(help=f"{help_of(NetworkConfig, 'split_at')} Comma-separated, as layer1,layer2.")
     ] = None,
+    balance: Annotated[str, _option(NetworkConfig, "balance")] = NETWORK.balance,
+    model_args: Annotated[str | None, _option(NetworkConfig, "model_args")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Start from these weights of the model: a file, a run directory, or default, its own."),
+    ] = None,
+    freeze_main: Annotated[bool, _option(TrainConfig, "freeze_main", "--freeze-main")] = TRAINING.freeze_main,
     critic: Annotated[str, _option(NetworkConfig, "critic")] = NETWORK.critic,
     critic_depth: Annotated[
         str | None, typer.Option(help=f"{help_of(NetworkConfig, 'critic_depth')} One number, or one each: 3,2,1.")
     ] = None,
+    critic_pool: Annotated[str, _option(NetworkConfig, "critic_pool")] = NETWORK.critic_pool,
     epochs: Annotated[int, _option(TrainConfig, "epochs")] = TRAINING.epochs,
     batch_size: Annotated[int, _option(TrainConfig, "batch_size")] = TRAINING.batch_size,
-    lr: Annotated[float, _option(TrainConfig, "lr")] = TRAINING.lr,
+    optimizer: Annotated[str, _option(TrainConfig, "optimizer")] = TRAINING.optimizer,
+    lr: Annotated[float | None, _option(TrainConfig, "lr")] = TRAINING.lr,
     weight_decay: Annotated[float, _option(TrainConfig, "weight_decay")] = TRAINING.weight_decay,
     schedule: Annotated[str, _option(TrainConfig, "schedule")] = TRAINING.schedule,
     warmup: Annotated[float, _option(TrainConfig, "warmup")] = TRAINING.warmup,
@@ -63,6 +75,9 @@ def train(
     device: Annotated[str, _option(TrainConfig, "device")] = TRAINING.device,
     compile: Annotated[bool, _option(TrainConfig, "compile", "--compile")] = TRAINING.compile,
     threads: ThreadsOption = None,
+    task: Annotated[str, _option(DataConfig, "task")] = DATA.task,
+    target: Annotated[str | None, _option(DataConfig, "target")] = None,
+    max_length: Annotated[int, _option(DataConfig, "max_length")] = DATA.max_length,
     seed: Annotated[int, typer.Option(help="Of the weights, the order of samples and the validation split.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory, new or empty. Default: one below runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last epoch.")] = False,
@@ -90,11 +105,15 @@ def train(
         image_size=image_size,
         augment=augment,
         val_fraction=val_fraction,
+        task=task,
+        target=target,
+        max_length=max_length,
         seed=seed,
     )
     config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
+        optimizer=optimizer,
         lr=lr,
         weight_decay=weight_decay,
         schedule=schedule,
@@ -103,6 +122,7 @@ def train(
         matching=matching,
         critic_period=critic_period,
         critic_optimizer=critic_optimizer,
+        freeze_main=freeze_main,
         precision=precision,
         device=device,
         compile=compile,
@@ -112,10 +132,19 @@ def train(
         model=model,
         groups=1 if method == "backprop" else group_count(groups, split_at),
         split_at=names(split_at),
+        balance=balance,
+        model_args=arguments(model_args),
         critic=critic,
         critic_depth=numbers(critic_depth),
+        critic_pool=critic_pool,
     )
-    run = _train(network_config, data_config, config, out=out, resume=resume, download=download, console=stderr())
+    with printed_warnings(stderr()):
+        data_set = load_data(data_config, download=download, normalization=_normalization(network_config, weights))
+        torch.manual_seed(config.seed)
+        network = build_network(fitted(network_config, data_set), weights=weights)
+    run = open_run(network, data_set, config, run_dir=out, resume=resume)
+    _announce(run, data_set, stderr())
+    show_progress(train_steps(network, data_set, run), stderr())
     candidates = measure_run(run)
     if json:
         print_json({"run": str(run.path), "candidates": [candidate_record(candidate) for candidate in candidates]})
@@ -124,36 +153,24 @@ def train(
     console.print(f"\nTrained {run.path}. Its exits on the validation split:\n")
     print_candidates(console, candidates)
     console.print(f"\n{UNITS.format(batch=1)}.")
-    console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%")
+    named = f" --model {model}" if is_own_function(model) else ""
+    console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
 
-def _train(
-    network_config: NetworkConfig,
-    data_config: DataConfig,
-    config: TrainConfig,
-    *,
-    out: Path | None,
-    resume: bool,
-    download: bool,
-    console: Console,
-) -> Run:
-    data = load_data(data_config, download=download)
-    example = data.example
-    network_config = dataclasses.replace(
-        network_config, num_outputs=len(data.classes), in_channels=example.shape[1], image_size=example.shape[2]
-    )
-    torch.manual_seed(config.seed)
-    network = build_network(network_config)
-    run = open_run(network, data, config, run_dir=out, resume=resume)
-    resolved = run.config["training"]
+def _normalization(config: NetworkConfig, weights: str | None) -> Normalization | None:
+    """What the model's own weights were trained with; otherwise None, and the data's own statistics."""
+    return default_normalization(config.model) if weights == "default" else None
+
+
+def _announce(run: Run, data: Data, console: Console) -> None:
+    network, training = run.config["network"], run.config["training"]
     sizes = split_sizes(data)
+    outputs = f"{len(data.classes)} classes" if data.classes else "regression"
     console.print(
-        f"Training {network_config.model} in {network_config.groups} groups on {data_config.name} "
-        f"({sizes['train']} train, {sizes['val']} validation, {sizes['test']} test images, {len(data.classes)} classes)"
+        f"Training {network['model']} in {network['groups']} groups on {run.config['data']['config']['name']} "
+        f"({sizes['train']} train, {sizes['val']} validation, {sizes['test']} test samples, {outputs})"
     )
     console.print(
-        f"{resolved['epochs']} epochs, batch {resolved['batch_size']}, {resolved['precision']} on {resolved['device']} "
-        f"with {torch.get_num_threads()} threads, matching {resolved['matching']}; run directory {run.path}"
+        f"{training['epochs']} epochs, batch {training['batch_size']}, {training['precision']} on {training['device']} "
+        f"with {torch.get_num_threads()} threads, matching {training['matching']}; run directory {run.path}"
     )
-    show_progress(train_steps(network, data, run), console)
-    return run

@@ -10,7 +10,8 @@ lctprune.export(network.subnetwork(best.exit), example, "model.pt")
 from lctprune.candidates import Candidate, evaluate
 from lctprune.costs import count_flops, count_parameters, measure_latency, size_bytes
 from lctprune.critics import make_critic
-from lctprune.data import Data, DataConfig, load_data
+from lctprune.data import load_data
+from lctprune.data_set import Data, DataConfig
 from lctprune.errors import (
     BudgetError,
     ConfigError,
@@ -18,6 +19,7 @@ from lctprune.errors import (
     ExportError,
     LctpruneError,
     NetworkError,
+    NetworkWarning,
     PartitionError,
     RunError,
     TrainingError,
@@ -51,6 +53,7 @@ __all__ = [
     "LocalCriticNetwork",
     "NetworkConfig",
     "NetworkError",
+    "NetworkWarning",
     "Normalization",
     "PartitionError",
     "Progress",

@@ -22,7 +22,7 @@ from lctprune.costs import (
 )
 from lctprune.errors import DataError, UnknownOperationError
 from lctprune.exporting import to_torchscript
-from lctprune.losses import Loss, cross_entropy
+from lctprune.losses import Loss, default_loss, mean_squared_error
 from lctprune.network import LocalCriticNetwork
 from lctprune.splits import Split
 
@@ -36,7 +36,7 @@ class Candidate:
     Attributes:
         exit: its number, from 0; the last is the main network.
         name: for people.
-        accuracy: share of samples classified right, 0 to 1.
+        accuracy: share of samples classified right, 0 to 1; of a regression R2, the share of variance explained.
         loss: mean loss per sample.
         flops: multiplies and adds for one sample; None where an operation has no known formula.
         macs: multiply-adds for one sample, flops / 2.
@@ -46,6 +46,8 @@ class Candidate:
         samples: how many samples `accuracy` and `loss` were measured on.
         latency_p5_ms, latency_p95_ms: 5th and 95th percentile.
         latency_batch: samples in one call.
+        metric: what `accuracy` is: "accuracy" or "R2".
+        accuracy_error: standard error of an R2.
     """
 
     exit: int
@@ -61,10 +63,15 @@ class Candidate:
     latency_p5_ms: float | None = None
     latency_p95_ms: float | None = None
     latency_batch: int = 1
+    metric: str = "accuracy"
+    accuracy_error: float | None = None
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of the accuracy; 0 to 1 where the number of samples is not known."""
+        """95% interval of the accuracy: Wilson's, or of an R2 the normal one; 0 to 1 where nothing is known."""
+        if self.accuracy_error is not None:
+            half = Z_95 * self.accuracy_error
+            return self.accuracy - half, min(1.0, self.accuracy + half)
         return wilson_interval(self.accuracy, self.samples) if self.samples else (0.0, 1.0)
 
 
@@ -74,6 +81,8 @@ class ExitScores(NamedTuple):
     accuracy: list[float]
     loss: list[float]
     samples: int
+    metric: str = "accuracy"
+    accuracy_error: list[float] | None = None  # of an R2
 
 
 def evaluate(
@@ -81,7 +90,7 @@ def evaluate(
     split: Split,
     example: Tensor,
     *,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     batch_size: int = 256,
     latency_batch: int = 1,
     latency_repeats: int = 50,
@@ -92,7 +101,7 @@ def evaluate(
         network: on any device; its mode is put back.
         split: the samples that accuracy and loss are measured on, such as `data.val`.
         example: an input, [batch, ...], for costs.
-        loss: per sample.
+        loss: per sample; by default that of `default_loss`.
         batch_size: of the pass over the split, in which each group runs once a batch.
         latency_batch: samples in the call whose latency is measured.
         latency_repeats: timed calls of each exit, in turns; 0 leaves latency out.
@@ -126,6 +135,8 @@ def evaluate(
                 latency_p5_ms=latency and latency.p5_ms,
                 latency_p95_ms=latency and latency.p95_ms,
                 latency_batch=latency_batch,
+                metric=scores.metric,
+                accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[exit],
             )
         )
     return candidates
@@ -135,29 +146,44 @@ def score_exits(
     network: LocalCriticNetwork,
     split: Split,
     *,
-    loss: Loss = cross_entropy,
+    loss: Loss | None = None,
     batch_size: int = 256,
     autocast: AbstractContextManager[object] | None = None,
 ) -> ExitScores:
-    """Accuracy and mean loss of every exit, from one pass over a split in evaluation mode.
+    """Accuracy (of a regression: R2) and mean loss of every exit, from one pass over a split in evaluation mode.
 
     Raises:
         DataError: the split has no samples.
     """
     device = device_of(network)
-    exits = len(network.groups)
-    correct, total_loss = torch.zeros(exits, dtype=torch.long), torch.zeros(exits, dtype=torch.double)
-    samples = 0
+    loss = loss or default_loss(split.targets)
+    is_regression = split.targets.is_floating_point()
+    score = mean_squared_error if is_regression else _is_right
+    scores: list[Tensor] = []  # [exits, batch] each: squared errors, or whether the class is right
+    losses: list[Tensor] = []
     with evaluation_mode(network), torch.inference_mode(), autocast or nullcontext():
         for inputs, targets in split.batches(batch_size):
             inputs, targets = inputs.to(device), targets.to(device)
             outputs = network.exits(inputs)
-            correct += torch.stack([(output.argmax(1) == targets).sum() for output in outputs]).cpu()
-            total_loss += torch.stack([loss(output, targets).double().sum() for output in outputs]).cpu()
-            samples += len(targets)
-    if samples == 0:
+            scores.append(torch.stack([score(output, targets) for output in outputs]).double().cpu())
+            losses.append(torch.stack([loss(output, targets) for output in outputs]).double().cpu())
+    if not scores:
         raise DataError("the split has no samples to measure accuracy on")
-    return ExitScores((correct / samples).tolist(), (total_loss / samples).tolist(), samples)
+    each, mean_losses = torch.cat(scores, 1), torch.cat(losses, 1).mean(1).tolist()
+    samples = each.shape[1]
+    if not is_regression:
+        return ExitScores(each.mean(1).tolist(), mean_losses, samples)
+    targets = split.targets.double().flatten(1) if split.targets.dim() > 1 else split.targets.double()[:, None]
+    spread = (targets - targets.mean(0)).square().mean(1)  # [samples], whose mean is the variance
+    variance = spread.mean().clamp(min=1e-12)
+    unexplained = each.mean(1) / variance  # [exits], a ratio of two means: both vary with the samples
+    deviations = (each - unexplained[:, None] * spread) / variance
+    errors = (deviations.std(1) / math.sqrt(samples)).nan_to_num().tolist() if samples > 1 else [0.0] * len(each)
+    return ExitScores((1 - unexplained).tolist(), mean_losses, samples, "R2", errors)
+
+
+def _is_right(output: Tensor, target: Tensor) -> Tensor:
+    return output.argmax(1) == target
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,17 +18,23 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+import lctprune.flop_formulas  # noqa: F401, registers them
 from lctprune.errors import UnknownOperationError
 from lctprune.network import LocalCriticNetwork
 
 # operations without multiply-adds worth counting that PyTorch tags neither as pointwise, nor reduction, nor view
 _FREE = frozenset(
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit _softmax _to_copy _unsafe_index "
-    "_native_batch_norm_legit_no_training adaptive_max_pool2d arange avg_pool2d avg_pool3d bernoulli_ cat copy_ "
-    "constant_pad_nd cudnn_batch_norm embedding empty empty_like fill_ full full_like gather index index_select "
-    "max_pool2d_with_indices max_pool3d_with_indices native_batch_norm native_dropout native_group_norm "
-    "native_layer_norm new_empty new_zeros ones ones_like rand rand_like reflection_pad2d repeat resize_ roll stack "
-    "upsample_bilinear2d upsample_nearest2d _unsafe_view zeros zeros_like".split(" ")
+    (
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax _native_batch_norm_legit "
+        "_native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_index _unsafe_view "
+        "adaptive_max_pool2d arange avg_pool2d avg_pool3d bernoulli_ cat channel_shuffle col2im constant_pad_nd "
+        "copy_ cudnn_batch_norm cumsum embedding empty empty_like eye fill_ full full_like gather hardsigmoid_ "
+        "hardswish hardswish_ im2col index index_put_ index_select linspace max_pool2d_with_indices "
+        "max_pool3d_with_indices native_batch_norm native_dropout native_group_norm native_layer_norm new_empty "
+        "new_zeros ones ones_like pixel_shuffle pixel_unshuffle rand rand_like reflection_pad1d reflection_pad2d "
+        "repeat replication_pad2d resize_ roll scalar_tensor scatter sort stack topk tril triu unsafe_split "
+        "upsample_bicubic2d upsample_bilinear2d upsample_nearest2d zero_ zeros zeros_like "
+    ).split()
 )
 
 
@@ -90,6 +96,36 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def saved_bytes(network: nn.Module, example: Tensor) -> int:
+    """Bytes of activations that autograd keeps for one sample's backward pass; parameters are not among them."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    with evaluation_mode(network), torch.enable_grad(), saving_bytes(set(), ignored=parameters) as saved:
+        network(example[:1].detach().clone().requires_grad_(example.is_floating_point()))
+        return saved()
+
+
+@contextmanager
+def saving_bytes(seen: set[int], *, ignored: Collection[int]) -> Iterator[Callable[[], int]]:
+    """Count the bytes that autograd saves inside; the value is a function that gives the count so far.
+
+    Args:
+        seen: addresses of storages that count no more; those saved inside are added.
+        ignored: addresses of storages that do not count, such as those of parameters.
+    """
+    total = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal total
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen and storage.data_ptr() not in ignored:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: total
+
+
 def size_bytes(network: nn.Module) -> int:
     """Bytes of all parameters and buffers, as they are stored in a file of weights."""
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
@@ -149,11 +185,12 @@ def _summary(times: list[float]) -> Latency:
 class GroupCosts(NamedTuple):
     """What one layer group of a network is and costs, for one sample; of the last group, the critic's are 0."""
 
-    first: str  # name of its first module
-    last: str  # and of its last
+    first: str  # name of the first module of which no other group has a part
+    last: str  # and of the last
     output_shape: tuple[int, ...]  # without the batch
     flops: int
     parameters: int
+    activation_bytes: int  # that training keeps for the backward pass
     critic_flops: int
     critic_parameters: int
 
@@ -166,20 +203,31 @@ def group_costs(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts
     """
     costs = []
     x = example[:1].detach()
-    for group, critic in itertools.zip_longest(network.groups, network.critics):
-        names = [name for name, module in group.named_modules() if name and not any(module.children())]
-        flops = count_flops(group, x)
+    leaves = [
+        [name for name, module in group.named_modules() if not any(module.children())] for group in network.groups
+    ]
+    for index, (group, critic) in enumerate(itertools.zip_longest(network.groups, network.critics)):
+        elsewhere = [name for other, names in enumerate(leaves) if other != index for name in names]
+        flops, activation_bytes = count_flops(group, x), saved_bytes(group, x)
         with evaluation_mode(group), torch.no_grad():
             x = group(x)
         costs.append(
             GroupCosts(
-                first=names[0] if names else "",
-                last=names[-1] if names else "",
+                first=_outermost(leaves[index][0], elsewhere),
+                last=_outermost(leaves[index][-1], elsewhere),
                 output_shape=tuple(x.shape[1:]),
                 flops=flops,
                 parameters=count_parameters(group),
+                activation_bytes=activation_bytes,
                 critic_flops=0 if critic is None else count_flops(critic, x),
                 critic_parameters=0 if critic is None else count_parameters(critic),
             )
         )
     return costs
+
+
+def _outermost(name: str, elsewhere: Sequence[str]) -> str:
+    """The outermost module around a module that has none of the modules `elsewhere` inside."""
+    parts = name.split(".")
+    around = [".".join(parts[: count + 1]) for count in range(len(parts))]
+    return next((path for path in around if not any(f"{other}.".startswith(f"{path}.") for other in elsewhere)), name)

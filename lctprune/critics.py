@@ -1,4 +1,6 @@
-"""Critic heads: small networks from a group's feature map, [batch, channels, height, width], to the network's output.
+"""Critic heads: small networks from a group's output to the network's output.
+
+The output may be a feature map, [batch, channels, height, width], a sequence, [batch, steps, features], or a vector.
 
 The critic's shape decides more than anything else how good a sub-network is; `tail` is the best one known here.
 """
@@ -9,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import Permute
 
 from lctprune.errors import ConfigError, NetworkError
+from lctprune.sequence_layers import POOLS, NormalizedPooling, Pooling
 
 PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 128 channels"
 TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7
@@ -18,29 +22,57 @@ TAIL_AREA = 4096  # channels x side of a tail's input at most; a ResNet-50's wid
 POOLED_SIDE = 4  # side of the map that a pooled critic flattens
 
 
-def make_critic(kind: str, shape: Sequence[int], num_outputs: int, *, depth: int | None = None) -> nn.Module:
-    """A critic of one of the kinds in `CRITICS`.
+def make_critic(
+    kind: str,
+    shape: Sequence[int],
+    num_outputs: int,
+    *,
+    depth: int | None = None,
+    channels_last: bool | None = None,
+    pool: str = "mean",
+) -> nn.Module:
+    """A critic of one of the kinds in `CRITICS`, for feature maps, sequences and vectors.
+
+    Of a sequence (tokens, time steps) `tail` makes layer normalisation, pooling and a small perceptron, and `linear`
+    pooling and a linear layer; a step whose features are all zero is padding. Of a vector they do the same without
+    pooling. `pooled` and `paper` are convolutions, for feature maps alone.
 
     Args:
-        kind: `tail`, `pooled` or `paper`.
-        shape: the group's output without the batch: channels, height, width.
+        kind: `tail`, `pooled`, `paper` or `linear`.
+        shape: the group's output without the batch: channels, height, width; or steps, features; or features.
         num_outputs: width of the network's output.
         depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map).
+        channels_last: whether the features are the last dimension; by default those of feature maps are the first.
+        pool: of sequences: `mean` over the steps, or the `last` step.
 
     Raises:
         ConfigError: the kind is unknown, or `depth` does not apply to it or is below 1.
-        NetworkError: the group's output is not a feature map.
+        NetworkError: the group's output is nothing that this kind of critic can read.
     """
     if kind not in CRITICS:
         raise ConfigError(f"critic {kind!r} is unknown; known: {', '.join(CRITICS)}")
-    if len(shape) != 3:
+    if pool not in POOLS:
+        raise ConfigError(f"critic pool is {pool!r}; it must be one of {', '.join(POOLS)}")
+    is_map = len(shape) == 3
+    if not is_map and (kind not in SEQUENCE_CRITICS or len(shape) not in (1, 2)):
+        wanted = "; use tail or linear, or cut where the network" if kind not in SEQUENCE_CRITICS else "; cut where it"
         raise NetworkError(
-            f"a {kind!r} critic needs a feature map of [channels, height, width], the group gives {list(shape)}; "
-            "cut where the network still has feature maps"
+            f"a {kind!r} critic needs a feature map of [channels, height, width], the group gives {list(shape)}"
+            f"{wanted} has feature maps"
         )
     if depth is not None and depth < 1:
         raise ConfigError(f"critic depth is {depth}; a critic needs at least 1 convolution")
-    return CRITICS[kind](shape, num_outputs, depth)
+    if depth is not None and kind not in ("pooled", "paper"):
+        raise ConfigError(f"critic depth does not apply to {kind!r}; it is for pooled and paper")
+    if is_map:
+        shape = (shape[2], shape[0], shape[1]) if channels_last else shape
+        critic = CRITICS[kind](shape, num_outputs, depth)
+        return nn.Sequential(Permute([0, 3, 1, 2]), critic) if channels_last else critic
+    if len(shape) == 1:
+        return VECTOR_CRITICS[kind](shape[0], num_outputs)
+    if channels_last is False:
+        return nn.Sequential(Permute([0, 2, 1]), SEQUENCE_CRITICS[kind](shape[0], num_outputs, pool))
+    return SEQUENCE_CRITICS[kind](shape[1], num_outputs, pool)
 
 
 def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
@@ -73,8 +105,6 @@ def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None
     The first block keeps the group's channels (fewer where the map is wider than `TAIL_AREA`, as after a bottleneck
     block), each further one doubles them.
     """
-    if depth is not None:
-        raise ConfigError("critic depth does not apply to 'tail', whose depth follows from the feature map")
     channels, height, width = shape
     side = min(height, width)
     blocks: list[nn.Module] = []
@@ -83,6 +113,31 @@ def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None
         blocks.append(HalvingBlock(channels, out_channels))
         channels = out_channels
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
+
+
+def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+    """Global average pooling and a linear layer: the cheapest."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], num_outputs))
+
+
+def token_mlp(width_in: int, num_outputs: int, pool: str = "mean") -> nn.Sequential:
+    """A critic of [batch, time, width_in]: normalisation, pooling, and one hidden layer of the same width."""
+    return nn.Sequential(NormalizedPooling(width_in, pool), *vector_mlp(width_in, num_outputs))
+
+
+def token_linear(width_in: int, num_outputs: int, pool: str = "mean") -> nn.Sequential:
+    """The least critic of [batch, time, width_in]: pooling, linear."""
+    return nn.Sequential(Pooling(pool), nn.Linear(width_in, num_outputs))
+
+
+def vector_mlp(width_in: int, num_outputs: int) -> nn.Sequential:
+    """A critic of [batch, width_in] with one hidden layer of the same width."""
+    return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(), nn.Linear(width_in, num_outputs))
+
+
+def vector_linear(width_in: int, num_outputs: int) -> nn.Sequential:
+    """The least critic of [batch, width_in]."""
+    return nn.Sequential(nn.Linear(width_in, num_outputs))
 
 
 class HalvingBlock(nn.Module):
@@ -120,4 +175,7 @@ CRITICS: dict[str, Callable[[Sequence[int], int, int | None], nn.Module]] = {
     "tail": tail_critic,
     "pooled": pooled_critic,
     "paper": paper_critic,
+    "linear": linear_critic,
 }
+SEQUENCE_CRITICS: dict[str, Callable[[int, int, str], nn.Module]] = {"tail": token_mlp, "linear": token_linear}
+VECTOR_CRITICS: dict[str, Callable[[int, int], nn.Module]] = {"tail": vector_mlp, "linear": vector_linear}

@@ -1,7 +1,7 @@
-"""Data sets: a train, a validation and a test split of images, and how their pixels become a network's input.
+"""Load a data set by its name, and images in particular: how their pixels become a network's input.
 
-The validation split is cut from train, balanced by class, by a seed. Files of the test split are not read
-before a batch of it is asked for. Small images live in memory as one uint8 tensor.
+The validation split is cut from train, balanced by class, by a seed. Image files of the test split are not read before
+a batch of it is asked for. Small images live in memory as one uint8 tensor.
 """
 
 from __future__ import annotations
@@ -9,75 +9,23 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from lctprune.errors import ConfigError, DataError
+from lctprune.data_set import Data, DataConfig
+from lctprune.errors import DataError
 from lctprune.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
-from lctprune.settings import setting
+from lctprune.sequence_data import digit_rows, text_data
 from lctprune.sources import TORCHVISION, RawData, digits, stratified, torchvision_data
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
+from lctprune.tables import table_data
 
 SMALL_IMAGE = 96  # images up to this side are held in memory
 IN_MEMORY_BYTES = 4 * 2**30
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EMBEDDED = ("digits", "digits-rows")
 NO_FLIP = {"digits"}  # a mirrored digit is not a digit
-AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which data, and how it is split: what a run remembers of it.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    name: str = setting("digits", "digits, cifar10, cifar100, fashion-mnist, or a folder with train/ and test/.")
-    data_dir: str = setting("data", "Where torchvision's data sets are kept.")
-    image_size: int | None = setting(None, "Side of an image in pixels; by default the data set's own.")
-    augment: str = setting("auto", "Training augmentation: auto, none, crop or crop-flip.")
-    val_fraction: float = setting(0.1, "Share of the training images held out for validation.")
-    seed: int = setting(0, "Seed of the validation split.")
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 8:
-            raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
-        if self.augment not in AUGMENTATIONS:
-            raise ConfigError(f"augment is {self.augment!r}; it must be one of {', '.join(AUGMENTATIONS)}")
-        if not 0 < self.val_fraction < 1:
-            raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Three splits of one data set, preprocessed alike.
-
-    Attributes:
-        train, val, test: the splits.
-        classes: names of the classes, in the order of the labels.
-        normalization: of the pixels, in all splits.
-        resize: the shorter side to which images are resized before their centre is taken.
-        fingerprint: hash of the files' names in their order; None for data that is not a folder.
-        config: where it came from; None for data made from tensors.
-    """
-
-    train: Split
-    val: Split
-    test: Split
-    classes: tuple[str, ...]
-    normalization: Normalization | None = None
-    resize: int | None = None
-    fingerprint: str | None = None
-    config: DataConfig | None = None
-
-    @property
-    def example(self) -> Tensor:
-        """One preprocessed validation sample, [1, ...]."""
-        inputs, _ = next(self.val.batches(1))
-        return inputs
 
 
 def load_data(config: DataConfig, *, normalization: Normalization | None = None, download: bool = False) -> Data:
@@ -91,8 +39,12 @@ def load_data(config: DataConfig, *, normalization: Normalization | None = None,
     Raises:
         DataError: the data is missing, malformed or too small.
     """
+    if config.is_table:
+        return table_data(config)
     if config.name == "digits":
         return _in_memory(config, digits(config.image_size or 32), normalization)
+    if config.name == "digits-rows":
+        return digit_rows(config)
     if config.name in TORCHVISION:
         return _in_memory(
             config,
@@ -124,12 +76,15 @@ def _in_memory(config: DataConfig, raw: RawData, normalization: Normalization | 
 def _image_folder(config: DataConfig, normalization: Normalization | None) -> Data:
     root = Path(config.name)
     if not root.is_dir():
-        known = ", ".join(["digits", *TORCHVISION])
-        raise DataError(f"data {config.name!r} is neither a folder nor a known data set ({known})")
+        known = ", ".join(EMBEDDED + tuple(TORCHVISION))
+        raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
+    if (root / "train.tsv").is_file():
+        return text_data(config)
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if "train" not in folders or len(folders) < 2:
         raise DataError(
-            f"{root} needs the folders train/ and test/ (or val/), each with one folder of images per class"
+            f"{root} needs the folders train/ and test/ (or val/), each with one folder of images per class; "
+            "or the files train.tsv and test.tsv, with lines sentence<TAB>label"
         )
     classes = class_names(folders["train"])
     paths, targets = labelled_images(folders["train"], classes)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lctprune.candidates import Candidate, ExitScores, evaluate, score_exits
+from lctprune.candidates import Candidate, evaluate, score_exits
+from lctprune.description import candidate_record, describe
+from lctprune.environment import environment, machine
 from lctprune.errors import RunError
 from lctprune.exporting import export
 from lctprune.files import sha256, write_json
-from lctprune.runs import CHECKPOINT, Run, environment, load_network, machine
+from lctprune.runs import Run, load_network
+from lctprune.weights import CHECKPOINT
 
 CANDIDATES, SELECTED, DESCRIPTION = "candidates.json", "selected", "model.json"
 COMPARED_SAMPLES = 32  # that an exported file is compared on
@@ -70,7 +72,7 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_la
     known = [] if again else _read_candidates(path, conditions, any_latency)
     if known:
         return known
-    network, data = load_network(run.path), run.load_data()
+    network, data = load_network(run), run.load_data()
     candidates = evaluate(network, data.val, data.example, latency_batch=latency_batch)
     document = {
         "split": "validation",
@@ -84,13 +86,6 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_la
     }
     write_json(path, document)
     return candidates
-
-
-def candidate_record(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as plain JSON values, with the 95% interval of its accuracy."""
-    low, high = candidate.accuracy_interval
-    loss = candidate.loss if math.isfinite(candidate.loss) else None  # JSON has no infinity
-    return dataclasses.asdict(candidate) | {"loss": loss, "accuracy_low": low, "accuracy_high": high}
 
 
 def deploy(
@@ -119,13 +114,22 @@ def deploy(
         NetworkError: there is no such exit.
         ExportError: the file would not do what the network does, or cannot be written.
     """
-    network, data = load_network(run.path), run.load_data()
+    network, data = load_network(run), run.load_data()
     subnetwork = network.subnetwork(exit)
     samples, _ = next(data.val.batches(COMPARED_SAMPLES))
     scores = score_exits(network, data.test) if measure_test else None  # first: it may find a file that is broken
     model = export(subnetwork, samples, folder / f"model{SUFFIXES.get(format, '')}", format=format)
     description = folder / DESCRIPTION
-    write_json(description, _description(run, candidates, exit, model, scores, format, budget))
+    record = {
+        **describe(run, candidates, exit, scores),
+        "file": model.name,
+        "format": format,
+        "sha256": sha256(model),
+        "budget": dict(budget or {}),
+        "trained_with": {"run": run.path.name, "checkpoint_sha256": _checkpoint_hash(run)},
+        **environment(),
+    }
+    write_json(description, record)
     return Deployment(
         model=model,
         description=description,
@@ -153,46 +157,6 @@ def read_selection(run: Run) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return description if current else None
-
-
-def _description(
-    run: Run,
-    candidates: Sequence[Candidate],
-    exit: int,
-    model: Path,
-    scores: ExitScores | None,
-    format: str,
-    budget: Mapping[str, float] | None,
-) -> dict[str, Any]:
-    """What model.json says."""
-    recipe, data = run.config["network"], run.config["data"]
-    return {
-        "file": model.name,
-        "format": format,
-        "sha256": sha256(model),
-        "model": recipe["model"],
-        "exit": exit,
-        "classes": data["classes"],
-        "input": {
-            "shape": ["batch", recipe["in_channels"], recipe["image_size"], recipe["image_size"]],
-            "dtype": "float32",
-            "channels": "RGB" if recipe["in_channels"] == 3 else "grey",
-            "preprocessing": f"resize the shorter side to {data['resize']}, crop the centre (bilinear, antialiased), "
-            "divide by 255, subtract mean, divide by std",
-            "mean": data["mean"],
-            "std": data["std"],
-        },
-        "output": {"shape": ["batch", recipe["num_outputs"]], "meaning": "one logit per class; the largest wins"},
-        "validation": candidate_record(candidates[exit]),
-        "test": scores and {"accuracy": scores.accuracy[exit], "samples": scores.samples},
-        "main_network": {
-            "validation": candidate_record(candidates[-1]),
-            "test": scores and {"accuracy": scores.accuracy[-1], "samples": scores.samples},
-        },
-        "budget": dict(budget or {}),
-        "trained_with": {"run": run.path.name, "checkpoint_sha256": _checkpoint_hash(run)},
-        **environment(),
-    }
 
 
 def _checkpoint_hash(run: Run) -> str:

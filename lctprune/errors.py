@@ -24,6 +24,10 @@ class PartitionError(NetworkError):
     """A model cannot be cut into the layer groups that were asked for."""
 
 
+class NetworkWarning(UserWarning):
+    """A network is not quite what was asked for: an auxiliary head is left out, a classifier is new."""
+
+
 class UnknownOperationError(LctpruneError, ValueError):
     """A network uses an operation whose FLOPs nobody taught the counter."""
 

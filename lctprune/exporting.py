@@ -24,8 +24,9 @@ TOLERANCE = 1e-3  # of outputs, relative and absolute: freezing folds batch norm
 def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str = "torchscript") -> Path:
     """Write a network to a file, once its outputs there are those of the network itself.
 
-    The converted network is compared with the original on the example as it is, and on some samples one by one, so that
-    a batch size or a branch frozen into the file is found. The file appears whole or not at all.
+    The converted network is compared with the original on the example as it is, on some samples one by one, and on
+    sequences cut to half their length where the network takes them, so that a batch size, a length or a branch frozen
+    into the file is found. The file appears whole or not at all.
 
     Args:
         network: any traceable module, such as `LocalCriticNetwork.subnetwork(k)`.
@@ -45,14 +46,14 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str
     example = example.to(device_of(network))
     scripted = to_torchscript(network, example)
     batch = example if len(example) > 1 else example.expand(2, *example.shape[1:])
-    for samples in (batch, *example[:SINGLE_SAMPLES, None].unbind()):
+    for samples in (batch, *example[:SINGLE_SAMPLES, None].unbind(), *_shorter(network, batch)):
         _compare(network, scripted, samples)
     buffer = io.BytesIO()
     with _without_warnings():
         torch.jit.save(scripted, buffer)
     path = Path(path)
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getbuffer())
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
     return path
@@ -75,6 +76,19 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     return scripted
 
 
+def _shorter(network: nn.Module, example: Tensor) -> list[Tensor]:
+    """Sequences of half the length, if the example is of sequences and the network takes others than these."""
+    if example.dim() != (2 if example.dtype == torch.int64 else 3):
+        return []
+    shorter = example[:, : -(-example.shape[1] // 2)]
+    try:
+        with evaluation_mode(network), torch.inference_mode():
+            network(shorter)
+    except (RuntimeError, AssertionError, ValueError):  # of one length only
+        return []
+    return [shorter]
+
+
 def _compare(network: nn.Module, scripted: torch.jit.ScriptModule, samples: Tensor) -> None:
     with evaluation_mode(network), torch.inference_mode():
         expected = network(samples)
@@ -82,12 +96,12 @@ def _compare(network: nn.Module, scripted: torch.jit.ScriptModule, samples: Tens
             actual = scripted(samples)
         except RuntimeError as error:
             raise ExportError(
-                f"the converted network fails at batch size {len(samples)}, where the original does not: it probably "
-                "holds a batch size as a constant; nothing was written"
+                f"the converted network fails at inputs of {list(samples.shape)}, where the original does not: it "
+                "probably holds a size as a constant; nothing was written"
             ) from error
     if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=TOLERANCE, atol=TOLERANCE):
         raise ExportError(
-            f"the converted network differs from the original at batch size {len(samples)} "
+            f"the converted network differs from the original at inputs of {list(samples.shape)} "
             f"(outputs {list(actual.shape)}, expected {list(expected.shape)}); nothing was written"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -49,6 +50,13 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     output = _at_least_single(output)
     squared = (output - target.reshape(output.shape).to(output.dtype)).square()
     return squared.flatten(1).mean(1) if squared.dim() > 1 else squared
+
+
+def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy for class indices, mean squared error for floating-point targets."""
+    if targets.is_floating_point():
+        return mean_squared_error
+    return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
 def _at_least_single(output: Tensor) -> Tensor:

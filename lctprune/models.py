@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import resnet
 
+from lctprune.data_set import Data
 from lctprune.errors import ConfigError
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition import attach_critics, cut_places
+from lctprune.sequences import gru, lstm, mlp, transformer
 from lctprune.settings import setting
+from lctprune.weights import load_weights, read_weights
+from lctprune.zoo import (
+    Builder,
+    build,
+    default_weights,
+    find_builder,
+    is_own_function,
+    timm_names,
+    torchvision_names,
+)
 
 SMALL_IMAGE = 64  # up to this side a ResNet gets the 3x3 stem without pooling that is usual for CIFAR
 
@@ -62,16 +75,20 @@ def _stem_convolution(in_channels: int, *, kernel_size: int, stride: int) -> nn.
     return convolution
 
 
-# name -> function of num_outputs, in_channels and image_size
-MODELS: dict[str, Callable[..., nn.Module]] = {
+# name -> function that takes num_outputs and what it needs of in_channels, image_size, features and vocabulary
+MODELS: dict[str, Builder] = {
     "resnet18": _resnet(resnet.resnet18),
     "resnet34": _resnet(resnet.resnet34),
     "resnet50": _resnet(resnet.resnet50),
     "resnet101": _resnet(resnet.resnet101),
     "vgg-lct": vgg_lct,
+    "lstm": lstm,
+    "gru": gru,
+    "transformer": transformer,
+    "mlp": mlp,
 }
 ALIASES = {"resnet": "resnet18"}
-# where the paper cuts, for the number of groups that it uses; otherwise cuts balance FLOPs
+# where the paper cuts, for the number of groups that it uses; otherwise cuts balance a cost
 PAPER_CUTS = {("vgg-lct", 4): ("stage1", "stage2", "stage3")}
 
 
@@ -79,36 +96,58 @@ PAPER_CUTS = {("vgg-lct", 4): ("stage1", "stage2", "stage3")}
 class NetworkConfig:
     """How to build a network with critics: everything that a run must remember of it.
 
+    What goes in is an image of `in_channels` and `image_size`, unless `steps` or `features` are given: then a sequence
+    of `steps` token numbers below `vocabulary`, a sequence of `steps` x `features` numbers, or `features` numbers.
+
     Raises:
         ConfigError: a value is out of range, or the model is unknown.
     """
 
-    model: str = setting("resnet18", "Built-in network.")
+    model: str = setting(
+        "resnet18",
+        "Built-in network, torchvision's (lctprune models lists them), timm/NAME, or package.module:callable.",
+    )
+    model_args: dict[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"help": "Further arguments of the model, as width=64,layers=2."}
+    )
     groups: int = setting(4, "Layer groups: one exit each. 1 is the plain network.")
     split_at: tuple[str, ...] | None = setting(None, "End a group after each of these modules.")
-    critic: str = setting("tail", "Kind of critic: tail, pooled or paper.")
+    balance: str = setting("flops", "What the cuts balance: flops, time (measured) or memory (activations).")
+    critic: str = setting("tail", "Kind of critic: tail, linear, or, for feature maps, pooled or paper.")
     critic_depth: tuple[int, ...] | None = setting(None, "3x3 convolutions of each critic (paper and pooled).")
+    critic_pool: str = setting("mean", "How critics of sequences pool the steps: mean or last.")
     num_outputs: int = setting(10, "Width of the output: number of classes.")
     in_channels: int = setting(3, "Channels of an image.")
     image_size: int = setting(32, "Side of an image in pixels.")
+    steps: int | None = setting(None, "Length of a sequence.")
+    features: int | None = setting(None, "Numbers in a step of a sequence, or in a row of a table.")
+    vocabulary: int | None = setting(None, "Number of tokens; a sequence is then one of token numbers.")
 
     def __post_init__(self) -> None:
-        model = ALIASES.get(self.model, self.model)
-        if model not in MODELS:
-            raise ConfigError(f"model {self.model!r} is unknown; known: {', '.join([*ALIASES, *MODELS])}")
-        object.__setattr__(self, "model", model)
-        for name in ("groups", "num_outputs", "in_channels", "image_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        object.__setattr__(self, "model", ALIASES.get(self.model, self.model))
+        if self.model not in MODELS and not is_own_function(self.model) and find_builder(self.model) is None:
+            known = [*ALIASES, *MODELS]
+            near = difflib.get_close_matches(self.model, [*known, *torchvision_names(), *timm_names()], n=3)
+            raise ConfigError(
+                f"model {self.model!r} is unknown; {'did you mean ' + ', '.join(near) + '? ' if near else ''}"
+                f"known are {', '.join(known)}, those that `lctprune models` lists, and package.module:callable"
+            )
+        for name in ("groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
         for name in ("split_at", "critic_depth"):  # lists, when read back from JSON
-            value: Any = getattr(self, name)
+            value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.split_at:
             object.__setattr__(self, "groups", len(self.split_at) + 1)
 
     @property
-    def example(self) -> torch.Tensor:
-        """One blank input, [1, channels, height, width]."""
+    def example(self) -> Tensor:
+        """One blank input, [1, ...]."""
+        if self.vocabulary is not None:
+            return torch.ones(1, self.steps or 1, dtype=torch.long)
+        if self.features is not None:
+            return torch.ones(1, *([self.steps] if self.steps else []), self.features)
         return torch.zeros(1, self.in_channels, self.image_size, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,23 +155,52 @@ class NetworkConfig:
         return dataclasses.asdict(self)
 
 
-def build_network(config: NetworkConfig) -> LocalCriticNetwork:
+def build_network(config: NetworkConfig, *, weights: str | None = None) -> LocalCriticNetwork:
     """A new network with critics; its weights come from PyTorch's global random generator.
 
+    Args:
+        config: which network.
+        weights: of the main network, to start from: `default`, torchvision's or timm's own; a file with a state dict of
+            the original model; or the directory of a run with the same model, whose main network is taken.
+
     Raises:
-        PartitionError, ConfigError: the model cannot be cut as asked.
+        PartitionError, ConfigError: the model cannot be built or cut as asked.
+        NetworkError: the weights cannot be read, or do not fit.
+        RunError: the run has no checkpoint.
+
+    Warns:
+        NetworkWarning: an auxiliary head is left out, or the classifier is new.
     """
+    model = _build_model(config)
+    if weights is not None:
+        given = default_weights(config.model) if weights == "default" else read_weights(weights)
+        load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}")
     network = attach_critics(
-        _build_model(config),
+        model,
         config.example,
         num_outputs=config.num_outputs,
         groups=config.groups,
         critic=config.critic,
         critic_depth=config.critic_depth,
+        critic_pool=config.critic_pool,
         split_at=config.split_at or PAPER_CUTS.get((config.model, config.groups)),
+        balance_by=config.balance,
     )
     network.recipe = config
     return network
+
+
+def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
+    """The same for the inputs and outputs of a data set."""
+    shape = tuple(data.example.shape[1:])
+    inputs: dict[str, Any]
+    if data.vocabulary:
+        inputs = {"vocabulary": len(data.vocabulary), "steps": shape[0]}
+    elif len(shape) == 3:
+        inputs = {"in_channels": shape[0], "image_size": shape[1]}
+    else:
+        inputs = {"features": shape[-1], "steps": shape[0] if len(shape) == 2 else None}
+    return dataclasses.replace(config, num_outputs=data.num_outputs, **inputs)
 
 
 def possible_cuts(config: NetworkConfig) -> list[str]:
@@ -141,6 +209,11 @@ def possible_cuts(config: NetworkConfig) -> list[str]:
 
 
 def _build_model(config: NetworkConfig) -> nn.Module:
-    return MODELS[config.model](
-        num_outputs=config.num_outputs, in_channels=config.in_channels, image_size=config.image_size
-    )
+    builder = MODELS.get(config.model) or find_builder(config.model)
+    assert builder is not None  # as NetworkConfig has checked
+    if config.vocabulary is not None or config.features is not None:
+        shape = {"steps": config.steps, "features": config.features, "vocabulary": config.vocabulary}
+    else:
+        shape = {"in_channels": config.in_channels, "image_size": config.image_size}
+    settings = {"num_outputs": config.num_outputs, **shape}
+    return build(config.model, builder, settings, config.model_args)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lctprune.network import LocalCriticNetwork
 from lctprune.train_config import TrainConfig, parse_matching
@@ -19,8 +19,9 @@ class Optimizers:
     """One optimiser for each group and one for each critic, as a worker per group needs them."""
 
     def __init__(self, network: LocalCriticNetwork, config: TrainConfig) -> None:
-        self.groups = [_sgd(group, config) for group in network.groups]
-        make_critic_optimizer = _sgd if config.critic_optimizer == "sgd" else _adam
+        config = config.resolved()
+        self.groups = [_scheduled(group, config) for group in network.groups]
+        make_critic_optimizer = _scheduled if config.critic_optimizer == "sgd" else _adam
         self.critics = [make_critic_optimizer(critic, config) for critic in network.critics]
 
     @property
@@ -38,10 +39,10 @@ class Optimizers:
                 optimizer.step()
 
     def set_learning_rate(self, lr: float) -> None:
-        """The schedule's rate, for SGD; Adam keeps its own, as in the paper."""
+        """The schedule's rate; the paper's Adam of critics keeps its own."""
         for optimizer in self.all:
             for group in optimizer.param_groups:
-                if isinstance(optimizer, SGD):
+                if isinstance(optimizer, SGD | AdamW):
                     group["lr"] = lr
 
     def tensors(self) -> dict[str, Tensor]:
@@ -67,12 +68,13 @@ class Optimizers:
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
-    """SGD's rate when a share `progress` (0 to 1) of all steps is done."""
+    """The rate when a share `progress` (0 to 1) of all steps is done; `config` must be resolved."""
+    highest = config.lr or 0.0
     if config.schedule == "step":
-        return config.lr * 0.1 ** ((progress >= 1 / 2) + (progress >= 3 / 4))
+        return highest * 0.1 ** ((progress >= 1 / 2) + (progress >= 3 / 4))
     if progress < config.warmup:
-        return config.lr * max(progress, 1e-3) / config.warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+        return highest * max(progress, 1e-3) / config.warmup
+    return highest * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
 
 
 def matching_at(progress: float, config: TrainConfig) -> float:
@@ -81,7 +83,8 @@ def matching_at(progress: float, config: TrainConfig) -> float:
     return begin + (end - begin) * progress
 
 
-def _sgd(module: nn.Module, config: TrainConfig) -> SGD | None:
+def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
+    """SGD or AdamW, whose rate the schedule sets."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     weights = [parameter for parameter in parameters if parameter.dim() > 1]
     others = [parameter for parameter in parameters if parameter.dim() <= 1]  # biases and normalisation
@@ -92,7 +95,9 @@ def _sgd(module: nn.Module, config: TrainConfig) -> SGD | None:
     ]
     if not decayed:
         return None
-    return SGD(decayed, lr=config.lr, momentum=config.momentum, nesterov=True, fused=True)
+    if config.optimizer == "adamw":
+        return AdamW(decayed, lr=config.lr or 0.0, fused=True)
+    return SGD(decayed, lr=config.lr or 0.0, momentum=config.momentum, nesterov=True, fused=True)
 
 
 def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:

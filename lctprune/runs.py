@@ -12,11 +12,11 @@ import dataclasses
 import datetime
 import io
 import json
-import platform
-import sys
+import re
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,36 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lctprune.data import Data, DataConfig, load_data
-from lctprune.errors import RunError
+from lctprune.data import load_data
+from lctprune.data_set import Data, DataConfig
+from lctprune.environment import environment
+from lctprune.errors import NetworkWarning, RunError
 from lctprune.files import write_atomically, write_json
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.splits import Normalization
+from lctprune.weights import CHECKPOINT, NETWORK_PREFIX
+from lctprune.zoo import is_own_function
 
 RUNS = Path("runs")
-CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.csv", "checkpoint.safetensors"
-NETWORK_PREFIX = "network."
+CONFIG, METRICS = "config.json", "metrics.csv"
 
 
 class Run:
     """One training run, in its directory.
 
+    Args:
+        path: of the directory.
+        model: the user's own function from which the run's network was built, `package.module:callable`. Loading a
+            network executes such a function only if it is named here, whatever the directory says.
+
     Raises:
         RunError: the directory is not a run.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, model: str | None = None) -> None:
         self.path = Path(path)
+        self.model = model
         try:
             self.config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
             self.config["network"], self.config["training"], self.config["data"]
@@ -83,11 +92,10 @@ class Run:
             raise RunError(f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate")
         data = load_data(DataConfig(**recorded["config"]), normalization=read_normalization(recorded))
         now = data_settings(data) or {}
-        for key in ("samples", "classes", "fingerprint"):
-            if now[key] != recorded[key]:
-                raise RunError(
-                    f"the data has changed since {self.path} was trained: {key} were {recorded[key]}, are {now[key]}"
-                )
+        for key in ("samples", "classes", "fingerprint", "vocabulary"):
+            if now[key] != recorded.get(key, now[key]):
+                was, is_now = (textwrap.shorten(str(value), 100) for value in (recorded[key], now[key]))
+                raise RunError(f"the data has changed since {self.path} was trained: {key} were {was}, are {is_now}")
         return data
 
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -117,7 +125,7 @@ class Run:
             return {name.removeprefix(prefix): checkpoint.get_tensor(name) for name in names}
 
 
-def create_run(path: str | Path | None, config: Mapping[str, Any]) -> Run:
+def create_run(path: str | Path | None, config: Mapping[str, Any], *, model: str | None = None) -> Run:
     """Make a run directory; without a path, one of its own below `runs/`.
 
     Raises:
@@ -131,10 +139,10 @@ def create_run(path: str | Path | None, config: Mapping[str, Any]) -> Run:
         write_json(path / CONFIG, {**environment(), **config})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
-    return Run(path)
+    return Run(path, model=model)
 
 
-def newest_run(folder: str | Path = RUNS) -> Run:
+def newest_run(folder: str | Path = RUNS, *, model: str | None = None) -> Run:
     """The run below `folder` that was created last and has a checkpoint.
 
     Raises:
@@ -143,28 +151,41 @@ def newest_run(folder: str | Path = RUNS) -> Run:
     runs = []
     for checkpoint in Path(folder).glob(f"*/{CHECKPOINT}"):
         with suppress(RunError):  # somebody else's directory
-            runs.append(Run(checkpoint.parent))
+            runs.append(Run(checkpoint.parent, model=model))
     if not runs:
         raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
     return max(runs, key=lambda run: str(run.config.get("created", "")))
 
 
-def load_network(path: str | Path) -> LocalCriticNetwork:
-    """The trained network of a run directory, on the CPU, in evaluation mode. Executes no code but this package's.
+def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:
+    """The trained network of a run directory, on the CPU, in evaluation mode.
+
+    Executes no code but this package's, torchvision's and timm's, and the function that `model` names.
+
+    Args:
+        run: the run or its directory.
+        model: as of `Run`.
 
     Raises:
-        RunError: the directory is not a run, has no checkpoint yet, or its network was made by hand.
+        RunError: the directory is not a run, has no checkpoint yet, its network was made by hand, or by a function
+            other than `model`.
     """
-    run = Run(path)
+    run = run if isinstance(run, Run) else Run(run, model=model)
     recipe = run.config["network"]
     if recipe is None:
         raise RunError(
             f"{run.path} was trained on a network made in a program; build it there and load "
             f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r}) into it"
         )
+    name = str(recipe.get("model"))
+    if is_own_function(name) and name != (model or run.model):
+        raise RunError(
+            f"{run.path} was trained on {name}, which is code outside lctprune; to execute it, name it: --model {name}"
+        )
     weights = run.read_checkpoint(NETWORK_PREFIX)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NetworkWarning)  # said when it was trained
             network = build_network(NetworkConfig(**recipe))
         network.load_state_dict(weights)
     except (TypeError, RuntimeError) as error:  # settings or weights of another version
@@ -184,9 +205,15 @@ def data_settings(data: Data) -> dict[str, Any] | None:
         "samples": split_sizes(data),
         "fingerprint": data.fingerprint,
         "resize": data.resize,
-        "mean": list(normalization.mean),
-        "std": list(normalization.std),
+        **_statistics(normalization),
+        "vocabulary": list(data.vocabulary),
+        "columns": list(data.columns),
+        "target": data.target_normalization and _statistics(data.target_normalization),
     }
+
+
+def _statistics(normalization: Normalization) -> dict[str, list[float]]:
+    return {"mean": list(normalization.mean), "std": list(normalization.std)}
 
 
 def split_sizes(data: Data) -> dict[str, int]:
@@ -199,32 +226,9 @@ def read_normalization(recorded: Mapping[str, Any]) -> Normalization:
     return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
 
 
-def environment() -> dict[str, Any]:
-    """When, how and on what: the part of config.json that is not a setting."""
-    return {
-        "created": datetime.datetime.now().astimezone().isoformat(),
-        "command": sys.argv,
-        "versions": {name: version(name) for name in ("lctprune", "torch", "torchvision")}
-        | {"python": platform.python_version()},
-        "machine": machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What figures of speed depend on."""
-    capabilities = torch.cpu.get_capabilities()
-    return {
-        "platform": platform.platform(),
-        "cpu": capabilities.get("cpu_name", platform.processor()),
-        "cores": capabilities.get("num_logical_cores"),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
 def _new_path(config: Mapping[str, Any]) -> Path:
     network, data = config.get("network"), config.get("data")
-    model = network["model"] if network else "network"
+    model = re.sub(r"[^\w.-]+", "-", network["model"]) if network else "network"
     name = Path(data["config"]["name"]).resolve().name if data else "data"
     stem = f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from lctprune.candidates import Candidate, wilson_interval
+from lctprune.candidates import Candidate
 from lctprune.errors import BudgetError, ConfigError
 
 COSTS = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # with their units
@@ -175,6 +175,6 @@ def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:
     if not candidate.samples or not chosen.samples:
         return candidate.accuracy < chosen.accuracy
     difference = chosen.accuracy - candidate.accuracy
-    chosen_low, _ = wilson_interval(chosen.accuracy, chosen.samples)
-    _, candidate_high = wilson_interval(candidate.accuracy, candidate.samples)
+    chosen_low, _ = chosen.accuracy_interval
+    _, candidate_high = candidate.accuracy_interval
     return difference > math.hypot(chosen.accuracy - chosen_low, candidate_high - candidate.accuracy)

@@ -81,8 +81,8 @@ def stratified(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Ten
     except ValueError as error:
         smallest = int(targets.bincount().min())
         raise DataError(
-            f"{len(targets)} images of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
-            f"hold out {fraction:.0%} for validation; add images or give a val/ folder beside test/"
+            f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
+            f"hold out {fraction:.0%} for validation; add samples, or give a split of your own (val/, val.tsv)"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
 

@@ -67,8 +67,9 @@ class TensorSplit:
     """A split in memory.
 
     Args:
-        inputs: uint8 images [n, height, width, channels], or floating-point inputs of any shape [n, ...]; or a function
-            that gives them, called when the first batch is asked for.
+        inputs: uint8 images [n, height, width, channels]; int64 token numbers [n, time], zeros at the end being padding
+            that batches are freed of; or floating-point inputs of any shape [n, ...]. Or a function that gives them,
+            called when the first batch is asked for.
         targets: [n, ...].
         normalization: of images.
         augmentation: of images, in `shuffled`.
@@ -116,6 +117,8 @@ class TensorSplit:
             yield self._prepared(inputs), self.targets[indices]
 
     def _prepared(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.int64:
+            return inputs[:, : max(1, int((inputs != 0).sum(1).max()))]
         if inputs.dtype != torch.uint8:
             return inputs
         return (self.normalization or Normalization((0.0,), (1.0,))).apply(inputs)

@@ -11,6 +11,8 @@ import torch
 from lctprune.errors import ConfigError
 from lctprune.settings import setting
 
+DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -21,10 +23,11 @@ class TrainConfig:
     """
 
     epochs: int = setting(10, "Passes over the training split.")
-    batch_size: int = setting(128, "Samples in a step.")
-    lr: float = setting(0.1, "Highest learning rate of SGD.")
+    batch_size: int = setting(64, "Samples in a step.")
+    optimizer: str = setting("auto", "sgd, adamw, or auto: sgd for networks of images, adamw for all others.")
+    lr: float | None = setting(None, "Highest learning rate; by default 0.1 of sgd, 0.001 of adamw.")
     momentum: float = setting(0.9, "Nesterov momentum of SGD.")
-    weight_decay: float = setting(5e-4, "Weight decay of SGD, on weights only: not on biases or normalisation.")
+    weight_decay: float = setting(5e-4, "Weight decay, on weights only: not on biases or normalisation.")
     schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
     warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
     label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")
@@ -32,7 +35,10 @@ class TrainConfig:
         "0:0.5", "Critics' objective, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
     )
     critic_period: int = setting(1, "Update critics in every k-th step only.")
-    critic_optimizer: str = setting("sgd", "sgd, as the groups; or adam, the paper's, at a constant 1e-4.")
+    freeze_main: bool = setting(False, "Train critics only: the main network stays as it is, to the last bit.")
+    critic_optimizer: str = setting(
+        "sgd", "sgd, as the groups (whatever theirs is); or adam, the paper's, at a constant 1e-4."
+    )
     precision: str = setting("auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.")
     device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one.")
     compile: bool = setting(
@@ -43,7 +49,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(self, "lr", 0 < self.lr < math.inf, "a positive number")
+        _require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
+        _require(self, "optimizer", self.optimizer in ("auto", *DEFAULT_LR), "auto, sgd or adamw")
         _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")
         _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         _require(self, "warmup", 0 <= self.warmup < 1, "at least 0 and less than 1")
@@ -54,8 +61,11 @@ class TrainConfig:
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
         parse_matching(self.matching)
 
-    def resolved(self) -> TrainConfig:
+    def resolved(self, *, images: bool = True) -> TrainConfig:
         """The same with `auto` settled for this machine.
+
+        Args:
+            images: whether the network sees images: other networks are small, and gain nothing from bf16.
 
         Raises:
             ConfigError: the device is not there.
@@ -66,8 +76,12 @@ class TrainConfig:
             raise ConfigError(f"device is {self.device!r}; this machine has cpu{_also_cuda()}")
         precision = self.precision
         if precision == "auto":
-            precision = "bf16" if _computes_in_bf16(device) else "fp32"
-        return dataclasses.replace(self, device=device, precision=precision)
+            precision = "bf16" if images and _computes_in_bf16(device) else "fp32"
+        optimizer = self.optimizer
+        if optimizer == "auto":
+            optimizer = "sgd" if images else "adamw"
+        lr = DEFAULT_LR[optimizer] if self.lr is None else self.lr
+        return dataclasses.replace(self, device=device, precision=precision, optimizer=optimizer, lr=lr)
 
 
 def parse_matching(matching: float | str) -> tuple[float, float]:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 
 from lctprune.candidates import score_exits
-from lctprune.data import Data
-from lctprune.errors import RunError, TrainingError
-from lctprune.losses import Loss, cross_entropy
+from lctprune.compilation import compilation, compiled
+from lctprune.data_set import Data
+from lctprune.errors import ConfigError, RunError, TrainingError
+from lctprune.losses import Loss, default_loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optimizers import Optimizers, learning_rate, matching_at
-from lctprune.runs import NETWORK_PREFIX, Run, create_run, data_settings
+from lctprune.runs import Run, create_run, data_settings
 from lctprune.train_config import TrainConfig
 from lctprune.update import local_critic_backward
+from lctprune.weights import NETWORK_PREFIX
 
 EVALUATION_BATCH = 512
 
@@ -71,10 +70,11 @@ def train(
         config: how; by default as `TrainConfig()`.
         run_dir: a new or empty directory; by default one below `runs/`.
         resume: continue the run in `run_dir` from its last whole epoch.
-        loss: per sample; by default cross-entropy with `config.label_smoothing`.
+        loss: per sample; by default cross-entropy with `config.label_smoothing`, or mean squared error where targets
+            are floating-point numbers.
 
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or `freeze_main` leaves nothing to train.
         RunError: `run_dir` holds something, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
@@ -93,17 +93,20 @@ def open_run(
     resume: bool = False,
 ) -> Run:
     """The new or resumed run directory that `train_steps` then fills. Arguments and errors are those of `train`."""
+    if config.freeze_main and not network.critics:
+        raise ConfigError("to freeze the main network leaves nothing to train: it has no critics; use 2 groups or more")
     settings = {
         "network": network.recipe.to_dict() if network.recipe else None,
         "data": data_settings(data),
-        "training": dataclasses.asdict(config.resolved()),
+        "training": dataclasses.asdict(config.resolved(images=data.example.dim() == 4)),
     }
     settings = json.loads(json.dumps(settings))  # as they are read back
+    model = network.recipe.model if network.recipe else None
     if not resume:
-        return create_run(run_dir, settings)
+        return create_run(run_dir, settings, model=model)
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
-    run = Run(run_dir)
+    run = Run(run_dir, model=model)
     for part, values in settings.items():
         if values != run.config[part]:
             changed = sorted(key for key in values or {} if (values or {})[key] != (run.config[part] or {}).get(key))
@@ -117,7 +120,17 @@ def open_run(
 def train_steps(network: LocalCriticNetwork, data: Data, run: Run, *, loss: Loss | None = None) -> Iterator[Progress]:
     """Train epoch by epoch from the run's checkpoint on, yielding progress after every step. See `train`."""
     config = TrainConfig(**run.config["training"])
-    loss = loss or functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
+    if config.freeze_main:
+        with _frozen(network.groups):
+            yield from _train_epochs(network, data, run, config, loss)
+    else:
+        yield from _train_epochs(network, data, run, config, loss)
+
+
+def _train_epochs(
+    network: LocalCriticNetwork, data: Data, run: Run, config: TrainConfig, loss: Loss | None
+) -> Iterator[Progress]:
+    loss = loss or default_loss(data.train.targets, label_smoothing=config.label_smoothing)
     network.to(config.device)
     _to_channels_last(network)
     optimizers = Optimizers(network, config)
@@ -157,6 +170,7 @@ def _train_epoch(
     total = torch.zeros(len(network.groups))
     seconds, samples = 0.0, 0
     network.train()
+    network.groups.train(not config.freeze_main)
     batches = data.train.shuffled(config.batch_size, seed=_epoch_seed(config.seed, epoch))
     start = time.perf_counter()
     for index, (inputs, targets) in enumerate(batches):
@@ -165,7 +179,7 @@ def _train_epoch(
         update_critics = position % config.critic_period == 0
         optimizers.set_learning_rate(learning_rate(progress, config))
         optimizers.zero_grad()
-        with _autocast(config), _compilation(config):
+        with _autocast(config), compilation(config):
             losses = local_critic_backward(
                 network,
                 inputs.to(config.device, non_blocking=True),
@@ -207,18 +221,16 @@ def _metrics_row(
     return row
 
 
-def compiled(network: LocalCriticNetwork) -> LocalCriticNetwork:
-    """The same parameters, with every group and critic compiled on its own."""
-
-    def compile_each(modules: Iterable[nn.Module]) -> list[nn.Module]:
-        return [cast(nn.Module, torch.compile(module)) for module in modules]
-
-    return LocalCriticNetwork(compile_each(network.groups), compile_each(network.critics))
-
-
-def _compilation(config: TrainConfig) -> AbstractContextManager[object]:
-    # a critic runs backward twice on one graph, which compiled code must be told of
-    return functorch_config.patch(donated_buffer=False) if config.compile else nullcontext()
+@contextmanager
+def _frozen(groups: nn.Module) -> Iterator[None]:
+    """Nothing inside needs a gradient; afterwards what did does again."""
+    parameters = [parameter for parameter in groups.parameters() if parameter.requires_grad]
+    groups.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_()
 
 
 def _to_channels_last(network: nn.Module) -> None:

@@ -87,7 +87,7 @@ def forward_group(
     """Equations 1 and 3: run one group on `inputs` (cut off from the group before), and its critic on what it gives."""
     output = group(inputs)
     boundary = output.detach()
-    if critic is not None:
+    if critic is not None and output.requires_grad:  # else the group is frozen: nobody asks for its gradient
         boundary.requires_grad_()
     losses = loss(output if critic is None else critic(boundary), target)
     if losses.shape != output.shape[:1]:

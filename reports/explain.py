@@ -63,7 +63,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     asked = " and ".join(f"at most {amount(limit, cost)}" for cost, limit in budget.items())
     scope = f"{len(possible)} of {len(candidates)} candidates that fit the budget ({asked})"
     scope = scope if budget else f"{len(candidates)} candidates; no budget was given"
-    accuracy = f"validation accuracy {percent(chosen.accuracy)}"
+    accuracy = f"validation {chosen.metric} {percent(chosen.accuracy)}"
     if chosen not in possible:
         return [f"It was named by hand: {accuracy}. It does not fit the budget ({asked})."]
     if chosen.accuracy < max(candidate.accuracy for candidate in possible):
@@ -75,7 +75,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
         cost = amount(other.parameters, "parameters") if other.flops is None else amount(other.flops, "flops")
         sentences.append(
             f"These samples do not show a cheaper one to be worse (the difference's 95% interval contains 0): "
-            f"{other.name}, validation accuracy {percent(other.accuracy)}, {cost}."
+            f"{other.name}, validation {other.metric} {percent(other.accuracy)}, {cost}."
         )
     return sentences
 
@@ -84,15 +84,23 @@ def _network(recipe: Mapping[str, Any] | None) -> str:
     if recipe is None:
         return "made in a program"
     parts = {"model": "{}", "groups": "{} layer groups", "critic": "critics of kind {}", "num_outputs": "{} outputs"}
-    size = f", input {recipe['in_channels']} x {recipe['image_size']} x {recipe['image_size']}"
-    return _joined(recipe, parts) + size
+    return f"{_joined(recipe, parts)}, input {_input(recipe)}"
+
+
+def _input(recipe: Mapping[str, Any]) -> str:
+    if vocabulary := recipe.get("vocabulary"):
+        return f"sentences, {vocabulary:,} different words"
+    if features := recipe.get("features"):
+        return f"sequences of {features} numbers a step" if recipe.get("steps") else f"{features} numbers"
+    return f"{recipe['in_channels']} x {recipe['image_size']} x {recipe['image_size']}"
 
 
 def _data(recorded: Mapping[str, Any] | None) -> str:
     if recorded is None:
         return "made in a program"
     samples = ", ".join(f"{name} {count:,}" for name, count in recorded["samples"].items())
-    return f"{recorded['config']['name']}, {len(recorded['classes'])} classes; samples: {samples}"
+    outputs = f"{len(recorded['classes'])} classes" if recorded["classes"] else "regression"
+    return f"{recorded['config']['name']}, {outputs}; samples: {samples}"
 
 
 def _matching(matching: object) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from lctprune.candidates import Candidate, wilson_interval
 from lctprune.reports.curves import training_figure
@@ -61,7 +62,7 @@ def report_page(
     *,
     chosen: Candidate | None = None,
     budget: Mapping[str, float] | None = None,
-    test: Mapping[str, float] | None = None,
+    test: Mapping[str, Any] | None = None,
 ) -> str:
     """The report of one run, as the text of an HTML file.
 
@@ -100,7 +101,7 @@ def _choice(
     candidates: Sequence[Candidate],
     chosen: Candidate | None,
     budget: Mapping[str, float],
-    test: Mapping[str, float] | None,
+    test: Mapping[str, Any] | None,
 ) -> str:
     if chosen is None and test is None:
         return ""
@@ -113,12 +114,13 @@ def _choice(
     return f'<h2>{heading}</h2><div class="choice">{paragraphs}</div>'
 
 
-def _test_sentence(name: str, test: Mapping[str, float]) -> str:
+def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
     accuracy, samples = test["accuracy"], int(test["samples"])
-    sentence = (
-        f"Test accuracy of {name}: {percent(accuracy, 2)} "
-        f"(95% interval {percent_interval(*wilson_interval(accuracy, samples))}, {samples:,} samples)."
-    )
+    metric = test.get("metric", "accuracy")
+    interval = ""
+    if metric == "accuracy":  # a share of samples, which an R2 is not
+        interval = f"95% interval {percent_interval(*wilson_interval(accuracy, samples))}, "
+    sentence = f"Test {metric} of {name}: {percent(accuracy, 2)} ({interval}{samples:,} samples)."
     if (main := test.get("main_accuracy")) is None:
         return sentence
     points = 100 * (accuracy - main)

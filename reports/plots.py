@@ -48,7 +48,8 @@ def plot_pareto(
         ConfigError: there is no such cost.
     """
     points = pareto_points(candidates, cost)
-    ax.set(xlabel=_cost_label(candidates, points, cost), ylabel="accuracy (bars: 95% interval)")
+    metric = candidates[0].metric if candidates else "accuracy"
+    ax.set(xlabel=_cost_label(candidates, points, cost), ylabel=f"{metric} (bars: 95% interval)")
     if not points:
         say_instead(ax, "not measured")
         return ax

@@ -17,6 +17,7 @@ FIELDS = [field.name for field in dataclasses.fields(Candidate)]
 INTERVAL = ["accuracy_low", "accuracy_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples")
+TEXTS = ("name", "metric")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
@@ -31,7 +32,7 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
     """
     rows = [[*dataclasses.astuple(candidate), *candidate.accuracy_interval] for candidate in candidates]
     frame = pandas.DataFrame(rows, columns=[*FIELDS, *INTERVAL], dtype=object)  # large integers stay exact
-    dtypes = dict.fromkeys(INTEGERS, "int64") | dict.fromkeys(INTEGERS_OR_NA, "Int64") | {"name": "object"}
+    dtypes = dict.fromkeys(INTEGERS, "int64") | dict.fromkeys(INTEGERS_OR_NA, "Int64") | dict.fromkeys(TEXTS, "object")
     return frame.astype({column: dtypes.get(column, "float64") for column in frame.columns})
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import pytest
@@ -24,6 +25,21 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def document(self) -> Any:
+        """What it printed, which must be one strict JSON document."""
+        assert self.code == 0, self.err
+        return strict_json(self.out)
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON, without the NaN and Infinity that Python's parser lets pass."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 @pytest.fixture(autouse=True)

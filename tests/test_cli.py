@@ -53,7 +53,7 @@ def test_train_tells_what_it_did(cli: Cli, image_folder: Path, tmp_path: Path) -
     result = cli("train", "resnet", "--data", image_folder, "--out", tmp_path / "run", *QUICK)
     assert result.code == 0
     assert "Training resnet18 in 3 groups" in result.err
-    assert "54 train, 6 validation, 18 test images, 3 classes" in result.err
+    assert "54 train, 6 validation, 18 test samples, 3 classes" in result.err
     assert result.err.count("validation ") >= 2
     assert "main network" in result.out
     assert "1 FLOP is one multiply or one add" in result.out
@@ -75,6 +75,10 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
         "--split-at": "layer1,layer2.0",
         "--critic": "paper",
         "--critic-depth": "2,1",
+        "--critic-pool": "last",
+        "--balance": "memory",
+        "--optimizer": "adamw",
+        "--max-length": 9,
         "--epochs": 1,
         "--batch-size": 9,
         "--lr": 0.01,
@@ -266,7 +270,10 @@ def test_the_newest_run_is_the_default(cli: Cli, copied: Path, tmp_path: Path, m
 def test_inspect_adds_up(cli: Cli) -> None:
     document = parse_strictly(cli("inspect", "resnet", "--image-size", 32, "--groups", 2, "--json").out)
     assert math.isclose(sum(group["flops"] for group in document["groups"]), 2 * 555.4e6, rel_tol=1e-3)
-    assert "Possible cuts: maxpool, layer1.0, layer1" in cli("inspect", "resnet", "--critic", "pooled").out
+    assert (
+        "9 possible cuts, for --split-at: maxpool, layer1.0, layer1"
+        in cli("inspect", "resnet", "--critic", "pooled").out
+    )
 
 
 def assert_one_line(result: Any, *, code: int) -> None:
@@ -279,7 +286,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("train", "nosuch"), 2, "known: resnet"),
+        (("train", "nosuch"), 2, "known are resnet"),
         (("train",), 2, "model"),
         (("trian",), 2, "trian"),
         (("train", "resnet", "--nosuch"), 2, "--nosuch"),
@@ -344,7 +351,7 @@ def test_flipping_and_cropping_change_what_is_learnt(cli: Cli, image_folder: Pat
 
 
 def test_help_has_examples_and_version_is_shown(cli: Cli) -> None:
-    for command in ("train", "select", "evaluate", "report", "export", "inspect"):
+    for command in ("train", "select", "evaluate", "report", "export", "inspect", "models"):
         result = cli(command, "--help")
         assert result.code == 0
         assert f"lctprune {command}" in result.out

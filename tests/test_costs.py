@@ -163,15 +163,13 @@ def twice(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("network", "shape"),
     [
-        (nn.LSTM(5, 4), (1, 3, 5)),
-        (nn.GRU(5, 4), (1, 3, 5)),
         (Function(twice), (1, 5)),
         (Function(lambda x: torch.mv(x[0], x[0, 0])), (1, 5, 5)),
         (Function(lambda x: torch.dot(x[0], x[0])), (1, 5)),
         (Function(lambda x: torch.cdist(x, x)), (1, 3, 5)),
         (Function(lambda x: torch.fft.fft(x).real), (1, 8)),
     ],
-    ids=["lstm", "gru", "custom", "mv", "dot", "cdist", "fft"],
+    ids=["custom", "mv", "dot", "cdist", "fft"],
 )
 def test_an_unknown_operation_is_an_error_and_never_0(network: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(UnknownOperationError, match=r"has no FLOP formula; register one"):

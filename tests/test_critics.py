@@ -1,4 +1,4 @@
-"""Critic heads: shapes for any feature map, and their cost by hand."""
+"""Critic heads: shapes for any feature map, sequence and vector, and their cost by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lctprune as lct
-from lctprune.critics import CRITICS
+from lctprune.critics import CRITICS, SEQUENCE_CRITICS
 from lctprune.errors import ConfigError, NetworkError
 
 SIDES = (1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 28, 31, 33, 57)
@@ -131,12 +131,88 @@ def test_a_critic_needs_a_convolution(kind: str, depth: int) -> None:
 
 
 def test_an_unknown_kind_is_refused_and_the_known_ones_named() -> None:
-    with pytest.raises(ConfigError, match="'linear' is unknown; known: tail, pooled, paper"):
-        lct.make_critic("linear", (8, 8, 8), 10)
+    with pytest.raises(ConfigError, match="'deep' is unknown; known: tail, pooled, paper, linear"):
+        lct.make_critic("deep", (8, 8, 8), 10)
 
 
-@pytest.mark.parametrize("shape", [(8,), (), (8, 8), (8, 8, 8, 8)])
+@pytest.mark.parametrize("shape", [(), (8, 8, 8, 8)])
 @pytest.mark.parametrize("kind", CRITICS)
-def test_what_is_not_a_feature_map_is_refused(kind: str, shape: tuple[int, ...]) -> None:
+def test_what_is_neither_map_nor_sequence_nor_vector_is_refused(kind: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(NetworkError, match="needs a feature map"):
         lct.make_critic(kind, shape, 10)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 8)])
+@pytest.mark.parametrize("kind", ["pooled", "paper"])
+def test_convolutional_critics_refuse_sequences_and_vectors(kind: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(NetworkError, match=rf"{kind!r} critic needs a feature map .*use tail or linear"):
+        lct.make_critic(kind, shape, 10)
+
+
+def test_an_unknown_pooling_is_refused() -> None:
+    with pytest.raises(ConfigError, match="critic pool is 'max'; it must be one of mean, last"):
+        lct.make_critic("tail", (8, 8), 10, pool="max")
+
+
+# --- sequences, vectors, and features that come last -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["mean", "last"])
+@pytest.mark.parametrize("shape", [(1,), (6,), (1, 6), (7, 6)])
+@pytest.mark.parametrize("kind", SEQUENCE_CRITICS)
+def test_sequences_and_vectors_get_a_critic(kind: str, shape: tuple[int, ...], pool: str) -> None:
+    critic = lct.make_critic(kind, shape, 4, pool=pool)
+    x = torch.randn(5, *shape)
+    before = x.clone()
+    output = critic(x)
+    assert output.shape == (5, 4)
+    assert torch.equal(x, before)
+    output.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in critic.parameters())
+
+
+@pytest.mark.parametrize("kind", SEQUENCE_CRITICS)
+def test_padding_does_not_count(kind: str) -> None:
+    critic = lct.make_critic(kind, (7, 6), 4)
+    x = torch.randn(2, 5, 6)
+    padded = torch.cat([x, torch.zeros(2, 3, 6)], 1)
+    torch.testing.assert_close(critic(padded), critic(x))
+
+
+def test_a_linear_critic_of_a_sequence_pools_as_it_is_told() -> None:
+    x = torch.randn(3, 5, 6)
+    mean, last = (lct.make_critic("linear", (5, 6), 4, pool=pool) for pool in ("mean", "last"))
+    torch.testing.assert_close(mean(x), mean[-1](x.mean(1)))
+    torch.testing.assert_close(last(x), last[-1](x[:, -1]))
+
+
+def test_a_linear_critic_of_a_map_is_the_mean_of_each_channel_and_a_linear_layer() -> None:
+    critic = lct.make_critic("linear", (6, 3, 5), 4)
+    x = torch.randn(2, 6, 3, 5)
+    torch.testing.assert_close(critic(x), critic[-1](x.mean((2, 3))))
+    assert macs(critic, (6, 3, 5)) == 6 * 4
+
+
+@pytest.mark.parametrize("kind", CRITICS)
+def test_maps_with_their_features_last_are_read_as_others_are(kind: str) -> None:
+    torch.manual_seed(1)
+    last = lct.make_critic(kind, (9, 12, 6), 4, channels_last=True).eval()
+    torch.manual_seed(1)
+    first = lct.make_critic(kind, (6, 9, 12), 4).eval()
+    x = torch.randn(2, 6, 9, 12)
+    assert torch.equal(last(x.permute(0, 2, 3, 1)), first(x))
+
+
+@pytest.mark.parametrize("kind", SEQUENCE_CRITICS)
+def test_sequences_with_their_features_first_are_read_as_others_are(kind: str) -> None:
+    torch.manual_seed(1)
+    first = lct.make_critic(kind, (6, 9), 4, channels_last=False)
+    torch.manual_seed(1)
+    last = lct.make_critic(kind, (9, 6), 4)
+    x = torch.randn(2, 9, 6)
+    assert torch.equal(first(x.transpose(1, 2)), last(x))
+
+
+def test_macs_of_a_critic_of_tokens() -> None:
+    critic = lct.make_critic("tail", (7, 6), 4)
+    assert lct.count_flops(critic, torch.randn(1, 7, 6)) == 2 * (6 * 6 + 6 * 4)

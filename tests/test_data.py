@@ -577,7 +577,7 @@ def test_too_few_images_to_split(tmp_path: Path) -> None:
     make_images(tmp_path / "train" / "b", 1)
     make_classes(tmp_path / "test", 1)
     message = error_of(folder_config(tmp_path))
-    for part in ("10 images of 2 classes", "smallest has 1", "20%", "val/"):
+    for part in ("10 samples of 2 classes", "smallest has 1", "20%", "val/"):
         assert part in message
 
 

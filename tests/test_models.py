@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 import lctprune as lct
 from lctprune.errors import ConfigError
 from lctprune.models import ALIASES, MODELS, NetworkConfig, build_network
+
+SEQUENCES = ("lstm", "gru", "transformer", "mlp")
 
 
 def costs(network: lct.LocalCriticNetwork, example: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -71,11 +74,22 @@ def test_stem_of_a_resnet(image_size: int) -> None:
 
 
 def test_an_unknown_model_is_refused_and_the_known_ones_named() -> None:
-    with pytest.raises(ConfigError, match=r"'lenet' is unknown; known: resnet, resnet18, .*vgg-lct"):
+    with pytest.raises(
+        ConfigError, match=r"'lenet' is unknown; .*known are resnet, resnet18, .*vgg-lct.*lctprune models"
+    ):
         NetworkConfig(model="lenet")
 
 
-@pytest.mark.parametrize("name", ["groups", "num_outputs", "in_channels", "image_size"])
+@pytest.mark.parametrize(("wrong", "right"), [("resnet81", "resnet18"), ("mobilenet_v3_smal", "mobilenet_v3_small")])
+def test_an_unknown_model_may_be_a_slip(wrong: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{wrong!r} is unknown; did you mean .*{right}.*\? known are"):
+        NetworkConfig(model=wrong)
+
+
+SIZES = ["groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"]
+
+
+@pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("value", [0, -1])
 def test_sizes_are_at_least_one(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value}; it must be at least 1"):
@@ -124,26 +138,61 @@ def test_weights_come_from_the_global_generator() -> None:
 # --- one contract for every model -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "in_channels"), [*((name, 3) for name in MODELS), ("resnet18", 1), ("vgg-lct", 1)])
-def test_one_step_gives_every_parameter_a_gradient(name: str, in_channels: int) -> None:
+def recipes() -> list[NetworkConfig]:
+    """Each built-in network on each kind of input that it takes, as small as can be."""
+    maps = [(name, 3) for name in MODELS if name not in SEQUENCES]
+    images = [
+        NetworkConfig(model=name, image_size=8, in_channels=channels, num_outputs=4)
+        for name, channels in [*maps, ("resnet18", 1), ("vgg-lct", 1)]
+    ]
+    small: dict[str, Any] = {"num_outputs": 4, "model_args": {"width": 16}}
+    recurrent = [
+        NetworkConfig(model=name, **small, **inputs)
+        for name in ("lstm", "gru", "transformer")
+        for inputs in ({"steps": 6, "vocabulary": 9}, {"steps": 6, "features": 5})
+    ]
+    return [*images, *recurrent, NetworkConfig(model="mlp", features=5, **small)]
+
+
+@pytest.mark.parametrize(
+    "config", recipes(), ids=lambda each: f"{each.model}-{each.vocabulary or each.features or each.in_channels}"
+)
+def test_one_step_gives_every_parameter_a_gradient(config: NetworkConfig) -> None:
     torch.manual_seed(0)
-    config = NetworkConfig(model=name, image_size=8, in_channels=in_channels, num_outputs=4)
     network = build_network(config).train()
-    x, y = torch.randn(3, in_channels, 8, 8), torch.tensor([0, 3, 1])
-    losses = lct.local_critic_backward(network, x, y)
+    shape = config.example.shape[1:]
+    x = torch.randint(1, 9, (3, *shape)) if config.vocabulary else torch.randn(3, *shape)
+    losses = lct.local_critic_backward(network, x, torch.tensor([0, 3, 1]))
     assert len(losses) == 4
     assert all(each.shape == (3,) and each.isfinite().all() for each in losses)
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
     assert [output.shape for output in network.eval().exits(x)] == [(3, 4)] * 4
-    assert network.main_state_dict().keys() == _original(config).keys()
+    original = build_network(dataclasses.replace(config, groups=1))
+    assert network.main_state_dict().keys() == original.main_state_dict().keys()
 
 
-def _original(config: NetworkConfig) -> dict[str, torch.Tensor]:
-    return MODELS[config.model](
-        num_outputs=config.num_outputs, in_channels=config.in_channels, image_size=config.image_size
-    ).state_dict()
+def test_every_built_in_network_is_in_the_contract() -> None:
+    assert {config.model for config in recipes()} == set(MODELS)
+
+
+def test_a_sequence_network_needs_to_know_its_input() -> None:
+    with pytest.raises(
+        ConfigError,
+        match="mlp needs features, which this data does not have; it has num_outputs, in_channels, image_size",
+    ):
+        build_network(NetworkConfig(model="mlp"))
+
+
+def test_further_arguments_reach_the_model() -> None:
+    config = NetworkConfig(model="lstm", vocabulary=9, steps=6, model_args={"width": 12, "layers": 5})
+    assert build_network(config).main_state_dict()["layer5.cell.weight_hh_l0"].shape == (48, 12)
+
+
+def test_further_arguments_that_a_model_does_not_take_are_refused() -> None:
+    with pytest.raises(ConfigError, match="vgg-lct does not take depth; it takes num_outputs, in_channels, image_size"):
+        build_network(NetworkConfig(model="vgg-lct", model_args={"depth": 3}))
 
 
 def test_grey_images_at_full_size() -> None:

@@ -11,13 +11,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional
 
 import lctprune as lct
 from lctprune.balancing import balance
 from lctprune.errors import ConfigError, NetworkError, PartitionError
 from lctprune.models import MODELS
-from lctprune.partition import partition
+from lctprune.partition import cut_places, partition
+from lctprune.tracing import BY_HAND
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -281,6 +281,110 @@ def test_running_statistics_are_not_touched() -> None:
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
+# --- vectors and sequences -------------------------------------------------------------------------------------------
+
+
+class TokenNet(nn.Module):
+    """A class token before the others, two residual layers with normalisation, the class token's head."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, width)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.register_buffer("scale", torch.tensor([0.5]))
+        self.register_buffer("shift", torch.randn(1, 1, width), persistent=False)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # [batch, time, 5] -> [batch, 3]
+        x = self.embed(x) * self.scale
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(norm(x)).relu() + self.shift
+        return self.head(x[:, 0])
+
+
+def perceptron() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+NO_MAPS = {"vector": (perceptron, (4, 4)), "tokens": (TokenNet, (4, 6, 5))}
+
+
+@pytest.mark.parametrize("critic", ["tail", "linear"])
+@pytest.mark.parametrize(("build", "shape"), NO_MAPS.values(), ids=NO_MAPS)
+def test_networks_on_vectors_and_tokens_get_critics(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], critic: str
+) -> None:
+    model, x = build().eval(), torch.randn(shape)
+    network = lct.attach_critics(model, x, num_outputs=3, groups=3, critic=critic)
+    assert torch.equal(network.eval()(x), model(x))
+    lct.local_critic_backward(network.train(), x, torch.tensor([0, 1, 2, 0]))
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+    assert sorted(network.main_state_dict()) == sorted(model.state_dict())
+
+
+def test_convolutions_cannot_read_what_is_no_feature_map() -> None:
+    with pytest.raises(NetworkError, match=r"'pooled' critic needs a feature map .*use tail or linear"):
+        lct.attach_critics(perceptron(), torch.zeros(1, 4), num_outputs=3, groups=2, critic="pooled")
+
+
+def test_volumes_get_no_critic() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Conv3d(2, 2, 3), nn.Flatten(), nn.Linear(16, 2))
+    with pytest.raises(NetworkError, match=r"the group gives \[2, 4, 4, 4\]; cut where it has feature maps"):
+        lct.attach_critics(model, torch.zeros(1, 1, 6, 6, 6), num_outputs=2, groups=2)
+
+
+def test_the_trained_main_network_goes_home() -> None:
+    model, x = TokenNet().eval(), torch.randn(2, 6, 5)
+    network = lct.attach_critics(model, x, num_outputs=3, groups=3)
+    home = TokenNet().eval()
+    home.load_state_dict(network.main_state_dict(), strict=True)
+    home.shift = model.shift  # no part of a state dict
+    assert torch.equal(home(x), network.eval()(x))
+
+
+# --- what cuts balance -----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_balance_is_refused() -> None:
+    with pytest.raises(ConfigError, match="balance is 'weight'; it must be one of flops, time, memory"):
+        partition(SmallNet(), IMAGE, balance_by="weight")
+
+
+class Slow(nn.Linear):
+    """Takes its time without FLOPs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        for _ in range(200):
+            x = x.sin()
+        return x
+
+
+def test_a_slow_layer_gets_a_group_of_its_own() -> None:
+    layers = [nn.Linear(4, 4), nn.Linear(4, 4), Slow(4, 4), *[nn.Linear(4, 4) for _ in range(4)]]
+    model, x = nn.Sequential(*layers), torch.randn(2, 4)
+    by_flops = [list(part.state_dict()) for part in partition(model, x, groups=3, balance_by="flops")]
+    assert sorted(len(names) // 2 for names in by_flops) == [2, 2, 3]
+    by_time = [list(part.state_dict()) for part in partition(model, x, groups=3, balance_by="time")]
+    assert [len(names) // 2 for names in by_time] == [2, 1, 4]
+
+
+def test_balance_by_memory_looks_at_activations_only() -> None:
+    # a convolution saves its input: 3 x 16 x 16, then 8 x 16 x 16, then 8 x 4 x 4 numbers; its FLOPs say otherwise
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 4, stride=4), nn.Conv2d(8, 64, 3, padding=1),
+        nn.Flatten(), nn.Linear(64 * 16, 2),
+    )  # fmt: skip
+    x = torch.zeros(1, 3, 16, 16)
+    by_memory = [list(part.state_dict())[::2] for part in partition(model, x, groups=2, balance_by="memory")]
+    by_flops = [list(part.state_dict())[::2] for part in partition(model, x, groups=2, balance_by="flops")]
+    assert by_memory == [["0.weight", "1.weight"], ["2.weight", "3.weight", "5.weight"]]
+    assert by_flops == [["0.weight", "1.weight", "2.weight"], ["3.weight", "5.weight"]]
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -296,10 +400,10 @@ def test_too_many_groups_are_refused_and_the_places_named() -> None:
     assert len(partition(SmallNet(), IMAGE, groups=5)) == 5
 
 
-def test_a_model_without_feature_maps_cannot_be_cut() -> None:
+def test_the_places_of_a_network_on_vectors_are_named() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    with pytest.raises(PartitionError, match="0 places to cut"):
-        partition(model, torch.zeros(1, 4), groups=2)
+    with pytest.raises(PartitionError, match=r"3 groups need 2 cuts, but the model has 1 places to cut \(1\)"):
+        partition(model, torch.zeros(1, 4), groups=3)
 
 
 def test_an_unknown_split_point_is_refused_and_the_possible_ones_named() -> None:
@@ -340,10 +444,26 @@ def test_a_model_that_depends_on_its_data_cannot_be_traced() -> None:
     assert model.training
 
 
-def test_a_functional_dropout_that_depends_on_the_mode_is_refused() -> None:
-    model = SmallNet(between=lambda self, x: functional.dropout(x, 0.5, training=self.training))
-    with pytest.raises(PartitionError, match=r"other things in training .*use nn\.Dropout"):
+class Depends(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_where_tracing_fails_is_said() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), Depends()), nn.Conv2d(4, 4, 3))
+    with pytest.raises(PartitionError, match=rf"Sequential cannot be traced at 1\.1 \(.*control flow.*\); {BY_HAND}"):
         partition(model, IMAGE, groups=2)
+
+
+class SkipToTheEnd(SmallNet):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.mean()
+
+
+def test_a_model_without_a_place_to_cut_is_refused() -> None:
+    with pytest.raises(PartitionError, match=rf"has no place to cut.*{BY_HAND}"):
+        partition(SkipToTheEnd(), IMAGE, groups=2)
+    assert cut_places(SkipToTheEnd(), IMAGE) == []
 
 
 def test_dropout_modules_are_fine() -> None:
@@ -358,9 +478,15 @@ class TwoInputs(SmallNet):
         return super().forward(x * mask)
 
 
-def test_two_inputs_are_refused() -> None:
-    with pytest.raises(PartitionError, match="TwoInputs takes several inputs"):
-        partition(TwoInputs(), IMAGE, groups=2)
+class KeywordInput(SmallNet):
+    def forward(self, x: Tensor, *, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
+@pytest.mark.parametrize("model", [TwoInputs, KeywordInput])
+def test_two_inputs_are_refused(model: type[SmallNet]) -> None:
+    with pytest.raises(PartitionError, match=rf"{model.__name__} takes several inputs \(x, mask\); {BY_HAND}"):
+        partition(model(), IMAGE, groups=2)
 
 
 class Pair(SmallNet):

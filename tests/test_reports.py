@@ -150,7 +150,8 @@ def test_candidates_frame_holds_every_field_and_the_interval() -> None:
     fields = [field.name for field in dataclasses.fields(Candidate)]
     assert list(frame.columns) == [*fields, "accuracy_low", "accuracy_high"]
     for row, candidate in zip(frame.to_dict("records"), candidates, strict=True):
-        assert {name: row[name] for name in fields} == dataclasses.asdict(candidate)
+        known = {name: None if pandas.isna(row[name]) else row[name] for name in fields}
+        assert known == dataclasses.asdict(candidate)
         assert (row["accuracy_low"], row["accuracy_high"]) == wilson_interval(candidate.accuracy, 5000)
 
 

@@ -56,7 +56,8 @@ def test_the_data_of_a_run_is_split_and_normalised_as_in_training(
 
 
 @pytest.mark.parametrize(
-    ("key", "other"), [("samples", {}), ("classes", ["red", "green", "blue"]), ("fingerprint", "")]
+    ("key", "other"),
+    [("samples", {}), ("classes", ["red", "green", "blue"]), ("fingerprint", ""), ("vocabulary", ["a"])],
 )
 def test_data_that_has_changed_is_noticed(
     key: str, other: object, trained: tuple[lct.LocalCriticNetwork, lct.Run], tmp_path: Path

@@ -45,7 +45,7 @@ def test_the_whole_network_without_critics_is_trained_by_backpropagation(data: l
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
 
     network, reference = lct.LocalCriticNetwork([model()]), model()
-    config = dataclasses.replace(BASE, epochs=1, label_smoothing=0.0, weight_decay=0.0)
+    config = dataclasses.replace(BASE, epochs=1, label_smoothing=0.0, weight_decay=0.0).resolved()
     lct.train(network, data, config, run_dir=tmp_path)
     optimizer = torch.optim.SGD(reference.parameters(), lr=1.0, momentum=0.9, nesterov=True)
     for step, (inputs, targets) in enumerate(data.train.shuffled(16, seed=0)):
@@ -77,6 +77,8 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
         {"critic_optimizer": "adam"},
         {"precision": "bf16"},
         {"seed": 1},
+        {"optimizer": "adamw"},
+        {"freeze_main": True},
     ],
     ids=str,
 )
@@ -98,9 +100,12 @@ def test_compiled_steps_learn_the_same(make_network: MakeNetwork, data: lct.Data
     assert compiled.state_dict().keys() == eager.state_dict().keys()
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
-    whole = trained(make_network, data, tmp_path / "whole", epochs=4, critic_optimizer="adam")
-    config = dataclasses.replace(BASE, epochs=4, critic_optimizer="adam")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    optimizer: str, make_network: MakeNetwork, data: lct.Data, tmp_path: Path
+) -> None:
+    whole = trained(make_network, data, tmp_path / "whole", epochs=4, critic_optimizer="adam", optimizer=optimizer)
+    config = dataclasses.replace(BASE, epochs=4, critic_optimizer="adam", optimizer=optimizer)
     run = open_run(make_network(), data, config, run_dir=tmp_path / "parts")
     for progress in lct.train_steps(make_network(), data, run):
         if progress.epoch == 3 and progress.step == 2:
@@ -134,7 +139,7 @@ def test_a_run_directory_holds_settings_metrics_and_weights(
     network = trained(make_network, data, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv", "checkpoint.safetensors"}
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["training"] == dataclasses.asdict(BASE)
+    assert config["training"] == dataclasses.asdict(BASE.resolved())
     assert {"command", "versions", "machine", "created"} <= config.keys()
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -246,6 +251,8 @@ def test_schedules() -> None:
         {"label_smoothing": 1.0},
         {"schedule": "linear"},
         {"critic_optimizer": "rmsprop"},
+        {"optimizer": "lion"},
+        {"lr": -1.0},
         {"precision": "fp8"},
         {"seed": -1},
         {"matching": 1.5},
@@ -269,3 +276,36 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 def test_precision_auto_is_settled() -> None:
     assert lct.TrainConfig().resolved().precision in ("bf16", "fp32")
     assert lct.TrainConfig(precision="fp32").resolved().precision == "fp32"
+    assert lct.TrainConfig().resolved(images=False).precision == "fp32"
+    assert lct.TrainConfig(precision="bf16").resolved(images=False).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "optimizer", "lr"),
+    [
+        ({}, True, "sgd", 0.1),
+        ({}, False, "adamw", 0.001),
+        ({"optimizer": "adamw"}, True, "adamw", 0.001),
+        ({"optimizer": "sgd"}, False, "sgd", 0.1),
+        ({"lr": 0.03}, True, "sgd", 0.03),
+        ({"lr": 0.03}, False, "adamw", 0.03),
+    ],
+    ids=str,
+)
+def test_the_optimiser_and_its_rate_are_settled(given: dict[str, Any], images: bool, optimizer: str, lr: float) -> None:
+    resolved = lct.TrainConfig(**given).resolved(images=images)
+    assert (resolved.optimizer, resolved.lr) == (optimizer, lr)
+    assert resolved.resolved(images=not images) == resolved
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_the_schedule_sets_the_rate_of_each_optimiser(
+    optimizer: str, kind: type[torch.optim.Optimizer], make_network: MakeNetwork
+) -> None:
+    optimizers = Optimizers(make_network(), lct.TrainConfig(optimizer=optimizer))
+    assert all(isinstance(each, kind) for each in optimizers.all)
+    optimizers.set_learning_rate(0.007)
+    assert {group["lr"] for each in optimizers.all for group in each.param_groups} == {0.007}
+    paper = Optimizers(make_network(), lct.TrainConfig(optimizer=optimizer, critic_optimizer="adam"))
+    paper.set_learning_rate(0.007)
+    assert [each.param_groups[0]["lr"] for each in paper.all if each is not None] == [0.007] * 3 + [1e-4] * 2

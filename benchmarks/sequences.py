@@ -1,0 +1,63 @@
+"""Sub-networks of sequence networks against backpropagation: the same data, schedule and seeds.
+
+    python benchmarks/sequences.py DIR                     # DIR: a folder with train.tsv and test.tsv
+    python benchmarks/sequences.py digits-rows --epochs 2 --seeds 1      # to see that the script works
+
+For each network prints the test accuracy of every exit, mean and deviation over the seeds, and that of the whole
+network trained by backpropagation. Nothing is chosen by these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import lctprune as lct
+from lctprune.candidates import score_exits
+from lctprune.environment import machine
+from lctprune.models import fitted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="as --data of lctprune train")
+    parser.add_argument("--models", nargs="+", default=["lstm", "transformer"])
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    data = lct.load_data(lct.DataConfig(name=arguments.data))
+    print(f"{arguments.data}: {len(data.train.targets)} train, {len(data.test.targets)} test samples; {machine()}")
+    for model in arguments.models:
+        for groups in (arguments.groups, 1):
+            accuracies, seconds = [], 0.0
+            for seed in range(arguments.seeds):
+                start = time.perf_counter()
+                accuracies.append(test_accuracies(model, data, groups, arguments.epochs, seed))
+                seconds += time.perf_counter() - start
+            method = "backprop" if groups == 1 else f"{groups} groups"
+            exits = "  ".join(mean_and_deviation(column) for column in zip(*accuracies, strict=True))
+            print(f"{model:12} {method:9} {exits}   {seconds / arguments.seeds:.0f} s a run", flush=True)
+
+
+def test_accuracies(model: str, data: lct.Data, groups: int, epochs: int, seed: int) -> list[float]:
+    """Of every exit, after training."""
+    torch.manual_seed(seed)
+    network = lct.build_network(fitted(lct.NetworkConfig(model=model, groups=groups), data))
+    with tempfile.TemporaryDirectory() as folder:
+        lct.train(network, data, lct.TrainConfig(epochs=epochs, seed=seed), run_dir=Path(folder) / "run")
+    return score_exits(network, data.test).accuracy
+
+
+def mean_and_deviation(values: tuple[float, ...]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}%"
+
+
+if __name__ == "__main__":
+    main()

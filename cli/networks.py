@@ -1,0 +1,114 @@
+"""The commands that look at networks without training them: models, inspect."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
+from lctprune.cli.measured import JsonOption
+from lctprune.cli.parsing import arguments, group_count, names, numbers
+from lctprune.costs import GroupCosts, group_costs
+from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
+from lctprune.settings import help_of
+from lctprune.zoo import timm_names, torchvision_names
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """List the networks that can be trained by name.
+
+    Any other goes by package.module:callable, a function that takes num_classes and returns an nn.Module.
+
+    Example:
+
+    lctprune models mobilenet
+    """
+    kinds = {"built-in": list(MODELS), "torchvision": torchvision_names(), "timm": timm_names()}
+    found = {kind: [name for name in known if pattern in name] for kind, known in kinds.items()}
+    if json:
+        print_json(found)
+        return
+    console = stdout()
+    for kind, known in found.items():
+        console.print(f"{kind} ({len(known)}): {', '.join(known) or 'none'}\n")
+    if not kinds["timm"]:
+        console.print("timm is not installed: pip install 'lctprune[timm]' adds its networks, as timm/NAME.")
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help=help_of(NetworkConfig, "model"))],
+    image_size: Annotated[int, typer.Option(help=help_of(NetworkConfig, "image_size"))] = 32,
+    in_channels: Annotated[int, typer.Option(help=help_of(NetworkConfig, "in_channels"))] = 3,
+    vocabulary: Annotated[int | None, typer.Option(help=help_of(NetworkConfig, "vocabulary"))] = None,
+    features: Annotated[int | None, typer.Option(help=help_of(NetworkConfig, "features"))] = None,
+    steps: Annotated[int | None, typer.Option(help=help_of(NetworkConfig, "steps"))] = None,
+    model_args: Annotated[str | None, typer.Option(help=help_of(NetworkConfig, "model_args"))] = None,
+    groups: Annotated[int | None, typer.Option(help=f"{help_of(NetworkConfig, 'groups')} Default: 4.")] = None,
+    split_at: Annotated[str | None, typer.Option(help=help_of(NetworkConfig, "split_at"))] = None,
+    balance: Annotated[str, typer.Option(help=help_of(NetworkConfig, "balance"))] = "flops",
+    critic: Annotated[str, typer.Option(help=help_of(NetworkConfig, "critic"))] = "tail",
+    critic_depth: Annotated[str | None, typer.Option(help=help_of(NetworkConfig, "critic_depth"))] = None,
+    num_outputs: Annotated[int, typer.Option(help=help_of(NetworkConfig, "num_outputs"))] = 10,
+    json: JsonOption = False,
+) -> None:
+    """Show where a network can be cut, and what its groups and critics are and cost, without training.
+
+    Examples:
+
+    lctprune inspect resnet50 --image-size 224 --groups 6
+
+    lctprune inspect lstm --vocabulary 10000 --steps 20
+    """
+    config = NetworkConfig(
+        model=model,
+        model_args=arguments(model_args),
+        groups=group_count(groups, split_at),
+        split_at=names(split_at),
+        balance=balance,
+        critic=critic,
+        critic_depth=numbers(critic_depth),
+        num_outputs=num_outputs,
+        in_channels=in_channels,
+        image_size=image_size,
+        vocabulary=vocabulary,
+        features=features,
+        steps=steps,
+    )
+    torch.manual_seed(0)
+    with printed_warnings(stderr()):
+        network, cuts = build_network(config), possible_cuts(config)
+    costs = group_costs(network, config.example)
+    if json:
+        groups_record = [cost._asdict() for cost in costs]
+        print_json({"model": config.model, "input": list(config.example.shape), "groups": groups_record, "cuts": cuts})
+        return
+    console = stdout()
+    console.print(_table(costs))
+    console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
+    console.print(f"{len(cuts)} possible cuts, for --split-at: {', '.join(cuts)}")
+
+
+def _table(costs: list[GroupCosts]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("group", "from", "to", "output", "FLOPs", "params", "activations", "critic FLOPs", "critic params"):
+        is_name = heading in ("from", "to")
+        table.add_column(heading, overflow="fold", max_width=20 if is_name else None, no_wrap=not is_name)
+    for index, cost in enumerate(costs):
+        table.add_row(
+            str(index),
+            cost.first,
+            cost.last,
+            " x ".join(str(side) for side in cost.output_shape),
+            quantity(cost.flops),
+            quantity(cost.parameters),
+            f"{cost.activation_bytes / 2**20:.2f} MiB",
+            quantity(cost.critic_flops),
+            quantity(cost.critic_parameters),
+        )
+    return table

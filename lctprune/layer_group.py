@@ -1,0 +1,58 @@
+"""A layer group cut from a traced network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, fx, nn
+
+
+class LayerGroup(nn.Module):
+    """A stretch of a network, on its own modules and parameters, under the names they have there.
+
+    Args:
+        root: the network.
+        evaluation, training: what to run in each mode: a graph of one input and one output, of nodes of `root`.
+    """
+
+    def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph) -> None:
+        super().__init__()
+        nodes = [*training.nodes, *evaluation.nodes]
+        for op in ("call_module", "get_attr"):  # a module before a parameter inside of it
+            for target in dict.fromkeys(str(node.target) for node in nodes if node.op == op):
+                _adopt(root, self, target)
+        self._run_in_training = _function(training)
+        self._run_in_evaluation = _function(evaluation)
+        self.training = root.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run_in_training(self, x) if self.training else self._run_in_evaluation(self, x)
+
+
+def _function(graph: fx.Graph) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The graph as Python code, which is what torch.fx makes of a graph to run it."""
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, f"<layer group of {len(graph.nodes)} nodes>", "exec"), namespace)
+    return cast(Callable[[nn.Module, Tensor], Tensor], namespace["forward"])
+
+
+def _adopt(root: nn.Module, group: nn.Module, target: str) -> None:
+    """Give `group` what stands in `root` under a dotted name, under the same name."""
+    *path, name = target.split(".")
+    source, own = root, group
+    for part in path:
+        source = getattr(source, part)
+        if not hasattr(own, part):
+            own.add_module(part, nn.Module())
+            getattr(own, part).training = source.training
+        own = getattr(own, part)
+    if hasattr(own, name):
+        return
+    value = getattr(source, name)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        is_persistent = name in source._buffers and name not in source._non_persistent_buffers_set
+        own.register_buffer(name, value, persistent=is_persistent)
+    else:
+        setattr(own, name, value)

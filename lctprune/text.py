@@ -1,0 +1,122 @@
+"""Text classification: reading sentences with labels, and turning words into numbers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lctprune.errors import ConfigError, DataError
+
+PATTERN = r"\w+(?:'\w+)*|[^\w\s]"  # of Python's `re`: a word (don't is one), or a single punctuation mark
+PADDING, UNKNOWN = "<padding>", "<unknown>"  # ids 0 and 1; no text has them, as < is a token by itself
+
+
+def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
+    """Sentences and labels from lines `sentence<TAB>label` in UTF-8; blank lines are skipped.
+
+    The label is what stands behind the last tab; the sentence may be empty.
+
+    Raises:
+        DataError: the file cannot be read, a line has no tab or no label, or there is no line.
+    """
+    sentences, labels = [], []
+    for number, line in enumerate(_text(Path(path)).split("\n"), 1):
+        sentence, tab, label = line.rpartition("\t")
+        label = label.strip()
+        if tab and label:
+            sentences.append(sentence)
+            labels.append(label)
+        elif tab or label:
+            problem = "has no label behind the tab" if tab else "has no tab"
+            raise DataError(f"{path}, line {number} {problem} ({_shortened(line)}); it must be sentence<TAB>label")
+    if not sentences:
+        raise DataError(f"{path} has no sentences; it must have lines of the form sentence<TAB>label")
+    return sentences, labels
+
+
+def tokens(sentence: str) -> list[str]:
+    """Words and punctuation marks of a sentence in lower case, by `PATTERN`."""
+    return re.findall(PATTERN, sentence.lower())
+
+
+class Vocabulary:
+    """Words and their ids: 0 is padding, 1 any unknown word.
+
+    Args:
+        words: in order of their ids, with the two special ones, as `Vocabulary.of` makes them.
+
+    Raises:
+        DataError: the special words are not the first two, or a word comes twice.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = tuple(words)
+        self._ids = {word: index for index, word in enumerate(self.words)}
+        if self.words[:2] != (PADDING, UNKNOWN) or len(self._ids) < len(self.words):
+            raise DataError(f"a vocabulary must begin with {PADDING} and {UNKNOWN}, and have each word once")
+
+    @classmethod
+    def of(cls, sentences: Iterable[str], *, min_count: int = 2, size: int = 20_000) -> Vocabulary:
+        """The words of training sentences, the most frequent first and equally frequent ones in alphabetical order.
+
+        Args:
+            sentences: of the training split alone.
+            min_count: a word seen fewer times is unknown.
+            size: how many ids there are at most; the least frequent words beyond it are unknown.
+
+        Raises:
+            ConfigError: `min_count` is below 1, or `size` below 2.
+        """
+        if min_count < 1:
+            raise ConfigError(f"min_count is {min_count}; it must be at least 1")
+        if size < 2:
+            raise ConfigError(f"vocabulary size is {size}; it must be at least 2, for padding and unknown words")
+        counts = Counter(token for sentence in sentences for token in tokens(sentence))
+        frequent = [word for word, count in counts.items() if count >= min_count]
+        frequent.sort(key=lambda word: (-counts[word], word))
+        return cls([PADDING, UNKNOWN, *frequent[: size - 2]])
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, sentences: Sequence[str], max_length: int = 64) -> Tensor:
+        """Ids of each sentence's words, zeros behind them; a sentence without any word becomes one unknown word.
+
+        Args:
+            sentences: n of them.
+            max_length: words beyond it are cut off.
+
+        Returns:
+            int64 [n, longest].
+
+        Raises:
+            ConfigError: `max_length` is below 1.
+        """
+        if max_length < 1:
+            raise ConfigError(f"max_length is {max_length}; it must be at least 1")
+        rows = [[self._ids.get(token, 1) for token in tokens(sentence)[:max_length]] or [1] for sentence in sentences]
+        ids = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.int64)
+        for row, known in zip(ids, rows, strict=True):
+            row[: len(known)] = torch.tensor(known)
+        return ids
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a file of sentence<TAB>label") from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise DataError(f"{path}, line {number} is not UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8") from error
+
+
+def _shortened(line: str, most: int = 40) -> str:
+    line = line.strip()
+    return repr(line if len(line) <= most else line[: most - 3] + "...")

@@ -1,0 +1,143 @@
+"""The commands that look at networks without training them: models, inspect."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lctprune.zoo import torchvision_names
+
+Cli = Callable[..., Any]
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+
+
+def test_models_lists_what_there_is(cli: Cli) -> None:
+    document = cli("models", "--json").document
+    assert {"resnet18", "vgg-lct", "lstm", "gru", "transformer", "mlp"} <= set(document["built-in"])
+    assert document["torchvision"] == torchvision_names()
+    assert len(document["torchvision"]) >= 80
+    assert bool(document["timm"]) is HAS_TIMM
+    plain = cli("models")
+    assert plain.code == 0
+    assert "built-in (9): resnet18" in plain.out
+    assert "googlenet" in plain.out
+    assert ("timm is not installed" in plain.out) is not HAS_TIMM
+
+
+def test_models_by_a_part_of_their_name(cli: Cli) -> None:
+    document = cli("models", "mobilenet", "--json").document
+    assert document["built-in"] == []
+    assert document["torchvision"] == ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
+    plain = cli("models", "mobilenet").out
+    assert "mobilenet_v2" in plain
+    assert "resnet" not in plain
+    assert "torchvision (0): none" in cli("models", "lstm").out
+
+
+def inspected(cli: Cli, *arguments: object) -> Any:
+    document = cli("inspect", *arguments, "--json").document
+    names = {"output_shape", "flops", "parameters", "activation_bytes", "critic_flops", "critic_parameters"}
+    for group in document["groups"]:
+        assert names <= group.keys()
+        assert group["activation_bytes"] >= 0
+    assert document["groups"][-1]["critic_flops"] == document["groups"][-1]["critic_parameters"] == 0
+    return document
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
+def test_inspect_of_sequences_of_words(name: str, cli: Cli) -> None:
+    small = ("--vocabulary", 50, "--groups", 3, "--model-args", "layers=3,width=8", "--num-outputs", 2)
+    short, long = (inspected(cli, name, "--steps", steps, *small) for steps in (5, 10))
+    assert (short["input"], long["input"]) == ([1, 5], [1, 10])
+    assert {"layer1", "layer2"} <= set(short["cuts"])
+    assert [group["output_shape"] for group in short["groups"][:2]] == [[5, 8], [5, 8]]
+    assert short["groups"][-1]["output_shape"] == [2]
+    assert all(
+        after["flops"] > before["flops"] > 0 for before, after in zip(short["groups"], long["groups"], strict=True)
+    )
+    assert [group["parameters"] for group in short["groups"]] == [group["parameters"] for group in long["groups"]]
+
+
+def test_the_flops_of_an_lstm_by_hand(cli: Cli) -> None:
+    document = inspected(
+        cli,
+        "lstm",
+        "--features",
+        3,
+        "--steps",
+        7,
+        "--groups",
+        2,
+        "--model-args",
+        "layers=2,width=8",
+        "--num-outputs",
+        5,
+    )
+    assert document["input"] == [1, 7, 3]
+    layer, embed, head = 7 * 2 * 4 * 8 * (8 + 8), 7 * 2 * 3 * 8, 2 * 8 * 5
+    assert sum(group["flops"] for group in document["groups"]) == embed + 2 * layer + head
+
+
+def test_inspect_of_a_table(cli: Cli) -> None:
+    document = inspected(cli, "mlp", "--features", 6, "--groups", 2, "--model-args", "layers=2,width=8")
+    assert document["input"] == [1, 6]
+    assert sum(group["parameters"] for group in document["groups"]) == 7 * 8 + 9 * 8 + 9 * 10
+
+
+def test_auxiliary_heads_are_noted_on_stderr(cli: Cli) -> None:
+    result = cli("inspect", "googlenet", "--image-size", 64, "--groups", 2, "--json")
+    assert len(result.document["groups"]) == 2
+    assert result.err.startswith("Note: ")
+    assert "aux" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_the_balance_changes_the_cuts(cli: Cli) -> None:
+    groups = {
+        kind: [
+            group["last"]
+            for group in inspected(cli, "vgg-lct", "--image-size", 16, "--groups", 3, "--balance", kind)["groups"]
+        ]
+        for kind in ("flops", "memory")
+    }
+    assert groups["flops"] != groups["memory"]
+    assert len(inspected(cli, "mlp", "--features", 4, "--groups", 2, "--balance", "time")["groups"]) == 2
+
+
+def test_the_table_is_complete(cli: Cli) -> None:
+    result = cli("inspect", "gru", "--vocabulary", 30, "--steps", 4, "--model-args", "layers=2,width=8", "--groups", 2)
+    assert result.code == 0
+    for word in (
+        "from",
+        "to",
+        "FLOPs",
+        "params",
+        "activations",
+        "MiB",
+        "critic FLOPs",
+        "possible cuts, for --split-at: layer1",
+    ):
+        assert word in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("resnet", "--balance", "luck"), 2, "memory"),
+        (("lstm",), 2, "vocabulary"),
+        (("lstm", "--vocabulary", "0"), 2, "at least 1"),
+        (("lstm", "--vocabulary", "9", "--features", "3"), 2, "exactly one"),
+        (("mlp", "--features", "3", "--model-args", "depth=2"), 2, "does not take depth"),
+        (("mobilnet_v2",), 2, "did you mean mobilenet_v2"),
+        (("timm/nosuch",), 2, "timm/nosuch"),
+        (("resnet", "--critic-depth", "2"), 2, "does not apply"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_bad_input_gets_one_line(arguments: tuple[str, ...], code: int, words: str, cli: Cli) -> None:
+    result = cli("inspect", *arguments)
+    assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
+    assert words in result.err

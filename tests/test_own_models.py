@@ -1,0 +1,215 @@
+"""A user's own network, by package.module:callable: it trains as others do, and is executed only if it is named."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lctprune as lct
+
+Cli = Callable[..., Any]
+QUICK = ("--groups", 2, "--epochs", 1, "--batch-size", 20, "--threads", 1)
+SOURCE = """
+from pathlib import Path
+
+from torch import nn
+
+with Path("imported").open("a") as file:
+    file.write("x")
+
+
+def build(num_classes, in_channels=3, image_size=8, width=4):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, num_classes),
+    )
+
+
+def broken(num_classes):
+    raise KeyError("no such layer")
+
+
+def number(num_classes):
+    return 3
+
+
+def no_outputs(width=3):
+    return nn.Linear(width, 3)
+
+
+text = "not a function"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with a module `mynet` that leaves a mark when it is imported."""
+    (tmp_path / "mynet.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    for name in ("mynet", "package", "package.mynet"):
+        sys.modules.pop(name, None)
+
+
+def was_imported(folder: Path) -> bool:
+    mark = folder / "imported"
+    there = mark.exists()
+    mark.unlink(missing_ok=True)
+    return there
+
+
+@pytest.fixture
+def run(folder: Path, cli: Cli, image_folder: Path) -> Path:
+    """A run of the user's network, in a session that has forgotten the module."""
+    result = cli("train", "mynet:build", "--data", image_folder, "--out", "run", *QUICK)
+    assert result.code == 0, result.err
+    assert "--model mynet:build" in result.out
+    assert was_imported(folder)
+    forget()
+    return folder / "run"
+
+
+def assert_refused(result: Any, folder: Path, *words: str, code: int = 1) -> None:
+    assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
+    assert all(word in result.err for word in words), result.err
+    assert not was_imported(folder)
+
+
+def test_the_run_records_how_to_build_it(run: Path) -> None:
+    recipe = lct.Run(run).config["network"]
+    assert (recipe["model"], recipe["groups"], recipe["num_outputs"], recipe["image_size"]) == ("mynet:build", 2, 3, 8)
+
+
+@pytest.mark.parametrize("command", ["select", "evaluate", "export"])
+def test_a_run_executes_no_code_that_was_not_named(command: str, run: Path, folder: Path, cli: Cli) -> None:
+    assert_refused(cli(command, run), folder, "mynet:build", "--model mynet:build")
+    assert_refused(cli(command, run, "--model", "os:getcwd"), folder, "--model mynet:build")
+    result = cli(command, run, "--model", "mynet:build", "--json")
+    assert result.code == 0, result.err
+    assert result.document
+    assert was_imported(folder)
+
+
+def test_a_report_of_what_is_measured_executes_nothing(run: Path, folder: Path, cli: Cli) -> None:
+    (run / "candidates.json").unlink()
+    assert_refused(cli("report", run), folder, "--model mynet:build")
+    assert cli("report", run, "--model", "mynet:build").code == 0
+    forget()
+    was_imported(folder)
+    assert cli("report", run).code == 0
+    assert not was_imported(folder)
+
+
+def test_the_newest_run_is_loaded_with_the_model_that_is_named(
+    folder: Path, cli: Cli, image_folder: Path, run: Path
+) -> None:
+    (folder / "runs").mkdir()
+    run.rename(folder / "runs" / "mine")
+    assert_refused(cli("select"), folder, "--model mynet:build")
+    assert cli("select", "--model", "mynet:build", "--json").document["run"] == "runs/mine"
+
+
+def test_the_library_asks_for_the_name_too(run: Path, folder: Path) -> None:
+    for attempt in (lambda: lct.load_network(run), lambda: lct.load_network(lct.Run(run), model="os:abort")):
+        with pytest.raises(lct.RunError, match=r"code outside lctprune.*--model mynet:build"):
+            attempt()
+    assert not was_imported(folder)
+    networks = [
+        lct.load_network(run, model="mynet:build"),
+        lct.load_network(lct.Run(run, model="mynet:build")),
+        lct.load_network(lct.Run(run), model="mynet:build"),
+    ]
+    inputs = torch.randn(2, 3, 8, 8)
+    outputs = [network(inputs) for network in networks]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize(
+    "name", ["os:abort", "os.abort", "mynet:build", "mynet", "timm/hf-hub:someone/model", "../mynet"]
+)
+def test_a_run_directory_cannot_make_anyone_execute_code(name: str, cli: Cli, folder: Path, image_folder: Path) -> None:
+    assert cli("train", "vgg-lct", "--data", image_folder, "--out", "run", *QUICK).code == 0
+    config = json.loads((folder / "run" / "config.json").read_text())
+    config["network"]["model"] = name
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    for command in ("evaluate", "export"):
+        result = cli(command, "run", *(("--exit", 0) if command == "export" else ()))
+        if command == "evaluate":
+            assert result.code in (1, 2)
+            assert (result.out, result.err.count("\n")) == ("", 1)
+        assert "Traceback" not in result.err
+    with pytest.raises(lct.LctpruneError):
+        lct.load_network(folder / "run")
+    assert not was_imported(folder)
+
+
+def test_weights_of_a_run_execute_nothing_of_it(run: Path, folder: Path, cli: Cli, image_folder: Path) -> None:
+    options = ("--data", image_folder, "--weights", run, "--freeze-main", *QUICK)
+    assert_refused(cli("train", "vgg-lct", "--out", "other", *options), folder, "does not fit")
+    assert cli("train", "mynet:build", "--out", "frozen", *options).code == 0
+    before, after = (lct.load_network(path, model="mynet:build").main_state_dict() for path in (run, folder / "frozen"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_is_resumed_by_name(run: Path, cli: Cli, image_folder: Path) -> None:
+    again = cli("train", "mynet:build", "--data", image_folder, "--out", run, "--resume", *QUICK)
+    assert again.code == 0, again.err
+    other = cli(
+        "train", "mynet:build", "--model-args", "width=5", "--data", image_folder, "--out", run, "--resume", *QUICK
+    )
+    assert (other.code, other.err.count("\n")) == (1, 1)
+    assert "another network (model_args)" in other.err
+
+
+def test_arguments_and_packages(folder: Path, cli: Cli, image_folder: Path) -> None:
+    (folder / "package").mkdir()
+    (folder / "package" / "__init__.py").write_text("")
+    (folder / "package" / "mynet.py").write_text(SOURCE)
+    options = ("--model-args", "width=6", "--data", image_folder, "--out", "run", *QUICK)
+    assert cli("train", "package.mynet:build", *options).code == 0
+    network = lct.load_network("run", model="package.mynet:build")
+    assert network.main_state_dict()["0.weight"].shape == (6, 3, 3, 3)
+    inspected = cli("inspect", "package.mynet:build", "--image-size", 8, "--groups", 2, "--json").document
+    assert inspected["model"] == "package.mynet:build"
+    assert inspected["input"] == [1, 3, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("nosuchmodule:build", 2, "cannot be imported"),
+        ("mynet:nosuch", 2, "cannot be imported"),
+        ("mynet:", 2, "cannot be imported"),
+        ("mynet:text", 2, "no function"),
+        ("mynet:no_outputs", 2, "neither num_classes nor num_outputs"),
+        ("mynet:broken", 1, "KeyError"),
+        ("mynet:number", 1, "not an nn.Module"),
+    ],
+)
+def test_what_is_no_network_gets_one_line(
+    name: str, code: int, words: str, folder: Path, cli: Cli, image_folder: Path
+) -> None:
+    result = cli("train", name, "--data", image_folder, "--out", "run", *QUICK)
+    assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
+    assert words in result.err
+    assert name.partition(":")[0] in result.err
+    assert not (folder / "run").exists()

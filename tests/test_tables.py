@@ -1,0 +1,216 @@
+"""Data sets from a table: their splits and standardisation, and what is refused with its line and column."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import lctprune as lct
+
+
+def write(path: Path, header: str, rows: Sequence[Sequence[object]]) -> Path:
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def numbered(count: int, seed: int = 0) -> list[tuple[float, int, str]]:
+    """Rows of a random number, the row's own number, and one of two names."""
+    draw = random.Random(seed)
+    return [(round(draw.gauss(5, 3), 3), index, "no" if index % 4 else "yes") for index in range(count)]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write(tmp_path / "t.csv", "size, row ,kind", numbered(60))
+
+
+def load(table: Path, **changes: object) -> lct.Data:
+    return lct.load_data(lct.DataConfig(name=str(table), **{"val_fraction": 0.25, **changes}))
+
+
+def inputs_of(split: lct.Split) -> Tensor:
+    assert isinstance(split, lct.TensorSplit)
+    assert split.inputs.dtype == torch.float32
+    return split.inputs
+
+
+def rows_of(data: lct.Data, split: lct.Split) -> list[int]:
+    """The rows' own numbers, from the standardised column."""
+    assert data.normalization is not None
+    values = inputs_of(split)[:, 1] * data.normalization.std[1] + data.normalization.mean[1]
+    return [round(value) for value in values.tolist()]
+
+
+def error_of(table: Path, **changes: object) -> str:
+    with pytest.raises(lct.DataError) as caught:
+        load(table, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- splits and standardisation --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"task": "regression"}], ids=["classes", "regression"])
+def test_splits_are_disjoint_and_complete(options: dict[str, object], tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "other,row,size", [(index % 2, index, index % 2) for index in range(60)])
+    data = load(table, **options)
+    parts = [rows_of(data, split) for split in (data.train, data.val, data.test)]
+    assert [len(part) for part in parts] == [36, 12, 12]
+    assert sorted(row for part in parts for row in part) == list(range(60))
+    assert [part == sorted(part) for part in parts] == [True] * 3
+    other = load(table, seed=1, **options)
+    assert rows_of(other, other.test) == parts[2]
+    assert rows_of(other, other.val) != parts[1]
+
+
+def test_classes_are_names_in_their_order_and_shared_alike(table: Path) -> None:
+    data = load(table)
+    assert data.classes == ("no", "yes")
+    assert data.columns == ("size", "row")
+    assert data.target_normalization is None
+    assert [split.targets.bincount().tolist() for split in (data.train, data.val, data.test)] == [
+        [27, 9],
+        [9, 3],
+        [9, 3],
+    ]
+    for split in (data.train, data.val, data.test):
+        assert split.targets.tolist() == [0 if row % 4 else 1 for row in rows_of(data, split)]
+
+
+def test_columns_are_standardised_by_the_training_split_alone(table: Path) -> None:
+    data = load(table)
+    train = inputs_of(data.train)
+    torch.testing.assert_close(train.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(train.std(0, correction=0), torch.ones(2))
+    sizes = [number for number, _, _ in numbered(60)]
+    expected = torch.tensor([sizes[row] for row in rows_of(data, data.train)])
+    assert data.normalization is not None
+    assert data.normalization.mean[0] == pytest.approx(expected.mean().item(), rel=1e-6)
+    assert data.normalization.std[0] == pytest.approx(expected.std(correction=0).item(), rel=1e-6)
+    lines = table.read_text().splitlines()
+    test_row = rows_of(data, data.test)[0]
+    lines[1 + test_row] = (
+        f"1e6,{test_row},{'no' if test_row % 4 else 'yes'}"  # a change of the test split changes nothing else
+    )
+    table.write_text("\n".join(lines))
+    again = load(table)
+    assert again.normalization == data.normalization
+    assert torch.equal(inputs_of(again.train), train)
+    assert again.fingerprint != data.fingerprint
+
+
+def test_the_target_of_a_regression_is_standardised_too(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "t.csv", "a,b,y", [(i, i * i, 100 + 10 * i) for i in range(50)]), task="regression")
+    assert data.classes == ()
+    assert data.num_outputs == 1
+    assert data.columns == ("a", "b")
+    assert data.train.targets.shape == (30, 1)
+    assert data.train.targets.mean().item() == pytest.approx(0, abs=1e-6)
+    assert data.normalization is not None
+    assert data.target_normalization is not None
+    (mean,), (std,) = data.target_normalization
+    for split in (data.train, data.val, data.test):
+        a = inputs_of(split)[:, 0] * data.normalization.std[0] + data.normalization.mean[0]
+        torch.testing.assert_close(split.targets[:, 0] * std + mean, 100 + 10 * a, rtol=1e-4, atol=1e-3)
+
+
+def test_the_target_is_the_last_column_or_the_one_that_is_named(table: Path) -> None:
+    assert load(table).columns == ("size", "row")
+    rows = [(index % 3, number, index) for number, index, _ in numbered(60)]
+    other = write(table.with_name("other.csv"), "kind,size,row", rows)
+    assert load(other, target="kind").classes == ("0", "1", "2")
+    assert load(other, target="kind").columns == ("size", "row")
+    assert load(other, target="size", task="regression").columns == ("kind", "row")
+    assert load(other, task="regression").columns == ("kind", "size")
+    assert "no column 'nosuch'; it has kind, size, row" in error_of(other, target="nosuch")
+
+
+@pytest.mark.parametrize("value", ["0.1", "0", "-7e9"])
+def test_a_constant_column_says_nothing(value: str, tmp_path: Path) -> None:
+    data = load(write(tmp_path / "t.csv", "c,a,y", [(value, i, i % 2) for i in range(40)]))
+    for split in (data.train, data.val, data.test):
+        torch.testing.assert_close(inputs_of(split)[:, 0], torch.zeros(len(split.targets)))
+    assert data.normalization is not None
+    assert data.normalization.std[0] == 1
+
+
+def test_large_numbers_that_differ_little_stay_different(tmp_path: Path) -> None:
+    rows = [(1_700_000_000 + i, i, i % 2) for i in range(40)]  # seconds since 1970, which float32 cannot tell apart
+    data = load(write(tmp_path / "t.csv", "time,a,y", rows))
+    torch.testing.assert_close(inputs_of(data.train)[:, 0], inputs_of(data.train)[:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "T.CSV"
+    lines = ["\ufeffa,y", *(f'"{i}", {"one" if i % 2 else "two"} ' for i in range(20)), ""]
+    path.write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    data = load(path)
+    assert data.columns == ("a",)
+    assert data.classes == ("one", "two")
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+ROWS = [(i, i % 2) for i in range(20)]
+
+
+@pytest.mark.parametrize("cell", ["foo", "", "nan", "inf", "1,5"])
+def test_a_cell_that_is_no_number_is_named(cell: str, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "width,y", [*ROWS[:10], (f'"{cell}"', 1), *ROWS[10:]])
+    assert f"t.csv, line 12: width is {cell!r}; it must be a number" in error_of(table)
+
+
+def test_a_target_that_is_no_number_is_named(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "width,y", [*ROWS, (1, "high")])
+    assert "line 22: y is 'high'; it must be a number" in error_of(table, task="regression")
+
+
+def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "width,y", [*ROWS, (1, " ")])
+    assert "line 22: y is empty" in error_of(table)
+
+
+def test_one_class_only(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "width,y", [(i, "same") for i in range(20)])
+    assert "one class only" in error_of(table)
+    assert "'same'" in error_of(table)
+
+
+@pytest.mark.parametrize("row", [(1,), (1, 2, 3)], ids=str)
+def test_rows_of_another_length(row: tuple[int, ...], tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "a,y", [*ROWS, row])
+    assert f"line 22 has {len(row)} cells, the header 2" in error_of(table)
+
+
+@pytest.mark.parametrize("header", ["a,a", "a", "", "a;y", "a,", ",y", "a, a"])
+def test_a_header_that_names_no_columns(header: str, tmp_path: Path) -> None:
+    assert "different column names" in error_of(write(tmp_path / "t.csv", header, ROWS))
+
+
+def test_too_few_rows(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "a,y", ROWS[:9])
+    assert "has 9 rows; at least 10" in error_of(table, task="regression")
+    table = write(tmp_path / "t.csv", "a,y", ROWS[:10])
+    data = load(table, task="regression")
+    assert [len(split.targets) for split in (data.train, data.val, data.test)] == [6, 2, 2]
+    assert "too few to hold out 99%" in error_of(table, task="regression", val_fraction=0.99)
+    assert "too few" in error_of(table, val_fraction=0.1)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "nosuch.csv cannot be read" in error_of(tmp_path / "nosuch.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"a,y\n\xff,1\n")
+    assert "bytes.csv cannot be read" in error_of(tmp_path / "bytes.csv")
+
+
+def test_a_regression_needs_a_table() -> None:
+    with pytest.raises(lct.ConfigError, match="regression needs a table"):
+        lct.DataConfig(name="digits", task="regression")
+    with pytest.raises(lct.ConfigError, match="task is 'ranking'"):
+        lct.DataConfig(name="t.csv", task="ranking")
