@@ -120,7 +120,7 @@ def saving_bytes(seen: set[int], *, ignored: Collection[int]) -> Iterator[Callab
         if storage.data_ptr() not in seen and storage.data_ptr() not in ignored:
             seen.add(storage.data_ptr())
             total += storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that saved its own output would keep itself alive for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda: total
