@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import UNITS, print_candidates, print_json, stdout
+from lctprune.cli.console import print_candidates, print_json, stdout, units
 from lctprune.cli.measured import (
     BatchOption,
     JsonOption,
@@ -50,7 +50,7 @@ def evaluate(
     console = stdout()
     console.print(f"{opened.path} on its validation split ({candidates[0].samples} samples):\n")
     print_candidates(console, candidates, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
+    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(opened, batch=latency_batch)}.")
 
 
 def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption = False) -> None:

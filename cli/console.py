@@ -17,9 +17,16 @@ from lctprune.units import engineering
 
 if TYPE_CHECKING:
     from lctprune.candidates import Candidate
+    from lctprune.runs import Run
 
 WIDE = 110  # columns that the table of candidates needs to show everything
-UNITS = "1 FLOP is one multiply or one add, for one sample; latency is the median of one call, batch {batch}"
+
+
+def units(run: Run, *, batch: int = 1) -> str:
+    """What the figures of `print_candidates` mean."""
+    steps = (run.config["network"] or {}).get("steps")
+    sample = f"one sequence of {steps} steps" if steps else "one sample"
+    return f"1 FLOP is one multiply or one add, for {sample}; latency is the median of one call, batch {batch}"
 
 
 def stderr() -> Console:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lctprune.candidates import Candidate
-from lctprune.cli.console import UNITS, print_candidates, print_json, stderr, stdout
+from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
 from lctprune.cli.measured import (
     BatchOption,
     JsonOption,
@@ -75,7 +75,7 @@ def _show(
     console = stdout()
     console.print(f"{run.path}, exits on the validation split ({chosen.samples} samples):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {UNITS.format(batch=latency_batch)}.")
+    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(run, batch=latency_batch)}.")
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:
         console.print(

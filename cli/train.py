@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import UNITS, print_candidates, print_json, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.cli.measured import JsonOption, ThreadsOption
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
@@ -19,7 +20,7 @@ from lctprune.deployment import measure_run
 from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig, build_network, fitted
-from lctprune.runs import Run, split_sizes
+from lctprune.runs import Run, read_normalization, split_sizes
 from lctprune.settings import help_of
 from lctprune.splits import Normalization
 from lctprune.train_config import TrainConfig
@@ -138,8 +139,17 @@ def train(
         critic_depth=numbers(critic_depth),
         critic_pool=critic_pool,
     )
+    if freeze_main and weights is None:
+        raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
+    weights = str(Path(weights).resolve()) if weights and weights != "default" else weights
+    given = Run(weights) if weights and Path(weights).is_dir() else None
     with printed_warnings(stderr()):
-        data_set = load_data(data_config, download=download, normalization=_normalization(network_config, weights))
+        normalization = given_normalization(given) if given else _normalization(network_config, weights)
+        data_set = load_data(data_config, download=download, normalization=normalization)
+        if given and list(data_set.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
+            raise ConfigError(f"{weights} was trained with another vocabulary than that of {data}; give the same data")
+        if resume and out is not None:
+            network_config = dataclasses.replace(network_config, cuts=Run(out).config["network"].get("cuts"))
         torch.manual_seed(config.seed)
         network = build_network(fitted(network_config, data_set), weights=weights)
     run = open_run(network, data_set, config, run_dir=out, resume=resume)
@@ -152,7 +162,7 @@ def train(
     console = stdout()
     console.print(f"\nTrained {run.path}. Its exits on the validation split:\n")
     print_candidates(console, candidates)
-    console.print(f"\n{UNITS.format(batch=1)}.")
+    console.print(f"\n{units(run)}.")
     named = f" --model {model}" if is_own_function(model) else ""
     console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
@@ -160,6 +170,12 @@ def train(
 def _normalization(config: NetworkConfig, weights: str | None) -> Normalization | None:
     """What the model's own weights were trained with; otherwise None, and the data's own statistics."""
     return default_normalization(config.model) if weights == "default" else None
+
+
+def given_normalization(run: Run) -> Normalization | None:
+    """That of the run whose main network is taken; None where it needs none."""
+    recorded = run.config["data"]
+    return read_normalization(recorded) if recorded and recorded["mean"] else None
 
 
 def _announce(run: Run, data: Data, console: Console) -> None:

@@ -24,6 +24,7 @@ class CutPoint(NamedTuple):
     """A place where a network can be cut: behind one node of its graph."""
 
     name: str  # of the outermost module that ends there, e.g. "layer2", or of the node
+    node_name: str
     node: int  # its position in the graph of evaluation
     flops: int  # of everything up to and including the node, for one sample
     cost: int  # what is to be balanced, of everything up to and including the node
@@ -50,7 +51,9 @@ def cut_points(traced: Traced, example: Tensor, *, balance_by: str = "flops") ->
         if index == output or (index > 0 and is_inside and is_batch):
             name = _outermost_ending(nodes, index)
             channels_last = _is_channels_last(traced.root, nodes, index, cost.shape or ())
-            points.append(CutPoint(name, index, flops[index], balanced[index], cost.shape or (), channels_last))
+            points.append(
+                CutPoint(name, node.name, index, flops[index], balanced[index], cost.shape or (), channels_last)
+            )
     return points
 
 
@@ -82,11 +85,15 @@ def named_cuts(traced: Traced, points: Sequence[CutPoint], names: Sequence[str])
         PartitionError: a module does not exist, the network cannot be cut behind it, or the names are out of order.
     """
     by_node = {point.node: point for point in points[:-1]}
+    by_name = {point.node_name: point for point in points[:-1]}
     nodes = nodes_of(traced.evaluation)
     available = dict.fromkeys(point.name for point in points[:-1])
     cuts = []
     for name in names:
-        inside = [index for index, node in enumerate(nodes) if name in owners(node) or name == node.name]
+        if name in by_name:
+            cuts.append(by_name[name])
+            continue
+        inside = [index for index, node in enumerate(nodes) if name in owners(node)]
         if not inside or inside[-1] not in by_node:
             problem = "is not in the model" if not inside else "is not a place where the model can be cut"
             raise PartitionError(f"split point {name!r} {problem}; possible are {', '.join(available)}")

@@ -81,6 +81,7 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_la
             "latency_ms": "median of one call, in milliseconds",
             "size_bytes": "parameters and buffers",
         },
+        "example_shape": list(data.example.shape),
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
     }

@@ -35,6 +35,7 @@ def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitS
         "classes": data["classes"],
         "input": _input(recipe, data),
         "output": _output(recipe, data),
+        "costs_are_for": f"one sequence of {recipe['steps']} steps" if recipe.get("steps") else "one sample",
         "validation": candidate_record(candidates[exit]),
         "test": scores and _on_test(scores, exit),
         "main_network": {
@@ -50,7 +51,7 @@ def _on_test(scores: ExitScores, exit: int) -> dict[str, Any]:
 
 def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     normalization = {"mean": data["mean"], "std": data["std"]}
-    if recipe["vocabulary"] is not None:
+    if recipe.get("vocabulary") is not None:
         return {
             "shape": ["batch", "time"],
             "dtype": "int64",
@@ -61,9 +62,9 @@ def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
             ),
             "pattern": PATTERN,
             "max_length": data["config"]["max_length"],
-            "vocabulary": data["vocabulary"],
+            "vocabulary": data.get("vocabulary"),
         }
-    if recipe["features"] is None:
+    if recipe.get("features") is None:
         return {
             "shape": ["batch", recipe["in_channels"], recipe["image_size"], recipe["image_size"]],
             "dtype": "float32",
@@ -72,16 +73,16 @@ def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
             "divide by 255, subtract mean, divide by std",
             **normalization,
         }
-    if recipe["steps"] is None:
+    if recipe.get("steps") is None:
         return {
-            "shape": ["batch", recipe["features"]],
+            "shape": ["batch", recipe.get("features")],
             "dtype": "float32",
-            "columns": data["columns"],
+            "columns": data.get("columns"),
             "preprocessing": "subtract mean, divide by std, each of its column",
             **normalization,
         }
     return {
-        "shape": ["batch", "time", recipe["features"]],
+        "shape": ["batch", "time", recipe.get("features")],
         "dtype": "float32",
         "preprocessing": "scale to 0..1, subtract mean, divide by std; steps of zeros at the end are padding",
         **normalization,
@@ -90,6 +91,6 @@ def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
 
 def _output(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     shape = ["batch", recipe["num_outputs"]]
-    if data["target"] is None:
+    if data.get("target") is None:
         return {"shape": shape, "meaning": "one logit per class; the largest wins"}
-    return {"shape": shape, "meaning": "the standardised target: multiply by std, add mean", **data["target"]}
+    return {"shape": shape, "meaning": "the standardised target: multiply by std, add mean", **data.get("target")}

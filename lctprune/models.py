@@ -122,6 +122,8 @@ class NetworkConfig:
     steps: int | None = setting(None, "Length of a sequence.")
     features: int | None = setting(None, "Numbers in a step of a sequence, or in a row of a table.")
     vocabulary: int | None = setting(None, "Number of tokens; a sequence is then one of token numbers.")
+    weights: str | None = setting(None, "Where its first weights came from: a record, nothing is loaded from there.")
+    cuts: tuple[str, ...] | None = setting(None, "Nodes behind which it was cut; a record, and taken before all else.")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", ALIASES.get(self.model, self.model))
@@ -135,7 +137,7 @@ class NetworkConfig:
         for name in ("groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        for name in ("split_at", "critic_depth"):  # lists, when read back from JSON
+        for name in ("split_at", "critic_depth", "cuts"):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.split_at:
@@ -165,13 +167,12 @@ def build_network(config: NetworkConfig, *, weights: str | None = None) -> Local
 
     Raises:
         PartitionError, ConfigError: the model cannot be built or cut as asked.
-        NetworkError: the weights cannot be read, or do not fit.
-        RunError: the run has no checkpoint.
+        NetworkError: the weights cannot be read (a run may have no checkpoint yet), or do not fit.
 
     Warns:
         NetworkWarning: an auxiliary head is left out, or the classifier is new.
     """
-    model = _build_model(config)
+    model = build_model(config)
     if weights is not None:
         given = default_weights(config.model) if weights == "default" else read_weights(weights)
         load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}")
@@ -183,11 +184,18 @@ def build_network(config: NetworkConfig, *, weights: str | None = None) -> Local
         critic=config.critic,
         critic_depth=config.critic_depth,
         critic_pool=config.critic_pool,
-        split_at=config.split_at or PAPER_CUTS.get((config.model, config.groups)),
+        split_at=_cuts(config),
         balance_by=config.balance,
     )
-    network.recipe = config
+    network.recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
     return network
+
+
+def _cuts(config: NetworkConfig) -> tuple[str, ...] | None:
+    """Where to cut, if something other than the balance says so."""
+    if config.cuts or config.split_at:
+        return config.cuts or config.split_at
+    return PAPER_CUTS.get((config.model, config.groups)) if config.balance == "flops" else None
 
 
 def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
@@ -205,10 +213,11 @@ def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
 
 def possible_cuts(config: NetworkConfig) -> list[str]:
     """Names of the modules behind which the network can be cut, for `split_at`."""
-    return [point.name for point in cut_places(_build_model(config), config.example)]
+    return [point.name for point in cut_places(build_model(config), config.example)]
 
 
-def _build_model(config: NetworkConfig) -> nn.Module:
+def build_model(config: NetworkConfig) -> nn.Module:
+    """The plain network, whole, with new weights."""
     builder = MODELS.get(config.model) or find_builder(config.model)
     assert builder is not None  # as NetworkConfig has checked
     if config.vocabulary is not None or config.features is not None:

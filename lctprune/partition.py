@@ -18,7 +18,15 @@ from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, d
 from lctprune.errors import ConfigError, NetworkError, PartitionError
 from lctprune.layer_group import LayerGroup
 from lctprune.network import LocalCriticNetwork
-from lctprune.tracing import BY_HAND, Traced, nodes_of, output_of, trace, without_leftovers
+from lctprune.tracing import (
+    BY_HAND,
+    Traced,
+    nodes_of,
+    output_of,
+    require_one_input,
+    trace,
+    without_leftovers,
+)
 
 
 def attach_critics(
@@ -48,7 +56,9 @@ def attach_critics(
             `memory`, bytes of activations.
 
     Raises:
+        NetworkError: the model does not run on the example.
         PartitionError: the model cannot be traced or cut as asked.
+        UnknownOperationError: an operation of the model has no FLOP formula.
         ConfigError: a setting does not fit the number of groups, or is unknown.
 
     Warns:
@@ -68,7 +78,9 @@ def attach_critics(
         make_critic(critic, cut.shape, num_outputs, depth=depth, channels_last=cut.channels_last, pool=critic_pool)
         for cut, depth in zip(cuts, depths, strict=True)
     ]
-    return LocalCriticNetwork(parts, critics)
+    network = LocalCriticNetwork(parts, critics)
+    network.cuts = tuple(cut.node_name for cut in cuts)
+    return network
 
 
 def partition(
@@ -93,8 +105,9 @@ def _partition(
         raise ConfigError(f"groups is {groups}; it must be at least 1")
     if balance_by not in BALANCES:
         raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
+    _try(model, example)
     if groups == 1 and not split_at:
-        return [model], []
+        return [_whole(model)], []
     with without_leftovers(model):
         traced = trace(model)
         points = cut_points(traced, example, balance_by=balance_by)
@@ -102,6 +115,30 @@ def _partition(
         parts = _layer_groups(traced, cuts)
     _refuse_shared_tensors(parts)
     return parts, cuts
+
+
+def _try(model: nn.Module, example: Tensor) -> None:
+    """Run the model once, so that what fails later is not the model itself."""
+    require_one_input(model)
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            model(example[:1].detach())
+    except Exception as error:  # whatever the model's own code raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NetworkError(
+            f"{type(model).__name__} does not run on an input of {list(example[:1].shape)} ({reason}); "
+            "check that the data, and the size of an image, are what it takes"
+        ) from error
+
+
+def _whole(model: nn.Module) -> nn.Module:
+    """A model as its only group; what it gives in training beside its output is left out."""
+    try:
+        with without_leftovers(model):
+            traced = trace(model)
+    except PartitionError:  # it need not be cut, so it need not be traced
+        return model
+    return _layer_groups(traced, [])[0] if traced.has_auxiliary else model
 
 
 def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:

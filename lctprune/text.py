@@ -17,7 +17,8 @@ PADDING, UNKNOWN = "<padding>", "<unknown>"  # ids 0 and 1; no text has them, as
 
 
 def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
-    """Sentences and labels from lines `sentence<TAB>label` in UTF-8; blank lines are skipped.
+    """Sentences and labels from lines `sentence<TAB>label` in UTF-8; blank lines and a first line of just these
+    two words, a header, are skipped.
 
     The label is what stands behind the last tab; the sentence may be empty.
 
@@ -26,6 +27,8 @@ def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
     """
     sentences, labels = [], []
     for number, line in enumerate(_text(Path(path)).split("\n"), 1):
+        if number == 1 and line.strip().lower() == "sentence\tlabel":
+            continue
         sentence, tab, label = line.rpartition("\t")
         label = label.strip()
         if tab and label:

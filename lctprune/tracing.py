@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
+import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
+import torch
 from torch import fx, nn
 
 from lctprune.costs import evaluation_mode
@@ -32,22 +35,24 @@ class Traced:
         root: the network.
         evaluation, training: its graph in each mode.
         counterparts: the nodes of `evaluation` that `training` has too, with those.
+        has_auxiliary: whether it gives more than its output in training; `training` does not.
     """
 
     root: nn.Module
     evaluation: fx.Graph
     training: fx.Graph
     counterparts: dict[fx.Node, fx.Node]
+    has_auxiliary: bool
 
 
 def trace(model: nn.Module) -> Traced:
-    """Trace a network in both modes.
+    """Trace a network of one input in both modes.
 
     Auxiliary outputs, which a network gives in training only, are left out with a `NetworkWarning`, and so are the
     modules that make them.
 
     Raises:
-        PartitionError: it cannot be traced, takes several inputs or gives several outputs.
+        PartitionError: it cannot be traced, or gives several outputs.
     """
     with evaluation_mode(model):  # puts every module's own mode back
         evaluation, training = (_graph(model.train(mode)) for mode in (False, True))
@@ -55,13 +60,14 @@ def trace(model: nn.Module) -> Traced:
     if not isinstance(output_of(evaluation), fx.Node):
         raise PartitionError(f"{name} does not give one tensor; {BY_HAND}")
     outputs = output_of(training)
-    if isinstance(outputs, tuple | list) and outputs and isinstance(outputs[0], fx.Node):
+    has_auxiliary = isinstance(outputs, tuple | list) and bool(outputs) and isinstance(outputs[0], fx.Node)
+    if has_auxiliary:
         dropped = _keep_first_output(training)
         makers = f" ({', '.join(dropped)})" if dropped else ""
         warnings.warn(f"{name}'s auxiliary outputs in training are left out{makers}", NetworkWarning, stacklevel=3)
     elif not isinstance(outputs, fx.Node):
         raise PartitionError(f"{name} does not give one tensor in training; {BY_HAND}")
-    return Traced(model, evaluation, training, _aligned(evaluation, training))
+    return Traced(model, evaluation, training, _aligned(evaluation, training), has_auxiliary)
 
 
 @contextmanager
@@ -122,23 +128,38 @@ def _opaque_to_tracing() -> tuple[tuple[type, ...], tuple[Callable[..., Any], ..
 
 def _graph(model: nn.Module) -> fx.Graph:
     name = type(model).__name__
-    required = _required_inputs(model)
-    if len(required) > 1:
-        raise PartitionError(f"{name} takes several inputs ({', '.join(required)}); {BY_HAND}")
     tracer = _Tracer()
+    before = _random_states()
     try:
-        return tracer.trace(model)
+        graph = tracer.trace(model)
     except Exception as error:  # fx raises whatever the model's own code raises on a proxy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         place = f" at {tracer.inside[-1]}" if tracer.inside else ""
         raise PartitionError(f"{name} cannot be traced{place} ({reason}); {BY_HAND}") from error
+    if _random_states() != before:
+        raise PartitionError(
+            f"{name} draws random numbers in Python, which a trace would freeze (stochastic depth written by hand?); "
+            f"use torchvision.ops.StochasticDepth, or {BY_HAND}"
+        )
+    return graph
 
 
-def _required_inputs(model: nn.Module) -> list[str]:
-    """Names of the inputs that a call must give."""
+def _random_states() -> tuple[object, ...]:
+    """Of the generators that a network's Python code may draw from."""
+    return torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[union-attr]
+
+
+def require_one_input(model: nn.Module) -> None:
+    """Refuse a network that a call must give several inputs.
+
+    Raises:
+        PartitionError: it takes several.
+    """
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.values()
-    return [item.name for item in parameters if item.default is item.empty and item.kind not in variadic]
+    required = [item.name for item in parameters if item.default is item.empty and item.kind not in variadic]
+    if len(required) > 1:
+        raise PartitionError(f"{type(model).__name__} takes several inputs ({', '.join(required)}); {BY_HAND}")
 
 
 def output_of(graph: fx.Graph) -> Any:

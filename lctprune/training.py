@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lctprune.candidates import score_exits
 from lctprune.compilation import compilation, compiled
 from lctprune.data_set import Data
-from lctprune.errors import ConfigError, RunError, TrainingError
+from lctprune.errors import ConfigError, LctpruneError, RunError, TrainingError
 from lctprune.losses import Loss, default_loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optimizers import Optimizers, learning_rate, matching_at
@@ -179,7 +179,7 @@ def _train_epoch(
         update_critics = position % config.critic_period == 0
         optimizers.set_learning_rate(learning_rate(progress, config))
         optimizers.zero_grad()
-        with _autocast(config), compilation(config):
+        with _autocast(config), compilation(config), _explained(epoch, index):
             losses = local_critic_backward(
                 network,
                 inputs.to(config.device, non_blocking=True),
@@ -231,6 +231,18 @@ def _frozen(groups: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_()
+
+
+@contextmanager
+def _explained(epoch: int, step: int) -> Iterator[None]:
+    """What a network raises inside, as one line."""
+    try:
+        yield
+    except LctpruneError:
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {reason}") from error
 
 
 def _to_channels_last(network: nn.Module) -> None:

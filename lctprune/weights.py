@@ -46,7 +46,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     content = next((content[key] for key in NESTED if isinstance(content, dict) and key in content), content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise NetworkError(f"{path} holds no state dict, but a {type(content).__name__}; save model.state_dict()")
-    return {_unwrapped(str(name)): tensor for name, tensor in content.items()}
+    return _unwrapped({str(name): tensor for name, tensor in content.items()})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, num_outputs: int, source: str) -> None:
@@ -94,7 +94,8 @@ def _of_main_network(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {match[1]: tensor for name, tensor in checkpoint.items() if (match := in_group.fullmatch(name))}
 
 
-def _unwrapped(name: str) -> str:
-    while wrapper := next((each for each in WRAPPERS if name.startswith(each)), None):
-        name = name.removeprefix(wrapper)
-    return name
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that all names have."""
+    while weights and (wrapper := next((each for each in WRAPPERS if all(n.startswith(each) for n in weights)), None)):
+        weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
+    return weights

@@ -69,6 +69,13 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
         ConfigError: it takes no number of outputs, or not an argument of `own`.
         NetworkError: it fails, or gives no nn.Module.
     """
+    decided = {*settings, *(_ALIASES.get(setting, setting) for setting in settings)}
+    refused = [key for key in own if key in decided or key.startswith("pretrained") or key == "checkpoint_path"]
+    if refused:
+        raise ConfigError(
+            f"model arguments may not be {', '.join(refused)}: the data says what goes in and out, "
+            "and weights come from --weights"
+        )
     try:
         parameters = inspect.signature(builder).parameters
     except ValueError as error:  # something of Python's own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def test_without_critics_there_is_nothing_to_train(data: lct.Data, cli: Cli, tmp
     for options in (("--groups", 1), ("--method", "backprop")):
         result = cli("train", "mlp", "--data", table(tmp_path), "--freeze-main", *options, "--out", tmp_path / "run")
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
-        assert "leaves nothing to train" in result.err
+        assert "give it --weights" in result.err
     assert not (tmp_path / "run").exists()
 
 
@@ -201,3 +202,35 @@ def test_from_the_directory_of_a_run(cli: Cli, image_folder: Path, tmp_path: Pat
     assert result.document["candidates"][-1]["accuracy"] == main["accuracy"]
     refused = cli("train", "vgg-lct", "--out", tmp_path / "x", "--data", image_folder, "--weights", tmp_path / "nosuch")
     assert (refused.code, refused.err.count("\n")) == (1, 1)
+
+
+def test_without_weights_there_is_nothing_to_keep(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    result = cli("train", "resnet", "--data", image_folder, "--freeze-main", "--out", tmp_path / "run")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "give it --weights" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_resumed_with_its_weights_only(cli: Cli, tmp_path: Path) -> None:
+    settings = ("--data", table(tmp_path), "--task", "regression", "--model-args", "width=8,layers=2", "--groups", 2)
+    for name in ("first", "second"):
+        assert cli("train", "mlp", *settings, "--epochs", 1, "--out", tmp_path / name).code == 0
+    run = ("train", "mlp", *settings, "--epochs", 1, "--out", tmp_path / "run")
+    assert cli(*run, "--weights", tmp_path / "first", "--freeze-main").code == 0
+    for weights in ((), ("--weights", tmp_path / "second")):
+        result = cli(*run, *weights, "--resume")
+        assert result.code != 0
+        assert "was begun with another network (weights)" in result.err
+    assert cli(*run, "--weights", tmp_path / "first", "--freeze-main", "--resume").code == 0
+
+
+def test_a_runs_weights_come_with_its_normalisation(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    small = ("--image-size", 8, "--epochs", 1, "--groups", 2)
+    assert cli("train", "resnet", "--data", image_folder, *small, "--out", tmp_path / "first").code == 0
+    path = tmp_path / "first" / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["mean"] = [0.1, 0.2, 0.3]  # as if it had been trained on other images
+    path.write_text(json.dumps(config))
+    arguments = ("--weights", tmp_path / "first", "--freeze-main", "--out", tmp_path / "second")
+    assert cli("train", "resnet", "--data", image_folder, *small, *arguments).code == 0
+    assert lct.Run(tmp_path / "second").config["data"]["mean"] == [0.1, 0.2, 0.3]

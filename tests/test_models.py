@@ -116,7 +116,7 @@ def test_a_recipe_survives_json_and_builds_the_same_network(config: NetworkConfi
     read_back = NetworkConfig(**json.loads(json.dumps(config.to_dict())))
     assert read_back == config
     network, again = build_network(config), build_network(read_back)
-    assert network.recipe == again.recipe == config
+    assert network.recipe == again.recipe == dataclasses.replace(config, cuts=network.cuts)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
     again.load_state_dict(network.state_dict())
@@ -200,3 +200,24 @@ def test_grey_images_at_full_size() -> None:
     network = build_network(config).eval()
     assert network(torch.randn(2, 1, 65, 65)).shape == (2, 10)
     assert network.main_state_dict()["conv1.weight"].shape == (64, 1, 7, 7)
+
+
+@pytest.mark.parametrize("balance", ["flops", "time", "memory"])
+def test_a_recipe_remembers_the_cuts_that_were_measured(balance: str) -> None:
+    config = NetworkConfig(model="mlp", features=6, model_args={"layers": 8, "width": 16}, balance=balance)
+    network = build_network(config)
+    assert network.recipe is not None
+    assert len(network.recipe.cuts or ()) == 3
+    again = build_network(dataclasses.replace(network.recipe, balance="time"))  # would be measured anew
+    assert list(again.state_dict()) == list(network.state_dict())
+
+
+def test_the_papers_cuts_give_way_to_a_balance_that_is_asked_for() -> None:
+    networks = [build_network(NetworkConfig(model="vgg-lct", balance=balance)) for balance in ("flops", "memory")]
+    assert networks[0].cuts != networks[1].cuts
+
+
+@pytest.mark.parametrize("name", ["num_classes", "num_outputs", "image_size", "pretrained", "checkpoint_path"])
+def test_arguments_that_the_data_or_the_weights_decide_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"may not be {name}"):
+        build_network(NetworkConfig(model="mobilenet_v3_small", model_args={name: 3}))

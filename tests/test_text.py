@@ -190,3 +190,8 @@ def test_settings_that_cannot_be_used() -> None:
         Vocabulary.of(SENTENCES, size=1)
     with pytest.raises(ConfigError, match="max_length is 0; it must be at least 1"):
         Vocabulary.of(SENTENCES).encode(SENTENCES, max_length=0)
+
+
+def test_a_header_is_no_sentence(tmp_path: Path) -> None:
+    path = written(tmp_path, b"sentence\tlabel\ngood\t1\nsentence\tlabel\n")
+    assert read_sentences(path) == (["good", "sentence"], ["1", "label"])

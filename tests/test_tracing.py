@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torchvision import models
 from torchvision.ops import StochasticDepth
 
 import lctprune as lct
-from lctprune.errors import NetworkWarning, PartitionError
+from lctprune.errors import NetworkError, NetworkWarning, PartitionError
 from lctprune.partition import partition
 from lctprune.tracing import nodes_of, trace
 
@@ -300,3 +302,26 @@ def test_a_network_by_hand_is_the_way_out() -> None:
     network = lct.LocalCriticNetwork([body, head], [lct.make_critic("tail", (4, 6, 6), 5)])
     losses = lct.local_critic_backward(network, IMAGES, torch.tensor([0, 1, 2, 3]))
     assert all(loss.isfinite().all() for loss in losses)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(()).item(), random.random, numpy.random.random], ids=["torch", "python", "numpy"]
+)
+def test_a_branch_drawn_in_python_is_refused(draw: Callable[[], float]) -> None:
+    # it would be drawn once, when the network is traced, and stay
+    model = Net(lambda self, x: x * 2 if self.training and draw() < 0.5 else x)
+    with pytest.raises(PartitionError, match=r"draws random numbers in Python.*StochasticDepth"):
+        partition(model, torch.zeros(2, 3, 8, 8), groups=2)
+
+
+def test_one_group_gives_one_tensor_in_training_too() -> None:
+    model = models.googlenet(num_classes=5, init_weights=False)
+    with pytest.warns(NetworkWarning, match="aux1, aux2"):
+        network = lct.attach_critics(model, torch.zeros(1, 3, 32, 32), num_outputs=5, groups=1)
+    (losses,) = lct.local_critic_backward(network.train(), torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))
+    assert losses.shape == (2,)
+
+
+def test_a_model_that_does_not_run_on_the_example_is_named() -> None:
+    with pytest.raises(NetworkError, match=r"Sequential does not run on an input of \[1, 2\] \(.*shapes"):
+        partition(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), torch.zeros(1, 2), groups=2)

@@ -283,3 +283,11 @@ def test_a_broken_download_is_named(hub: Path) -> None:
 def test_networks_of_our_own_have_no_default_weights() -> None:
     with pytest.raises(ConfigError, match="vgg-lct has no default weights"):
         build_network(NetworkConfig(model="vgg-lct"), weights="default")
+
+
+def test_a_child_called_module_is_no_prefix(tmp_path: Path) -> None:
+    model = nn.Sequential()
+    model.add_module("module", nn.Linear(4, 2))
+    model.add_module("head", nn.Linear(2, 2))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    assert_same(read_weights(tmp_path / "weights.pt"), model.state_dict())
