@@ -91,6 +91,7 @@ def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
 
 def _output(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     shape = ["batch", recipe["num_outputs"]]
-    if data.get("target") is None:
+    target = data.get("target")
+    if target is None:
         return {"shape": shape, "meaning": "one logit per class; the largest wins"}
-    return {"shape": shape, "meaning": "the standardised target: multiply by std, add mean", **data.get("target")}
+    return {"shape": shape, "meaning": "the standardised target: multiply by std, add mean", **target}

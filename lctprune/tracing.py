@@ -146,7 +146,7 @@ def _graph(model: nn.Module) -> fx.Graph:
 
 def _random_states() -> tuple[object, ...]:
     """Of the generators that a network's Python code may draw from."""
-    return torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    return torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state())
 
 
 def require_one_input(model: nn.Module) -> None:
