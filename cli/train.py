@@ -144,7 +144,7 @@ def train(
     weights = str(Path(weights).resolve()) if weights and weights != "default" else weights
     given = Run(weights) if weights and Path(weights).is_dir() else None
     with printed_warnings(stderr()):
-        normalization = given_normalization(given) if given else _normalization(network_config, weights)
+        normalization = _normalization(network_config, weights, given)
         data_set = load_data(data_config, download=download, normalization=normalization)
         if given and list(data_set.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
             raise ConfigError(f"{weights} was trained with another vocabulary than that of {data}; give the same data")
@@ -167,15 +167,12 @@ def train(
     console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
 
-def _normalization(config: NetworkConfig, weights: str | None) -> Normalization | None:
-    """What the model's own weights were trained with; otherwise None, and the data's own statistics."""
+def _normalization(config: NetworkConfig, weights: str | None, given: Run | None) -> Normalization | None:
+    """What the weights, the model's own or those of a run, were trained with; None: the data's own statistics."""
+    if given is not None:
+        recorded = given.config["data"]
+        return read_normalization(recorded) if recorded and recorded["mean"] else None
     return default_normalization(config.model) if weights == "default" else None
-
-
-def given_normalization(run: Run) -> Normalization | None:
-    """That of the run whose main network is taken; None where it needs none."""
-    recorded = run.config["data"]
-    return read_normalization(recorded) if recorded and recorded["mean"] else None
 
 
 def _announce(run: Run, data: Data, console: Console) -> None:

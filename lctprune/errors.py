@@ -60,3 +60,8 @@ class BudgetError(LctpruneError, ValueError):
         super().__init__(message)
         self.nearest = nearest
         self.misses = misses or {}
+
+
+def first_line(error: Exception, otherwise: str | None = None) -> str:
+    """What somebody else's error says, for a message of one line; `otherwise`, or its type, where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), otherwise or type(error).__name__)

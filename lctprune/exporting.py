@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.costs import device_of, evaluation_mode
-from lctprune.errors import ConfigError, ExportError
+from lctprune.errors import ConfigError, ExportError, first_line
 from lctprune.files import write_atomically
 
 FORMATS = ("torchscript",)
@@ -71,8 +71,9 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
             traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
             scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExportError(f"{type(network).__name__} cannot be converted to TorchScript: {reason}") from error
+        raise ExportError(
+            f"{type(network).__name__} cannot be converted to TorchScript: {first_line(error)}"
+        ) from error
     return scripted
 
 

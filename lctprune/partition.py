@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from lctprune.costs import evaluation_mode
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
-from lctprune.errors import ConfigError, NetworkError, PartitionError
+from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.layer_group import LayerGroup
 from lctprune.network import LocalCriticNetwork
 from lctprune.tracing import (
@@ -124,9 +124,8 @@ def _try(model: nn.Module, example: Tensor) -> None:
         with evaluation_mode(model), torch.no_grad():
             model(example[:1].detach())
     except Exception as error:  # whatever the model's own code raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NetworkError(
-            f"{type(model).__name__} does not run on an input of {list(example[:1].shape)} ({reason}); "
+            f"{type(model).__name__} does not run on an input of {list(example[:1].shape)} ({first_line(error)}); "
             "check that the data, and the size of an image, are what it takes"
         ) from error
 

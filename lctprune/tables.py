@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lctprune.data_set import Data, DataConfig
 from lctprune.errors import DataError
+from lctprune.files import sha256
 from lctprune.sources import stratified
 from lctprune.splits import Normalization, TensorSplit
 
@@ -61,7 +61,7 @@ def table_data(config: DataConfig) -> Data:
         test=TensorSplit(inputs[test], targets[test]),
         classes=classes,
         normalization=normalization,
-        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest(),
+        fingerprint=sha256(path),
         config=config,
         columns=columns,
         target_normalization=target_normalization,

@@ -21,7 +21,7 @@ import torch
 from torch import fx, nn
 
 from lctprune.costs import evaluation_mode
-from lctprune.errors import NetworkWarning, PartitionError
+from lctprune.errors import NetworkWarning, PartitionError, first_line
 
 CONSTANT = "_tensor_constant"  # how torch.fx names tensors that a network makes itself; it keeps them in the network
 BY_HAND = "give the groups by hand to LocalCriticNetwork"
@@ -133,9 +133,8 @@ def _graph(model: nn.Module) -> fx.Graph:
     try:
         graph = tracer.trace(model)
     except Exception as error:  # fx raises whatever the model's own code raises on a proxy
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         place = f" at {tracer.inside[-1]}" if tracer.inside else ""
-        raise PartitionError(f"{name} cannot be traced{place} ({reason}); {BY_HAND}") from error
+        raise PartitionError(f"{name} cannot be traced{place} ({first_line(error)}); {BY_HAND}") from error
     if _random_states() != before:
         raise PartitionError(
             f"{name} draws random numbers in Python, which a trace would freeze (stochastic depth written by hand?); "

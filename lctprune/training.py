@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lctprune.candidates import score_exits
 from lctprune.compilation import compilation, compiled
 from lctprune.data_set import Data
-from lctprune.errors import ConfigError, LctpruneError, RunError, TrainingError
+from lctprune.errors import ConfigError, LctpruneError, RunError, TrainingError, first_line
 from lctprune.losses import Loss, default_loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optimizers import Optimizers, learning_rate, matching_at
@@ -120,10 +120,7 @@ def open_run(
 def train_steps(network: LocalCriticNetwork, data: Data, run: Run, *, loss: Loss | None = None) -> Iterator[Progress]:
     """Train epoch by epoch from the run's checkpoint on, yielding progress after every step. See `train`."""
     config = TrainConfig(**run.config["training"])
-    if config.freeze_main:
-        with _frozen(network.groups):
-            yield from _train_epochs(network, data, run, config, loss)
-    else:
+    with _frozen(network.groups) if config.freeze_main else nullcontext():
         yield from _train_epochs(network, data, run, config, loss)
 
 
@@ -241,8 +238,7 @@ def _explained(epoch: int, step: int) -> Iterator[None]:
     except LctpruneError:
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {reason}") from error
+        raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {first_line(error)}") from error
 
 
 def _to_channels_last(network: nn.Module) -> None:

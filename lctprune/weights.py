@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lctprune.errors import NetworkError, NetworkWarning
+from lctprune.errors import NetworkError, NetworkWarning, first_line
 
 CHECKPOINT, NETWORK_PREFIX = "checkpoint.safetensors", "network."  # of a run, and of the network's names in it
 NESTED = ("state_dict", "model_state_dict", "model")  # keys below which checkpoints keep a model's weights
@@ -39,9 +39,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except OSError as error:
         raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a pickle of other things, a broken file: in torch's and safetensors' words
-        reason = (str(error).strip().splitlines() or ["broken"])[0]
         raise NetworkError(
-            f"{path} is no file of weights ({reason}); give a state dict, as safetensors or by torch.save"
+            f"{path} is no file of weights ({first_line(error, 'broken')}); "
+            "give a state dict, as safetensors or by torch.save"
         ) from error
     content = next((content[key] for key in NESTED if isinstance(content, dict) and key in content), content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

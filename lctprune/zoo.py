@@ -14,7 +14,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from lctprune.errors import ConfigError, LctpruneError, NetworkError
+from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
 from lctprune.splits import Normalization
 
 Builder = Callable[..., nn.Module]
@@ -107,7 +107,9 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
     except LctpruneError:
         raise
     except Exception as error:  # whatever somebody else's code raises
-        raise NetworkError(f"{name} cannot be built ({type(error).__name__}: {_first_line(error)})") from error
+        raise NetworkError(
+            f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"
+        ) from error
     if not isinstance(model, nn.Module):
         raise NetworkError(f"{name} gave a {type(model).__name__}, not an nn.Module")
     return model
@@ -132,7 +134,7 @@ def default_weights(name: str) -> Mapping[str, Tensor]:
             )
     except Exception as error:  # no connection, a broken file: as the downloader puts it
         raise NetworkError(
-            f"the weights of {name} cannot be had ({_first_line(error)}); give a file of weights"
+            f"the weights of {name} cannot be had ({first_line(error, 'no reason given')}); give a file of weights"
         ) from error
     raise ConfigError(f"{name} has no default weights; those of torchvision and timm have")
 
@@ -204,7 +206,7 @@ def _own_function(name: str) -> Builder:
         builder = functools.reduce(getattr, function_name.split("."), module)
     except Exception as error:  # whatever somebody else's code raises at import
         raise ConfigError(
-            f"model {name!r} cannot be imported ({type(error).__name__}: {_first_line(error)}); "
+            f"model {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 'no reason given')}); "
             "it must be package.module:callable, importable from here"
         ) from error
     if not callable(builder):
@@ -219,7 +221,3 @@ def _require_timm(name: str) -> None:
 
 def _timm() -> Any:
     return importlib.import_module("timm")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
