@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import lctprune as lct
-from lctprune.candidates import score_exits
 from lctprune.environment import machine
 from lctprune.models import fitted
+from lctprune.scores import score_exits
 
 
 def main() -> None:

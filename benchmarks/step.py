@@ -13,6 +13,7 @@ Prints, for `tail` and `pooled` critics, beside backpropagation:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import multiprocessing
 import resource
@@ -25,9 +26,10 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.compilation import compilation, compiled
+from lctprune.compilation import compilation
 from lctprune.environment import machine
-from lctprune.optimizers import Optimizers
+from lctprune.stage import Stage, autocast
+from lctprune.worker import StepSettings, Worker
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
 CONFIG = lct.TrainConfig().resolved()
@@ -112,7 +114,7 @@ def print_compiled(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> 
     """Eager and compiled steps of one network in turns."""
     batch = random_batch(recipe, batch_size)
     network = build(recipe)
-    steps = {"eager": make_step(network, batch), "compiled": make_step(compiled(network), batch)}
+    steps = {"eager": make_step(network, batch), "compiled": make_step(network, batch, compile=True)}
     with compilation(lct.TrainConfig(compile=True)):
         start = time.perf_counter()
         steps["compiled"]()
@@ -133,15 +135,22 @@ def random_batch(recipe: lct.NetworkConfig, batch_size: int) -> tuple[Tensor, Te
     return images.to(memory_format=torch.channels_last), torch.randint(recipe.num_outputs, (batch_size,))
 
 
-def make_step(network: lct.LocalCriticNetwork, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
+def make_step(
+    network: lct.LocalCriticNetwork, batch: tuple[Tensor, Tensor], *, compile: bool = False
+) -> Callable[[], None]:
     """A training step, as lctprune.train takes it."""
-    optimizers = Optimizers(network, CONFIG)
+    config = dataclasses.replace(CONFIG, compile=compile)
+    critics = [*network.critics, None]
+    workers = [
+        Worker(index, group, critic, config)
+        for index, (group, critic) in enumerate(zip(network.groups, critics, strict=True))
+    ]
+    stage = Stage(workers, config, lct.cross_entropy)
+    settings = StepSettings(position=0, lr=0.1, matching=0.25, update_critics=True)
 
     def step() -> None:
-        optimizers.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=CONFIG.precision == "bf16", cache_enabled=False):
-            lct.local_critic_backward(network, *batch, matching=0.25)
-        optimizers.step(critics=True)
+        with autocast(config):
+            stage.step(*batch, settings)
 
     return step
 

@@ -11,9 +11,11 @@ from lctprune import __version__
 from lctprune.cli.commands import evaluate, export, report
 from lctprune.cli.console import print_json
 from lctprune.cli.networks import inspect, models
+from lctprune.cli.ranks import end_process
 from lctprune.cli.select import select
 from lctprune.cli.train import train
-from lctprune.errors import BudgetError, ConfigError, LctpruneError
+from lctprune.errors import BudgetError, ConfigError, LctpruneError, ProcessLostError
+from lctprune.process_group import is_started
 
 FAILED, WRONG_USAGE, NOTHING_FITS, INTERRUPTED = 1, 2, 3, 130
 
@@ -65,6 +67,8 @@ def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     line = " ".join(message.split())
+    if is_started():
+        end_process(line, code, is_cause=not isinstance(error, ProcessLostError))
     typer.echo(f"lctprune: error: {line}", err=True)
     if "--json" in sys.argv:
         document: dict[str, object] = {"error": line, "exit_code": code}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +17,16 @@ from lctprune.cli.console import print_candidates, print_json, printed_warnings,
 from lctprune.cli.measured import JsonOption, ThreadsOption
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
+from lctprune.cli.ranks import end_as_lost
 from lctprune.data import load_data
 from lctprune.data_set import Data, DataConfig
 from lctprune.deployment import measure_run
 from lctprune.description import candidate_record
-from lctprune.errors import ConfigError
+from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.models import NetworkConfig, build_network, fitted
+from lctprune.network import LocalCriticNetwork
+from lctprune.pipeline import require_processes
+from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
 from lctprune.runs import Run, read_normalization, split_sizes
 from lctprune.settings import help_of
 from lctprune.splits import Normalization
@@ -82,6 +89,16 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the weights, the order of samples and the validation split.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory, new or empty. Default: one below runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last epoch.")] = False,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Local processes, each of which trains its own groups; or start them by torchrun."),
+    ] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="Copies of each group, on a batch of their own: processes = replicas x shares.")
+    ] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=3, help="Seconds after which a process that gives no sign of life is lost.")
+    ] = 20,
     json: JsonOption = False,
 ) -> None:
     """Train a network with local critics: every exit becomes a network of its own.
@@ -98,8 +115,6 @@ def train(
         raise ConfigError(f"method is {method!r}; it must be local-critic or backprop")
     if method == "backprop" and (split_at or groups not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
-    if threads is not None:
-        torch.set_num_threads(threads)
     data_config = DataConfig(
         name=data_name(data),
         data_dir=str(Path(data_dir).absolute()),
@@ -113,7 +128,7 @@ def train(
     )
     config = TrainConfig(
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=batch_size * replicas,
         optimizer=optimizer,
         lr=lr,
         weight_decay=weight_decay,
@@ -141,20 +156,22 @@ def train(
     )
     if freeze_main and weights is None:
         raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
-    weights = str(Path(weights).resolve()) if weights and weights != "default" else weights
-    given = Run(weights) if weights and Path(weights).is_dir() else None
-    with printed_warnings(stderr()):
-        normalization = _normalization(network_config, weights, given)
-        data_set = load_data(data_config, download=download, normalization=normalization)
-        if given and list(data_set.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
-            raise ConfigError(f"{weights} was trained with another vocabulary than that of {data}; give the same data")
-        if resume and out is not None:
-            network_config = dataclasses.replace(network_config, cuts=Run(out).config["network"].get("cuts"))
-        torch.manual_seed(config.seed)
-        network = build_network(fitted(network_config, data_set), weights=weights)
-    run = open_run(network, data_set, config, run_dir=out, resume=resume)
-    _announce(run, data_set, stderr())
-    show_progress(train_steps(network, data_set, run), stderr())
+    require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
+    if processes > 1 and not is_started():
+        from lctprune.launching import launch  # torch's launcher takes a while to import
+
+        launch(processes, sys.argv[1:])
+        return
+    cores = torch.get_num_threads()
+    torch.set_num_threads(threads or max(1, cores // local_processes()))
+    job = Job(network_config, data_config, config, weights=weights, download=download, out=out, resume=resume)
+    with process_group(device=config.resolved().device, timeout_s=timeout, on_lost=end_as_lost) as group:
+        if group is not None:
+            group.require_equal({**job.settings, "replicas": replicas})
+        run = _train(job, group, replicas)
+    if run is None:
+        return
+    torch.set_num_threads(threads or cores)
     candidates = measure_run(run)
     if json:
         print_json({"run": str(run.path), "candidates": [candidate_record(candidate) for candidate in candidates]})
@@ -167,6 +184,75 @@ def train(
     console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
 
+@dataclass(frozen=True)
+class Job:
+    """What to train, on what, how: all that the command line says."""
+
+    network: NetworkConfig
+    data: DataConfig
+    training: TrainConfig
+    weights: str | None
+    download: bool
+    out: Path | None
+    resume: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same in all processes."""
+        parts: dict[str, Any] = {"network": self.network, "data": self.data, "training": self.training}
+        return {
+            **{f"{part} {name}": value for part, config in parts.items() for name, value in asdict(config).items()},
+            "weights": self.weights,
+            "resume": self.resume,
+            "torch": torch.__version__,
+        }
+
+
+def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:
+    """The trained run; None in all processes but the first."""
+    data, run = None, None
+    if group is None or group.rank == 0:
+        data, network = _load(job)
+        run = open_run(network, data, job.training, run_dir=job.out, resume=job.resume)
+    if group is not None:
+        recipe = group.share(run and run.config["network"])
+        if run is None:
+            network = _built(NetworkConfig(**recipe))
+    steps = train_steps(network, data, run, processes=group, replicas=replicas)
+    del network  # of which a process of several keeps its own groups only
+    if run is None or data is None:
+        for _ in steps:
+            pass
+        return None
+    _announce(run, data, stderr(), group)
+    show_progress(steps, stderr())
+    return run
+
+
+def _load(job: Job) -> tuple[Data, LocalCriticNetwork]:
+    weights = str(Path(job.weights).resolve()) if job.weights and job.weights != "default" else job.weights
+    given = Run(weights) if weights and Path(weights).is_dir() else None
+    config = job.network
+    with printed_warnings(stderr()):
+        normalization = _normalization(config, weights, given)
+        data = load_data(job.data, download=job.download, normalization=normalization)
+        if given and list(data.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
+            raise ConfigError(
+                f"{weights} was trained with another vocabulary than that of {job.data.name}; give the same data"
+            )
+        if job.resume and job.out is not None:
+            config = dataclasses.replace(config, cuts=Run(job.out).config["network"].get("cuts"))
+        torch.manual_seed(job.training.seed)
+        return data, build_network(fitted(config, data), weights=weights)
+
+
+def _built(config: NetworkConfig) -> LocalCriticNetwork:
+    """The same network as rank 0's, whose weights come from there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)  # rank 0 says it
+        return build_network(config)
+
+
 def _normalization(config: NetworkConfig, weights: str | None, given: Run | None) -> Normalization | None:
     """What the weights, the model's own or those of a run, were trained with; None: the data's own statistics."""
     if given is not None:
@@ -175,7 +261,7 @@ def _normalization(config: NetworkConfig, weights: str | None, given: Run | None
     return default_normalization(config.model) if weights == "default" else None
 
 
-def _announce(run: Run, data: Data, console: Console) -> None:
+def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:
     network, training = run.config["network"], run.config["training"]
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
@@ -185,5 +271,6 @@ def _announce(run: Run, data: Data, console: Console) -> None:
     )
     console.print(
         f"{training['epochs']} epochs, batch {training['batch_size']}, {training['precision']} on {training['device']} "
-        f"with {torch.get_num_threads()} threads, matching {training['matching']}; run directory {run.path}"
+        f"with {torch.get_num_threads()} threads{f' in each of {group.size} processes' if group else ''}, "
+        f"matching {training['matching']}; run directory {run.path}"
     )

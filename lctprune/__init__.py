@@ -12,6 +12,7 @@ from lctprune.costs import count_flops, count_parameters, measure_latency, size_
 from lctprune.critics import make_critic
 from lctprune.data import load_data
 from lctprune.data_set import Data, DataConfig
+from lctprune.epochs import Progress
 from lctprune.errors import (
     BudgetError,
     ConfigError,
@@ -34,7 +35,7 @@ from lctprune.runs import Run, load_network
 from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.train_config import TrainConfig
-from lctprune.training import Progress, train, train_steps
+from lctprune.training import train, train_steps
 from lctprune.update import local_critic_backward
 
 __version__ = "0.1.0"

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from lctprune.costs import (
@@ -16,14 +13,14 @@ from lctprune.costs import (
     count_flops,
     count_parameters,
     device_of,
-    evaluation_mode,
     measure_latency,
     size_bytes,
 )
-from lctprune.errors import DataError, UnknownOperationError
+from lctprune.errors import UnknownOperationError
 from lctprune.exporting import to_torchscript
-from lctprune.losses import Loss, default_loss, mean_squared_error
+from lctprune.losses import Loss
 from lctprune.network import LocalCriticNetwork
+from lctprune.scores import score_exits
 from lctprune.splits import Split
 
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -73,16 +70,6 @@ class Candidate:
             half = Z_95 * self.accuracy_error
             return self.accuracy - half, min(1.0, self.accuracy + half)
         return wilson_interval(self.accuracy, self.samples) if self.samples else (0.0, 1.0)
-
-
-class ExitScores(NamedTuple):
-    """What one pass over a split says of each exit."""
-
-    accuracy: list[float]
-    loss: list[float]
-    samples: int
-    metric: str = "accuracy"
-    accuracy_error: list[float] | None = None  # of an R2
 
 
 def evaluate(
@@ -140,50 +127,6 @@ def evaluate(
             )
         )
     return candidates
-
-
-def score_exits(
-    network: LocalCriticNetwork,
-    split: Split,
-    *,
-    loss: Loss | None = None,
-    batch_size: int = 256,
-    autocast: AbstractContextManager[object] | None = None,
-) -> ExitScores:
-    """Accuracy (of a regression: R2) and mean loss of every exit, from one pass over a split in evaluation mode.
-
-    Raises:
-        DataError: the split has no samples.
-    """
-    device = device_of(network)
-    loss = loss or default_loss(split.targets)
-    is_regression = split.targets.is_floating_point()
-    score = mean_squared_error if is_regression else _is_right
-    scores: list[Tensor] = []  # [exits, batch] each: squared errors, or whether the class is right
-    losses: list[Tensor] = []
-    with evaluation_mode(network), torch.inference_mode(), autocast or nullcontext():
-        for inputs, targets in split.batches(batch_size):
-            inputs, targets = inputs.to(device), targets.to(device)
-            outputs = network.exits(inputs)
-            scores.append(torch.stack([score(output, targets) for output in outputs]).double().cpu())
-            losses.append(torch.stack([loss(output, targets) for output in outputs]).double().cpu())
-    if not scores:
-        raise DataError("the split has no samples to measure accuracy on")
-    each, mean_losses = torch.cat(scores, 1), torch.cat(losses, 1).mean(1).tolist()
-    samples = each.shape[1]
-    if not is_regression:
-        return ExitScores(each.mean(1).tolist(), mean_losses, samples)
-    targets = split.targets.double().flatten(1) if split.targets.dim() > 1 else split.targets.double()[:, None]
-    spread = (targets - targets.mean(0)).square().mean(1)  # [samples], whose mean is the variance
-    variance = spread.mean().clamp(min=1e-12)
-    unexplained = each.mean(1) / variance  # [exits], a ratio of two means: both vary with the samples
-    deviations = (each - unexplained[:, None] * spread) / variance
-    errors = (deviations.std(1) / math.sqrt(samples)).nan_to_num().tolist() if samples > 1 else [0.0] * len(each)
-    return ExitScores((1 - unexplained).tolist(), mean_losses, samples, "R2", errors)
-
-
-def _is_right(output: Tensor, target: Tensor) -> Tensor:
-    return output.argmax(1) == target
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:

@@ -1,8 +1,7 @@
-"""torch.compile for a network with critics."""
+"""torch.compile for groups and critics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -10,17 +9,12 @@ import torch
 from torch import nn
 from torch._functorch import config as functorch_config
 
-from lctprune.network import LocalCriticNetwork
 from lctprune.train_config import TrainConfig
 
 
-def compiled(network: LocalCriticNetwork) -> LocalCriticNetwork:
-    """The same parameters, with every group and critic compiled on its own."""
-
-    def compile_each(modules: Iterable[nn.Module]) -> list[nn.Module]:
-        return [cast(nn.Module, torch.compile(module)) for module in modules]
-
-    return LocalCriticNetwork(compile_each(network.groups), compile_each(network.critics))
+def compiled(module: nn.Module) -> nn.Module:
+    """A group or critic, on the same parameters, compiled."""
+    return cast(nn.Module, torch.compile(module))
 
 
 def compilation(config: TrainConfig) -> AbstractContextManager[object]:

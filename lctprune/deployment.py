@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lctprune.candidates import Candidate, evaluate, score_exits
+from lctprune.candidates import Candidate, evaluate
 from lctprune.description import candidate_record, describe
 from lctprune.environment import environment, machine
 from lctprune.errors import RunError
 from lctprune.exporting import export
 from lctprune.files import sha256, write_json
 from lctprune.runs import Run, load_network
+from lctprune.scores import score_exits
 from lctprune.weights import CHECKPOINT
 
 CANDIDATES, SELECTED, DESCRIPTION = "candidates.json", "selected", "model.json"

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lctprune.candidates import Candidate, ExitScores
+from lctprune.candidates import Candidate
 from lctprune.runs import Run
+from lctprune.scores import ExitScores
 from lctprune.text import PATTERN
 
 

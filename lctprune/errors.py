@@ -40,6 +40,18 @@ class TrainingError(LctpruneError, RuntimeError):
     """Training cannot go on, for instance because a loss is not finite."""
 
 
+class ProcessLostError(LctpruneError, RuntimeError):
+    """Another process of the same training has ended, or does not answer.
+
+    Attributes:
+        sibling: process number of one that does not answer, if this one's launcher started it too.
+    """
+
+    def __init__(self, message: str, sibling: int | None = None) -> None:
+        super().__init__(message)
+        self.sibling = sibling
+
+
 class RunError(LctpruneError, RuntimeError):
     """A run directory cannot be created, read or continued."""
 

@@ -3,68 +3,62 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lctprune.network import LocalCriticNetwork
 from lctprune.train_config import TrainConfig, parse_matching
 
 PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
 
 
 class Optimizers:
-    """One optimiser for each group and one for each critic, as a worker per group needs them."""
+    """The optimisers of one group and of its critic; None where there is nothing to train."""
 
-    def __init__(self, network: LocalCriticNetwork, config: TrainConfig) -> None:
+    def __init__(self, group: nn.Module, critic: nn.Module | None, config: TrainConfig) -> None:
         config = config.resolved()
-        self.groups = [_scheduled(group, config) for group in network.groups]
         make_critic_optimizer = _scheduled if config.critic_optimizer == "sgd" else _adam
-        self.critics = [make_critic_optimizer(critic, config) for critic in network.critics]
+        self.group = _scheduled(group, config)
+        self.critic = None if critic is None else make_critic_optimizer(critic, config)
 
     @property
-    def all(self) -> list[Optimizer]:
-        """Those of the groups, then those of the critics."""
-        return [optimizer for optimizer in [*self.groups, *self.critics] if optimizer is not None]
-
-    def zero_grad(self) -> None:
-        for optimizer in self.all:
-            optimizer.zero_grad(set_to_none=True)
-
-    def step(self, *, critics: bool) -> None:
-        for optimizer in [*self.groups, *(self.critics if critics else [])]:
-            if optimizer is not None:
-                optimizer.step()
-
-    def set_learning_rate(self, lr: float) -> None:
-        """The schedule's rate; the paper's Adam of critics keeps its own."""
-        for optimizer in self.all:
-            for group in optimizer.param_groups:
-                if isinstance(optimizer, SGD | AdamW):
-                    group["lr"] = lr
+    def all(self) -> dict[str, Optimizer]:
+        """By the part that they train."""
+        both = {"group": self.group, "critic": self.critic}
+        return {part: optimizer for part, optimizer in both.items() if optimizer is not None}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All states by name: optimiser, parameter, state."""
+        """All states by name: part, parameter, state."""
         return {
-            f"{index}.{parameter}.{name}": value
-            for index, optimizer in enumerate(self.all)
+            f"{part}.{parameter}.{name}": value
+            for part, optimizer in self.all.items()
             for parameter, state in optimizer.state_dict()["state"].items()
             for name, value in state.items()
             if isinstance(value, Tensor)
         }
 
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
-        for index, optimizer in enumerate(self.all):
+        for part, optimizer in self.all.items():
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             states: dict[int, dict[str, Tensor]] = {}
             for name, tensor in tensors.items():
-                owner, parameter, state = name.split(".")
-                if int(owner) == index:
-                    states.setdefault(int(parameter), {})[state] = _laid_out_as(parameters[int(parameter)], tensor)
+                owner, number, state = name.split(".")
+                if owner == part:
+                    states.setdefault(int(number), {})[state] = _laid_out_as(parameters[int(number)], tensor)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def apply_gradients(optimizer: Optimizer, lr: float) -> None:
+    """One step at the schedule's rate (the paper's Adam of critics keeps its own), after which gradients are freed."""
+    if isinstance(optimizer, SGD | AdamW):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:

@@ -6,8 +6,8 @@
     critic i:  gradient of mean_b (1 - m) L_i + m |L_i - stop(L_{i+1})|         (7) at m = 1; h_i held fixed
 
 Group i needs nothing from later groups, and critic i only the next exit's losses, a vector of `batch` numbers. So one
-step is three functions per group, whoever carries the tensors from one group to the next: `forward_group`,
-`backward_group`, `backward_critic`.
+step is four functions per group, whoever carries the tensors from one group to the next: `forward_group`,
+`exit_losses`, `backward_group`, `backward_critic`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from lctprune.network import LocalCriticNetwork
 
 
 class GroupForward(NamedTuple):
-    """What one group's forward pass leaves for its backward passes."""
+    """What one group's forward pass leaves for its critic and its backward pass."""
 
     output: Tensor  # h_i, attached to the group's graph
     boundary: Tensor  # h_i, cut off from the group; what the critic and the next group see
-    losses: Tensor  # L_i, [batch], attached to the critic's graph (the last group's: to the group's own)
 
 
 def local_critic_backward(
@@ -67,47 +66,59 @@ def local_critic_backward(
     waiting: tuple[nn.Module, Tensor] | None = None  # the previous critic, and L_{i-1} with the critic's graph
     for index, group in enumerate(network.groups):
         critic = network.critics[index] if index < len(network.critics) else None
-        version = inputs._version
-        step = forward_group(group, critic, inputs, y, loss)
-        if inputs._version != version:
-            raise NetworkError(f"group {index} changes its input in place; give its first layer inplace=False")
-        backward_group(step, keep_critic_graph=critic_update and critic is not None)
+        forward = forward_group(group, inputs, index=index)
+        exit = exit_losses(forward, critic, y, loss)
+        backward_group(forward, exit, keep_critic_graph=critic_update and critic is not None)
         if waiting is not None:
-            backward_critic(*waiting, next_losses=step.losses.detach(), matching=matching)
-        waiting = (critic, step.losses) if critic is not None and critic_update else None
-        losses.append(step.losses.detach())
-        inputs = step.boundary.detach()
-        del step
+            backward_critic(*waiting, next_losses=exit.detach(), matching=matching)
+        waiting = (critic, exit) if critic is not None and critic_update else None
+        losses.append(exit.detach())
+        inputs = forward.boundary.detach()
+        del forward, exit
     return losses
 
 
-def forward_group(
-    group: nn.Module, critic: nn.Module | None, inputs: Tensor, target: Tensor, loss: Loss
-) -> GroupForward:
-    """Equations 1 and 3: run one group on `inputs` (cut off from the group before), and its critic on what it gives."""
+def forward_group(group: nn.Module, inputs: Tensor, *, index: int = 0) -> GroupForward:
+    """Equation 1: run one group on `inputs`, which are cut off from the group before.
+
+    Raises:
+        NetworkError: the group, number `index`, changes its input in place.
+    """
+    version = inputs._version
     output = group(inputs)
-    boundary = output.detach()
-    if critic is not None and output.requires_grad:  # else the group is frozen: nobody asks for its gradient
-        boundary.requires_grad_()
-    losses = loss(output if critic is None else critic(boundary), target)
-    if losses.shape != output.shape[:1]:
+    if inputs._version != version:
+        raise NetworkError(f"group {index} changes its input in place; give its first layer inplace=False")
+    return GroupForward(output, output.detach())
+
+
+def exit_losses(forward: GroupForward, critic: nn.Module | None, target: Tensor, loss: Loss) -> Tensor:
+    """Equation 3: L_i, [batch], by the critic on what its group gave; of the last group by its output itself.
+
+    Attached to the critic's graph, or to the last group's own.
+
+    Raises:
+        NetworkError: `loss` does not give one number per sample.
+    """
+    if critic is not None and forward.output.requires_grad:  # else the group is frozen: nobody asks for its gradient
+        forward.boundary.requires_grad_()
+    losses = loss(forward.output if critic is None else critic(forward.boundary), target)
+    if losses.shape != forward.output.shape[:1]:
         raise NetworkError(
             f"the loss gave a tensor of shape {list(losses.shape)}; it must give one number per sample, "
-            f"[{output.shape[0]}] (in PyTorch: reduction='none')"
+            f"[{forward.output.shape[0]}] (in PyTorch: reduction='none')"
         )
-    return GroupForward(output, boundary, losses)
+    return losses
 
 
-def backward_group(step: GroupForward, *, keep_critic_graph: bool) -> None:
+def backward_group(forward: GroupForward, losses: Tensor, *, keep_critic_graph: bool) -> None:
     """Equations 5 and 6: the group's gradient of mean_b L_i, through the critic; frees the group's graph."""
-    if not step.output.requires_grad:  # a group without parameters to train
+    if not forward.output.requires_grad:  # a group without parameters to train
         return
-    mean = step.losses.mean()
-    if not step.boundary.requires_grad:  # the last group: it has no critic
-        torch.autograd.backward(mean)
+    if not forward.boundary.requires_grad:  # the last group: it has no critic
+        torch.autograd.backward(losses.mean())
         return
-    (gradient,) = torch.autograd.grad(mean, step.boundary, retain_graph=keep_critic_graph)
-    torch.autograd.backward(step.output, gradient)
+    (gradient,) = torch.autograd.grad(losses.mean(), forward.boundary, retain_graph=keep_critic_graph)
+    torch.autograd.backward(forward.output, gradient)
 
 
 def backward_critic(critic: nn.Module, losses: Tensor, *, next_losses: Tensor, matching: float) -> None:

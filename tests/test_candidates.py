@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.candidates import score_exits
+from lctprune.scores import score_exits
 from lctprune.splits import Batch
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]

@@ -1,0 +1,157 @@
+"""Messages between two processes of a pipeline, on torch.distributed: a small note and some tensors each.
+
+Tensors travel in the dtype and the memory layout that they have: gloo sends contiguous tensors only, so each goes as
+the flat view of its memory, and its strides go ahead of it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lctprune.errors import ProcessLostError, first_line
+
+HEADER_BYTES = 4096  # of the note and the tensors' shapes, as JSON
+
+
+class Message(NamedTuple):
+    """What one process tells another."""
+
+    note: dict[str, Any]  # plain values
+    tensors: list[Tensor]
+
+
+class Channel:
+    """Messages to and from one other process, in order.
+
+    Sending returns at once; at most one message is under way. With `ahead`, the next message is received while this
+    process computes.
+
+    Args:
+        peer: rank of the other process.
+        device: where tensors are.
+        ahead: whether to receive ahead; such a channel must be closed at both ends.
+        tag: tells apart several channels between the same two processes.
+
+    Attributes:
+        seconds_waited: for messages to come or to leave.
+    """
+
+    def __init__(self, peer: int, *, device: str = "cpu", ahead: bool = False, tag: int = 0) -> None:
+        self.peer = peer
+        self.seconds_waited = 0.0
+        self._device, self._tag = device, tag
+        self._sending: list[tuple[dist.Work | None, Tensor]] = []
+        self._ahead: Future[Message] | None = self._receive_ahead() if ahead else None
+
+    def send(self, note: Mapping[str, Any] | None = None, tensors: Sequence[Tensor] = ()) -> None:
+        """Send a message, once the one before has left.
+
+        Raises:
+            ProcessLostError: the other process is gone.
+        """
+        self.flush()
+        dense = [_dense(tensor.detach()) for tensor in tensors]
+        header = {
+            "note": note or {},
+            "tensors": [[str(each.dtype).removeprefix("torch."), list(each.shape), each.stride()] for each in dense],
+        }
+        content = json.dumps(header).encode()
+        assert len(content) <= HEADER_BYTES, f"a header of {len(content)} bytes"
+        padded = torch.frombuffer(bytearray(content.ljust(HEADER_BYTES)), dtype=torch.uint8)
+        for tensor in (padded, *(_flat(each) for each in dense if each.numel())):
+            on_device = tensor.to(self._device)
+            with _telling_of(self.peer):
+                self._sending.append((dist.isend(on_device, self.peer, tag=self._tag), on_device))
+
+    def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            ProcessLostError: the other process is gone.
+        """
+        start = time.perf_counter()
+        if self._ahead is None:
+            message = self._receive()
+        else:
+            message = self._ahead.result()
+            self._ahead = self._receive_ahead()
+        self.seconds_waited += time.perf_counter() - start
+        return message
+
+    def flush(self) -> None:
+        """Wait until what was sent has left."""
+        start = time.perf_counter()
+        while self._sending:
+            work, _ = self._sending.pop(0)
+            with _telling_of(self.peer):
+                if work is not None:
+                    work.wait()
+        self.seconds_waited += time.perf_counter() - start
+
+    def close(self) -> None:
+        """Wait until all has left; and where messages are received ahead, for the other end to close too."""
+        if self._ahead is not None:
+            self.send()
+        self.flush()
+        if self._ahead is not None:
+            self._ahead.result()
+
+    def _receive(self) -> Message:
+        padded = torch.empty(HEADER_BYTES, dtype=torch.uint8, device=self._device)
+        self._fill(padded)
+        header = json.loads(padded.cpu().numpy().tobytes())
+        tensors = []
+        for dtype, shape, stride in header["tensors"]:
+            tensors.append(torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=self._device))
+            if tensors[-1].numel():
+                self._fill(_flat(tensors[-1]))
+        return Message(header["note"], tensors)
+
+    def _fill(self, buffer: Tensor) -> None:
+        with _telling_of(self.peer):
+            work = dist.irecv(buffer, self.peer, tag=self._tag)
+            if work is not None:
+                work.wait()
+
+    def _receive_ahead(self) -> Future[Message]:
+        future: Future[Message] = Future()
+
+        def receive() -> None:
+            try:
+                future.set_result(self._receive())
+            except BaseException as error:  # raised where the message is asked for
+                future.set_exception(error)
+
+        # a thread of its own, which does not hold up the end of the process as an executor's would
+        threading.Thread(target=receive, daemon=True).start()
+        return future
+
+
+@contextmanager
+def _telling_of(peer: int) -> Iterator[None]:
+    """torch.distributed's errors inside are the other process's end."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLostError(f"rank {peer} is gone ({first_line(error)})") from error
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Itself where its elements fill a stretch of memory, in whatever order; otherwise a contiguous copy."""
+    kept = torch.empty_like(tensor, device="meta")  # keeps the strides of just such tensors
+    return tensor if kept.stride() == tensor.stride() else tensor.contiguous()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The bytes of a dense tensor, in the order of its memory."""
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)

@@ -1,0 +1,190 @@
+"""The processes of one training, on torch.distributed: how they find each other, agree, and notice that one is lost."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lctprune.errors import ConfigError, ProcessLostError, first_line
+
+BEAT_SECONDS = 1.0
+YIELD_SECONDS = 5.0  # which a process that has lost another leaves to that one's own word
+RUN_ID = "lctprune-"  # what the names of `lctprune train --processes`' launches begin with
+NEVER = datetime.timedelta(days=1)  # waiting is no failure: the watch tells a slow process from a lost one
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """All processes of a training, seen from one of them."""
+
+    rank: int
+    size: int
+
+    def share(self, value: Any = None) -> Any:
+        """Rank 0's value, in every process: plain values, as JSON has them."""
+        values = [json.dumps(value)]
+        with lost_processes():
+            dist.broadcast_object_list(values, src=0)
+        return json.loads(values[0])
+
+    def require_equal(self, settings: Mapping[str, Any]) -> None:
+        """Refuse processes that were started with different settings.
+
+        Raises:
+            ConfigError: in every process, naming the first difference.
+        """
+        everyone: list[str] = [""] * self.size
+        with lost_processes():
+            dist.all_gather_object(everyone, json.dumps(settings, default=str))
+        first, *others = (json.loads(each) for each in everyone)
+        for rank, other in enumerate(others, start=1):
+            for name in first:
+                if first[name] != other.get(name):
+                    raise ConfigError(
+                        f"rank {rank} was started with {name} {other.get(name)!r}, rank 0 with {first[name]!r}; "
+                        "start all processes with the same settings"
+                    )
+
+
+def is_started() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def process_count(asked: int) -> int:
+    """How many processes there are, or are to be.
+
+    Raises:
+        ConfigError: the launcher started another number than was asked for.
+    """
+    size = int(os.environ["WORLD_SIZE"]) if is_started() else asked
+    if asked not in (1, size):
+        raise ConfigError(f"--processes is {asked}, but the launcher has started {size}; leave it out")
+    return size
+
+
+def local_processes() -> int:
+    """How many processes of the training share this machine, by the launcher's word."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_started() else 1
+
+
+def is_spoken_for() -> bool:
+    """Whether this process is one of `lctprune train --processes`, which says what went wrong in any of them."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(RUN_ID)
+
+
+def record_failure(message: str, exit_code: int, *, is_cause: bool) -> None:
+    """Tell the launcher why this process ends, in the file that torch's elastic launcher reads.
+
+    Args:
+        message: one line.
+        exit_code: of this process.
+        is_cause: false where this process ends because another one did, which is given time to say so itself.
+    """
+    if not is_cause:
+        time.sleep(YIELD_SECONDS)
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        record = {"message": message, "timestamp": int(time.time()), "exit_code": exit_code, "is_cause": is_cause}
+        Path(path).write_text(json.dumps(record))
+
+
+@contextmanager
+def process_group(
+    *, device: str = "cpu", timeout_s: float, on_lost: Callable[[ProcessLostError], None]
+) -> Iterator[ProcessGroup | None]:
+    """Join the processes that the launcher started; None where this process is alone.
+
+    Args:
+        device: cpu (gloo) or cuda (NCCL, one device per process).
+        timeout_s: a process that gives no sign of life for as long is lost.
+        on_lost: called in a thread of its own when a process is lost; it must end this process, which may hang.
+
+    Raises:
+        ConfigError: the launcher's address cannot be used.
+    """
+    if not is_started():
+        yield None
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=NEVER)
+    except (ValueError, RuntimeError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ConfigError(
+            f"the processes cannot meet at {address} ({first_line(error)}); "
+            "give the launcher a free port of rank 0's host"
+        ) from error
+    group = ProcessGroup(dist.get_rank(), dist.get_world_size())
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch, args=(group, timeout_s, on_lost, ended), daemon=True)
+    watch.start()
+    yield group
+    with lost_processes():
+        dist.barrier()
+    ended.set()
+    watch.join()
+    dist.destroy_process_group()
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """torch.distributed's errors inside mean that another process is lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLostError(f"another process is gone ({first_line(error)})") from error
+
+
+def _watch(
+    group: ProcessGroup, timeout_s: float, on_lost: Callable[[ProcessLostError], None], ended: threading.Event
+) -> None:
+    """Give signs of life and look for those of all others, until `ended`.
+
+    It has a connection of its own to the launcher's store. A stopped process keeps its sockets open: only its silence
+    tells.
+    """
+    launcher = os.getppid()
+    family = f"{socket.gethostname()} {launcher}"
+    last: dict[int, tuple[bytes, float]] = {}  # sign of life by rank, and when it came
+    beats = 0
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=datetime.timedelta(seconds=timeout_s),
+        )
+        while not ended.wait(BEAT_SECONDS if beats else 0):
+            beats += 1
+            store.set(f"lctprune/alive/{group.rank}", f"{family} {os.getpid()} {beats}")
+            now = time.monotonic()
+            if os.getppid() != launcher:
+                raise ProcessLostError("the launcher has ended")
+            others = [rank for rank in range(group.size) if rank != group.rank]
+            for rank in others:
+                key = f"lctprune/alive/{rank}"
+                sign = store.get(key) if store.check([key]) else b""
+                if rank not in last or last[rank][0] != sign:
+                    last[rank] = (sign, now)
+                elif now - last[rank][1] > timeout_s:
+                    *others_family, pid, _ = sign.decode().split() or ["", "0", ""]
+                    sibling = int(pid) if " ".join(others_family) == family else None
+                    raise ProcessLostError(f"rank {rank} has given no sign of life for {timeout_s:g} s", sibling)
+    except ProcessLostError as error:
+        on_lost(error)
+    except RuntimeError as error:
+        if not ended.is_set():
+            on_lost(ProcessLostError(f"the launcher's store is gone ({first_line(error)})"))

@@ -1,0 +1,89 @@
+"""How good every exit is, from one pass over a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lctprune.costs import device_of, evaluation_mode
+from lctprune.errors import DataError
+from lctprune.losses import Loss, default_loss, mean_squared_error
+from lctprune.network import LocalCriticNetwork
+from lctprune.splits import Split
+
+
+class ExitScores(NamedTuple):
+    """What one pass over a split says of each exit."""
+
+    accuracy: list[float]
+    loss: list[float]
+    samples: int
+    metric: str = "accuracy"
+    accuracy_error: list[float] | None = None  # of an R2
+
+
+class ScoreSheet:
+    """Collects the outputs of exits, batch by batch.
+
+    Args:
+        loss: per sample; by default that of `default_loss`.
+    """
+
+    def __init__(self, loss: Loss | None = None) -> None:
+        self._loss = loss
+        self._scores: list[Tensor] = []  # [exits, batch] each: squared errors, or whether the class is right
+        self._losses: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
+        """One batch: the output of each exit."""
+        loss = self._loss or default_loss(targets)
+        score = mean_squared_error if targets.is_floating_point() else _is_right
+        self._scores.append(torch.stack([score(output, targets) for output in outputs]).double().cpu())
+        self._losses.append(torch.stack([loss(output, targets) for output in outputs]).double().cpu())
+        self._targets.append(targets.cpu())
+
+    def result(self) -> ExitScores:
+        """Of everything added.
+
+        Raises:
+            DataError: there was nothing.
+        """
+        if not self._scores:
+            raise DataError("the split has no samples to measure accuracy on")
+        each, targets = torch.cat(self._scores, 1), torch.cat(self._targets)
+        mean_losses = torch.cat(self._losses, 1).mean(1).tolist()
+        samples = each.shape[1]
+        if not targets.is_floating_point():
+            return ExitScores(each.mean(1).tolist(), mean_losses, samples)
+        targets = targets.double().flatten(1) if targets.dim() > 1 else targets.double()[:, None]
+        spread = (targets - targets.mean(0)).square().mean(1)  # [samples], whose mean is the variance
+        variance = spread.mean().clamp(min=1e-12)
+        unexplained = each.mean(1) / variance  # [exits], a ratio of two means: both vary with the samples
+        deviations = (each - unexplained[:, None] * spread) / variance
+        errors = (deviations.std(1) / math.sqrt(samples)).nan_to_num().tolist() if samples > 1 else [0.0] * len(each)
+        return ExitScores((1 - unexplained).tolist(), mean_losses, samples, "R2", errors)
+
+
+def score_exits(
+    network: LocalCriticNetwork, split: Split, *, loss: Loss | None = None, batch_size: int = 256
+) -> ExitScores:
+    """Accuracy (of a regression: R2) and mean loss of every exit, from one pass over a split in evaluation mode.
+
+    Raises:
+        DataError: the split has no samples.
+    """
+    device = device_of(network)
+    sheet = ScoreSheet(loss)
+    with evaluation_mode(network), torch.inference_mode():
+        for inputs, targets in split.batches(batch_size):
+            sheet.add(network.exits(inputs.to(device)), targets.to(device))
+    return sheet.result()
+
+
+def _is_right(output: Tensor, target: Tensor) -> Tensor:
+    return output.argmax(1) == target

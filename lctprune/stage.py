@@ -1,0 +1,178 @@
+"""Consecutive workers in one process: all of them, or one process's part of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.channel import Channel
+from lctprune.costs import evaluation_mode
+from lctprune.errors import TrainingError
+from lctprune.losses import Loss
+from lctprune.scores import ExitScores, ScoreSheet
+from lctprune.splits import Batch, Split
+from lctprune.train_config import TrainConfig
+from lctprune.worker import StepSettings, Worker
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Channels from one process of a pipeline to others; without any, it works alone.
+
+    Attributes:
+        source: where batches come from: the previous groups, or rank 0; None in rank 0, which reads the data.
+        previous: where the first exit's losses go back to.
+        next: where the last group's output goes, and the next exit's losses come from.
+        heads: of rank 0, to the first process of each further replica.
+    """
+
+    source: Channel | None = None
+    previous: Channel | None = None
+    next: Channel | None = None
+    heads: tuple[Channel, ...] = ()
+
+    @property
+    def channels(self) -> set[Channel]:
+        """Each once."""
+        return {each for each in (self.source, self.previous, self.next, *self.heads) if each is not None}
+
+
+class Stage:
+    """Consecutive workers, and how they are reached from others.
+
+    Args:
+        workers: in the order of the network.
+        config: resolved.
+        loss: per sample.
+        links: to other processes.
+
+    Attributes:
+        means: mean training losses of the exits here, which training keeps; `step` tells the processes before.
+    """
+
+    def __init__(self, workers: Sequence[Worker], config: TrainConfig, loss: Loss, links: Links | None = None) -> None:
+        self.workers = list(workers)
+        self.links = links or Links()
+        self.means: list[float] = []
+        self._later_means: list[float] = []
+        self._config, self._loss = config, loss
+        self._modules = nn.ModuleList(worker.modules for worker in self.workers)
+
+    def train_mode(self) -> None:
+        """As a step needs it; frozen groups stay in evaluation mode."""
+        for worker in self.workers:
+            worker.modules.train()
+            worker.group.train(not self._config.freeze_main)
+
+    def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
+        """One epoch's batches, of inputs or of what the previous groups made of them; passes their end on."""
+        if self.links.source is not None:
+            yield from self._received()
+        elif split is not None:
+            for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
+                yield self._own_share(inputs, targets)
+        for channel in (self.links.next, *self.links.heads):
+            if channel is not None:
+                channel.send()
+
+    def step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
+        """One step of training, in which critics learn: all but the last one here, which learns in the next step.
+
+        Returns:
+            The losses per sample of each exit here, [batch] each.
+        """
+        inputs, targets = self._on_device(inputs, targets)
+        losses: list[Tensor] = []
+        for index, worker in enumerate(self.workers):
+            inputs = worker.forward(inputs, settings)
+            if index == len(self.workers) - 1 and self.links.next is not None:
+                self.links.next.send(tensors=[inputs, targets])  # travels while this process goes on
+                self.finish()
+            losses.append(worker.exit_losses(targets, self._loss, settings))
+            if index == 0 and self.links.previous is not None and settings.update_critics:
+                self.links.previous.send({"means": self.known_means}, losses)
+            worker.backward(settings)
+            if index > 0 and settings.update_critics:
+                self.workers[index - 1].update_critic(losses[-1])
+        return losses
+
+    def finish(self) -> None:
+        """Let the last critic here learn from the step before, whose losses come from the next process."""
+        if self.links.next is not None and self.workers[-1].awaits_losses:
+            note, (losses,) = self.links.next.receive()
+            self._later_means = note["means"]
+            self.workers[-1].update_critic(losses)
+
+    @property
+    def known_means(self) -> list[float]:
+        """Mean training losses of the exits from the first one here on; those of other processes a little late."""
+        return [*self.means, *self._later_means]
+
+    def evaluate(self, split: Split | None) -> ExitScores:
+        """Accuracy and loss of the exits here, from one pass over a split, which the process without source reads.
+
+        Raises:
+            DataError: the split has no samples.
+        """
+        sheet = ScoreSheet()
+        batches = self._received() if split is None else split.batches(EVALUATION_BATCH)
+        with evaluation_mode(self._modules), torch.inference_mode(), autocast(self._config):
+            for batch in batches:
+                inputs, targets = self._on_device(*batch)
+                outputs = []
+                for worker in self.workers:
+                    inputs = worker.group(inputs)
+                    outputs.append(inputs if worker.critic is None else worker.critic(inputs))
+                if self.links.next is not None:
+                    self.links.next.send(tensors=[inputs, targets])
+                sheet.add(outputs, targets)
+        if self.links.next is not None:
+            self.links.next.send()
+        return sheet.result()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes here, under its names in a checkpoint."""
+        return {name: tensor for worker in self.workers for name, tensor in worker.tensors().items()}
+
+    @property
+    def replicas(self) -> int:
+        """Pipelines side by side, as far as this process feeds them."""
+        return len(self.links.heads) + 1
+
+    @property
+    def seconds_waited(self) -> float:
+        """For other processes, since training began."""
+        return sum(channel.seconds_waited for channel in self.links.channels)
+
+    def _received(self) -> Iterator[Batch]:
+        assert self.links.source is not None
+        while tensors := self.links.source.receive().tensors:
+            inputs, targets = tensors
+            yield inputs, targets
+
+    def _own_share(self, inputs: Tensor, targets: Tensor) -> Batch:
+        """The first of as many equal parts of a batch as there are replicas; the others are sent to theirs."""
+        share = len(targets) // self.replicas
+        if share == 0:
+            raise TrainingError(f"a batch of {len(targets)} samples cannot be shared among {self.replicas} replicas")
+        parts = zip(torch.split(inputs, share), torch.split(targets, share), strict=True)
+        own = next(parts)
+        for channel, part in zip(self.links.heads, parts, strict=False):
+            channel.send(tensors=part)
+        return own
+
+    def _on_device(self, inputs: Tensor, targets: Tensor) -> Batch:
+        device = self._config.device
+        return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+
+def autocast(config: TrainConfig) -> AbstractContextManager[object]:
+    """The precision that training and its evaluation compute in."""
+    # every module runs once a step, so a cache of cast weights would only hold memory
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)

@@ -1,0 +1,171 @@
+"""One group with its critic and their optimisers: what a step of training does to them, wherever they are.
+
+In one process a row of workers hands tensors on directly; in several, each process holds a part of the row. Nothing
+here knows which.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.compilation import compiled
+from lctprune.losses import Loss
+from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, matching_at
+from lctprune.train_config import TrainConfig
+from lctprune.update import GroupForward, backward_critic, backward_group, exit_losses, forward_group
+from lctprune.weights import NETWORK_PREFIX
+
+Average = Callable[[Iterable[nn.Parameter]], None]  # makes gradients those of all replicas together
+
+
+class StepSettings(NamedTuple):
+    """What holds for all workers in one step.
+
+    Attributes:
+        position: of the step in the whole training, from 0.
+        lr: learning rate.
+        matching: m of the critics' objective.
+        update_critics: whether critics learn in this step.
+    """
+
+    position: int
+    lr: float
+    matching: float
+    update_critics: bool
+
+
+def step_settings(position: int, steps: int, config: TrainConfig) -> StepSettings:
+    """Of step `position` of `steps` in all; `config` must be resolved."""
+    progress = position / steps
+    return StepSettings(
+        position, learning_rate(progress, config), matching_at(progress, config), position % config.critic_period == 0
+    )
+
+
+class Worker:
+    """Group `index` of a network, with its critic and their optimisers.
+
+    A step is, in this order: `forward`, `exit_losses`, `backward`, and, once the next worker's losses are known,
+    `update_critic`. The last may wait until after the `forward` of the next step.
+
+    Args:
+        index: of the group, from 0.
+        group: the group, on its device.
+        critic: None for the last group.
+        config: resolved.
+        replica: which of several copies of the pipeline this is; copies draw different dropout masks.
+        average: of the gradients over all replicas, where there are several.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        group: nn.Module,
+        critic: nn.Module | None,
+        config: TrainConfig,
+        *,
+        replica: int = 0,
+        average: Average | None = None,
+    ) -> None:
+        self.index = index
+        self.group, self.critic = group, critic
+        self.modules = nn.ModuleList([group] if critic is None else [group, critic])
+        self.modules.zero_grad(set_to_none=True)
+        self._run_group = compiled(group) if config.compile else group
+        self._run_critic = compiled(critic) if config.compile and critic is not None else critic
+        self._optimizers = Optimizers(group, critic, config)
+        self._config, self._replica, self._average = config, replica, average
+        self._forward: GroupForward | None = None
+        self._losses: Tensor | None = None  # attached to the critic's graph
+        self._waiting: tuple[Tensor, StepSettings] | None = None  # losses of a step whose critic update is to come
+
+    def forward(self, inputs: Tensor, settings: StepSettings) -> Tensor:
+        """Equation 1: h_i, cut off from the group."""
+        self._seed("group", settings)
+        self._forward = forward_group(self._run_group, inputs, index=self.index)
+        return self._forward.boundary.detach()
+
+    def exit_losses(self, targets: Tensor, loss: Loss, settings: StepSettings) -> Tensor:
+        """Equation 3: L_i, [batch], detached."""
+        assert self._forward is not None
+        assert self._waiting is None
+        self._seed("critic", settings)
+        self._losses = exit_losses(self._forward, self._run_critic, targets, loss)
+        return self._losses.detach()
+
+    def backward(self, settings: StepSettings) -> None:
+        """Equations 5 and 6: the group learns, and its graph and gradients are freed."""
+        assert self._forward is not None
+        assert self._losses is not None
+        is_waiting = self.critic is not None and settings.update_critics
+        backward_group(self._forward, self._losses, keep_critic_graph=is_waiting)
+        self._waiting = (self._losses, settings) if is_waiting else None
+        self._forward = self._losses = None
+        if self._optimizers.group is not None:
+            self._learn(self.group, self._optimizers.group, settings)
+
+    @property
+    def awaits_losses(self) -> bool:
+        """Whether `update_critic` is still to come."""
+        return self._waiting is not None
+
+    def update_critic(self, next_losses: Tensor) -> None:
+        """Equation 7: the critic learns from the losses of the next exit, [batch], in the step that awaits them."""
+        assert self.critic is not None
+        assert self._waiting is not None
+        losses, settings = self._waiting
+        self._waiting = None
+        backward_critic(self.critic, losses, next_losses=next_losses, matching=settings.matching)
+        if self._optimizers.critic is not None:
+            self._learn(self.critic, self._optimizers.critic, settings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes, under its names in a checkpoint."""
+        states = {f"{optimizer_prefix(self.index)}{name}": each for name, each in self._optimizers.tensors().items()}
+        for part, module in self._parts.items():
+            states |= {
+                f"{NETWORK_PREFIX}{part}.{self.index}.{name}": each for name, each in module.state_dict().items()
+            }
+        return states
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave; names of other workers are passed over."""
+        for part, module in self._parts.items():
+            prefix = f"{NETWORK_PREFIX}{part}.{self.index}."
+            module.load_state_dict(_below(prefix, tensors))
+        if states := _below(optimizer_prefix(self.index), tensors):
+            self._optimizers.load_tensors(states)
+
+    @property
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"groups": self.group} | ({} if self.critic is None else {"critics": self.critic})
+
+    def _learn(self, module: nn.Module, optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
+        if self._average is not None:
+            self._average(module.parameters())
+        apply_gradients(optimizer, settings.lr)
+
+    def _seed(self, part: str, settings: StepSettings) -> None:
+        """Dropout depends on what is run in which step, not on what else a process runs."""
+        text = f"{self._config.seed} {settings.position} {self.index} {part} {self._replica}"
+        torch.manual_seed(zlib.crc32(text.encode()))
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def optimizer_prefix(index: int) -> str:
+    """What the names of worker `index`'s optimiser states begin with in a checkpoint."""
+    return f"optimizer.{index}."
+
+
+def tensors_of(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a checkpoint that are worker `index`'s."""
+    own = tuple(f"{NETWORK_PREFIX}{part}.{index}." for part in ("groups", "critics")) + (optimizer_prefix(index),)
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(own)}
