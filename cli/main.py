@@ -50,8 +50,8 @@ def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 no candidate fits the budget."""
     try:
         code = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail(KeyboardInterrupt("interrupted; train goes on from its last epoch with --resume"), INTERRUPTED)
+        if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            code = _fail(KeyboardInterrupt("interrupted; train goes on from its last epoch with --resume"), INTERRUPTED)
     except BudgetError as error:
         code = _fail(error, NOTHING_FITS)
     except ConfigError as error:

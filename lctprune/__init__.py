@@ -22,6 +22,7 @@ from lctprune.errors import (
     NetworkError,
     NetworkWarning,
     PartitionError,
+    ProcessLostError,
     RunError,
     TrainingError,
     UnknownOperationError,
@@ -31,11 +32,12 @@ from lctprune.losses import cross_entropy, mean_squared_error
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition import attach_critics
+from lctprune.process_group import process_group
 from lctprune.runs import Run, load_network
 from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.train_config import TrainConfig
-from lctprune.training import train, train_steps
+from lctprune.training import open_run, train, train_steps
 from lctprune.update import local_critic_backward
 
 __version__ = "0.1.0"
@@ -57,6 +59,7 @@ __all__ = [
     "NetworkWarning",
     "Normalization",
     "PartitionError",
+    "ProcessLostError",
     "Progress",
     "Run",
     "RunError",
@@ -79,7 +82,9 @@ __all__ = [
     "make_critic",
     "mean_squared_error",
     "measure_latency",
+    "open_run",
     "pareto_front",
+    "process_group",
     "select",
     "size_bytes",
     "train",

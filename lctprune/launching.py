@@ -38,9 +38,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         max_restarts=0,
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    loggers = logging.getLogger("torch.distributed.elastic")
-    level = loggers.level
-    loggers.setLevel(logging.CRITICAL)  # what it reports is in the error that follows
+    logging.disable()  # what the launcher reports is in the error that follows
     try:
         elastic_launch(config, sys.executable)("-m", "lctprune", *arguments)
     except ChildFailedError as error:
@@ -50,7 +48,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
             raise KeyboardInterrupt from error
         raise TrainingError(f"ended by {error.sigval.name}; all processes have ended") from error
     finally:
-        loggers.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:

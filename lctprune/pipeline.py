@@ -54,6 +54,13 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None
         )
 
 
+def share_groups(groups: int, processes: int, seconds: Sequence[float] | None = None) -> list[range]:
+    """Consecutive groups for each process, balanced by the `seconds` that each group takes, or else by their number."""
+    cumulative = itertools.accumulate(seconds or [1.0] * groups)
+    cuts = [place + 1 for place in balance([round(1e9 * upto) for upto in cumulative], processes)]
+    return [range(first, end) for first, end in itertools.pairwise([0, *cuts, groups])]
+
+
 class Pipeline:
     """The processes of one training and which groups each holds; or this process alone, holding all.
 
@@ -89,15 +96,8 @@ class Pipeline:
         return value if self._group.size == 1 else self._group.share(value)
 
     def assign(self, seconds: Sequence[float] | None) -> list[range]:
-        """Which groups each process of a replica holds: consecutive ones, balanced by their `seconds` a step."""
-        if self._length == self._groups or seconds is None:
-            size = self._groups // self._length
-            ends = [size * place for place in range(1, self._length)]
-        else:
-            ends = [
-                cut + 1 for cut in balance([round(1e9 * upto) for upto in itertools.accumulate(seconds)], self._length)
-            ]
-        return [range(first, end) for first, end in itertools.pairwise([0, *ends, self._groups])]
+        """Which groups each process of a replica holds. See `share_groups`."""
+        return share_groups(self._groups, self._length, seconds)
 
     @property
     def must_balance(self) -> bool:
