@@ -11,10 +11,13 @@ from rich.table import Table
 from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
-from lctprune.costs import GroupCosts, group_costs
+from lctprune.costs import GroupCosts, group_costs, sent_bytes
 from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
 from lctprune.settings import help_of
+from lctprune.train_config import TrainConfig
 from lctprune.zoo import timm_names, torchvision_names
+
+TRAINING = TrainConfig()
 
 
 def models(
@@ -55,6 +58,8 @@ def inspect(
     critic: Annotated[str, typer.Option(help=help_of(NetworkConfig, "critic"))] = "tail",
     critic_depth: Annotated[str | None, typer.Option(help=help_of(NetworkConfig, "critic_depth"))] = None,
     num_outputs: Annotated[int, typer.Option(help=help_of(NetworkConfig, "num_outputs"))] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help=help_of(TrainConfig, "batch_size"))] = TRAINING.batch_size,
+    precision: Annotated[str, typer.Option(help=help_of(TrainConfig, "precision"))] = TRAINING.precision,
     json: JsonOption = False,
 ) -> None:
     """Show where a network can be cut, and what its groups and critics are and cost, without training.
@@ -80,23 +85,32 @@ def inspect(
         features=features,
         steps=steps,
     )
+    training = TrainConfig(batch_size=batch_size, precision=precision).resolved(images=config.example.dim() == 4)
     torch.manual_seed(0)
     with printed_warnings(stderr()):
         network, cuts = build_network(config), possible_cuts(config)
     costs = group_costs(network, config.example)
+    sent = [size * batch_size for size in sent_bytes(network, config.example, precision=training.precision)] + [0]
     if json:
-        groups_record = [cost._asdict() for cost in costs]
+        groups_record = [
+            {**cost._asdict(), "sent_bytes_per_step": size} for cost, size in zip(costs, sent, strict=True)
+        ]
         print_json({"model": config.model, "input": list(config.example.shape), "groups": groups_record, "cuts": cuts})
         return
     console = stdout()
-    console.print(_table(costs))
+    console.print(_table(costs, sent))
     console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
+    console.print(
+        f"Sent is what goes to the next group's process in a step of {batch_size} samples in {training.precision}; "
+        f"{4 * batch_size} bytes of losses come back."
+    )
     console.print(f"{len(cuts)} possible cuts, for --split-at: {', '.join(cuts)}")
 
 
-def _table(costs: list[GroupCosts]) -> Table:
+def _table(costs: list[GroupCosts], sent: list[int]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("group", "from", "to", "output", "FLOPs", "params", "activations", "critic FLOPs", "critic params"):
+    headings = "group,from,to,output,FLOPs,params,activations,critic FLOPs,critic params,sent"
+    for heading in headings.split(","):
         is_name = heading in ("from", "to")
         table.add_column(heading, overflow="fold", max_width=20 if is_name else None, no_wrap=not is_name)
     for index, cost in enumerate(costs):
@@ -110,5 +124,6 @@ def _table(costs: list[GroupCosts]) -> Table:
             f"{cost.activation_bytes / 2**20:.2f} MiB",
             quantity(cost.critic_flops),
             quantity(cost.critic_parameters),
+            f"{sent[index] / 2**20:.2f} MiB",
         )
     return table

@@ -226,6 +226,24 @@ def group_costs(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts
     return costs
 
 
+def sent_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:
+    """Bytes per sample that each group but the last passes on to the next: in decoupled training, over the wire.
+
+    Args:
+        network: in any mode.
+        example: an input, [batch, ...], of which the first sample is used.
+        precision: of training, fp32 or bf16; outputs are in the type that the last operation of a group gives.
+    """
+    sizes = []
+    x = example[:1].detach()
+    bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with evaluation_mode(network), torch.no_grad(), bf16:
+        for group in network.groups[:-1]:
+            x = group(x)
+            sizes.append(x.numel() * x.element_size())
+    return sizes
+
+
 def _outermost(name: str, elsewhere: Sequence[str]) -> str:
     """The outermost module around a module that has none of the modules `elsewhere` inside."""
     parts = name.split(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, fx, nn
@@ -57,8 +57,10 @@ def cut_points(traced: Traced, example: Tensor, *, balance_by: str = "flops") ->
     return points
 
 
-def balanced_cuts(points: Sequence[CutPoint], groups: int) -> list[CutPoint]:
-    """The cuts for which the most expensive group is cheapest.
+def balanced_cuts(
+    points: Sequence[CutPoint], groups: int, *, end_cost: Callable[[CutPoint], int] | None = None
+) -> list[CutPoint]:
+    """The cuts for which the most expensive group is cheapest, with what a critic behind it costs by `end_cost`.
 
     Where several places need the same FLOPs, the last one counts: a group ends with the normalisation and activation
     that belong to its convolution. A pooled vector does not count where a feature map is to be had.
@@ -75,7 +77,8 @@ def balanced_cuts(points: Sequence[CutPoint], groups: int) -> list[CutPoint]:
             f"{groups} groups need {groups - 1} cuts, but the model has {len(places) - 1} places to cut ({names}); "
             f"ask for fewer groups, or {BY_HAND}"
         )
-    return [places[place] for place in balance([point.cost for point in places], groups)]
+    end_costs = [end_cost(point) for point in places[:-1]] + [0] if end_cost else None
+    return [places[place] for place in balance([point.cost for point in places], groups, end_costs)]
 
 
 def named_cuts(traced: Traced, points: Sequence[CutPoint], names: Sequence[str]) -> list[CutPoint]:

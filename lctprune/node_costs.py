@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +12,10 @@ from torch.utils import _pytree as pytree
 
 from lctprune.costs import counting_flops, evaluation_mode, saving_bytes
 from lctprune.tracing import nodes_of
+from lctprune.train_config import TrainConfig
 
 BATCH = 2  # samples of the run that counts: with more than one, the batch is told from other sides of length 1
+TIMED_BATCH = 64  # samples of the run that is timed: times per sample are those of a batch
 
 
 class NodeCost(NamedTuple):
@@ -31,8 +34,8 @@ def node_costs(root: nn.Module, graph: fx.Graph, example: Tensor, *, timed: bool
     Args:
         root: the network.
         graph: of it.
-        example: an input, [batch, ...]; times are those of its batch size, divided by it.
-        timed: whether times are measured too.
+        example: an input, [batch, ...].
+        timed: whether times are measured too, as those of training: see `training_batch`.
 
     Raises:
         UnknownOperationError: a node's operation is not known to the FLOP counter.
@@ -47,10 +50,38 @@ def node_costs(root: nn.Module, graph: fx.Graph, example: Tensor, *, timed: bool
         ]
         if timed:
             timer = _Timer(module)
-            timer.run(example.detach())
-            nanoseconds = [timer.nanoseconds[node.name] // len(example) for node in nodes_of(graph)]
+            with as_in_training(example.dim() == 4):
+                timer.run(training_batch(example))
+            nanoseconds = [timer.nanoseconds[node.name] // TIMED_BATCH for node in nodes_of(graph)]
             costs = [cost._replace(time_ns=time_ns) for cost, time_ns in zip(costs, nanoseconds, strict=True)]
     return costs
+
+
+def training_batch(example: Tensor) -> Tensor:
+    """`TIMED_BATCH` copies of an example's first sample, images in the memory layout of training."""
+    batch = example[:1].detach().repeat_interleave(TIMED_BATCH, 0)
+    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+
+
+def as_in_training(images: bool) -> AbstractContextManager[object]:
+    """The precision that training takes where none is asked for."""
+    config = TrainConfig().resolved(images=images)
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)
+
+
+def critic_time_ns(critic: nn.Module, shape: tuple[int, ...]) -> int:
+    """Nanoseconds per sample that a critic adds to a step of training, behind a tensor of `shape` without the batch."""
+    inputs = training_batch(torch.zeros(1, *shape)).requires_grad_()
+    parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
+    times = []
+    with as_in_training(len(shape) == 3), torch.enable_grad():
+        for _ in range(_Timer.REPEATS):
+            start = time.perf_counter_ns()
+            output = critic(inputs).sum()
+            torch.autograd.grad(output, [inputs], retain_graph=True)  # the group's way through the critic
+            torch.autograd.grad(output, parameters)  # and the critic's own
+            times.append(time.perf_counter_ns() - start)
+    return min(times) // TIMED_BATCH
 
 
 class _Counter(fx.Interpreter):

@@ -7,7 +7,8 @@ group takes one tensor and gives one. Cuts are placed so that a cost of the grou
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,6 +19,7 @@ from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, d
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.layer_group import LayerGroup
 from lctprune.network import LocalCriticNetwork
+from lctprune.node_costs import critic_time_ns
 from lctprune.tracing import (
     BY_HAND,
     Traced,
@@ -52,8 +54,8 @@ def attach_critics(
         critic_depth: convolutions of each critic (`paper` and `pooled`), or one number for all.
         critic_pool: how critics of sequences pool the steps: `mean` or `last`.
         split_at: names of modules or nodes, such as "layer2"; a group ends after each. In place of `groups`.
-        balance_by: what cuts balance: `flops`; `time`, measured forward and backward at the example's batch size; or
-            `memory`, bytes of activations.
+        balance_by: what cuts balance: `flops`; `time` of a step of training, critics included, measured here on a batch
+            in the precision that training takes by default; or `memory`, bytes of activations.
 
     Raises:
         NetworkError: the model does not run on the example.
@@ -64,20 +66,30 @@ def attach_critics(
     Warns:
         NetworkWarning: an auxiliary head of the model is left out.
     """
-    parts, cuts = _partition(model, example, groups=groups, split_at=split_at, balance_by=balance_by)
-    count = len(parts) - 1
+    count = len(split_at) if split_at else groups - 1
     depths: list[int | None] = [None] * count
     if critic_depth is not None:
         if len(critic_depth) not in (1, count):
             raise ConfigError(f"critic depth has {len(critic_depth)} numbers; give 1, or {count}, one a critic")
         depths = [*critic_depth] * (count if len(critic_depth) == 1 else 1)
+
+    def critic_behind(cut: CutPoint, depth: int | None) -> nn.Module:
+        return make_critic(
+            critic, cut.shape, num_outputs, depth=depth, channels_last=cut.channels_last, pool=critic_pool
+        )
+
+    def critic_cost(cut: CutPoint) -> int:
+        with torch.random.fork_rng(devices=[]), suppress(ConfigError):  # no critic of this kind can stand there
+            return critic_time_ns(critic_behind(cut, depths[0]), cut.shape)
+        return 0
+
+    parts, cuts = _partition(
+        model, example, groups=groups, split_at=split_at, balance_by=balance_by, critic_cost=critic_cost
+    )
     shape = _output_shape(parts, example)
     if shape != (num_outputs,):
         raise NetworkError(f"the model gives outputs of shape {list(shape)} a sample, not [{num_outputs}]")
-    critics = [
-        make_critic(critic, cut.shape, num_outputs, depth=depth, channels_last=cut.channels_last, pool=critic_pool)
-        for cut, depth in zip(cuts, depths, strict=True)
-    ]
+    critics = [critic_behind(cut, depth) for cut, depth in zip(cuts, depths, strict=True)]
     network = LocalCriticNetwork(parts, critics)
     network.cuts = tuple(cut.node_name for cut in cuts)
     return network
@@ -99,7 +111,13 @@ def partition(
 
 
 def _partition(
-    model: nn.Module, example: Tensor, *, groups: int, split_at: Sequence[str] | None, balance_by: str
+    model: nn.Module,
+    example: Tensor,
+    *,
+    groups: int,
+    split_at: Sequence[str] | None,
+    balance_by: str,
+    critic_cost: Callable[[CutPoint], int] | None = None,
 ) -> tuple[list[nn.Module], list[CutPoint]]:
     if groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
@@ -111,7 +129,10 @@ def _partition(
     with without_leftovers(model):
         traced = trace(model)
         points = cut_points(traced, example, balance_by=balance_by)
-        cuts = named_cuts(traced, points, split_at) if split_at else balanced_cuts(points, groups)
+        if split_at:
+            cuts = named_cuts(traced, points, split_at)
+        else:
+            cuts = balanced_cuts(points, groups, end_cost=critic_cost if balance_by == "time" else None)
         parts = _layer_groups(traced, cuts)
     _refuse_shared_tensors(parts)
     return parts, cuts

@@ -39,7 +39,15 @@ def test_models_by_a_part_of_their_name(cli: Cli) -> None:
 
 def inspected(cli: Cli, *arguments: object) -> Any:
     document = cli("inspect", *arguments, "--json").document
-    names = {"output_shape", "flops", "parameters", "activation_bytes", "critic_flops", "critic_parameters"}
+    names = {
+        "output_shape",
+        "flops",
+        "parameters",
+        "activation_bytes",
+        "critic_flops",
+        "critic_parameters",
+        "sent_bytes_per_step",
+    }
     for group in document["groups"]:
         assert names <= group.keys()
         assert group["activation_bytes"] >= 0

@@ -57,6 +57,22 @@ def test_of_equally_good_cuts_balance_takes_the_smallest_sum_of_squares(costs: l
     assert badness(balance(cumulative, parts)) == min(badness(each) for each in all_cuts(len(costs), parts))
 
 
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(
+    costs=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=2, max_size=8), parts=st.integers(2, 8)
+)
+def test_what_the_end_of_a_part_costs_is_balanced_too(costs: list[tuple[int, int]], parts: int) -> None:
+    parts = min(parts, len(costs))
+    cumulative = list(itertools.accumulate(cost for cost, _ in costs))
+    ends = [*(end for _, end in costs[:-1]), 0]
+
+    def badness(cuts: Sequence[int]) -> tuple[int, int]:
+        sizes = [cost + ends[end] for cost, end in zip(part_costs(cumulative, cuts), [*cuts, -1], strict=True)]
+        return max(sizes), sum(size**2 for size in sizes)
+
+    assert badness(balance(cumulative, parts, ends)) == min(badness(each) for each in all_cuts(len(costs), parts))
+
+
 def all_cuts(places: int, parts: int) -> itertools.combinations[tuple[int, ...]]:
     return itertools.combinations(range(places - 1), parts - 1)
 

@@ -1,0 +1,66 @@
+"""A model of the time that a step of a decoupled pipeline takes: compute, bandwidth and latency of each group. Pure.
+
+A process computes its group and critic, and the network carries h_i to the next process in the meantime; nobody waits
+for a gradient. So a step takes as long as the slowest process or the slowest link, and no less than all compute
+together on the cores that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Link(NamedTuple):
+    """A connection between two processes."""
+
+    bytes_per_s: float
+    latency_s: float
+    cpu_bytes_per_s: float = float("inf")  # at which a core copies what is sent, where a core does it
+
+
+def step_seconds(
+    compute_s: Sequence[float], sent_bytes: Sequence[float], link: Link, *, cores: int | None = None
+) -> float:
+    """Seconds of a step in the steady state.
+
+    Args:
+        compute_s: of each process, one core.
+        sent_bytes: from each process but the last to the next.
+        link: between any two.
+        cores: that all processes share; None: each has its own.
+    """
+    busy = list(compute_s)
+    for index, size in enumerate(sent_bytes):
+        busy[index] += size / link.cpu_bytes_per_s
+        busy[index + 1] += size / link.cpu_bytes_per_s
+    wires = [link.latency_s + size / link.bytes_per_s for size in sent_bytes]
+    shared = sum(busy) / cores if cores else 0.0
+    return max([*busy, *wires, shared])
+
+
+class Scale(NamedTuple):
+    """What a number of groups gives."""
+
+    groups: int
+    seconds: float
+    speedup: float  # over backpropagation in one process
+    efficiency: float  # speedup / groups
+    bound: str  # what a step waits for
+
+
+def scale(network_s: float, critic_s: float, cut_bytes: float, groups: int, link: Link) -> Scale:
+    """A network cut into equal groups, each with a critic of the same cost, one process each.
+
+    Args:
+        network_s: a step of the network without critics, in one process.
+        critic_s: a critic's part of a step.
+        cut_bytes: sent at each cut.
+        groups: how many.
+        link: between neighbours.
+    """
+    compute = network_s / groups + critic_s
+    seconds = step_seconds([compute] * groups, [cut_bytes] * (groups - 1), link)
+    speedup = network_s / seconds
+    bound = "link" if seconds > compute else "critic" if critic_s > network_s / groups else "group"
+    return Scale(groups, seconds, speedup, speedup / groups, bound)
