@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,21 +15,19 @@ from lctprune.cli.measured import JsonOption, ThreadsOption
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
-from lctprune.data import load_data
 from lctprune.data_set import Data, DataConfig
 from lctprune.deployment import measure_run
 from lctprune.description import candidate_record
-from lctprune.errors import ConfigError, NetworkWarning
-from lctprune.models import NetworkConfig, build_network, fitted
-from lctprune.network import LocalCriticNetwork
+from lctprune.errors import ConfigError
+from lctprune.job import Job, begin
+from lctprune.models import NetworkConfig
 from lctprune.pipeline import require_processes
 from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
-from lctprune.runs import Run, read_normalization, split_sizes
+from lctprune.runs import Run, split_sizes
 from lctprune.settings import help_of
-from lctprune.splits import Normalization
 from lctprune.train_config import TrainConfig
-from lctprune.training import open_run, train_steps
-from lctprune.zoo import default_normalization, is_own_function
+from lctprune.training import train_steps
+from lctprune.zoo import is_own_function
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 
@@ -94,7 +89,7 @@ def train(
         typer.Option(min=1, help="Local processes, each of which trains its own groups; or start them by torchrun."),
     ] = 1,
     replicas: Annotated[
-        int, typer.Option(min=1, help="Copies of each group, on a batch of their own: processes = replicas x shares.")
+        int, typer.Option(min=1, help="Copies of each group, each on its own batch of --batch-size.")
     ] = 1,
     timeout: Annotated[
         float, typer.Option(min=3, help="Seconds after which a process that gives no sign of life is lost.")
@@ -154,8 +149,15 @@ def train(
         critic_depth=numbers(critic_depth),
         critic_pool=critic_pool,
     )
-    if freeze_main and weights is None:
-        raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
+    job = Job(
+        network=network_config,
+        data=data_config,
+        training=config,
+        weights=weights,
+        download=download,
+        out=out,
+        resume=resume,
+    )
     require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
     if processes > 1 and not is_started():
         from lctprune.launching import launch  # torch's launcher takes a while to import
@@ -164,12 +166,9 @@ def train(
         return
     cores = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, cores // local_processes()))
-    job = Job(network_config, data_config, config, weights=weights, download=download, out=out, resume=resume)
     with process_group(device=config.resolved().device, timeout_s=timeout, on_lost=end_as_lost) as group:
-        if group is not None:
-            group.require_equal({**job.settings, "replicas": replicas})
         run = _train(job, group, replicas)
-    if run is None:
+    if run is None:  # rank 0 says what follows
         return
     torch.set_num_threads(threads or cores)
     candidates = measure_run(run)
@@ -184,40 +183,10 @@ def train(
     console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to train, on what, how: all that the command line says."""
-
-    network: NetworkConfig
-    data: DataConfig
-    training: TrainConfig
-    weights: str | None
-    download: bool
-    out: Path | None
-    resume: bool
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What must be the same in all processes."""
-        parts: dict[str, Any] = {"network": self.network, "data": self.data, "training": self.training}
-        return {
-            **{f"{part} {name}": value for part, config in parts.items() for name, value in asdict(config).items()},
-            "weights": self.weights,
-            "resume": self.resume,
-            "torch": torch.__version__,
-        }
-
-
 def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:
     """The trained run; None in all processes but the first."""
-    data, run = None, None
-    if group is None or group.rank == 0:
-        data, network = _load(job)
-        run = open_run(network, data, job.training, run_dir=job.out, resume=job.resume)
-    if group is not None:
-        recipe = group.share(run and run.config["network"])
-        if run is None:
-            network = _built(NetworkConfig(**recipe))
+    with printed_warnings(stderr()):
+        network, data, run = begin(job, group, replicas=replicas)
     steps = train_steps(network, data, run, processes=group, replicas=replicas)
     del network  # of which a process of several keeps its own groups only
     if run is None or data is None:
@@ -227,38 +196,6 @@ def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:
     _announce(run, data, stderr(), group)
     show_progress(steps, stderr())
     return run
-
-
-def _load(job: Job) -> tuple[Data, LocalCriticNetwork]:
-    weights = str(Path(job.weights).resolve()) if job.weights and job.weights != "default" else job.weights
-    given = Run(weights) if weights and Path(weights).is_dir() else None
-    config = job.network
-    with printed_warnings(stderr()):
-        normalization = _normalization(config, weights, given)
-        data = load_data(job.data, download=job.download, normalization=normalization)
-        if given and list(data.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
-            raise ConfigError(
-                f"{weights} was trained with another vocabulary than that of {job.data.name}; give the same data"
-            )
-        if job.resume and job.out is not None:
-            config = dataclasses.replace(config, cuts=Run(job.out).config["network"].get("cuts"))
-        torch.manual_seed(job.training.seed)
-        return data, build_network(fitted(config, data), weights=weights)
-
-
-def _built(config: NetworkConfig) -> LocalCriticNetwork:
-    """The same network as rank 0's, whose weights come from there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NetworkWarning)  # rank 0 says it
-        return build_network(config)
-
-
-def _normalization(config: NetworkConfig, weights: str | None, given: Run | None) -> Normalization | None:
-    """What the weights, the model's own or those of a run, were trained with; None: the data's own statistics."""
-    if given is not None:
-        recorded = given.config["data"]
-        return read_normalization(recorded) if recorded and recorded["mean"] else None
-    return default_normalization(config.model) if weights == "default" else None
 
 
 def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:

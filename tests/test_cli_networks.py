@@ -149,3 +149,17 @@ def test_bad_input_gets_one_line(arguments: tuple[str, ...], code: int, words: s
     result = cli("inspect", *arguments)
     assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
     assert words in result.err
+
+
+def test_inspect_says_what_decoupled_training_sends(cli: Cli) -> None:
+    """Behind layer1, layer2 and layer3 of a ResNet-18 at 32 pixels: 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8."""
+
+    def sent(*arguments: object) -> list[int]:
+        cut = ("--split-at", "layer1,layer2,layer3")
+        document = cli("inspect", "resnet18", *cut, *arguments, "--json").document
+        return [group["sent_bytes_per_step"] for group in document["groups"]]
+
+    maps = [64 * 32 * 32, 128 * 16 * 16, 256 * 8 * 8, 0]
+    assert sent("--batch-size", 1, "--precision", "fp32") == [4 * size for size in maps]
+    assert sent("--batch-size", 1, "--precision", "bf16") == [2 * size for size in maps]
+    assert sent("--batch-size", 10, "--precision", "bf16") == [20 * size for size in maps]

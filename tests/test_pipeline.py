@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -184,6 +185,18 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     expected, tensors = (checkpoint(tmp_path / name) for name in ("whole", "run"))
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in expected.items())
     assert learnt(tmp_path / "whole") == learnt(tmp_path / "run")
+
+
+def test_a_batch_is_as_many_samples_for_each_replica(tmp_path: Path) -> None:
+    process = start(
+        *SLOW_TRAINING, *"--epochs 1 --processes 2 --replicas 2 --batch-size 32 --out run --json".split(), cwd=tmp_path
+    )
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    run = lct.Run(tmp_path / "run")
+    assert run.config["training"]["batch_size"] == 64
+    assert len(json.loads(out)["candidates"]) == 4
+    assert run.epochs_done == 1
 
 
 def test_a_loss_that_is_not_finite_ends_all(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""One training from its settings: the data, the network and the run that they ask for, in one process or in several."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lctprune.data import load_data
+from lctprune.data_set import Data, DataConfig
+from lctprune.errors import ConfigError, NetworkWarning
+from lctprune.models import NetworkConfig, build_network, fitted
+from lctprune.network import LocalCriticNetwork
+from lctprune.process_group import ProcessGroup
+from lctprune.runs import Run, read_normalization
+from lctprune.splits import Normalization
+from lctprune.train_config import TrainConfig
+from lctprune.training import open_run
+from lctprune.zoo import default_normalization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train, on what, how.
+
+    Attributes:
+        network, data, training: the settings; the network's inputs and outputs are fitted to the data.
+        weights: of the main network, to start from: a file, a run directory, or `default`. See `build_network`.
+        download: whether the data may be downloaded.
+        out: the run directory, new or empty; by default one below `runs/`.
+        resume: continue the run in `out`.
+
+    Raises:
+        ConfigError: the main network is to stay as it is, but has no weights.
+    """
+
+    network: NetworkConfig
+    data: DataConfig
+    training: TrainConfig
+    weights: str | None = None
+    download: bool = False
+    out: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.training.freeze_main and self.weights is None:
+            raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
+        if self.weights not in (None, "default"):
+            object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same in all processes, by name."""
+        parts: dict[str, Any] = {"network": self.network, "data": self.data, "training": self.training}
+        return {
+            **{
+                f"{part} {name}": value
+                for part, config in parts.items()
+                for name, value in dataclasses.asdict(config).items()
+            },
+            "weights": self.weights,
+            "resume": self.resume,
+            "torch": torch.__version__,
+        }
+
+
+class Begun(NamedTuple):
+    """What `train_steps` takes; data and run are rank 0's alone."""
+
+    network: LocalCriticNetwork
+    data: Data | None
+    run: Run | None
+
+
+def begin(job: Job, processes: ProcessGroup | None = None, *, replicas: int = 1) -> Begun:
+    """Load the data, build the network and open the run: all in rank 0, and its network in every process.
+
+    Raises:
+        ConfigError: the processes were started with different settings, or settings do not fit each other.
+        DataError, NetworkError, PartitionError, RunError: as of what is loaded and built.
+    """
+    if processes is None:
+        return _load(job)
+    processes.require_equal({**job.settings, "replicas": replicas})
+    begun = _load(job) if processes.rank == 0 else None
+    recipe = processes.share(begun and begun.network.recipe and begun.network.recipe.to_dict())
+    if begun is not None:
+        return begun
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)  # rank 0 says it
+        return Begun(build_network(NetworkConfig(**recipe)), None, None)  # its weights will come from rank 0
+
+
+def _load(job: Job) -> Begun:
+    config, weights = job.network, job.weights
+    given = Run(weights) if weights and Path(weights).is_dir() else None
+    data = load_data(job.data, download=job.download, normalization=_normalization(config, weights, given))
+    if given and list(data.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
+        raise ConfigError(
+            f"{weights} was trained with another vocabulary than that of {job.data.name}; give the same data"
+        )
+    if job.resume and job.out is not None:
+        config = dataclasses.replace(config, cuts=Run(job.out).config["network"].get("cuts"))
+    torch.manual_seed(job.training.seed)
+    network = build_network(fitted(config, data), weights=weights)
+    return Begun(network, data, open_run(network, data, job.training, run_dir=job.out, resume=job.resume))
+
+
+def _normalization(config: NetworkConfig, weights: str | None, given: Run | None) -> Normalization | None:
+    """What the weights, the model's own or those of a run, were trained with; None: the data's own statistics."""
+    if given is not None:
+        recorded = given.config["data"]
+        return read_normalization(recorded) if recorded and recorded["mean"] else None
+    return default_normalization(config.model) if weights == "default" else None
