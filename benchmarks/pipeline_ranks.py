@@ -222,7 +222,9 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     if settings["peers"]:
         for micro in MICROBATCHES:
             stages = built_everywhere(recipe_of(settings, groups=group.size, balance="time"), group)
-            runs[f"1F1B, {micro} microbatches"] = one_forward_one_backward(stages, group, config, batch, steps, micro)
+            runs[f"{'1F1B' if micro > 1 else 'GPipe'}, {micro} microbatches"] = one_forward_one_backward(
+                stages, group, config, batch, steps, micro
+            )
         runs["DistributedDataParallel"] = data_parallel(
             built(recipe_of(settings, groups=1)), group, config, batch, steps
         )

@@ -67,7 +67,7 @@ def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     line = " ".join(message.split())
-    if is_started():
+    if is_started() and sys.argv[1:2] == ["train"]:
         end_process(line, code, is_cause=not isinstance(error, ProcessLostError))
     typer.echo(f"lctprune: error: {line}", err=True)
     if "--json" in sys.argv:

@@ -168,10 +168,11 @@ def train(
     torch.set_num_threads(threads or max(1, cores // local_processes()))
     with process_group(device=config.resolved().device, timeout_s=timeout, on_lost=end_as_lost) as group:
         run = _train(job, group, replicas)
-    if run is None:  # rank 0 says what follows
+        if run is not None:  # the others wait for rank 0
+            torch.set_num_threads(threads or cores)
+            candidates = measure_run(run)
+    if run is None:
         return
-    torch.set_num_threads(threads or cores)
-    candidates = measure_run(run)
     if json:
         print_json({"run": str(run.path), "candidates": [candidate_record(candidate) for candidate in candidates]})
         return

@@ -32,7 +32,7 @@ from lctprune.losses import cross_entropy, mean_squared_error
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition import attach_critics
-from lctprune.process_group import process_group
+from lctprune.process_group import ProcessGroup, process_group
 from lctprune.runs import Run, load_network
 from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
@@ -59,6 +59,7 @@ __all__ = [
     "NetworkWarning",
     "Normalization",
     "PartitionError",
+    "ProcessGroup",
     "ProcessLostError",
     "Progress",
     "Run",

@@ -19,8 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lctprune.errors import ProcessLostError, first_line
-
-HEADER_BYTES = 4096  # of the note and the tensors' shapes, as JSON
+from lctprune.update import dense
 
 
 class Message(NamedTuple):
@@ -31,14 +30,13 @@ class Message(NamedTuple):
 
 
 class Channel:
-    """Messages to and from one other process, in order.
+    """Messages to and from one other process, in order; through the host's memory, by gloo.
 
     Sending returns at once; at most one message is under way. With `ahead`, the next message is received while this
     process computes.
 
     Args:
         peer: rank of the other process.
-        device: where tensors are.
         ahead: whether to receive ahead; such a channel must be closed at both ends.
         tag: tells apart several channels between the same two processes.
 
@@ -46,10 +44,10 @@ class Channel:
         seconds_waited: for messages to come or to leave.
     """
 
-    def __init__(self, peer: int, *, device: str = "cpu", ahead: bool = False, tag: int = 0) -> None:
+    def __init__(self, peer: int, *, ahead: bool = False, tag: int = 0) -> None:
         self.peer = peer
         self.seconds_waited = 0.0
-        self._device, self._tag = device, tag
+        self._tag = tag
         self._sending: list[tuple[dist.Work | None, Tensor]] = []
         self._ahead: Future[Message] | None = self._receive_ahead() if ahead else None
 
@@ -60,18 +58,15 @@ class Channel:
             ProcessLostError: the other process is gone.
         """
         self.flush()
-        dense = [_dense(tensor.detach()) for tensor in tensors]
+        sent = [dense(tensor.detach()).cpu() for tensor in tensors]
         header = {
             "note": note or {},
-            "tensors": [[str(each.dtype).removeprefix("torch."), list(each.shape), each.stride()] for each in dense],
+            "tensors": [[str(each.dtype).removeprefix("torch."), list(each.shape), each.stride()] for each in sent],
         }
-        content = json.dumps(header).encode()
-        assert len(content) <= HEADER_BYTES, f"a header of {len(content)} bytes"
-        padded = torch.frombuffer(bytearray(content.ljust(HEADER_BYTES)), dtype=torch.uint8)
-        for tensor in (padded, *(_flat(each) for each in dense if each.numel())):
-            on_device = tensor.to(self._device)
+        content = torch.frombuffer(bytearray(json.dumps(header).encode()), dtype=torch.uint8)
+        for tensor in (torch.tensor([len(content)]), content, *(_flat(each) for each in sent if each.numel())):
             with _telling_of(self.peer):
-                self._sending.append((dist.isend(on_device, self.peer, tag=self._tag), on_device))
+                self._sending.append((dist.isend(tensor, self.peer, tag=self._tag), tensor))
 
     def receive(self) -> Message:
         """The next message.
@@ -107,12 +102,14 @@ class Channel:
             self._ahead.result()
 
     def _receive(self) -> Message:
-        padded = torch.empty(HEADER_BYTES, dtype=torch.uint8, device=self._device)
-        self._fill(padded)
-        header = json.loads(padded.cpu().numpy().tobytes())
+        length = torch.empty(1, dtype=torch.long)
+        self._fill(length)
+        content = torch.empty(int(length), dtype=torch.uint8)
+        self._fill(content)
+        header = json.loads(content.numpy().tobytes())
         tensors = []
         for dtype, shape, stride in header["tensors"]:
-            tensors.append(torch.empty_strided(shape, stride, dtype=getattr(torch, dtype), device=self._device))
+            tensors.append(torch.empty_strided(shape, stride, dtype=getattr(torch, dtype)))
             if tensors[-1].numel():
                 self._fill(_flat(tensors[-1]))
         return Message(header["note"], tensors)
@@ -144,12 +141,6 @@ def _telling_of(peer: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessLostError(f"rank {peer} is gone ({first_line(error)})") from error
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Itself where its elements fill a stretch of memory, in whatever order; otherwise a contiguous copy."""
-    kept = torch.empty_like(tensor, device="meta")  # keeps the strides of just such tensors
-    return tensor if kept.stride() == tensor.stride() else tensor.contiguous()
 
 
 def _flat(tensor: Tensor) -> Tensor:

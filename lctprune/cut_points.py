@@ -39,7 +39,7 @@ def cut_points(traced: Traced, example: Tensor, *, balance_by: str = "flops") ->
         UnknownOperationError: an operation of the network has no FLOP formula.
     """
     nodes = nodes_of(traced.evaluation)
-    costs = node_costs(traced.root, traced.evaluation, example, timed=balance_by == "time")
+    costs = node_costs(traced.root, traced.evaluation, example)
     flops = list(itertools.accumulate(cost.flops for cost in costs))
     balanced = list(itertools.accumulate(_balanced_cost(cost, balance_by) for cost in costs))
     alone, alone_in_training = _alone_alive(traced.evaluation), _alone_alive(traced.training)
@@ -58,17 +58,18 @@ def cut_points(traced: Traced, example: Tensor, *, balance_by: str = "flops") ->
 
 
 def balanced_cuts(
-    points: Sequence[CutPoint], groups: int, *, end_cost: Callable[[CutPoint], int] | None = None
+    places: Sequence[CutPoint], groups: int, *, end_cost: Callable[[CutPoint], int] | None = None
 ) -> list[CutPoint]:
     """The cuts for which the most expensive group is cheapest, with what a critic behind it costs by `end_cost`.
 
-    Where several places need the same FLOPs, the last one counts: a group ends with the normalisation and activation
-    that belong to its convolution. A pooled vector does not count where a feature map is to be had.
+    Args:
+        places: see `distinct_points`.
+        groups: how many.
+        end_cost: what a group that ends at a place costs beside.
 
     Raises:
         PartitionError: there are fewer places to cut than groups need.
     """
-    places = distinct_points(points)
     if len(places) < min(2, groups):
         raise PartitionError(f"the model has no place to cut, where one tensor alone is alive; {BY_HAND}")
     if len(places) < groups:
@@ -107,7 +108,7 @@ def named_cuts(traced: Traced, points: Sequence[CutPoint], names: Sequence[str])
 
 
 def _balanced_cost(cost: NodeCost, balance_by: str) -> int:
-    return {"flops": cost.flops, "time": cost.time_ns, "memory": cost.memory_bytes}[balance_by]
+    return cost.memory_bytes if balance_by == "memory" else cost.flops
 
 
 def _alone_alive(graph: fx.Graph) -> set[fx.Node]:
@@ -125,7 +126,11 @@ def _alone_alive(graph: fx.Graph) -> set[fx.Node]:
 
 
 def distinct_points(points: Sequence[CutPoint]) -> list[CutPoint]:
-    """Of the points up to which the FLOPs are the same, the last, or the last that is not a vector."""
+    """Of the points up to which the FLOPs are the same, the last, or the last that is not a vector.
+
+    So a group ends with the normalisation and activation that belong to its convolution, and a pooled vector does not
+    count where a feature map is to be had.
+    """
     distinct: dict[int, CutPoint] = {}
     for point in points:
         known = distinct.get(point.flops)

@@ -30,7 +30,8 @@ class Progress:
 
     Attributes:
         epoch, epochs, step, steps: counted from 1; steps are those of one epoch.
-        losses: mean training loss of each exit in this epoch so far.
+        losses: mean training loss of each exit in this epoch so far; with several processes those of later exits come
+            some steps late, at first not at all.
         images_per_s: in this epoch so far, evaluation left out.
         seconds_left: until training ends, at this pace.
         val_accuracy: of each exit, 0 to 1, once the epoch is over.
@@ -78,6 +79,7 @@ def train_epochs(
         rows.append(_metrics_row(progress, report, lr))
         run.write_metrics(rows)
         run.write_checkpoint(epoch + 1, tensors)
+        del tensors  # of several processes, of which this one is to hold its own
         yield dataclasses.replace(progress, losses=report.losses, val_accuracy=report.val_accuracy)
 
 

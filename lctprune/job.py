@@ -56,16 +56,14 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What must be the same in all processes, by name."""
         parts: dict[str, Any] = {"network": self.network, "data": self.data, "training": self.training}
-        return {
-            **{
-                f"{part} {name}": value
-                for part, config in parts.items()
-                for name, value in dataclasses.asdict(config).items()
-            },
-            "weights": self.weights,
-            "resume": self.resume,
-            "torch": torch.__version__,
+        settings = {
+            f"{part} {name}": value
+            for part, config in parts.items()
+            for name, value in dataclasses.asdict(config).items()
         }
+        del settings["data data_dir"]  # paths are rank 0's: elsewhere they may be others
+        settings["data name"] = Path(self.data.name).name
+        return {**settings, "weights": self.weights and Path(self.weights).name, "torch": torch.__version__}
 
 
 class Begun(NamedTuple):
@@ -92,6 +90,7 @@ def begin(job: Job, processes: ProcessGroup | None = None, *, replicas: int = 1)
         return begun
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # rank 0 says it
+        torch.manual_seed(job.training.seed)  # for what no state dict holds
         return Begun(build_network(NetworkConfig(**recipe)), None, None)  # its weights will come from rank 0
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -16,7 +17,6 @@ from lctprune.errors import ConfigError, LctpruneError, TrainingError
 from lctprune.process_group import RUN_ID
 
 WRONG_USAGE, INTERRUPTED = 2, 130  # exit codes
-SHUTDOWN_SECONDS = 10  # between the request to end and the kill
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
@@ -27,6 +27,11 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         TrainingError: a process failed; says which one and why.
         KeyboardInterrupt: the launch was interrupted; all processes have ended.
     """
+    with tempfile.TemporaryDirectory(prefix="lctprune-") as folder:
+        _launch(processes, arguments, folder)
+
+
+def _launch(processes: int, arguments: Sequence[str], folder: str) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -36,11 +41,11 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        shutdown_timeout=SHUTDOWN_SECONDS,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
     )
     logging.disable()  # what the launcher reports is in the error that follows
     try:
-        elastic_launch(config, sys.executable)("-m", "lctprune", *arguments)
+        elastic_launch(config, sys.executable)("-P", "-m", "lctprune", *arguments)  # -P: not the folder we are in
     except ChildFailedError as error:
         raise _explained(error.failures) from error
     except SignalException as error:

@@ -6,6 +6,7 @@ group takes one tensor and gives one. Cuts are placed so that a cost of the grou
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,13 +14,13 @@ from contextlib import suppress
 import torch
 from torch import Tensor, fx, nn
 
-from lctprune.costs import evaluation_mode
+from lctprune.costs import evaluation_mode, saved_bytes
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.layer_group import LayerGroup
 from lctprune.network import LocalCriticNetwork
-from lctprune.node_costs import critic_time_ns
+from lctprune.timing import critic_time_ns, segment_times_ns, timed_batch_size
 from lctprune.tracing import (
     BY_HAND,
     Traced,
@@ -78,9 +79,9 @@ def attach_critics(
             critic, cut.shape, num_outputs, depth=depth, channels_last=cut.channels_last, pool=critic_pool
         )
 
-    def critic_cost(cut: CutPoint) -> int:
+    def critic_cost(cut: CutPoint, batch_size: int) -> int:
         with torch.random.fork_rng(devices=[]), suppress(ConfigError):  # no critic of this kind can stand there
-            return critic_time_ns(critic_behind(cut, depths[0]), cut.shape)
+            return critic_time_ns(critic_behind(cut, depths[0] if depths else None), cut.shape, batch_size=batch_size)
         return 0
 
     parts, cuts = _partition(
@@ -117,7 +118,7 @@ def _partition(
     groups: int,
     split_at: Sequence[str] | None,
     balance_by: str,
-    critic_cost: Callable[[CutPoint], int] | None = None,
+    critic_cost: Callable[[CutPoint, int], int] | None = None,
 ) -> tuple[list[nn.Module], list[CutPoint]]:
     if groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
@@ -129,10 +130,13 @@ def _partition(
     with without_leftovers(model):
         traced = trace(model)
         points = cut_points(traced, example, balance_by=balance_by)
+        places = distinct_points(points)
         if split_at:
             cuts = named_cuts(traced, points, split_at)
+        elif balance_by == "time":
+            cuts = _cuts_by_time(traced, places, example, groups, critic_cost)
         else:
-            cuts = balanced_cuts(points, groups, end_cost=critic_cost if balance_by == "time" else None)
+            cuts = balanced_cuts(places, groups)
         parts = _layer_groups(traced, cuts)
     _refuse_shared_tensors(parts)
     return parts, cuts
@@ -169,6 +173,20 @@ def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:
     """
     with without_leftovers(model):
         return distinct_points(cut_points(trace(model), example))[:-1]
+
+
+def _cuts_by_time(
+    traced: Traced,
+    places: Sequence[CutPoint],
+    example: Tensor,
+    groups: int,
+    critic_cost: Callable[[CutPoint, int], int] | None,
+) -> list[CutPoint]:
+    size = timed_batch_size(saved_bytes(traced.root, example[:1]))
+    times = segment_times_ns(_layer_groups(traced, places[:-1]), example, batch_size=size)
+    timed = [place._replace(cost=upto) for place, upto in zip(places, itertools.accumulate(times), strict=True)]
+    end_cost = functools.partial(critic_cost, batch_size=size) if critic_cost else None
+    return balanced_cuts(timed, groups, end_cost=end_cost)
 
 
 def _layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:

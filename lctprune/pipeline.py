@@ -159,7 +159,7 @@ class Pipeline:
         rank, length = self._group.rank, self._length
 
         def ahead(peer: int) -> Channel:
-            return Channel(peer, device=self._device, ahead=True)
+            return Channel(peer, ahead=True)
 
         previous = ahead(rank - 1) if self.place > 0 else None
         source = previous if self.place > 0 or rank == 0 else ahead(0)
@@ -167,9 +167,10 @@ class Pipeline:
         following = ahead(rank + 1) if self.place < length - 1 else None
         self._links = Links(source=source, previous=previous, next=following, heads=heads)
         others = range(1, self._group.size) if rank == 0 else (0,)
-        self._reports = [Channel(other, device=self._device, tag=1) for other in others]
+        self._reports = [Channel(other, tag=1) for other in others]
         if self.replicas > 1:
-            mesh = init_device_mesh(self._device, (self.replicas, length), mesh_dim_names=("replica", "group"))
+            with lost_processes():
+                mesh = init_device_mesh(self._device, (self.replicas, length), mesh_dim_names=("replica", "group"))
             self._average = _averaging(mesh.get_group("replica"), self.replicas)
 
     def _receive_tensors(self, channel: Channel) -> dict[str, Tensor]:

@@ -22,6 +22,9 @@ from lctprune.errors import ConfigError, ProcessLostError, first_line
 BEAT_SECONDS = 1.0
 YIELD_SECONDS = 5.0  # which a process that has lost another leaves to that one's own word
 RUN_ID = "lctprune-"  # what the names of `lctprune train --processes`' launches begin with
+LONGEST_TIMEOUT = 86_400
+STARTUP_SECONDS = 40.0  # for the first sign of life of processes that an elastic launcher starts together
+SCATTERED_STARTUP_SECONDS = 300.0  # and of those that are started one by one
 NEVER = datetime.timedelta(days=1)  # waiting is no failure: the watch tells a slow process from a lost one
 
 
@@ -112,31 +115,41 @@ def process_group(
         on_lost: called in a thread of its own when a process is lost; it must end this process, which may hang.
 
     Raises:
-        ConfigError: the launcher's address cannot be used.
+        ConfigError: the launcher's address cannot be used, or `timeout_s` is out of range.
     """
+    if not 1 <= timeout_s <= LONGEST_TIMEOUT:
+        raise ConfigError(f"timeout is {timeout_s} s; it must be between 1 and {LONGEST_TIMEOUT}")
     if not is_started():
         yield None
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    group = ProcessGroup(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch, args=(group, timeout_s, on_lost, ended), daemon=True)
+    watch.start()  # before the others are met, as they may be lost by then
+    try:
+        _meet(device)
+        yield group
+        with lost_processes():
+            dist.barrier()
+    finally:
+        ended.set()
+    watch.join()
+    dist.destroy_process_group()
+
+
+def _meet(device: str) -> None:
     try:
         dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=NEVER)
     except (ValueError, RuntimeError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise ConfigError(
-            f"the processes cannot meet at {address} ({first_line(error)}); "
-            "give the launcher a free port of rank 0's host"
-        ) from error
-    group = ProcessGroup(dist.get_rank(), dist.get_world_size())
-    ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=(group, timeout_s, on_lost, ended), daemon=True)
-    watch.start()
-    yield group
-    with lost_processes():
-        dist.barrier()
-    ended.set()
-    watch.join()
-    dist.destroy_process_group()
+        reason = first_line(error)
+        if isinstance(error, ValueError) or "in use" in reason or "resolve" in reason:
+            raise ConfigError(
+                f"the processes cannot meet at {address} ({reason}); give the launcher a free port of rank 0's host"
+            ) from error
+        raise ProcessLostError(f"another process is gone ({reason})") from error
 
 
 @contextmanager
@@ -156,35 +169,45 @@ def _watch(
     It has a connection of its own to the launcher's store. A stopped process keeps its sockets open: only its silence
     tells.
     """
+    is_elastic = "TORCHELASTIC_RUN_ID" in os.environ
+    startup_s = max(timeout_s, STARTUP_SECONDS if is_elastic else SCATTERED_STARTUP_SECONDS)
     launcher = os.getppid()
     family = f"{socket.gethostname()} {launcher}"
-    last: dict[int, tuple[bytes, float]] = {}  # sign of life by rank, and when it came
+    last: dict[int, tuple[str, float]] = {}  # sign of life by rank, and when it came
     beats = 0
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
-            timeout=datetime.timedelta(seconds=timeout_s),
+            timeout=datetime.timedelta(seconds=startup_s),
         )
         while not ended.wait(BEAT_SECONDS if beats else 0):
             beats += 1
-            store.set(f"lctprune/alive/{group.rank}", f"{family} {os.getpid()} {beats}")
+            store.set(_key(group.rank), f"{family} {os.getpid()} {beats}")
             now = time.monotonic()
-            if os.getppid() != launcher:
+            if is_elastic and os.getppid() != launcher:
                 raise ProcessLostError("the launcher has ended")
-            others = [rank for rank in range(group.size) if rank != group.rank]
-            for rank in others:
-                key = f"lctprune/alive/{rank}"
-                sign = store.get(key) if store.check([key]) else b""
+            for rank in range(group.size):
+                sign = store.get(_key(rank)).decode() if store.check([_key(rank)]) else ""
                 if rank not in last or last[rank][0] != sign:
                     last[rank] = (sign, now)
-                elif now - last[rank][1] > timeout_s:
-                    *others_family, pid, _ = sign.decode().split() or ["", "0", ""]
-                    sibling = int(pid) if " ".join(others_family) == family else None
-                    raise ProcessLostError(f"rank {rank} has given no sign of life for {timeout_s:g} s", sibling)
+                elif (silent_s := now - last[rank][1]) > (timeout_s if sign else startup_s):
+                    raise ProcessLostError(
+                        f"rank {rank} has given no sign of life for {silent_s:.0f} s", _sibling(sign, family)
+                    )
     except ProcessLostError as error:
         on_lost(error)
     except RuntimeError as error:
         if not ended.is_set():
             on_lost(ProcessLostError(f"the launcher's store is gone ({first_line(error)})"))
+
+
+def _key(rank: int) -> str:
+    return f"lctprune/alive/{rank}"
+
+
+def _sibling(sign: str, family: str) -> int | None:
+    """Process number of who gave a sign, if the same launcher on the same host started it."""
+    *others, pid, _ = sign.split() or ("", "", "")
+    return int(pid) if " ".join(others) == family else None

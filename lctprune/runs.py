@@ -98,6 +98,12 @@ class Run:
                 raise RunError(f"the data has changed since {self.path} was trained: {key} were {was}, are {is_now}")
         return data
 
+    def remove_leftovers(self) -> None:
+        """Parts of files that a process was killed over."""
+        for name in (CHECKPOINT, METRICS):
+            for leftover in self.path.glob(f".{name}.*"):
+                leftover.unlink(missing_ok=True)
+
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace metrics.csv."""
         text = io.StringIO(newline="")

@@ -16,6 +16,7 @@ from lctprune.losses import Loss
 from lctprune.scores import ExitScores, ScoreSheet
 from lctprune.splits import Batch, Split
 from lctprune.train_config import TrainConfig
+from lctprune.update import dense
 from lctprune.worker import StepSettings, Worker
 
 EVALUATION_BATCH = 512
@@ -107,7 +108,7 @@ class Stage:
         if self.links.next is not None and self.workers[-1].awaits_losses:
             note, (losses,) = self.links.next.receive()
             self._later_means = note["means"]
-            self.workers[-1].update_critic(losses)
+            self.workers[-1].update_critic(losses.to(self._config.device))
 
     @property
     def known_means(self) -> list[float]:
@@ -127,7 +128,7 @@ class Stage:
                 inputs, targets = self._on_device(*batch)
                 outputs = []
                 for worker in self.workers:
-                    inputs = worker.group(inputs)
+                    inputs = dense(worker.group(inputs))
                     outputs.append(inputs if worker.critic is None else worker.critic(inputs))
                 if self.links.next is not None:
                     self.links.next.send(tensors=[inputs, targets])
@@ -158,12 +159,17 @@ class Stage:
 
     def _own_share(self, inputs: Tensor, targets: Tensor) -> Batch:
         """The first of as many equal parts of a batch as there are replicas; the others are sent to theirs."""
-        share = len(targets) // self.replicas
-        if share == 0:
-            raise TrainingError(f"a batch of {len(targets)} samples cannot be shared among {self.replicas} replicas")
+        if self.replicas == 1:
+            return inputs, targets
+        share, rest = divmod(len(targets), self.replicas)
+        if rest:
+            raise TrainingError(
+                f"a batch of {len(targets)} samples cannot be shared equally among {self.replicas} replicas; "
+                "give a smaller --batch-size, or fewer --replicas"
+            )
         parts = zip(torch.split(inputs, share), torch.split(targets, share), strict=True)
         own = next(parts)
-        for channel, part in zip(self.links.heads, parts, strict=False):
+        for channel, part in zip(self.links.heads, parts, strict=True):
             channel.send(tensors=part)
         return own
 

@@ -81,6 +81,7 @@ def open_run(
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model)
+    run.remove_leftovers()
     for part, values in settings.items():
         if values != run.config[part]:
             changed = sorted(key for key in values or {} if (values or {})[key] != (run.config[part] or {}).get(key))

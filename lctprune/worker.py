@@ -17,7 +17,7 @@ from lctprune.compilation import compiled
 from lctprune.losses import Loss
 from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, matching_at
 from lctprune.train_config import TrainConfig
-from lctprune.update import GroupForward, backward_critic, backward_group, exit_losses, forward_group
+from lctprune.update import GroupForward, backward_critic, backward_group, dense, exit_losses, forward_group
 from lctprune.weights import NETWORK_PREFIX
 
 Average = Callable[[Iterable[nn.Parameter]], None]  # makes gradients those of all replicas together
@@ -88,7 +88,7 @@ class Worker:
         """Equation 1: h_i, cut off from the group."""
         self._seed("group", settings)
         self._forward = forward_group(self._run_group, inputs, index=self.index)
-        return self._forward.boundary.detach()
+        return dense(self._forward.boundary.detach())
 
     def exit_losses(self, targets: Tensor, loss: Loss, settings: StepSettings) -> Tensor:
         """Equation 3: L_i, [batch], detached."""

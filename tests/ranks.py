@@ -53,6 +53,25 @@ def turned() -> lct.LocalCriticNetwork:
     return lct.LocalCriticNetwork([*groups, head], critics)
 
 
+class Part(nn.Module):
+    """Gives a view with holes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, ::2, :, ::2]
+
+
+def sliced() -> lct.LocalCriticNetwork:
+    """Four groups, of which the second sees a part of what the first computes."""
+    groups = [
+        nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), Part()),
+        nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        nn.Identity(),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    ]
+    critics = [nn.Sequential(nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(256, 4)) for _ in range(3)]
+    return lct.LocalCriticNetwork(groups, critics)
+
+
 def columns() -> lct.LocalCriticNetwork:
     """Four groups on rows of a table, for a regression."""
     groups = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3)]
@@ -87,6 +106,7 @@ CASES: dict[str, Case] = {
     "bf16-period": (convolutional, images, {"precision": "bf16", "critic_period": 3}),
     "adamw": (convolutional, images, {"optimizer": "adamw", "schedule": "step"}),
     "turned": (turned, images, {}),
+    "sliced": (sliced, images, {"precision": "bf16"}),
     "frozen": (convolutional, images, {"freeze_main": True}),
     "regression": (columns, table, {}),
 }

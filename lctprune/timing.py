@@ -1,0 +1,94 @@
+"""How long the parts of a network take in a step of training, measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.train_config import TrainConfig
+
+REPEATS = 3
+MEMORY_BYTES = 2 * 2**30  # that the activations of a timed batch may take
+
+
+def timed_batch_size(bytes_per_sample: int) -> int:
+    """As many samples as training takes by default, if their activations do not take too much memory."""
+    return max(2, min(TrainConfig().batch_size, MEMORY_BYTES // max(1, bytes_per_sample)))
+
+
+def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, *, batch_size: int) -> list[int]:
+    """Nanoseconds that each of consecutive segments adds to a step of training, in training mode.
+
+    All segments run forward, then all backward in reverse, as in training: what a segment saves is not in the cache any
+    more when its backward pass wants it. Leaves states, gradients and the random generator as they were.
+
+    Args:
+        segments: each takes what the one before gives.
+        example: an input of the first, [batch, ...], of which the first sample is used.
+        batch_size: copies of it in the batch that is timed.
+    """
+    whole = nn.ModuleList(segments)
+    state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    modes = [(module, module.training) for module in whole.modules()]
+    whole.train()
+    try:
+        with torch.random.fork_rng(devices=[]), _as_in_training(images=example.dim() == 4), torch.enable_grad():
+            times = [_one_run(segments, _training_batch(example, batch_size)) for _ in range(REPEATS)]
+    finally:
+        with torch.no_grad():
+            for name, tensor in whole.state_dict().items():
+                tensor.copy_(state[name])
+        for module, training in modes:
+            module.training = training
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int) -> int:
+    """Nanoseconds that a critic adds to a step of training, behind a tensor of `shape` (without the batch)."""
+    inputs = _training_batch(torch.zeros(1, *shape), batch_size).requires_grad_()
+    parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
+    times = []
+    with _as_in_training(images=len(shape) == 3), torch.enable_grad():
+        for _ in range(REPEATS):
+            start = time.perf_counter_ns()
+            output = critic(inputs).sum()
+            torch.autograd.grad(output, [inputs], retain_graph=True)  # the group's way through the critic
+            torch.autograd.grad(output, parameters)  # and the critic's own
+            times.append(time.perf_counter_ns() - start)
+    return min(times)
+
+
+def _one_run(segments: Sequence[nn.Module], x: Tensor) -> list[int]:
+    times, ends = [], []
+    for segment in segments:
+        leaf = x.detach().requires_grad_(bool(ends) and x.is_floating_point())  # nobody wants the input's gradient
+        start = time.perf_counter_ns()
+        x = segment(leaf)
+        times.append(time.perf_counter_ns() - start)
+        ends.append((leaf, x))
+    for index in reversed(range(len(segments))):
+        leaf, output = ends.pop()
+        wanted = [item for item in [leaf, *segments[index].parameters()] if item.requires_grad]
+        if not (wanted and output.requires_grad):
+            continue
+        gradient = torch.ones_like(output)
+        start = time.perf_counter_ns()
+        torch.autograd.grad(output, wanted, gradient, allow_unused=True)
+        times[index] += time.perf_counter_ns() - start
+    return times
+
+
+def _training_batch(example: Tensor, size: int) -> Tensor:
+    """Copies of an example's first sample, images in the memory layout of training."""
+    batch = example[:1].detach().repeat_interleave(size, 0)
+    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+
+
+def _as_in_training(*, images: bool) -> AbstractContextManager[object]:
+    """The precision that training takes where none is asked for."""
+    config = TrainConfig(device="cpu").resolved(images=images)
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)

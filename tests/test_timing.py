@@ -1,0 +1,46 @@
+"""Times of training: larger parts take longer, and measuring leaves no trace."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lctprune.timing import MEMORY_BYTES, critic_time_ns, segment_times_ns, timed_batch_size
+
+
+def test_each_segment_has_its_own_time() -> None:
+    segments = [nn.Linear(4, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 4), nn.Identity()]
+    times = segment_times_ns(segments, torch.randn(1, 4), batch_size=64)
+    assert len(times) == 4
+    assert times[1] == max(times)
+    assert times[3] == min(times)
+
+
+def test_a_larger_critic_takes_longer() -> None:
+    small, large = (nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 3)) for width in (2, 8192))
+    assert 0 < critic_time_ns(small, (4, 4, 4), batch_size=64) < critic_time_ns(large, (4, 4, 4), batch_size=64)
+
+
+def test_timing_leaves_no_trace() -> None:
+    segments = [nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout()).eval(), nn.Conv2d(4, 4, 1)]
+    whole, draws = nn.ModuleList(segments), torch.random.get_rng_state()
+    state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    modes = [module.training for module in whole.modules()]
+    segment_times_ns(segments, torch.randn(1, 3, 8, 8), batch_size=4)
+    torch.testing.assert_close(dict(whole.state_dict()), state, rtol=0, atol=0)
+    assert modes == [module.training for module in whole.modules()]
+    assert all(parameter.grad is None for parameter in whole.parameters())
+    assert torch.equal(torch.randn(1, 3, 8, 8), _drawn_from(draws))
+
+
+def _drawn_from(state: torch.Tensor) -> torch.Tensor:
+    """What comes after the input of the test above."""
+    torch.random.set_rng_state(state)
+    torch.randn(1, 3, 8, 8)
+    return torch.randn(1, 3, 8, 8)
+
+
+def test_the_timed_batch_fits_into_memory() -> None:
+    assert timed_batch_size(1000) == 128
+    assert timed_batch_size(MEMORY_BYTES // 10) == 10
+    assert timed_batch_size(MEMORY_BYTES) == 2
