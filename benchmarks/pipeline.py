@@ -139,7 +139,7 @@ def waiting(repeats: list[list[dict[str, float]]]) -> str:
 
 
 def print_memory(settings: dict[str, Any]) -> None:
-    print("\nmemory of the largest process, groups balanced by activations (MiB)")
+    print("\nmemory of the largest process, groups balanced by memory (MiB)")
     plain: dict[str, float] = {}
     for count in (1, 2, 4):
         network = {**settings["network"], "balance": "memory", "critic": settings["critics"][0]}

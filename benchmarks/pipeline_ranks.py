@@ -130,6 +130,18 @@ def decoupled(
     return run
 
 
+class ContiguousGradient(torch.autograd.Function):
+    """The same, with a contiguous gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+
 class PipelinedGroup(nn.Module):
     """A stage for torch.distributed.pipelining, whose messages must be contiguous: maps as [n, h, w, c]."""
 
@@ -138,6 +150,8 @@ class PipelinedGroup(nn.Module):
         self.module, self.is_first, self.is_last = module, is_first, is_last
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.is_first:
+            x = ContiguousGradient.apply(x)
         if x.dim() == 4 and not self.is_first:
             x = x.permute(0, 3, 1, 2)
         x = self.module(x)

@@ -1,8 +1,8 @@
 """A model of the time that a step of a decoupled pipeline takes: compute, bandwidth and latency of each group. Pure.
 
 A process computes its group and critic, and the network carries h_i to the next process in the meantime; nobody waits
-for a gradient. So a step takes as long as the slowest process or the slowest link, and no less than all compute
-together on the cores that there are.
+for a gradient. So a step takes as long as the slowest process or the slowest link; where processes share cores, as long
+as those need for all of them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ def step_seconds(
         busy[index] += size / link.cpu_bytes_per_s
         busy[index + 1] += size / link.cpu_bytes_per_s
     wires = [link.latency_s + size / link.bytes_per_s for size in sent_bytes]
-    shared = sum(busy) / cores if cores else 0.0
-    return max([*busy, *wires, shared])
+    return max([shared_seconds(busy, cores or len(busy)), *wires])
+
+
+def shared_seconds(busy_s: Sequence[float], cores: int) -> float:
+    """Seconds until all of some processes, begun together, have had their time on cores that they share evenly."""
+    seconds, done = 0.0, 0.0
+    for finished, time in enumerate(sorted(busy_s)):
+        active = len(busy_s) - finished
+        seconds += (time - done) * max(1.0, active / cores)
+        done = time
+    return seconds
 
 
 class Scale(NamedTuple):

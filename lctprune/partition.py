@@ -14,13 +14,12 @@ from contextlib import suppress
 import torch
 from torch import Tensor, fx, nn
 
-from lctprune.costs import evaluation_mode, saved_bytes
+from lctprune.costs import count_parameters, evaluation_mode, saved_bytes
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.layer_group import LayerGroup
 from lctprune.network import LocalCriticNetwork
-from lctprune.timing import critic_time_ns, segment_times_ns, timed_batch_size
 from lctprune.tracing import (
     BY_HAND,
     Traced,
@@ -30,6 +29,7 @@ from lctprune.tracing import (
     trace,
     without_leftovers,
 )
+from lctprune.training_costs import critic_time_ns, segment_times_ns, timed_batch_size, training_bytes
 
 
 def attach_critics(
@@ -55,8 +55,8 @@ def attach_critics(
         critic_depth: convolutions of each critic (`paper` and `pooled`), or one number for all.
         critic_pool: how critics of sequences pool the steps: `mean` or `last`.
         split_at: names of modules or nodes, such as "layer2"; a group ends after each. In place of `groups`.
-        balance_by: what cuts balance: `flops`; `time` of a step of training, critics included, measured here on a batch
-            in the precision that training takes by default; or `memory`, bytes of activations.
+        balance_by: what cuts balance: `flops`; or what a step of training with default settings costs a group and its
+            critic: `time`, measured here, or `memory` of activations, weights, gradients and momentum.
 
     Raises:
         NetworkError: the model does not run on the example.
@@ -81,7 +81,11 @@ def attach_critics(
 
     def critic_cost(cut: CutPoint, batch_size: int) -> int:
         with torch.random.fork_rng(devices=[]), suppress(ConfigError):  # no critic of this kind can stand there
-            return critic_time_ns(critic_behind(cut, depths[0] if depths else None), cut.shape, batch_size=batch_size)
+            head = critic_behind(cut, depths[0] if depths else None)
+            if balance_by == "memory":
+                activations = saved_bytes(head, torch.zeros(1, *cut.shape))
+                return training_bytes(activations, count_parameters(head), images=example.dim() == 4)
+            return critic_time_ns(head, cut.shape, batch_size=batch_size)
         return 0
 
     parts, cuts = _partition(
@@ -133,10 +137,10 @@ def _partition(
         places = distinct_points(points)
         if split_at:
             cuts = named_cuts(traced, points, split_at)
-        elif balance_by == "time":
-            cuts = _cuts_by_time(traced, places, example, groups, critic_cost)
-        else:
+        elif balance_by == "flops":
             cuts = balanced_cuts(places, groups)
+        else:
+            cuts = _cuts_for_training(traced, places, example, groups, balance_by, critic_cost)
         parts = _layer_groups(traced, cuts)
     _refuse_shared_tensors(parts)
     return parts, cuts
@@ -175,18 +179,28 @@ def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:
         return distinct_points(cut_points(trace(model), example))[:-1]
 
 
-def _cuts_by_time(
+def _cuts_for_training(
     traced: Traced,
     places: Sequence[CutPoint],
     example: Tensor,
     groups: int,
+    balance_by: str,
     critic_cost: Callable[[CutPoint, int], int] | None,
 ) -> list[CutPoint]:
+    """Those that balance what a step of training costs each group, with its critic."""
+    segments = _layer_groups(traced, places[:-1])
     size = timed_batch_size(saved_bytes(traced.root, example[:1]))
-    times = segment_times_ns(_layer_groups(traced, places[:-1]), example, batch_size=size)
-    timed = [place._replace(cost=upto) for place, upto in zip(places, itertools.accumulate(times), strict=True)]
+    if balance_by == "time":
+        upto = list(itertools.accumulate(segment_times_ns(segments, example, batch_size=size)))
+    else:
+        parameters = itertools.accumulate(count_parameters(segment) for segment in segments)
+        images = example.dim() == 4
+        upto = [
+            training_bytes(place.cost, count, images=images) for place, count in zip(places, parameters, strict=True)
+        ]
+    summed = [place._replace(cost=cost) for place, cost in zip(places, upto, strict=True)]
     end_cost = functools.partial(critic_cost, batch_size=size) if critic_cost else None
-    return balanced_cuts(timed, groups, end_cost=end_cost)
+    return balanced_cuts(summed, groups, end_cost=end_cost)
 
 
 def _layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:

@@ -388,7 +388,7 @@ def test_a_slow_layer_gets_a_group_of_its_own() -> None:
     assert [len(names) // 2 for names in by_time] == [2, 1, 4]
 
 
-def test_balance_by_memory_looks_at_activations_only() -> None:
+def test_balance_by_memory_looks_at_activations() -> None:
     # a convolution saves its input: 3 x 16 x 16, then 8 x 16 x 16, then 8 x 4 x 4 numbers; its FLOPs say otherwise
     model = nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 4, stride=4), nn.Conv2d(8, 64, 3, padding=1),

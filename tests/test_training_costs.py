@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lctprune.timing import MEMORY_BYTES, critic_time_ns, segment_times_ns, timed_batch_size
+from lctprune.training_costs import MEMORY_BYTES, critic_time_ns, segment_times_ns, timed_batch_size
 
 
 def test_each_segment_has_its_own_time() -> None:

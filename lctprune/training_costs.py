@@ -1,4 +1,4 @@
-"""How long the parts of a network take in a step of training, measured on this machine."""
+"""What the parts of a network cost in a step of training on this machine: time and memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lctprune.train_config import TrainConfig
 
 REPEATS = 3
+STATE_BYTES = 12  # of a parameter in training, its gradient and its momentum, in single precision
 MEMORY_BYTES = 2 * 2**30  # that the activations of a timed batch may take
 
 
@@ -60,6 +61,19 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int
             torch.autograd.grad(output, parameters)  # and the critic's own
             times.append(time.perf_counter_ns() - start)
     return min(times)
+
+
+def training_bytes(activation_bytes: int, parameters: int, *, images: bool) -> int:
+    """Bytes that a process holds to train something: activations, and parameters with gradients and momentum.
+
+    Args:
+        activation_bytes: saved for the backward pass of one sample, in single precision.
+        parameters: how many.
+        images: whether the network sees images; see `TrainConfig.resolved`.
+    """
+    config = TrainConfig(device="cpu").resolved(images=images)
+    batch = activation_bytes * config.batch_size
+    return (batch // 2 if config.precision == "bf16" else batch) + STATE_BYTES * parameters
 
 
 def _one_run(segments: Sequence[nn.Module], x: Tensor) -> list[int]:
