@@ -169,8 +169,7 @@ def print_scale(speeds: dict[int, dict[str, Any]], critics: list[str]) -> None:
     network_s = statistics.median(step_time(each) for each in found["runs"]["backpropagation, 1 process, 1 thread"])
     cut = statistics.fmean(found["sent"])
     for critic in critics:
-        with_critics = sum(found["groups"][critic])
-        critic_s = max(with_critics - network_s, 0.0) / len(found["sent"])
+        critic_s = found["critics"][critic]
         for faster, what in ((1, "a core as here"), (100, "a device 100 times as fast")):
             print(
                 f"\n{critic} critics, {what}: speed-up over backpropagation in one process (efficiency, what bounds it)"

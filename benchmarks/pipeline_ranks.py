@@ -27,6 +27,7 @@ from lctprune.process_group import ProcessGroup, process_group
 from lctprune.splits import Batch
 from lctprune.stage import Stage, autocast
 from lctprune.train_config import TrainConfig
+from lctprune.training_costs import critic_time_ns
 from lctprune.worker import StepSettings, Worker, step_settings
 
 WARMUP = 2
@@ -216,6 +217,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     runs: dict[str, Callable[[], list[Any]]] = {}
     pipeline = Pipeline(group, groups=group.size)
     groups: dict[str, list[float]] = {}
+    critics: dict[str, float] = {}
     sent: list[int] = []
     for critic in settings["critics"]:
         recipe = recipe_of(settings, critic=critic, groups=group.size, balance="time")
@@ -227,6 +229,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
         if group.rank == 0:
             with autocast(config):
                 groups[critic] = group_seconds(network, *batch, loss=lct.cross_entropy)
+            critics[critic] = critic_seconds(network, batch)
             sizes = sent_bytes(network, batch[0], precision=config.precision)
             sent = [size * config.batch_size for size in sizes]
     whole = built(recipe_of(settings, groups=1))
@@ -249,7 +252,18 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
             results[name].append(run())
     link = loopback(group)
     pipeline.close()
-    return {"runs": results, "groups": groups, "sent": sent, "link": link}
+    return {"runs": results, "groups": groups, "critics": critics, "sent": sent, "link": link}
+
+
+def critic_seconds(network: lct.LocalCriticNetwork, batch: Batch) -> float:
+    """What a critic adds to a step: the mean over all."""
+    times, x = [], batch[0][:1]
+    with torch.no_grad():
+        for group, critic in zip(network.groups, network.critics, strict=False):
+            x = group.eval()(x)
+            times.append(critic_time_ns(critic, tuple(x.shape[1:]), batch_size=len(batch[0])) / 1e9)
+    network.train()
+    return sum(times) / len(times)
 
 
 def loopback(group: ProcessGroup) -> dict[str, float]:
