@@ -23,7 +23,7 @@ BEAT_SECONDS = 1.0
 YIELD_SECONDS = 5.0  # which a process that has lost another leaves to that one's own word
 RUN_ID = "lctprune-"  # what the names of `lctprune train --processes`' launches begin with
 LONGEST_TIMEOUT = 86_400
-STARTUP_SECONDS = 40.0  # for the first sign of life of processes that an elastic launcher starts together
+STARTUP_SECONDS = 25.0  # for the first sign of life of processes that an elastic launcher starts together
 SCATTERED_STARTUP_SECONDS = 300.0  # and of those that are started one by one
 NEVER = datetime.timedelta(days=1)  # waiting is no failure: the watch tells a slow process from a lost one
 
