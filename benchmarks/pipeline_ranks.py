@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from step import peak_saved_bytes
+from step import peak_rss_bytes, peak_saved_bytes, rss_bytes, whole_stage
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
@@ -22,13 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 import lctprune as lct
 from lctprune.channel import Channel
 from lctprune.costs import sent_bytes
-from lctprune.pipeline import Pipeline, group_seconds, share_groups
+from lctprune.pipeline import Pipeline, share_groups
 from lctprune.process_group import ProcessGroup, process_group
 from lctprune.splits import Batch
-from lctprune.stage import Stage, autocast
-from lctprune.train_config import TrainConfig
-from lctprune.training_costs import critic_time_ns
-from lctprune.worker import StepSettings, Worker, step_settings
+from lctprune.train_config import TrainConfig, autocast
+from lctprune.training_costs import critic_time_ns, group_seconds
+from lctprune.worker import StepSettings, step_settings
 
 WARMUP = 2
 SETTINGS = StepSettings(position=0, lr=0.01, matching=0.25, update_critics=True)
@@ -70,11 +68,6 @@ def random_batch(recipe: lct.NetworkConfig, size: int) -> Batch:
     return images.to(memory_format=torch.channels_last), targets
 
 
-def row_of_workers(network: lct.LocalCriticNetwork, config: TrainConfig) -> list[Worker]:
-    critics = [*network.critics, None]
-    return [Worker(index, *pair, config) for index, pair in enumerate(zip(network.groups, critics, strict=True))]
-
-
 def timed(steps: int, step: Callable[[], object]) -> float:
     for _ in range(WARMUP):
         step()
@@ -99,7 +92,7 @@ def on_first(group: ProcessGroup, measure: Callable[[], float], *, threads: int 
 
 
 def alone(network: lct.LocalCriticNetwork, config: TrainConfig, batch: Batch, steps: int) -> Callable[[], float]:
-    stage = Stage(row_of_workers(network, config), config, lct.cross_entropy)
+    stage = whole_stage(network, config)
 
     def measure() -> float:
         with autocast(config):
@@ -168,24 +161,16 @@ def one_forward_one_backward(
     place = {"is_first": group.rank == 0, "is_last": group.rank == group.size - 1}
     module = PipelinedGroup(network.groups[group.rank], **place)
     stage = PipelineStage(module, group.rank, group.size, torch.device("cpu"), group=dist.new_group())
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
     kind = ScheduleGPipe if micro < group.size else Schedule1F1B  # 1F1B wants as many microbatches as stages
     schedule = kind(stage, micro, loss_fn=nn.functional.cross_entropy)
 
-    def step() -> None:
-        with autocast(config):
-            if group.rank == 0:
-                schedule.step(batch[0])
-            else:
-                schedule.step(target=batch[1])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    def backward() -> None:
+        if group.rank == 0:
+            schedule.step(batch[0])
+        else:
+            schedule.step(target=batch[1])
 
-    def run() -> list[Any]:
-        seconds = timed(steps, step)
-        return [{"seconds": seconds}] if group.rank == 0 else []
-
-    return run
+    return together(group, module, config, backward, steps)
 
 
 def data_parallel(
@@ -193,12 +178,23 @@ def data_parallel(
 ) -> Callable[[], list[Any]]:
     """The whole network in each process, on its part of the batch."""
     model = DistributedDataParallel(nn.Sequential(*network.groups), process_group=dist.new_group())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
     inputs, targets = (part.chunk(group.size)[group.rank] for part in batch)
+
+    def backward() -> None:
+        nn.functional.cross_entropy(model(inputs).float(), targets).backward()
+
+    return together(group, model, config, backward, steps)
+
+
+def together(
+    group: ProcessGroup, module: nn.Module, config: TrainConfig, backward: Callable[[], None], steps: int
+) -> Callable[[], list[Any]]:
+    """All processes take steps of backpropagation, each with an optimiser of its own module."""
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
 
     def step() -> None:
         with autocast(config):
-            nn.functional.cross_entropy(model(inputs).float(), targets).backward()
+            backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -297,7 +293,7 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
         batch = random_batch(recipe_of(settings), settings["batch_size"])
         stages = [pipeline.stage(built(recipe_of(settings)), shares, config, lct.cross_entropy)]
         if group.rank == 0:
-            stages.append(Stage(row_of_workers(built(recipe_of(settings)), config), config, lct.cross_entropy))
+            stages.append(whole_stage(built(recipe_of(settings)), config))
         for stage in stages:
             split = Repeated(batch, settings["steps"]) if pipeline.is_first else None
             with autocast(config):
@@ -318,7 +314,7 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
 def memory(settings: dict[str, Any], group: ProcessGroup | None) -> list[Any]:
     """Of each process: saved tensors with parameters and optimiser states, and the growth of its peak RSS."""
     config = TrainConfig(**settings["training"])
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = rss_bytes()
     groups = group.size if group else 1
     pipeline = Pipeline(group, groups=groups)
     recipe = recipe_of(settings, groups=groups)
@@ -336,8 +332,7 @@ def memory(settings: dict[str, Any], group: ProcessGroup | None) -> list[Any]:
             stage.finish()
 
     steps()
-    status = Path("/proc/self/status").read_text()
-    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    peak = peak_rss_bytes()
     saved = peak_saved_bytes(steps, own)
     state = sum(tensor.numel() * tensor.element_size() for tensor in stage.tensors().values())
     notes = pipeline.gather({"saved": saved, "state": state, "rss": peak - before}) or []

@@ -28,8 +28,10 @@ from torch import Tensor
 import lctprune as lct
 from lctprune.compilation import compilation
 from lctprune.environment import machine
-from lctprune.stage import Stage, autocast
-from lctprune.worker import StepSettings, Worker
+from lctprune.pipeline import Pipeline
+from lctprune.stage import Stage
+from lctprune.train_config import autocast
+from lctprune.worker import StepSettings
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
 CONFIG = lct.TrainConfig().resolved()
@@ -140,12 +142,7 @@ def make_step(
 ) -> Callable[[], None]:
     """A training step, as lctprune.train takes it."""
     config = dataclasses.replace(CONFIG, compile=compile)
-    critics = [*network.critics, None]
-    workers = [
-        Worker(index, group, critic, config)
-        for index, (group, critic) in enumerate(zip(network.groups, critics, strict=True))
-    ]
-    stage = Stage(workers, config, lct.cross_entropy)
+    stage = whole_stage(network, config)
     settings = StepSettings(position=0, lr=0.1, matching=0.25, update_critics=True)
 
     def step() -> None:
@@ -153,6 +150,12 @@ def make_step(
             stage.step(*batch, settings)
 
     return step
+
+
+def whole_stage(network: lct.LocalCriticNetwork, config: lct.TrainConfig) -> Stage:
+    """All groups in this process."""
+    count = len(network.groups)
+    return Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
 
 
 def in_turns(steps: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
@@ -221,14 +224,23 @@ def peak_saved_bytes(step: Callable[[], None], network: lct.LocalCriticNetwork) 
 
 def rss_growth(recipe: lct.NetworkConfig, batch_size: int) -> int:
     """Bytes by which this process's peak RSS grows above its RSS before the network is made."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * resource.getpagesize()
+    before = rss_bytes()
     step = make_step(build(recipe), random_batch(recipe, batch_size))
     for _ in range(5):
         step()
+    return peak_rss_bytes() - before
+
+
+def rss_bytes() -> int:
+    """This process's resident set, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_rss_bytes() -> int:
+    """This process's resident set at its largest."""
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))  # in KiB; ru_maxrss survives an exec
-    return int(peak.split()[1]) * 1024 - before
+    return int(peak.split()[1]) * 1024
 
 
 if __name__ == "__main__":

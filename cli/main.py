@@ -14,10 +14,17 @@ from lctprune.cli.networks import inspect, models
 from lctprune.cli.ranks import end_process
 from lctprune.cli.select import select
 from lctprune.cli.train import train
-from lctprune.errors import BudgetError, ConfigError, LctpruneError, ProcessLostError
+from lctprune.errors import (
+    FAILED,
+    INTERRUPTED,
+    NOTHING_FITS,
+    WRONG_USAGE,
+    BudgetError,
+    ConfigError,
+    LctpruneError,
+    ProcessLostError,
+)
 from lctprune.process_group import is_started
-
-FAILED, WRONG_USAGE, NOTHING_FITS, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="lctprune",

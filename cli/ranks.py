@@ -10,17 +10,17 @@ from typing import NoReturn
 
 import typer
 
-from lctprune.errors import ProcessLostError
+from lctprune.errors import FAILED, ProcessLostError
 from lctprune.process_group import is_spoken_for, record_failure
 
 
 def end_as_lost(error: ProcessLostError) -> None:
     """End this process because another one does not answer, and that one with it."""
-    _report(str(error), 1, is_cause=True)
+    _report(str(error), FAILED, is_cause=True)
     if error.sibling is not None:
         with suppress(ProcessLookupError):
             os.kill(error.sibling, signal.SIGKILL)  # it is stopped: it cannot hear a request
-    os._exit(1)
+    os._exit(FAILED)
 
 
 def end_process(line: str, code: int, *, is_cause: bool) -> NoReturn:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lctprune.errors import ProcessLostError, first_line
+from lctprune.process_group import lost_processes
 from lctprune.update import dense
 
 
@@ -65,7 +64,7 @@ class Channel:
         }
         content = torch.frombuffer(bytearray(json.dumps(header).encode()), dtype=torch.uint8)
         for tensor in (torch.tensor([len(content)]), content, *(_flat(each) for each in sent if each.numel())):
-            with _telling_of(self.peer):
+            with lost_processes(f"rank {self.peer}"):
                 self._sending.append((dist.isend(tensor, self.peer, tag=self._tag), tensor))
 
     def receive(self) -> Message:
@@ -88,7 +87,7 @@ class Channel:
         start = time.perf_counter()
         while self._sending:
             work, _ = self._sending.pop(0)
-            with _telling_of(self.peer):
+            with lost_processes(f"rank {self.peer}"):
                 if work is not None:
                     work.wait()
         self.seconds_waited += time.perf_counter() - start
@@ -115,7 +114,7 @@ class Channel:
         return Message(header["note"], tensors)
 
     def _fill(self, buffer: Tensor) -> None:
-        with _telling_of(self.peer):
+        with lost_processes(f"rank {self.peer}"):
             work = dist.irecv(buffer, self.peer, tag=self._tag)
             if work is not None:
                 work.wait()
@@ -132,15 +131,6 @@ class Channel:
         # a thread of its own, which does not hold up the end of the process as an executor's would
         threading.Thread(target=receive, daemon=True).start()
         return future
-
-
-@contextmanager
-def _telling_of(peer: int) -> Iterator[None]:
-    """torch.distributed's errors inside are the other process's end."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessLostError(f"rank {peer} is gone ({first_line(error)})") from error
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import lctprune.flop_formulas  # noqa: F401, registers them
 from lctprune.errors import UnknownOperationError
 from lctprune.network import LocalCriticNetwork
+from lctprune.train_config import TrainConfig, autocast
 
 # operations without multiply-adds worth counting that PyTorch tags neither as pointwise, nor reduction, nor view
 _FREE = frozenset(
@@ -236,8 +237,8 @@ def sent_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str =
     """
     sizes = []
     x = example[:1].detach()
-    bf16 = torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
-    with evaluation_mode(network), torch.no_grad(), bf16:
+    config = TrainConfig(precision=precision, device=x.device.type)
+    with evaluation_mode(network), torch.no_grad(), autocast(config):
         for group in network.groups[:-1]:
             x = group(x)
             sizes.append(x.numel() * x.element_size())

@@ -19,8 +19,8 @@ from lctprune.data_set import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.pipeline import Pipeline
 from lctprune.runs import Run
-from lctprune.stage import Stage, autocast
-from lctprune.train_config import TrainConfig
+from lctprune.stage import Stage
+from lctprune.train_config import TrainConfig, autocast
 from lctprune.worker import step_settings
 
 

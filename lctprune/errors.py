@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from lctprune.candidates import Candidate
 
 
+FAILED, WRONG_USAGE, NOTHING_FITS, INTERRUPTED = 1, 2, 3, 130  # exit codes of the command line
+
+
 class LctpruneError(Exception):
     """Base of every error that lctprune raises on purpose."""
 

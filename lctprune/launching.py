@@ -13,10 +13,8 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lctprune.errors import ConfigError, LctpruneError, TrainingError
+from lctprune.errors import INTERRUPTED, WRONG_USAGE, ConfigError, LctpruneError, TrainingError
 from lctprune.process_group import RUN_ID
-
-WRONG_USAGE, INTERRUPTED = 2, 130  # exit codes
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ group takes one tensor and gives one. Cuts are placed so that a cost of the grou
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -189,8 +188,9 @@ def _cuts_for_training(
 ) -> list[CutPoint]:
     """Those that balance what a step of training costs each group, with its critic."""
     segments = _layer_groups(traced, places[:-1])
-    size = timed_batch_size(saved_bytes(traced.root, example[:1]))
+    size = 0  # of the batch that is timed
     if balance_by == "time":
+        size = timed_batch_size(saved_bytes(traced.root, example[:1]))
         upto = list(itertools.accumulate(segment_times_ns(segments, example, batch_size=size)))
     else:
         parameters = itertools.accumulate(count_parameters(segment) for segment in segments)
@@ -199,8 +199,7 @@ def _cuts_for_training(
             training_bytes(place.cost, count, images=images) for place, count in zip(places, parameters, strict=True)
         ]
     summed = [place._replace(cost=cost) for place, cost in zip(places, upto, strict=True)]
-    end_cost = functools.partial(critic_cost, batch_size=size) if critic_cost else None
-    return balanced_cuts(summed, groups, end_cost=end_cost)
+    return balanced_cuts(summed, groups, end_cost=lambda cut: critic_cost(cut, size) if critic_cost else 0)
 
 
 def _layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:

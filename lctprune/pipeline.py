@@ -12,7 +12,6 @@ that are kept are those of the first.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,10 +28,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup, lost_processes
 from lctprune.stage import Links, Stage
 from lctprune.train_config import TrainConfig
-from lctprune.update import backward_critic, backward_group, exit_losses, forward_group
 from lctprune.worker import Average, Worker, tensors_of
-
-TIMED_STEPS = 3
 
 
 def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None:
@@ -199,30 +195,3 @@ def _averaging(group: dist.ProcessGroup, replicas: int) -> Average:
             gradient.copy_(part.view(gradient.shape))
 
     return average
-
-
-def group_seconds(
-    network: LocalCriticNetwork, inputs: Tensor, targets: Tensor, *, loss: Loss, repeats: int = TIMED_STEPS
-) -> list[float]:
-    """Seconds that each group with its critic takes in a step: the least of `repeats`. Leaves the network as it was."""
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    modes = network.training
-    network.train()
-    seconds = [[0.0] * len(network.groups) for _ in range(repeats)]
-    with torch.random.fork_rng(devices=[]):
-        for row in seconds:
-            x = inputs
-            for index, group in enumerate(network.groups):
-                critic = network.critics[index] if index < len(network.critics) else None
-                start = time.perf_counter()
-                forward = forward_group(group, x, index=index)
-                losses = exit_losses(forward, critic, targets, loss)
-                backward_group(forward, losses, keep_critic_graph=critic is not None)
-                if critic is not None:
-                    backward_critic(critic, losses, next_losses=torch.zeros_like(losses), matching=0.0)
-                row[index] = time.perf_counter() - start
-                x = forward.boundary.detach()
-    network.zero_grad(set_to_none=True)
-    network.load_state_dict(state)
-    network.train(modes)
-    return [min(column) for column in zip(*seconds, strict=True)]

@@ -153,12 +153,12 @@ def _meet(device: str) -> None:
 
 
 @contextmanager
-def lost_processes() -> Iterator[None]:
+def lost_processes(which: str = "another process") -> Iterator[None]:
     """torch.distributed's errors inside mean that another process is lost."""
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLostError(f"another process is gone ({first_line(error)})") from error
+        raise ProcessLostError(f"{which} is gone ({first_line(error)})") from error
 
 
 def _watch(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from lctprune.errors import TrainingError
 from lctprune.losses import Loss
 from lctprune.scores import ExitScores, ScoreSheet
 from lctprune.splits import Batch, Split
-from lctprune.train_config import TrainConfig
+from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import dense
 from lctprune.worker import StepSettings, Worker
 
@@ -176,9 +175,3 @@ class Stage:
     def _on_device(self, inputs: Tensor, targets: Tensor) -> Batch:
         device = self._config.device
         return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-
-
-def autocast(config: TrainConfig) -> AbstractContextManager[object]:
-    """The precision that training and its evaluation compute in."""
-    # every module runs once a step, so a cache of cast weights would only hold memory
-    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,12 @@ class TrainConfig:
             optimizer = "sgd" if images else "adamw"
         lr = DEFAULT_LR[optimizer] if self.lr is None else self.lr
         return dataclasses.replace(self, device=device, precision=precision, optimizer=optimizer, lr=lr)
+
+
+def autocast(config: TrainConfig) -> AbstractContextManager[object]:
+    """The precision that training and its evaluation compute in; `config` must be resolved."""
+    # every module runs once a step, so a cache of cast weights would only hold memory
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)
 
 
 def parse_matching(matching: float | str) -> tuple[float, float]:

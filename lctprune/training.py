@@ -16,11 +16,11 @@ from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss
 from lctprune.network import LocalCriticNetwork
-from lctprune.pipeline import Pipeline, group_seconds
+from lctprune.pipeline import Pipeline
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run, data_settings
-from lctprune.stage import autocast
-from lctprune.train_config import TrainConfig
+from lctprune.train_config import TrainConfig, autocast
+from lctprune.training_costs import group_seconds
 from lctprune.weights import NETWORK_PREFIX
 
 
