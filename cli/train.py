@@ -44,9 +44,7 @@ def train(
     image_size: Annotated[int | None, _option(DataConfig, "image_size")] = None,
     augment: Annotated[str, _option(DataConfig, "augment")] = DATA.augment,
     val_fraction: Annotated[float, _option(DataConfig, "val_fraction")] = DATA.val_fraction,
-    method: Annotated[
-        str, typer.Option(help="local-critic, or backprop: the plain network, as the reference.")
-    ] = "local-critic",
+    method: Annotated[str, _option(TrainConfig, "method")] = TRAINING.method,
     groups: Annotated[int | None, typer.Option(help=f"{help_of(NetworkConfig, 'groups')} Default: 4.")] = None,
     split_at: Annotated[
         str | None, typer.Option(help=f"{help_of(NetworkConfig, 'split_at')} Comma-separated, as layer1,layer2.")
@@ -106,8 +104,6 @@ def train(
 
     lctprune train vgg-lct --data cifar10 --download --critic paper --critic-optimizer adam --matching 1 --schedule step
     """
-    if method not in ("local-critic", "backprop"):
-        raise ConfigError(f"method is {method!r}; it must be local-critic or backprop")
     if method == "backprop" and (split_at or groups not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
     data_config = DataConfig(
@@ -122,6 +118,7 @@ def train(
         seed=seed,
     )
     config = TrainConfig(
+        method=method,
         epochs=epochs,
         batch_size=batch_size * replicas,
         optimizer=optimizer,
@@ -159,6 +156,8 @@ def train(
         resume=resume,
     )
     require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
+    if method == "joint" and process_count(processes) > 1:
+        raise ConfigError("--method joint needs the whole network in one process; leave out --processes")
     if processes > 1 and not is_started():
         from lctprune.launching import launch  # torch's launcher takes a while to import
 

@@ -57,22 +57,58 @@ def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int) -> nn.Module
 
 
 def _resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module]:
-    def network(*, num_outputs: int, in_channels: int, image_size: int) -> nn.Module:
+    def network(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
         model = build(num_classes=num_outputs)
+        if width != 64:
+            _set_width(model, width)
         if image_size <= SMALL_IMAGE:
-            model.conv1 = _stem_convolution(in_channels, kernel_size=3, stride=1)
+            model.conv1 = _stem_convolution(in_channels, width, kernel_size=3, stride=1)
             model.maxpool = nn.Identity()
-        elif in_channels != 3:
-            model.conv1 = _stem_convolution(in_channels, kernel_size=7, stride=2)
+        elif in_channels != 3 or width != 64:
+            model.conv1 = _stem_convolution(in_channels, width, kernel_size=7, stride=2)
         return cast(nn.Module, model)
 
     return network
 
 
-def _stem_convolution(in_channels: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(in_channels, 64, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+def _set_width(model: resnet.ResNet, width: int) -> None:
+    """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further one."""
+    if width < 1:
+        raise ConfigError(f"width is {width}; it must be at least 1 channel")
+    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
+    if not isinstance(stages[0][0], resnet.BasicBlock):
+        raise ConfigError("width is for ResNets of basic blocks: resnet18 and resnet34")
+    model.bn1 = nn.BatchNorm2d(width)
+    channels = width
+    for index, stage in enumerate(stages):
+        blocks = nn.Sequential()
+        for position in range(len(stage)):
+            blocks.append(_basic_block(channels, width * 2**index, stride=2 if index and position == 0 else 1))
+            channels = width * 2**index
+        setattr(model, f"layer{index + 1}", blocks)
+    model.fc = nn.Linear(channels, model.fc.out_features)
+
+
+def _basic_block(in_channels: int, channels: int, *, stride: int) -> resnet.BasicBlock:
+    shortcut = None
+    if stride != 1 or in_channels != channels:
+        shortcut = nn.Sequential(resnet.conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
+    block = resnet.BasicBlock(in_channels, channels, stride, shortcut)
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            _initialize(module)
+    return cast(resnet.BasicBlock, block)
+
+
+def _stem_convolution(in_channels: int, width: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    _initialize(convolution)
     return convolution
+
+
+def _initialize(convolution: nn.Conv2d) -> None:
+    """As torchvision's ResNets do it."""
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 # name -> function that takes num_outputs and what it needs of in_channels, image_size, features and vocabulary

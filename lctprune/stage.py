@@ -88,6 +88,8 @@ class Stage:
             The losses per sample of each exit here, [batch] each.
         """
         inputs, targets = self._on_device(inputs, targets)
+        if self._config.method == "joint":
+            return self._joint_step(inputs, targets, settings)
         losses: list[Tensor] = []
         for index, worker in enumerate(self.workers):
             inputs = worker.forward(inputs, settings)
@@ -101,6 +103,17 @@ class Stage:
             if index > 0 and settings.update_critics:
                 self.workers[index - 1].update_critic(losses[-1])
         return losses
+
+    def _joint_step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
+        """Deep supervision: everything learns from the sum of all exits' losses (Lee et al. 2015, arXiv 1409.5185)."""
+        losses: list[Tensor] = []
+        for worker in self.workers:
+            inputs, exit_losses = worker.forward_jointly(inputs, targets, self._loss, settings)
+            losses.append(exit_losses)
+        torch.stack(losses).mean(1).sum().backward()  # type: ignore[no-untyped-call]
+        for worker in self.workers:
+            worker.learn_jointly(settings)
+        return [exit_losses.detach() for exit_losses in losses]
 
     def finish(self) -> None:
         """Let the last critic here learn from the step before, whose losses come from the next process."""

@@ -13,6 +13,7 @@ from lctprune.errors import ConfigError
 from lctprune.settings import setting
 
 DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
+METHODS = ("local-critic", "joint", "backprop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,11 @@ class TrainConfig:
         ConfigError: a value is out of range.
     """
 
+    method: str = setting(
+        "local-critic",
+        "local-critic; or, as references: joint, the same critics, with all gradients through the whole network "
+        "(deep supervision), or backprop, the plain network.",
+    )
     epochs: int = setting(10, "Passes over the training split.")
     batch_size: int = setting(128, "Samples in a step.")
     optimizer: str = setting("auto", "sgd, adamw, or auto: sgd for networks of images, adamw for all others.")
@@ -50,6 +56,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
         _require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
         _require(self, "optimizer", self.optimizer in ("auto", *DEFAULT_LR), "auto, sgd or adamw")
         _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")

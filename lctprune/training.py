@@ -67,6 +67,8 @@ def open_run(
     resume: bool = False,
 ) -> Run:
     """The new or resumed run directory that `train_steps` then fills. Arguments and errors are those of `train`."""
+    if config.method == "backprop" and network.critics:
+        raise ConfigError(f"backprop trains a plain network, of 1 group; this one has {len(network.groups)}")
     if config.freeze_main and not network.critics:
         raise ConfigError("to freeze the main network leaves nothing to train: it has no critics; use 2 groups or more")
     settings = {
@@ -122,6 +124,8 @@ def train_steps(
     plan = Plan(*processes.share(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training)
+    if processes and config.method == "joint":
+        raise ConfigError("joint training needs the whole network in one process; leave out --processes")
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None

@@ -109,6 +109,21 @@ class Worker:
         if self._optimizers.group is not None:
             self._learn(self.group, self._optimizers.group, settings)
 
+    def forward_jointly(
+        self, inputs: Tensor, targets: Tensor, loss: Loss, settings: StepSettings
+    ) -> tuple[Tensor, Tensor]:
+        """h_i and L_i, [batch], both attached to the graphs of all groups so far: for joint training."""
+        self._seed("group", settings)
+        output = self._run_group(inputs)
+        self._seed("critic", settings)
+        return output, loss(output if self._run_critic is None else self._run_critic(output), targets)
+
+    def learn_jointly(self, settings: StepSettings) -> None:
+        """Group and critic learn from the gradients that they have."""
+        for module, optimizer in ((self.group, self._optimizers.group), (self.critic, self._optimizers.critic)):
+            if module is not None and optimizer is not None:
+                self._learn(module, optimizer, settings)
+
     @property
     def awaits_losses(self) -> bool:
         """Whether `update_critic` is still to come."""

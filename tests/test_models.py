@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.models import resnet
 
 import lctprune as lct
 from lctprune.errors import ConfigError
-from lctprune.models import ALIASES, MODELS, NetworkConfig, build_network
+from lctprune.models import ALIASES, MODELS, NetworkConfig, _set_width, build_network
 
 SEQUENCES = ("lstm", "gru", "transformer", "mlp")
 
@@ -55,6 +56,30 @@ def test_cost_of_a_resnet_for_small_images() -> None:
     macs = stem + stage1 + later + 512 * 10
     assert lct.count_flops(model, torch.zeros(1, 3, 32, 32)) == 2 * macs
     assert f"{macs / 1e6:.1f}" == "555.4"
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
+@pytest.mark.parametrize("image_size", [32, 96])
+def test_width_of_a_resnet(name: str, blocks: tuple[int, ...], image_size: int) -> None:
+    """At the width of 64 what is built by hand is torchvision's network, and the channels follow any other."""
+    build = MODELS[name]
+    plain, narrow = (build(num_outputs=7, in_channels=3, image_size=image_size, width=width) for width in (64, 12))
+    model = resnet.ResNet(resnet.BasicBlock, list(blocks))
+    _set_width(model, 64)
+    reference = resnet.ResNet(resnet.BasicBlock, list(blocks)).state_dict()
+    assert {key: each.shape for key, each in model.state_dict().items()} == {k: v.shape for k, v in reference.items()}
+    assert {key: each.dim() for key, each in narrow.state_dict().items()} == {
+        key: each.dim() for key, each in plain.state_dict().items()
+    }
+    convolutions = [module for module in narrow.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert [convolutions[0].out_channels, convolutions[-1].out_channels] == [12, 96]
+    assert narrow(torch.zeros(2, 3, image_size, image_size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("model", "width", "says"), [("resnet18", 0, "at least 1"), ("resnet50", 32, "basic blocks")])
+def test_widths_that_cannot_be_are_refused(model: str, width: int, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_network(NetworkConfig(model=model, model_args={"width": width}))
 
 
 def test_resnet_is_resnet18() -> None:

@@ -63,6 +63,7 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
 @pytest.mark.parametrize(
     "changes",
     [
+        {"method": "joint"},
         {"epochs": 3},
         {"batch_size": 8},
         {"lr": 0.05},
@@ -240,6 +241,7 @@ def test_schedules() -> None:
         {"warmup": 1.0},
         {"label_smoothing": 1.0},
         {"schedule": "linear"},
+        {"method": "greedy"},
         {"critic_optimizer": "rmsprop"},
         {"optimizer": "lion"},
         {"lr": -1.0},
@@ -256,6 +258,11 @@ def test_schedules() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(lct.ConfigError, match=next(iter(changes))):
         lct.TrainConfig(**changes)
+
+
+def test_backpropagation_of_a_cut_network_is_refused(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
+    with pytest.raises(lct.ConfigError, match="this one has 3"):
+        trained(make_network, data, tmp_path, method="backprop")
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -9,6 +9,7 @@ import torch
 
 import lctprune as lct
 from lctprune.optimizers import Optimizers, apply_gradients
+from lctprune.stage import Stage
 from lctprune.worker import Worker, step_settings, tensors_of
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -91,3 +92,22 @@ def test_a_worker_finds_its_own_tensors_in_a_checkpoint(make_network: MakeNetwor
         worker.load(checkpoint)
     again = {name: tensor for worker in other for name, tensor in worker.tensors().items()}
     assert all(torch.equal(again[name], tensor) for name, tensor in checkpoint.items())
+
+
+def test_joint_training_is_backpropagation_of_all_losses(make_network: MakeNetwork, data: lct.Data) -> None:
+    config = lct.TrainConfig(method="joint", label_smoothing=0.0, precision="fp32").resolved()
+    expected, network = deterministic(make_network), deterministic(make_network)
+    optimizers = [Optimizers(worker.group, worker.critic, config) for worker in make_workers(expected, config)]
+    stage = Stage(make_workers(network, config), config, lct.cross_entropy)
+    for position, (inputs, targets) in zip(range(5), data.train.shuffled(8, seed=0), strict=False):
+        settings = step_settings(position, 5, config)
+        outputs = expected.exits(inputs)
+        sum(torch.nn.functional.cross_entropy(output, targets) for output in outputs).backward()
+        for each in optimizers:
+            for optimizer in each.all.values():
+                apply_gradients(optimizer, settings.lr)
+        losses = stage.step(inputs, targets, settings)
+        for output, exit_losses in zip(outputs, losses, strict=True):
+            torch.testing.assert_close(exit_losses, lct.cross_entropy(output, targets).detach())
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
