@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lctprune.candidates import candidate_of
 from lctprune.cli.console import print_candidates, print_json, stdout, units
 from lctprune.cli.measured import (
     BatchOption,
@@ -19,7 +20,6 @@ from lctprune.cli.measured import (
 )
 from lctprune.deployment import deploy, deployment_record, read_selection
 from lctprune.description import candidate_record
-from lctprune.errors import NetworkError
 from lctprune.files import write_atomically
 from lctprune.selection import pareto_front
 
@@ -42,7 +42,9 @@ def evaluate(
     if selection is None:
         write_results(opened, candidates)
     else:
-        write_results(opened, candidates, chosen=candidates[selection["exit"]], limits=selection["budget"])
+        write_results(
+            opened, candidates, chosen=candidate_of(candidates, selection["exit"]), limits=selection["budget"]
+        )
     if json:
         records = [candidate_record(candidate) for candidate in candidates]
         print_json({"run": str(opened.path), "split": "validation", "candidates": records})
@@ -70,7 +72,11 @@ def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption 
     else:
         test = {**selection["test"], "main_accuracy": selection["main_network"]["test"]["accuracy"]}
         page = report_page(
-            opened, candidates, chosen=candidates[selection["exit"]], budget=selection["budget"], test=test
+            opened,
+            candidates,
+            chosen=candidate_of(candidates, selection["exit"]),
+            budget=selection["budget"],
+            test=test,
         )
     write_atomically(path, page.encode())
     if json:
@@ -94,9 +100,7 @@ def export(
     lctprune export runs/mine --exit 1 --out deployed
     """
     opened, candidates = measured(run, model=model, any_latency=True)
-    exit = candidates[-1].exit if exit is None else exit
-    if not 0 <= exit < len(candidates):
-        raise NetworkError(f"exit {exit} does not exist; {opened.path} has exits 0 to {len(candidates) - 1}")
+    exit = candidate_of(candidates, candidates[-1].exit if exit is None else exit).exit
     folder = out or opened.path / "exports" / f"exit{exit}"
     deployment = deploy(opened, candidates, exit, folder, format=format)
     if json:

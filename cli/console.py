@@ -68,9 +68,11 @@ def print_candidates(
     table = Table(box=None, pad_edge=False, header_style="bold")
     left_out = () if console.width >= WIDE else ("loss", "MACs")
     rows = [_cells(candidate) for candidate in candidates]
+    if any(candidate.origin for candidate in candidates):
+        rows = [{**cells, "added as": each.origin} for cells, each in zip(rows, candidates, strict=True)]
     table.add_column("")
     for heading in (heading for heading in rows[0] if heading not in left_out):
-        table.add_column(heading, justify="left" if heading == "exit" else "right")
+        table.add_column(heading, justify="left" if heading in ("exit", "added as") else "right", no_wrap=True)
     for candidate, cells in zip(candidates, rows, strict=True):
         mark = "→" if candidate is chosen else "*" if candidate in front else ""
         shown = [cell for heading, cell in cells.items() if heading not in left_out]

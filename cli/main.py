@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lctprune import __version__
+from lctprune.cli.adding import densify, finetune
 from lctprune.cli.commands import evaluate, export, report
 from lctprune.cli.console import print_json
 from lctprune.cli.networks import inspect, models
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, select, evaluate, report, export, inspect, models):
+for command in (train, select, evaluate, report, export, densify, finetune, inspect, models):
     app.command()(command)
 
 

@@ -24,6 +24,13 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by 
 BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose latency is measured.")]
 
 
+def opened(path: Path | None, *, model: str | None = None, threads: int | None = None) -> Run:
+    """The run, by default the newest."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return newest_run(model=model) if path is None else Run(path, model=model)
+
+
 def measured(
     path: Path | None,
     *,
@@ -34,9 +41,7 @@ def measured(
     any_latency: bool = False,
 ) -> tuple[Run, list[Candidate]]:
     """The run, by default the newest, and its candidates."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    run = newest_run(model=model) if path is None else Run(path, model=model)
+    run = opened(path, model=model, threads=threads)
     console = stderr()
     if run.epochs_done < (epochs := run.config["training"]["epochs"]):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lctprune.data import EMBEDDED
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
 from lctprune.sources import TORCHVISION
+
+Number = TypeVar("Number", int, float)
 
 
 def group_count(groups: int | None, split_at: str | None) -> int:
@@ -24,14 +27,15 @@ def names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",")) if text else None
 
 
-def numbers(text: str | None) -> tuple[int, ...] | None:
-    """Comma-separated whole numbers, of --critic-depth."""
+def numbers(name: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
+    """Comma-separated numbers of one kind, as of --critic-depth."""
     if not text:
         return None
     try:
-        return tuple(int(number) for number in text.split(","))
+        return tuple(kind(number) for number in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"critic depth is {text!r}; it must be whole numbers, as 1 or 3,2,1") from error
+        wanted = "whole numbers, as 1 or 3,2,1" if kind is int else "numbers, as 0.5 or 1,1,0.5"
+        raise ConfigError(f"{name} is {text!r}; it must be {wanted}") from error
 
 
 def arguments(text: str | None) -> dict[str, Any]:

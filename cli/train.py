@@ -60,6 +60,9 @@ def train(
     critic_depth: Annotated[
         str | None, typer.Option(help=f"{help_of(NetworkConfig, 'critic_depth')} One number, or one each: 3,2,1.")
     ] = None,
+    critic_width: Annotated[
+        str | None, typer.Option(help=f"{help_of(NetworkConfig, 'critic_width')} One number, or one each: 1,1,0.5.")
+    ] = None,
     critic_pool: Annotated[str, _option(NetworkConfig, "critic_pool")] = NETWORK.critic_pool,
     epochs: Annotated[int, _option(TrainConfig, "epochs")] = TRAINING.epochs,
     batch_size: Annotated[int, _option(TrainConfig, "batch_size")] = TRAINING.batch_size,
@@ -143,7 +146,8 @@ def train(
         balance=balance,
         model_args=arguments(model_args),
         critic=critic,
-        critic_depth=numbers(critic_depth),
+        critic_depth=numbers("critic depth", critic_depth, int),
+        critic_width=numbers("critic width", critic_width, float),
         critic_pool=critic_pool,
     )
     job = Job(

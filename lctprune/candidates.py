@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,13 +17,14 @@ from lctprune.costs import (
     measure_latency,
     size_bytes,
 )
-from lctprune.errors import UnknownOperationError
+from lctprune.errors import NetworkError, UnknownOperationError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.network import LocalCriticNetwork
-from lctprune.scores import score_exits
+from lctprune.scores import ExitScores, score_exits
 from lctprune.splits import Split
 
+MAIN = "main network"
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 
@@ -31,7 +33,8 @@ class Candidate:
     """One exit: a network that could be deployed.
 
     Attributes:
-        exit: its number, from 0; the last is the main network.
+        exit: its number, from 0; of the networks that were trained together the last is the main network, and numbers
+            beyond it are of networks that were added to a run later.
         name: for people.
         accuracy: share of samples classified right, 0 to 1; of a regression R2, the share of variance explained.
         loss: mean loss per sample.
@@ -45,6 +48,7 @@ class Candidate:
         latency_batch: samples in one call.
         metric: what `accuracy` is: "accuracy" or "R2".
         accuracy_error: standard error of an R2.
+        origin: how it came to be, where it was not trained with the main network.
     """
 
     exit: int
@@ -62,6 +66,7 @@ class Candidate:
     latency_batch: int = 1
     metric: str = "accuracy"
     accuracy_error: float | None = None
+    origin: str = ""
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
@@ -97,36 +102,73 @@ def evaluate(
         DataError: the split has no samples.
     """
     scores = score_exits(network, split, loss=loss, batch_size=batch_size)
-    example = example.to(device_of(network))
-    subnetworks = [network.subnetwork(exit) for exit in range(len(network.groups))]
-    latencies: Sequence[Latency | None] = [None] * len(subnetworks)
+    last = len(network.groups) - 1
+    exits = [
+        ScoredExit(exit, MAIN if exit == last else f"exit {exit}", network.subnetwork(exit), scores, exit)
+        for exit in range(last + 1)
+    ]
+    return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
+
+
+class ScoredExit(NamedTuple):
+    """A network whose accuracy is known, and whose costs are to be measured."""
+
+    exit: int
+    name: str
+    network: nn.Module
+    scores: ExitScores
+    place: int  # of its figures in `scores`
+    origin: str = ""
+
+
+def measure_costs(
+    exits: Sequence[ScoredExit], example: Tensor, *, latency_batch: int = 1, latency_repeats: int = 50
+) -> list[Candidate]:
+    """What each network costs; latencies of all in turns. Arguments are those of `evaluate`."""
+    networks = [each.network for each in exits]
+    example = example.to(device_of(networks[-1]))
+    latencies: Sequence[Latency | None] = [None] * len(networks)
     if latency_repeats:
         repeated = example[:1].expand(latency_batch, *example.shape[1:]).contiguous()
-        deployed = [to_torchscript(subnetwork, repeated) for subnetwork in subnetworks]
+        deployed = [to_torchscript(network, repeated) for network in networks]
         latencies = measure_latency(deployed, repeated, repeats=latency_repeats)
     candidates = []
-    for exit, (subnetwork, latency) in enumerate(zip(subnetworks, latencies, strict=True)):
-        flops = _known_flops(subnetwork, example)
+    for each, latency in zip(exits, latencies, strict=True):
+        flops, scores = _known_flops(each.network, example), each.scores
         candidates.append(
             Candidate(
-                exit=exit,
-                name="main network" if exit == len(subnetworks) - 1 else f"exit {exit}",
-                accuracy=scores.accuracy[exit],
-                loss=scores.loss[exit],
+                exit=each.exit,
+                name=each.name,
+                accuracy=scores.accuracy[each.place],
+                loss=scores.loss[each.place],
                 flops=flops,
                 macs=None if flops is None else flops // 2,
-                parameters=count_parameters(subnetwork),
+                parameters=count_parameters(each.network),
                 latency_ms=latency and latency.median_ms,
-                size_bytes=size_bytes(subnetwork),
+                size_bytes=size_bytes(each.network),
                 samples=scores.samples,
                 latency_p5_ms=latency and latency.p5_ms,
                 latency_p95_ms=latency and latency.p95_ms,
                 latency_batch=latency_batch,
                 metric=scores.metric,
-                accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[exit],
+                accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.place],
+                origin=each.origin,
             )
         )
     return candidates
+
+
+def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
+    """The candidate of an exit, by its number.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    for candidate in candidates:
+        if candidate.exit == exit:
+            return candidate
+    known = ", ".join(str(candidate.exit) for candidate in sorted(candidates, key=lambda each: each.exit))
+    raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:

@@ -28,6 +28,7 @@ def make_critic(
     num_outputs: int,
     *,
     depth: int | None = None,
+    width: float = 1.0,
     channels_last: bool | None = None,
     pool: str = "mean",
 ) -> nn.Module:
@@ -41,12 +42,14 @@ def make_critic(
         kind: `tail`, `pooled`, `paper` or `linear`.
         shape: the group's output without the batch: channels, height, width; or steps, features; or features.
         num_outputs: width of the network's output.
-        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map).
+        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map); of the
+            residual blocks at each size of a map, for `tail` (default 1).
+        width: factor on the number of channels, or of hidden features; `linear` has none.
         channels_last: whether the features are the last dimension; by default those of feature maps are the first.
         pool: of sequences: `mean` over the steps, or the `last` step.
 
     Raises:
-        ConfigError: the kind is unknown, or `depth` does not apply to it or is below 1.
+        ConfigError: the kind is unknown, or `depth` or `width` does not apply to it or is too small.
         NetworkError: the group's output is nothing that this kind of critic can read.
     """
     if kind not in CRITICS:
@@ -60,107 +63,122 @@ def make_critic(
             f"a {kind!r} critic needs a feature map of [channels, height, width], the group gives {list(shape)}"
             f"{wanted} has feature maps"
         )
-    if depth is not None and depth < 1:
-        raise ConfigError(f"critic depth is {depth}; a critic needs at least 1 convolution")
-    if depth is not None and kind not in ("pooled", "paper"):
-        raise ConfigError(f"critic depth does not apply to {kind!r}; it is for pooled and paper")
+    _check_size(kind, depth, width, is_map=is_map)
     if is_map:
         shape = (shape[2], shape[0], shape[1]) if channels_last else shape
-        critic = CRITICS[kind](shape, num_outputs, depth)
+        critic = CRITICS[kind](shape, num_outputs, depth, width)
         return nn.Sequential(Permute([0, 3, 1, 2]), critic) if channels_last else critic
     if len(shape) == 1:
-        return VECTOR_CRITICS[kind](shape[0], num_outputs)
+        return VECTOR_CRITICS[kind](shape[0], num_outputs, width)
     if channels_last is False:
-        return nn.Sequential(Permute([0, 2, 1]), SEQUENCE_CRITICS[kind](shape[0], num_outputs, pool))
-    return SEQUENCE_CRITICS[kind](shape[1], num_outputs, pool)
+        return nn.Sequential(Permute([0, 2, 1]), SEQUENCE_CRITICS[kind](shape[0], num_outputs, pool, width))
+    return SEQUENCE_CRITICS[kind](shape[1], num_outputs, pool, width)
 
 
-def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+def _check_size(kind: str, depth: int | None, width: float, *, is_map: bool) -> None:
+    if depth is not None and depth < 1:
+        raise ConfigError(f"critic depth is {depth}; a critic needs at least 1 convolution")
+    if depth is not None and (kind == "linear" or not is_map):
+        raise ConfigError(f"critic depth does not apply to {kind!r} here; it is for convolutions, of feature maps")
+    if not 0 < width <= 16:
+        raise ConfigError(f"critic width is {width}; it must be greater than 0 and at most 16")
+    if kind == "linear" and width != 1:
+        raise ConfigError("critic width does not apply to 'linear', which has no hidden layer")
+
+
+def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
     """The paper's critic: `depth` 3x3 convolutions to 128 channels with ReLU (its Table 2), flatten, linear."""
-    channels, height, width = shape
+    channels, height, side = shape
     layers: list[nn.Module] = []
     for _ in range(depth or 1):
-        layers += [nn.Conv2d(channels, PAPER_CHANNELS, 3, padding=1), nn.ReLU(inplace=True)]
-        channels = PAPER_CHANNELS
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, num_outputs))
+        layers += [nn.Conv2d(channels, _scaled(PAPER_CHANNELS, width), 3, padding=1), nn.ReLU(inplace=True)]
+        channels = _scaled(PAPER_CHANNELS, width)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * side, num_outputs))
 
 
-def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
     """The paper's critic made cheap at any size: convolutions of stride 2, and pooling to 4x4 before the flatten."""
-    channels, height, width = shape
-    depth = depth or min(2, max(1, _halvings(min(height, width), 2 * POOLED_SIDE)))
+    channels, *sides = shape
+    depth = depth or min(2, max(1, _halvings(min(sides), 2 * POOLED_SIDE)))
     layers: list[nn.Module] = []
     for _ in range(depth):
-        stride = 2 if min(height, width) > POOLED_SIDE else 1
-        layers += [nn.Conv2d(channels, PAPER_CHANNELS, 3, stride=stride, padding=1), nn.ReLU(inplace=True)]
-        channels, height, width = PAPER_CHANNELS, -(-height // stride), -(-width // stride)
-    pooled = min(height, POOLED_SIDE), min(width, POOLED_SIDE)
+        stride = 2 if min(sides) > POOLED_SIDE else 1
+        out_channels = _scaled(PAPER_CHANNELS, width)
+        layers += [nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1), nn.ReLU(inplace=True)]
+        channels, sides = out_channels, [-(-side // stride) for side in sides]
+    pooled = min(sides[0], POOLED_SIDE), min(sides[1], POOLED_SIDE)
     flat = channels * pooled[0] * pooled[1]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(flat, num_outputs))
 
 
-def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
     """A thin residual tail: a stride-2 residual block for each remaining halving of the map, global pooling, linear.
 
-    The first block keeps the group's channels (fewer where the map is wider than `TAIL_AREA`, as after a bottleneck
-    block), each further one doubles them.
+    The first block keeps the group's channels, times `width` (fewer where the map is wider than `TAIL_AREA`, as after a
+    bottleneck block), each further one doubles them. With a `depth` of more than 1, blocks of stride 1 follow each.
     """
-    channels, height, width = shape
-    side = min(height, width)
+    channels, *sides = shape
+    side = min(sides)
     blocks: list[nn.Module] = []
     for index in range(_halvings(side, TAIL_SIDE)):
-        out_channels = min(channels, TAIL_AREA // side) if index == 0 else 2 * channels
-        blocks.append(HalvingBlock(channels, out_channels))
+        out_channels = _scaled(min(channels, TAIL_AREA // side), width) if index == 0 else 2 * channels
+        blocks.append(TailBlock(channels, out_channels, stride=2))
+        blocks += [TailBlock(out_channels, out_channels, stride=1) for _ in range((depth or 1) - 1)]
         channels = out_channels
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
 
 
-def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None) -> nn.Module:
+def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
     """Global average pooling and a linear layer: the cheapest."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], num_outputs))
 
 
-def token_mlp(width_in: int, num_outputs: int, pool: str = "mean") -> nn.Sequential:
-    """A critic of [batch, time, width_in]: normalisation, pooling, and one hidden layer of the same width."""
-    return nn.Sequential(NormalizedPooling(width_in, pool), *vector_mlp(width_in, num_outputs))
+def token_mlp(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
+    """A critic of [batch, time, width_in]: normalisation, pooling, and one hidden layer of `width` times as much."""
+    return nn.Sequential(NormalizedPooling(width_in, pool), *vector_mlp(width_in, num_outputs, width))
 
 
-def token_linear(width_in: int, num_outputs: int, pool: str = "mean") -> nn.Sequential:
+def token_linear(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
     """The least critic of [batch, time, width_in]: pooling, linear."""
     return nn.Sequential(Pooling(pool), nn.Linear(width_in, num_outputs))
 
 
-def vector_mlp(width_in: int, num_outputs: int) -> nn.Sequential:
-    """A critic of [batch, width_in] with one hidden layer of the same width."""
-    return nn.Sequential(nn.Linear(width_in, width_in), nn.ReLU(), nn.Linear(width_in, num_outputs))
+def vector_mlp(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
+    """A critic of [batch, width_in] with one hidden layer of `width` times as many features."""
+    hidden = _scaled(width_in, width)
+    return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), nn.Linear(hidden, num_outputs))
 
 
-def vector_linear(width_in: int, num_outputs: int) -> nn.Sequential:
+def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
     """The least critic of [batch, width_in]."""
     return nn.Sequential(nn.Linear(width_in, num_outputs))
 
 
-class HalvingBlock(nn.Module):
-    """A residual block that halves the map. Its shortcut has no parameters and keeps nothing for the backward pass:
+class TailBlock(nn.Module):
+    """A residual block that may halve the map. Its shortcut has no parameters and keeps nothing for the backward pass:
     average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the first channels only.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        self.pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         self.more_channels = out_channels - in_channels
 
-    def forward(self, x: Tensor) -> Tensor:  # [batch, in_channels, h, w] -> [batch, out_channels, ceil(h/2), ceil(w/2)]
+    def forward(self, x: Tensor) -> Tensor:  # [batch, in_channels, h, w] -> [batch, out_channels, h', w'], rounded up
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         shortcut = self.pool(x)
         if self.more_channels:
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.more_channels))
         return functional.relu(out + shortcut, inplace=True)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
 
 
 def _halvings(side: int, least: int) -> int:
@@ -171,11 +189,11 @@ def _halvings(side: int, least: int) -> int:
     return count
 
 
-CRITICS: dict[str, Callable[[Sequence[int], int, int | None], nn.Module]] = {
+CRITICS: dict[str, Callable[[Sequence[int], int, int | None, float], nn.Module]] = {
     "tail": tail_critic,
     "pooled": pooled_critic,
     "paper": paper_critic,
     "linear": linear_critic,
 }
-SEQUENCE_CRITICS: dict[str, Callable[[int, int, str], nn.Module]] = {"tail": token_mlp, "linear": token_linear}
-VECTOR_CRITICS: dict[str, Callable[[int, int], nn.Module]] = {"tail": vector_mlp, "linear": vector_linear}
+SEQUENCE_CRITICS: dict[str, Callable[[int, int, str, float], nn.Module]] = {"tail": token_mlp, "linear": token_linear}
+VECTOR_CRITICS: dict[str, Callable[[int, int, float], nn.Module]] = {"tail": vector_mlp, "linear": vector_linear}

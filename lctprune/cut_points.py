@@ -102,8 +102,8 @@ def named_cuts(traced: Traced, points: Sequence[CutPoint], names: Sequence[str])
             problem = "is not in the model" if not inside else "is not a place where the model can be cut"
             raise PartitionError(f"split point {name!r} {problem}; possible are {', '.join(available)}")
         cuts.append(by_node[inside[-1]])
-    if any(left.node >= right.node for left, right in itertools.pairwise(cuts)):
-        raise PartitionError(f"split points {', '.join(names)} must be different and in the network's order")
+    if any(left.node > right.node for left, right in itertools.pairwise(cuts)):
+        raise PartitionError(f"split points {', '.join(names)} must be in the network's order")
     return cuts
 
 

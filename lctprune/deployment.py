@@ -8,21 +8,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lctprune.candidates import Candidate, evaluate
+from lctprune.candidates import MAIN, Candidate, ScoredExit, measure_costs
+from lctprune.data_set import Data
 from lctprune.description import candidate_record, describe
 from lctprune.environment import environment, machine
-from lctprune.errors import RunError
 from lctprune.exporting import export
+from lctprune.family import Member, checkpoint_hash, family, member_of
 from lctprune.files import sha256, write_json
 from lctprune.runs import Run, load_network
-from lctprune.scores import score_exits
-from lctprune.weights import CHECKPOINT
+from lctprune.scores import score_exits, score_networks
 
 CANDIDATES, SELECTED, DESCRIPTION = "candidates.json", "selected", "model.json"
 COMPARED_SAMPLES = 32  # that an exported file is compared on
@@ -63,9 +65,11 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_la
     Raises:
         RunError, DataError: the run's network or data cannot be loaded.
     """
-    path = run.path / CANDIDATES
+    path, members = run.path / CANDIDATES, family(run)
+    added = {member.run.path: checkpoint_hash(member.run) for member in members if member.run is not run}
     conditions = {
-        "checkpoint_sha256": _checkpoint_hash(run),
+        "checkpoint_sha256": checkpoint_hash(run),
+        "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
         "device": "cpu",
         **machine(),
@@ -73,8 +77,10 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_la
     known = [] if again else _read_candidates(path, conditions, any_latency)
     if known:
         return known
-    network, data = load_network(run), run.load_data()
-    candidates = evaluate(network, data.val, data.example, latency_batch=latency_batch)
+    data = run.load_data()
+    candidates = measure_costs(_scored(members, data), data.example, latency_batch=latency_batch)
+    if added:  # by what they cost, the main network last
+        candidates.sort(key=lambda each: (each.name == MAIN, math.inf if each.flops is None else each.flops))
     document = {
         "split": "validation",
         "units": {
@@ -88,6 +94,20 @@ def measure_run(run: Run, *, again: bool = False, latency_batch: int = 1, any_la
     }
     write_json(path, document)
     return candidates
+
+
+def _scored(members: Sequence[Member], data: Data) -> list[ScoredExit]:
+    """All networks of a family, those of one run in one pass over the validation split."""
+    exits = []
+    for _, together in itertools.groupby(members, key=lambda member: member.run.path):
+        group = list(together)
+        network = load_network(group[0].run)
+        scores = score_exits(network, data.val)
+        exits += [
+            ScoredExit(each.number, each.name, network.subnetwork(each.exit), scores, each.exit, each.origin)
+            for each in group
+        ]
+    return exits
 
 
 def deploy(
@@ -116,10 +136,12 @@ def deploy(
         NetworkError: there is no such exit.
         ExportError: the file would not do what the network does, or cannot be written.
     """
-    network, data = load_network(run), run.load_data()
-    subnetwork = network.subnetwork(exit)
+    member, data = member_of(run, exit), run.load_data()
+    subnetwork = load_network(member.run).subnetwork(member.exit)
     samples, _ = next(data.val.batches(COMPARED_SAMPLES))
-    scores = score_exits(network, data.test) if measure_test else None  # first: it may find a file that is broken
+    scores = None
+    if measure_test:  # first: it may find a file that is broken
+        scores = score_networks([subnetwork, load_network(run)], data.test)
     model = export(subnetwork, samples, folder / f"model{SUFFIXES.get(format, '')}", format=format)
     description = folder / DESCRIPTION
     record = {
@@ -128,15 +150,15 @@ def deploy(
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
-        "trained_with": {"run": run.path.name, "checkpoint_sha256": _checkpoint_hash(run)},
+        "trained_with": {"run": run.path.name, "checkpoint_sha256": checkpoint_hash(run)},
         **environment(),
     }
     write_json(description, record)
     return Deployment(
         model=model,
         description=description,
-        test_accuracy=scores and scores.accuracy[exit],
-        main_test_accuracy=scores and scores.accuracy[-1],
+        test_accuracy=scores and scores.accuracy[0],
+        main_test_accuracy=scores and scores.accuracy[1],
         test_samples=scores and scores.samples,
     )
 
@@ -152,7 +174,7 @@ def read_selection(run: Run) -> dict[str, Any] | None:
         description: dict[str, Any] = json.loads((run.path / SELECTED / DESCRIPTION).read_text())
         exported = run.path / SELECTED / description["file"]
         current = (
-            description["trained_with"]["checkpoint_sha256"] == _checkpoint_hash(run)
+            description["trained_with"]["checkpoint_sha256"] == checkpoint_hash(run)
             and description["sha256"] == sha256(exported)
             and description["test"] is not None
         )
@@ -161,18 +183,11 @@ def read_selection(run: Run) -> dict[str, Any] | None:
     return description if current else None
 
 
-def _checkpoint_hash(run: Run) -> str:
-    try:
-        return sha256(run.path / CHECKPOINT)
-    except OSError as error:
-        raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume") from error
-
-
 def _read_candidates(path: Path, conditions: Mapping[str, object], any_latency: bool) -> list[Candidate]:
     """Measured before, on the same checkpoint, and under the same conditions if latencies matter; otherwise nothing."""
     try:
         document = json.loads(path.read_text())
-        compared = ["checkpoint_sha256"] if any_latency else [*conditions]
+        compared = ["checkpoint_sha256", "added_sha256"] if any_latency else [*conditions]
         if any(document["conditions"].get(name) != conditions[name] for name in compared):
             return []
         names = {field.name for field in dataclasses.fields(Candidate)}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lctprune.candidates import Candidate
+from lctprune.candidates import Candidate, candidate_of
 from lctprune.runs import Run
 from lctprune.scores import ExitScores
 from lctprune.text import PATTERN
@@ -25,9 +25,9 @@ def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitS
 
     Args:
         run: where the network comes from.
-        candidates: all of the run's.
+        candidates: all of the run's, the main network last.
         exit: which.
-        scores: of all exits on the test split, where they were measured.
+        scores: of this network and of the main network on the test split, where they were measured.
     """
     recipe, data = run.config["network"], run.config["data"]
     return {
@@ -37,17 +37,17 @@ def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitS
         "input": _input(recipe, data),
         "output": _output(recipe, data),
         "costs_are_for": f"one sequence of {recipe['steps']} steps" if recipe.get("steps") else "one sample",
-        "validation": candidate_record(candidates[exit]),
-        "test": scores and _on_test(scores, exit),
+        "validation": candidate_record(candidate_of(candidates, exit)),
+        "test": scores and _on_test(scores, 0),
         "main_network": {
             "validation": candidate_record(candidates[-1]),
-            "test": scores and _on_test(scores, len(candidates) - 1),
+            "test": scores and _on_test(scores, 1),
         },
     }
 
 
-def _on_test(scores: ExitScores, exit: int) -> dict[str, Any]:
-    return {"accuracy": scores.accuracy[exit], "samples": scores.samples, "metric": scores.metric}
+def _on_test(scores: ExitScores, place: int) -> dict[str, Any]:
+    return {"accuracy": scores.accuracy[place], "samples": scores.samples, "metric": scores.metric}
 
 
 def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

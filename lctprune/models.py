@@ -152,8 +152,12 @@ class NetworkConfig:
         "flops", "What the cuts balance: flops; time (measured) or memory of training, critics included."
     )
     critic: str = setting("tail", "Kind of critic: tail, linear, or, for feature maps, pooled or paper.")
-    critic_depth: tuple[int, ...] | None = setting(None, "3x3 convolutions of each critic (paper and pooled).")
+    critic_depth: tuple[int, ...] | None = setting(
+        None, "Depth of each critic: its 3x3 convolutions (paper, pooled), or residual blocks at each size (tail)."
+    )
+    critic_width: tuple[float, ...] | None = setting(None, "Factor on the channels of each critic; by default 1.")
     critic_pool: str = setting("mean", "How critics of sequences pool the steps: mean or last.")
+    exit: int | None = setting(None, "Of all exits this one alone, as one plain network: its groups and its critic.")
     num_outputs: int = setting(10, "Width of the output: number of classes.")
     in_channels: int = setting(3, "Channels of an image.")
     image_size: int = setting(32, "Side of an image in pixels.")
@@ -175,7 +179,7 @@ class NetworkConfig:
         for name in ("groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        for name in ("split_at", "critic_depth", "cuts"):  # lists, when read back from JSON
+        for name in ("split_at", "critic_depth", "critic_width", "cuts"):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.split_at:
@@ -221,11 +225,24 @@ def build_network(config: NetworkConfig, *, weights: str | None = None) -> Local
         groups=config.groups,
         critic=config.critic,
         critic_depth=config.critic_depth,
+        critic_width=config.critic_width,
         critic_pool=config.critic_pool,
         split_at=_cuts(config),
         balance_by=config.balance,
     )
-    network.recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
+    recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
+    return network_of(network, recipe)
+
+
+def network_of(network: LocalCriticNetwork, recipe: NetworkConfig) -> LocalCriticNetwork:
+    """The network that a recipe means: all of it, or the one exit that the recipe names.
+
+    Raises:
+        NetworkError: there is no such exit.
+    """
+    if recipe.exit is not None:
+        network = LocalCriticNetwork([network.subnetwork(recipe.exit)])
+    network.recipe = recipe
     return network
 
 

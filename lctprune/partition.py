@@ -7,8 +7,9 @@ group takes one tensor and gives one. Cuts are placed so that a cost of the grou
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,6 +31,8 @@ from lctprune.tracing import (
 )
 from lctprune.training_costs import critic_time_ns, segment_times_ns, timed_batch_size, training_bytes
 
+_T = TypeVar("_T")
+
 
 def attach_critics(
     model: nn.Module,
@@ -39,6 +42,7 @@ def attach_critics(
     groups: int = 4,
     critic: str = "tail",
     critic_depth: Sequence[int] | None = None,
+    critic_width: Sequence[float] | None = None,
     critic_pool: str = "mean",
     split_at: Sequence[str] | None = None,
     balance_by: str = "flops",
@@ -51,9 +55,11 @@ def attach_critics(
         num_outputs: width of the model's output, and so of every critic's.
         groups: how many layer groups.
         critic: kind of critic: `tail`, `pooled`, `paper` or `linear`.
-        critic_depth: convolutions of each critic (`paper` and `pooled`), or one number for all.
+        critic_depth: depth of each critic of convolutions (see `make_critic`), or one number for all.
+        critic_width: factor on the width of each critic, or one for all; by default 1.
         critic_pool: how critics of sequences pool the steps: `mean` or `last`.
-        split_at: names of modules or nodes, such as "layer2"; a group ends after each. In place of `groups`.
+        split_at: names of modules or nodes, such as "layer2"; a group ends after each. In place of `groups`. A name
+            that stands there twice gets two critics, with an empty group between them.
         balance_by: what cuts balance: `flops`; or what a step of training with default settings costs a group and its
             critic: `time`, measured here, or `memory` of activations, weights, gradients and momentum.
 
@@ -67,20 +73,22 @@ def attach_critics(
         NetworkWarning: an auxiliary head of the model is left out.
     """
     count = len(split_at) if split_at else groups - 1
-    depths: list[int | None] = [None] * count
-    if critic_depth is not None:
-        if len(critic_depth) not in (1, count):
-            raise ConfigError(f"critic depth has {len(critic_depth)} numbers; give 1, or {count}, one a critic")
-        depths = [*critic_depth] * (count if len(critic_depth) == 1 else 1)
+    depths, widths = _one_each("depth", critic_depth, count, None), _one_each("width", critic_width, count, 1.0)
 
-    def critic_behind(cut: CutPoint, depth: int | None) -> nn.Module:
+    def critic_behind(cut: CutPoint, depth: int | None, width: float) -> nn.Module:
         return make_critic(
-            critic, cut.shape, num_outputs, depth=depth, channels_last=cut.channels_last, pool=critic_pool
+            critic,
+            cut.shape,
+            num_outputs,
+            depth=depth,
+            width=width,
+            channels_last=cut.channels_last,
+            pool=critic_pool,
         )
 
     def critic_cost(cut: CutPoint, batch_size: int) -> int:
         with torch.random.fork_rng(devices=[]), suppress(ConfigError):  # no critic of this kind can stand there
-            head = critic_behind(cut, depths[0] if depths else None)
+            head = critic_behind(cut, depths[0] if depths else None, widths[0] if widths else 1.0)
             if balance_by == "memory":
                 activations = saved_bytes(head, torch.zeros(1, *cut.shape))
                 return training_bytes(activations, count_parameters(head), images=example.dim() == 4)
@@ -93,10 +101,20 @@ def attach_critics(
     shape = _output_shape(parts, example)
     if shape != (num_outputs,):
         raise NetworkError(f"the model gives outputs of shape {list(shape)} a sample, not [{num_outputs}]")
-    critics = [critic_behind(cut, depth) for cut, depth in zip(cuts, depths, strict=True)]
+    critics = [critic_behind(*each) for each in zip(cuts, depths, widths, strict=True)]
     network = LocalCriticNetwork(parts, critics)
     network.cuts = tuple(cut.node_name for cut in cuts)
+    network.places = tuple(cut.name for cut in cuts)
     return network
+
+
+def _one_each(name: str, given: Sequence[_T] | None, count: int, default: _T) -> list[_T]:
+    """One value for each critic."""
+    if given is None:
+        return [default] * count
+    if len(given) not in (1, count):
+        raise ConfigError(f"critic {name} has {len(given)} numbers; give 1, or {count}, one a critic")
+    return [*given] * (count if len(given) == 1 else 1)
 
 
 def partition(
@@ -174,8 +192,19 @@ def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:
     Raises:
         PartitionError: the model cannot be traced.
     """
+    return all_places(model, example)[:-1]
+
+
+def all_places(model: nn.Module, example: Tensor, *, also: Collection[str] = ()) -> list[CutPoint]:
+    """The same with the network's output, and with the nodes named in `also`, in the network's order.
+
+    Raises:
+        PartitionError: the model cannot be traced.
+    """
     with without_leftovers(model):
-        return distinct_points(cut_points(trace(model), example))[:-1]
+        points = cut_points(trace(model), example)
+    distinct = distinct_points(points)
+    return [point for point in points if point in distinct or point.node_name in also]
 
 
 def _cuts_for_training(

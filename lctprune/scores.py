@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lctprune.costs import device_of, evaluation_mode
 from lctprune.errors import DataError
@@ -82,6 +82,22 @@ def score_exits(
     with evaluation_mode(network), torch.inference_mode():
         for inputs, targets in split.batches(batch_size):
             sheet.add(network.exits(inputs.to(device)), targets.to(device))
+    return sheet.result()
+
+
+def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: int = 256) -> ExitScores:
+    """The same of networks that have nothing in common but their input, from one pass over a split.
+
+    Raises:
+        DataError: the split has no samples.
+    """
+    together = nn.ModuleList(networks)
+    device = device_of(together)
+    sheet = ScoreSheet()
+    with evaluation_mode(together), torch.inference_mode():
+        for inputs, targets in split.batches(batch_size):
+            inputs = inputs.to(device)
+            sheet.add([network(inputs) for network in networks], targets.to(device))
     return sheet.result()
 
 

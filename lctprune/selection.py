@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from lctprune.candidates import Candidate
+from lctprune.candidates import MAIN, Candidate
 from lctprune.errors import BudgetError, ConfigError
 
 COSTS = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # with their units
@@ -140,7 +140,13 @@ def cheaper_alternative(candidates: Sequence[Candidate], budget: Budget, chosen:
 def _limits(candidates: Sequence[Candidate], budget: Budget) -> dict[str, float]:
     if not candidates:
         raise BudgetError("there are no candidates to choose from; train a network first")
-    return budget.limits(max(candidates, key=lambda candidate: candidate.exit))
+    return budget.limits(main_of(candidates))
+
+
+def main_of(candidates: Sequence[Candidate]) -> Candidate:
+    """The main network among them; where none has its name, the last exit."""
+    named = (candidate for candidate in candidates if candidate.name == MAIN)
+    return next(named, max(candidates, key=lambda candidate: candidate.exit))
 
 
 def _nothing_fits(candidates: Sequence[Candidate], limits: dict[str, float]) -> BudgetError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,17 +66,23 @@ def open_run(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> Run:
-    """The new or resumed run directory that `train_steps` then fills. Arguments and errors are those of `train`."""
+    """The new or resumed run directory that `train_steps` then fills.
+
+    Arguments and errors are those of `train`; `origin` is what a run that is added to another one remembers of that.
+    """
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a plain network, of 1 group; this one has {len(network.groups)}")
     if config.freeze_main and not network.critics:
         raise ConfigError("to freeze the main network leaves nothing to train: it has no critics; use 2 groups or more")
-    settings = {
+    settings: dict[str, Any] = {
         "network": network.recipe.to_dict() if network.recipe else None,
         "data": data_settings(data),
         "training": dataclasses.asdict(config.resolved(images=data.example.dim() == 4)),
     }
+    if origin is not None and not resume:
+        settings["origin"] = origin
     settings = json.loads(json.dumps(settings))  # as they are read back
     model = network.recipe.model if network.recipe else None
     if not resume:

@@ -1,0 +1,108 @@
+"""All networks of a run: its exits, and what was added to it later, which stands in runs of their own below it.
+
+dense/                  critics at further places, trained on the run's main network, which stays as it is
+finetuned/exitK/        exit K as one network, trained on end to end
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from lctprune.candidates import MAIN
+from lctprune.errors import NetworkError, RunError
+from lctprune.files import sha256
+from lctprune.runs import Run
+from lctprune.weights import CHECKPOINT
+
+DENSE, FINETUNED = "dense", "finetuned"
+
+
+class Member(NamedTuple):
+    """One network of a run's family.
+
+    Attributes:
+        number: of its candidate, for `--exit`.
+        name: of its candidate.
+        run: whose checkpoint holds it: the run itself, or one below it.
+        exit: which of the exits of that run.
+        origin: how it came to be; empty for the exits of the run itself.
+    """
+
+    number: int
+    name: str
+    run: Run
+    exit: int
+    origin: str = ""
+
+
+def family(run: Run) -> list[Member]:
+    """The run's own exits, the main network last of them, and then what was added; of added runs only those with a
+    finished epoch that were begun from the checkpoint that the run has now.
+
+    Raises:
+        RunError: the run has no checkpoint.
+    """
+    exits = _own_exits(run)
+    members = [Member(exit, MAIN if exit == exits - 1 else f"exit {exit}", run, exit) for exit in range(exits)]
+    for added in added_runs(run):
+        origin = added.config["origin"]
+        if origin["checkpoint_sha256"] == checkpoint_hash(run) and added.epochs_done:
+            members += [
+                Member(origin["first_number"] + exit, f"exit {origin['first_number'] + exit}", added, exit, text)
+                for exit, text in enumerate(origin["exits"])
+            ]
+    return members
+
+
+def member_of(run: Run, number: int) -> Member:
+    """The network with that number.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    members = family(run)
+    for member in members:
+        if member.number == number:
+            return member
+    known = ", ".join(str(member.number) for member in members)
+    raise NetworkError(f"exit {number} does not exist; {run.path} has exits {known}")
+
+
+def origin_record(run: Run, exits: list[str]) -> dict[str, Any]:
+    """What an added run remembers of where it comes from.
+
+    Args:
+        run: to which it is added.
+        exits: how each of its networks came to be.
+    """
+    taken = [added.config["origin"] for added in added_runs(run)]
+    ends = [_own_exits(run), *(origin["first_number"] + len(origin["exits"]) for origin in taken)]
+    return {"checkpoint_sha256": checkpoint_hash(run), "first_number": max(ends), "exits": exits}
+
+
+def added_runs(run: Run) -> list[Run]:
+    """Runs below a run, in the order in which they were begun."""
+    added = []
+    for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*")):
+        with suppress(RunError):  # not begun, or somebody else's
+            added.append(Run(folder, model=run.model))
+    begun = [each for each in added if "origin" in each.config]
+    return sorted(begun, key=lambda each: each.config["origin"]["first_number"])
+
+
+def _own_exits(run: Run) -> int:
+    recipe = run.config["network"] or {}
+    return 1 if recipe.get("exit") is not None else int(recipe.get("groups", 1))
+
+
+def checkpoint_hash(run: Run) -> str:
+    """SHA-256 of a run's checkpoint.
+
+    Raises:
+        RunError: it has none.
+    """
+    try:
+        return sha256(run.path / CHECKPOINT)
+    except OSError as error:
+        raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume") from error

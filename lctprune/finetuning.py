@@ -1,0 +1,154 @@
+"""Train one exit of a run further, end to end, as a network of its own, with the main network as its teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lctprune.data_set import Data
+from lctprune.errors import ConfigError, RunError
+from lctprune.family import FINETUNED, member_of, origin_record
+from lctprune.losses import Loss, default_loss
+from lctprune.models import network_of
+from lctprune.network import LocalCriticNetwork
+from lctprune.runs import Run, load_network
+from lctprune.splits import Batch, Split
+from lctprune.train_config import TrainConfig, autocast
+from lctprune.training import open_run, train_steps
+
+RATE_SHARE = 0.2  # of the run's highest learning rate, by default
+TEMPERATURE = 4.0  # of the softened outputs; Hinton, Vinyals, Dean 2015 (arXiv 1503.02531)
+
+
+class Finetuning(NamedTuple):
+    """What `train_steps` takes to fine-tune."""
+
+    network: LocalCriticNetwork
+    data: Data
+    run: Run
+    loss: Loss
+
+
+def finetune(
+    run: Run, exit: int, *, epochs: int = 1, lr: float | None = None, distill: float = 0.5, resume: bool = False
+) -> Run:
+    """Train one exit of a run further, through all of its layers.
+
+    The run stays as it is. The result stands in a run of its own, `finetuned/exitK/` below it, and is among its
+    candidates.
+
+    Args:
+        run: with a finished epoch.
+        exit: number of the candidate.
+        epochs: passes over the training split.
+        lr: highest learning rate; by default a fifth of the run's.
+        distill: share of the loss that is the distance to the main network's outputs (of classes: softened by a
+            temperature of 4), 0 to 1; the rest is the loss of the labels.
+        resume: continue from the last whole epoch, with the settings that it was begun with.
+
+    Raises:
+        ConfigError: `distill` is not between 0 and 1.
+        NetworkError: there is no such exit.
+        RunError: this exit was fine-tuned already, or the run cannot be loaded.
+    """
+    begun = begin_finetuning(run, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    for _ in train_steps(begun.network, begun.data, begun.run, loss=begun.loss):
+        pass
+    return begun.run
+
+
+def begin_finetuning(
+    run: Run, exit: int, *, epochs: int = 1, lr: float | None = None, distill: float = 0.5, resume: bool = False
+) -> Finetuning:
+    """What `train_steps` takes to train one exit further. See `finetune`."""
+    if not 0 <= distill <= 1:
+        raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
+    member, data, folder = member_of(run, exit), run.load_data(), run.path / FINETUNED / f"exit{exit}"
+    source = load_network(member.run)
+    recipe = source.recipe
+    assert recipe is not None  # or the run could not have been loaded
+    if recipe.exit is None:
+        recipe = dataclasses.replace(recipe, exit=member.exit)
+        network = network_of(source, recipe)
+    else:
+        network = source  # it was fine-tuned before
+    trained_with = TrainConfig(**run.config["training"])
+    rate = RATE_SHARE * (trained_with.lr or 0.0) if lr is None else lr
+    config = dataclasses.replace(trained_with, method="backprop", freeze_main=False, epochs=epochs, lr=rate)
+    if resume:
+        begun = Run(folder, model=run.model).config
+        if "origin" not in begun:
+            raise RunError(f"{folder} holds something else; fine-tune another exit, or remove it")
+        config, distill = TrainConfig(**begun["training"]), begun["origin"]["distill"]
+    origin = {**origin_record(run, [f"{member.origin or member.name}, fine-tuned"]), "distill": distill}
+    opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
+    is_regression = data.train.targets.is_floating_point()
+    loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
+    if distill:
+        teacher = load_network(run)
+        data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config))
+        loss = partial(distillation_loss, loss=loss, weight=distill, is_regression=is_regression)
+    return Finetuning(network, data, opened, loss)
+
+
+class TaughtSplit:
+    """A split whose shuffled batches carry, behind each target, what a teacher gives for the input.
+
+    Targets become [batch, target's numbers + outputs], in single precision; `batches` are as they were.
+
+    Args:
+        split: of labelled samples.
+        teacher: in evaluation mode.
+        config: of the training, which says in which precision the teacher computes; resolved.
+    """
+
+    def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig) -> None:
+        self._split, self._config = split, config.resolved()
+        self._teacher = teacher.eval().to(self._config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def targets(self) -> Tensor:
+        return self._split.targets
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        return self._split.batches(batch_size)
+
+    def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        for inputs, targets in self._split.shuffled(batch_size, seed=seed):
+            with torch.no_grad(), autocast(self._config):
+                outputs = self._teacher(inputs.to(self._config.device)).float().cpu()
+            yield inputs, torch.cat([targets.float().reshape(len(targets), -1), outputs], 1)
+
+
+def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: float, is_regression: bool) -> Tensor:
+    """(1 - weight) loss(output, label) + weight distance(output, teacher's output), per sample.
+
+    The distance of classes is T^2 KL(softmax(teacher / T), softmax(output / T)) with T = 4 (Hinton, Vinyals, Dean 2015,
+    section 2); of a regression the squared error.
+
+    Args:
+        output: [batch, outputs].
+        target: [batch, label's numbers + outputs], as `TaughtSplit` gives it.
+        loss: of the labels.
+        weight: 0 to 1.
+        is_regression: whether labels are numbers to predict, not class indices.
+
+    Returns:
+        [batch].
+    """
+    output = output.float()
+    outputs = output.shape[1]
+    label, taught = target[:, :-outputs], target[:, -outputs:]
+    if is_regression:
+        return (1 - weight) * loss(output, label) + weight * (output - taught).square().mean(1)
+    log_probabilities = functional.log_softmax(output / TEMPERATURE, 1)
+    divergence = functional.kl_div(
+        log_probabilities, functional.log_softmax(taught / TEMPERATURE, 1), reduction="none", log_target=True
+    ).sum(1)
+    return (1 - weight) * loss(output, label[:, 0].long()) + weight * TEMPERATURE**2 * divergence
