@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import shutil
 import statistics
 import tempfile
 import time
@@ -85,7 +86,7 @@ def trained(
     config: lct.TrainConfig,
     data: lct.Data,
     *,
-    run_dir: Path | None = None,
+    keep: Path | None = None,
 ) -> Trained:
     """One training.
 
@@ -93,15 +94,21 @@ def trained(
         network: which to build, fitted to the data, with weights by `config.seed`; or one to train on, in place.
         config: how.
         data: what on.
-        run_dir: new or empty, keeps the run with its metrics.csv; without it nothing is kept.
+        keep: a folder that gets the run's config.json and metrics.csv, in place of those that are there; the rest of
+            the run is not kept.
     """
     if isinstance(network, lct.NetworkConfig):
         torch.manual_seed(config.seed)
         network = lct.build_network(fitted(network, data))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        lct.train(network, data, config, run_dir=run_dir or Path(folder) / "run")
-        return Trained(network, time.perf_counter() - start)
+        run = lct.train(network, data, config, run_dir=folder)
+        seconds = time.perf_counter() - start
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            for name in ("config.json", "metrics.csv"):
+                shutil.copy(run.path / name, keep)
+        return Trained(network, seconds)
 
 
 def exit_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> list[float]:
