@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="for paper.csv and each run's metrics.csv")
     arguments = parser.parse_args()
     make_quick(arguments)
+    if arguments.quick:  # without touching what a real run left
+        arguments.out /= "quick"
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     data = load(arguments.data, arguments.images, evaluated=arguments.eval_images)
