@@ -10,17 +10,11 @@ network trained by backpropagation. Nothing is chosen by these figures.
 from __future__ import annotations
 
 import argparse
-import statistics
-import tempfile
-import time
-from pathlib import Path
 
-import torch
+from common import exit_accuracies, mean_and_deviation, trained
 
 import lctprune as lct
 from lctprune.environment import machine
-from lctprune.models import fitted
-from lctprune.scores import score_exits
 
 
 def main() -> None:
@@ -37,26 +31,13 @@ def main() -> None:
         for groups in (arguments.groups, 1):
             accuracies, seconds = [], 0.0
             for seed in range(arguments.seeds):
-                start = time.perf_counter()
-                accuracies.append(test_accuracies(model, data, groups, arguments.epochs, seed))
-                seconds += time.perf_counter() - start
+                config = lct.TrainConfig(epochs=arguments.epochs, seed=seed)
+                run = trained(lct.NetworkConfig(model=model, groups=groups), config, data)
+                accuracies.append(exit_accuracies(run.network, data.test))
+                seconds += run.seconds
             method = "backprop" if groups == 1 else f"{groups} groups"
             exits = "  ".join(mean_and_deviation(column) for column in zip(*accuracies, strict=True))
             print(f"{model:12} {method:9} {exits}   {seconds / arguments.seeds:.0f} s a run", flush=True)
-
-
-def test_accuracies(model: str, data: lct.Data, groups: int, epochs: int, seed: int) -> list[float]:
-    """Of every exit, after training."""
-    torch.manual_seed(seed)
-    network = lct.build_network(fitted(lct.NetworkConfig(model=model, groups=groups), data))
-    with tempfile.TemporaryDirectory() as folder:
-        lct.train(network, data, lct.TrainConfig(epochs=epochs, seed=seed), run_dir=Path(folder) / "run")
-    return score_exits(network, data.test).accuracy
-
-
-def mean_and_deviation(values: tuple[float, ...]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}%"
 
 
 if __name__ == "__main__":

@@ -32,20 +32,24 @@ from lctprune.zoo import (
 SMALL_IMAGE = 64  # up to this side a ResNet gets the 3x3 stem without pooling that is usual for CIFAR
 
 
-def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int) -> nn.Module:
-    """The network of the paper's Tables 4 and 5: four stages of 3x3 convolutions, then a linear layer."""
+def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
+    """The network of the paper's Tables 4 and 5: four stages of 3x3 convolutions, then a linear layer.
+
+    The stages have 1, 2, 4 and 8 times `width` channels; the paper's width is 64.
+    """
+    _require_width(width)
     stages: list[nn.Module] = []
     channels = in_channels
-    for stage, widths in enumerate([(64, 64), (128, 128, 128), (256, 256, 256), (512, 512, 512)]):
+    for stage, convolutions in enumerate((2, 3, 3, 3)):
         layers: list[nn.Module] = []
-        for position, width in enumerate(widths):
+        for position in range(convolutions):
             stride = 2 if stage > 0 and position == 0 else 1
             layers += [
-                nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(channels, width * 2**stage, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(width * 2**stage),
                 nn.ReLU(inplace=True),
             ]
-            channels = width
+            channels = width * 2**stage
         stages.append(nn.Sequential(*layers))
     side = -(-image_size // 8)
     head = nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, num_outputs))
@@ -73,8 +77,7 @@ def _resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module]:
 
 def _set_width(model: resnet.ResNet, width: int) -> None:
     """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further one."""
-    if width < 1:
-        raise ConfigError(f"width is {width}; it must be at least 1 channel")
+    _require_width(width)
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
     if not isinstance(stages[0][0], resnet.BasicBlock):
         raise ConfigError("width is for ResNets of basic blocks: resnet18 and resnet34")
@@ -87,6 +90,11 @@ def _set_width(model: resnet.ResNet, width: int) -> None:
             channels = width * 2**index
         setattr(model, f"layer{index + 1}", blocks)
     model.fc = nn.Linear(channels, model.fc.out_features)
+
+
+def _require_width(width: int) -> None:
+    if width < 1:
+        raise ConfigError(f"width is {width}; it must be at least 1 channel")
 
 
 def _basic_block(in_channels: int, channels: int, *, stride: int) -> resnet.BasicBlock:

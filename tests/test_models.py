@@ -32,6 +32,21 @@ def test_the_papers_network_has_the_papers_costs() -> None:
     assert [f"{each:.2f}" for each in parameters] == ["1.42", "0.88", "2.26", "7.87"]
 
 
+def test_width_of_the_papers_network() -> None:
+    """Channels follow the width; the weights of its convolutions then by its square, but for the first."""
+    build = MODELS["vgg-lct"]
+    plain, paper, narrow = (
+        build(num_outputs=7, in_channels=1, image_size=32, **arguments)
+        for arguments in ({}, {"width": 64}, {"width": 8})
+    )
+    assert {name: tensor.shape for name, tensor in plain.state_dict().items()} == {
+        name: tensor.shape for name, tensor in paper.state_dict().items()
+    }
+    channels = [module.out_channels for module in narrow.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert channels == [8] * 2 + [16] * 3 + [32] * 3 + [64] * 3
+    assert narrow(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
 def test_the_papers_cuts_hold_for_its_number_of_groups_only() -> None:
     four = build_network(NetworkConfig(model="vgg-lct", groups=4))
     assert [name for group in four.groups for name, _ in group.named_children()] == [
@@ -76,7 +91,10 @@ def test_width_of_a_resnet(name: str, blocks: tuple[int, ...], image_size: int) 
     assert narrow(torch.zeros(2, 3, image_size, image_size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize(("model", "width", "says"), [("resnet18", 0, "at least 1"), ("resnet50", 32, "basic blocks")])
+@pytest.mark.parametrize(
+    ("model", "width", "says"),
+    [("resnet18", 0, "at least 1"), ("vgg-lct", 0, "at least 1"), ("resnet50", 32, "basic blocks")],
+)
 def test_widths_that_cannot_be_are_refused(model: str, width: int, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build_network(NetworkConfig(model=model, model_args={"width": width}))

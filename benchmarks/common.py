@@ -1,0 +1,160 @@
+"""What the benchmark scripts that train have in common: the data at a scale, one training, its figures, tables."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import lctprune as lct
+from lctprune.environment import machine
+from lctprune.models import fitted
+from lctprune.scores import score_exits
+from lctprune.sources import stratified
+
+
+class Trained(NamedTuple):
+    """A network after training, and the wall-clock seconds of that: validation after each epoch included."""
+
+    network: lct.LocalCriticNetwork
+    seconds: float
+
+
+def scale_options(parser: argparse.ArgumentParser, *, images: int, width: int, epochs: int, seeds: int) -> None:
+    """Add the options that say how large an experiment is, with its defaults."""
+    add = parser.add_argument
+    add("--data", default="digits", help="as --data of lctprune train")
+    add("--images", type=int, default=images, help="training images, balanced by class; 0: all")
+    add("--eval-images", type=int, default=0, help="validation and test images of each split at most; 0: all")
+    add("--width", type=int, default=width, help="channels of the first stage; 64 is the full network")
+    add("--epochs", type=int, default=epochs)
+    add("--seeds", type=int, default=seeds, help="how many: 0, 1, ...")
+    add("--threads", type=int, default=0, help="of PyTorch; 0: as many as it takes by itself")
+    add("--quick", action="store_true", help="tiny, to see that the script works")
+
+
+def make_quick(arguments: argparse.Namespace) -> None:
+    """Where --quick is given, the smallest scale at which everything still happens."""
+    if arguments.quick:
+        # no narrower: in PyTorch 2.14 on AVX2, the backward pass of a strided 1x1 convolution of fewer than 8 channels,
+        # channels last, corrupts memory
+        arguments.images, arguments.eval_images, arguments.width = 256, 128, 8
+        arguments.epochs, arguments.seeds = 1, 1
+
+
+def describe_scale(arguments: argparse.Namespace, data: lct.Data) -> str:
+    """One line for above a table, as it must say what its figures depend on."""
+    splits = ", ".join(f"{len(getattr(data, name).targets)} {name}" for name in ("train", "val", "test"))
+    return (
+        f"data {arguments.data} ({splits} samples), width {arguments.width}, {arguments.epochs} epochs, "
+        f"{arguments.seeds} seeds; {machine()}"
+    )
+
+
+def load(name: str, images: int = 0, seed: int = 0, *, evaluated: int = 0) -> lct.Data:
+    """A data set with part of its training split; normalised as the whole of it.
+
+    Args:
+        name: as `DataConfig.name`.
+        images: training samples, balanced by class; 0 for all.
+        seed: of which samples; the cut of the validation split does not depend on it.
+        evaluated: samples of the validation and of the test split at most, chosen alike; 0 for all.
+
+    Raises:
+        DataError: the data is missing, or its images are too large to be held in memory and a part is asked for.
+    """
+    data = lct.load_data(lct.DataConfig(name=name))
+    return dataclasses.replace(
+        data,
+        train=_part(data.train, images, seed),
+        val=_part(data.val, evaluated, 0),
+        test=_part(data.test, evaluated, 0),
+    )
+
+
+def trained(
+    network: lct.NetworkConfig | lct.LocalCriticNetwork,
+    config: lct.TrainConfig,
+    data: lct.Data,
+    *,
+    keep: Path | None = None,
+) -> Trained:
+    """One training.
+
+    Args:
+        network: which to build, fitted to the data, with weights by `config.seed`; or one to train on, in place.
+        config: how.
+        data: what on.
+        keep: a folder that gets the run's config.json and metrics.csv, in place of those that are there; the rest of
+            the run is not kept.
+    """
+    if isinstance(network, lct.NetworkConfig):
+        torch.manual_seed(config.seed)
+        network = lct.build_network(fitted(network, data))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        run = lct.train(network, data, config, run_dir=folder)
+        seconds = time.perf_counter() - start
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            for name in ("config.json", "metrics.csv"):
+                shutil.copy(run.path / name, keep)
+        return Trained(network, seconds)
+
+
+def exit_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> list[float]:
+    """Accuracy of every exit, 0 to 1."""
+    return score_exits(network, split).accuracy
+
+
+def macs(network: lct.LocalCriticNetwork, example: Tensor | None = None) -> list[int]:
+    """Multiply-adds of every exit for one sample.
+
+    Args:
+        network: with any number of exits.
+        example: an input, [1, ...]; a network that `lct.build_network` made needs none.
+    """
+    if example is None:
+        assert network.recipe is not None, "a network made by hand needs an example"
+        example = network.recipe.example
+    return [lct.count_flops(network.subnetwork(exit), example) // 2 for exit in range(len(network.groups))]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Of shares, in percent; the deviation is that of the sample, 0 where there is one value."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}%"
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """A row a mapping, in the columns of the first one; what a row does not have is left empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _part(split: lct.Split, count: int, seed: int) -> lct.Split:
+    """`count` samples, balanced by class; the whole split, where it has no more or `count` is 0."""
+    if not 0 < count < len(split.targets):
+        return split
+    if not isinstance(split, lct.TensorSplit):
+        raise lct.DataError("a part of a split can be taken of data in memory only: images of up to 96 pixels a side")
+    _, chosen = stratified(split.targets, count / len(split.targets), seed)
+    return lct.TensorSplit(
+        lambda: split.inputs[chosen],  # files are read when they are needed
+        split.targets[chosen],
+        split.normalization,
+        split.augmentation,
+    )

@@ -1,0 +1,245 @@
+"""Accuracy against multiply-adds at equal total training compute: one run with local critics, and what else one can do.
+
+    python benchmarks/peers.py --data FOLDER            # CIFAR-10 as a folder of images: hours
+    python benchmarks/peers.py --quick                  # digits, to see that the script works
+    python benchmarks/peers.py --draw A.csv B.csv       # table and picture again, of runs with different --parts
+
+ResNet-18 of the width asked for, one recipe (that of `lctprune train`) and one data set for all. The compute of a
+training is samples x forward MACs x 3 of everything trained (frozen trunks x 1); all of the run with critics is 1. The
+peers, each of whose networks alone may use as much as the whole family did (`equal compute`), or as many epochs (`equal
+epochs`):
+- joint: deep supervision, the same exits with all gradients through the whole network;
+- Torch-Pruning (pip install 'lctprune[bench]'): backpropagation for half of the compute, then DepGraph pruning to the
+  MACs of each exit, and fine-tuning for the rest;
+- truncated: the architecture of each exit, trained alone by backpropagation;
+- narrower: ResNet-18s with fewer channels, of at most the MACs of each exit, trained alone.
+Each method's front is chosen on the validation split; the test split is read for the figures reported, and only there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from common import describe_scale, exit_accuracies, load, macs, make_quick, scale_options, trained, write_csv
+from peers_report import COMPUTE, EPOCHS, OURS, Measured, draw, print_comparison, print_table, read_measured, summarised
+from torch import Tensor, nn
+
+import lctprune as lct
+from lctprune.costs import group_costs
+from lctprune.models import build_model, fitted
+
+PARTS = ("lctprune", "joint", "pruned", "truncated", "narrower")
+VARIANTS = ("l1-uniform", "l1-global", "bn-uniform", "bn-global")  # importance, and where channels are compared
+PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met
+CRASHING_CHANNELS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    scale_options(parser, images=10_000, width=16, epochs=10, seeds=2)
+    parser.add_argument("--groups", type=int, default=4)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["l1-uniform", "bn-global"])
+    parser.add_argument("--finetune-lr", type=float, default=0.05, help="highest rate of fine-tuning after pruning")
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and each metrics.csv")
+    parser.add_argument("--picture", type=Path, default=Path("docs/peers.svg"))
+    parser.add_argument("--draw", nargs="+", type=Path, metavar="CSV", help="train nothing, show what these hold")
+    arguments = parser.parse_args()
+    if arguments.draw:
+        report(read_measured(arguments.draw), arguments.picture, ", ".join(map(str, arguments.draw)))
+        return
+    if "pruned" in arguments.parts and importlib.util.find_spec("torch_pruning") is None:
+        parser.error("torch_pruning is missing; pip install 'lctprune[bench]', or leave pruned out of --parts")
+    make_quick(arguments)
+    if arguments.quick:  # without touching what a real run left
+        arguments.out /= "quick"
+        arguments.picture, arguments.groups = arguments.out / "peers.svg", 2
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    data = load(arguments.data, arguments.images, evaluated=arguments.eval_images)
+    print(f"resnet18; {describe_scale(arguments, data)}", flush=True)
+    rows: list[Measured] = []
+    for seed in range(arguments.seeds):
+        for row in Experiment(arguments, data, seed).rows():
+            rows.append(row)
+            write_csv(arguments.out / "peers.csv", [dataclasses.asdict(each) for each in rows])
+            print(
+                f"  seed {seed}  {row.method:14} {row.name:26} {row.budget:14} val {row.val:.4f}  {row.seconds:.0f} s"
+            )
+    subtitle = (
+        f"ResNet-18, width {arguments.width}; {Path(arguments.data).name}, {len(data.train.targets)} training images; "
+        f"{arguments.epochs} epochs with critics; {arguments.seeds} seeds"
+    )
+    report(rows, arguments.picture, subtitle)
+
+
+def report(rows: list[Measured], picture: Path, subtitle: str) -> None:
+    points = summarised(rows)
+    print_table(points)
+    print_comparison(points)
+    draw(points, picture, subtitle)
+    print(f"\n{picture}")
+
+
+def training_macs(samples: int, trained: int, frozen: int = 0) -> int:
+    """Multiply-adds of training: forward and two backward ones of what is trained, forward only of what is frozen."""
+    return samples * (3 * trained + frozen)
+
+
+class Experiment:
+    """All trainings of one seed."""
+
+    def __init__(self, arguments: argparse.Namespace, data: lct.Data, seed: int) -> None:
+        self.arguments, self.data, self.seed = arguments, data, seed
+        family = self.family()
+        self.exit_macs = macs(family)
+        whole = sum(costs.flops + costs.critic_flops for costs in group_costs(family, data.example)) // 2
+        self.epoch_samples = len(data.train.targets)
+        self.compute = training_macs(arguments.epochs * self.epoch_samples, whole)
+
+    def rows(self) -> Iterator[Measured]:
+        """Of all parts that are asked for, each as it is trained."""
+        epochs = self.arguments.epochs
+        for method, part in ((OURS, "lctprune"), ("joint", "joint")):
+            if part in self.arguments.parts:
+                config = self.config(epochs, method="local-critic" if part == "lctprune" else part)
+                yield from self.measure(method, "exit", COMPUTE, self.family(), config, self.compute)
+        if "pruned" in self.arguments.parts:
+            yield from self.pruned()
+        if "truncated" in self.arguments.parts:
+            for exit in range(self.arguments.groups):
+                yield from self.plain("truncated", f"of exit {exit}", functools.partial(self.truncated, exit))
+        if "narrower" in self.arguments.parts:
+            for width in dict.fromkeys(map(self.width_for, self.exit_macs[:-1])):
+                yield from self.plain("narrower", f"width {width}", functools.partial(self.model, width))
+
+    def plain(self, method: str, name: str, make: Callable[[], nn.Module]) -> Iterator[Measured]:
+        """A network trained by backpropagation, with equal compute and for equal epochs."""
+        for budget in (COMPUTE, EPOCHS):
+            network = lct.LocalCriticNetwork([without_crash(make())])
+            epochs = self.arguments.epochs if budget == EPOCHS else self.affordable(self.compute, network)
+            yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
+
+    def pruned(self) -> Iterator[Measured]:
+        """Half of the compute for the main network, as much again to fine-tune each pruned one."""
+        main = lct.LocalCriticNetwork([self.model(self.arguments.width)])
+        epochs = self.affordable(self.compute // 2, main)
+        trained(main, self.config(epochs), self.data, keep=self.arguments.out / f"seed-{self.seed}" / "to-be-pruned")
+        spent = self.cost(epochs, main)
+        for variant in self.arguments.variants:
+            for exit, budget in enumerate(self.exit_macs[:-1]):
+                model = pruned_to(budget, copy.deepcopy(main.groups[0]), self.data.example, variant)
+                network = lct.LocalCriticNetwork([without_crash(model)])
+                epochs = self.affordable(self.compute - spent, network)
+                config = self.config(epochs, lr=self.arguments.finetune_lr)
+                cost = spent + self.cost(epochs, network)
+                yield from self.measure("Torch-Pruning", f"{variant} to exit {exit}", COMPUTE, network, config, cost)
+
+    def measure(
+        self, method: str, name: str, budget: str, network: lct.LocalCriticNetwork, config: lct.TrainConfig, cost: int
+    ) -> Iterator[Measured]:
+        """Train, and measure every exit."""
+        folder = self.arguments.out / f"seed-{self.seed}" / f"{method} {name} {budget}".replace(" ", "-")
+        _, seconds = trained(network, config, self.data, keep=folder)
+        val, test = (exit_accuracies(network, split) for split in (self.data.val, self.data.test))
+        for exit, own in enumerate(macs(network, self.data.example)):
+            yield Measured(
+                method=method,
+                name=f"{name} {exit}" if network.critics else name,
+                budget=budget,
+                seed=self.seed,
+                macs=own,
+                epochs=config.epochs,
+                compute=round(cost / self.compute, 4),
+                val=round(val[exit], 5),
+                test=round(test[exit], 5),
+                seconds=round(seconds, 1),
+            )
+
+    def family(self) -> lct.LocalCriticNetwork:
+        """The network with critics, new, with weights by the seed."""
+        torch.manual_seed(self.seed)
+        return lct.build_network(self.network_config(self.arguments.width))
+
+    def truncated(self, exit: int) -> nn.Module:
+        """One exit's architecture, new, with the weights that it has in the family."""
+        return self.family().subnetwork(exit)
+
+    def model(self, width: int) -> nn.Module:
+        """The plain network, new; at the width asked for it has the weights of the family's main network."""
+        torch.manual_seed(self.seed)
+        return build_model(self.network_config(width))
+
+    def network_config(self, width: int) -> lct.NetworkConfig:
+        config = lct.NetworkConfig(model="resnet18", model_args={"width": width}, groups=self.arguments.groups)
+        return fitted(config, self.data)
+
+    def config(self, epochs: int, *, method: str = "backprop", lr: float | None = None) -> lct.TrainConfig:
+        """The recipe."""
+        return lct.TrainConfig(method=method, epochs=epochs, lr=lr, seed=self.seed)
+
+    def cost(self, epochs: int, network: lct.LocalCriticNetwork) -> int:
+        """Of training a plain network."""
+        return training_macs(epochs * self.epoch_samples, macs(network, self.data.example)[-1])
+
+    def affordable(self, compute: int, network: lct.LocalCriticNetwork) -> int:
+        """Epochs of a plain network, rounded."""
+        return max(1, round(compute / self.cost(1, network)))
+
+    def width_for(self, budget: int) -> int:
+        """The greatest width whose MACs are within the budget."""
+        widths = range(self.arguments.width, 1, -1)
+        return next((width for width in widths if self.model_macs(width) <= budget), 1)
+
+    def model_macs(self, width: int) -> int:
+        return lct.count_flops(self.model(width), self.data.example) // 2
+
+
+def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> nn.Module:
+    """The model with the least important channels taken out, in place, until it has at most `budget` MACs."""
+    import torch_pruning  # type: ignore[import-not-found, unused-ignore]  # an optional dependency
+
+    importance, scope = variant.split("-")
+    pruner = torch_pruning.pruner.BasePruner(
+        model.eval(),
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=1)
+        if importance == "l1"
+        else torch_pruning.importance.BNScaleImportance(),
+        global_pruning=scope == "global",
+        pruning_ratio=0.98,
+        max_pruning_ratio=0.9,
+        iterative_steps=PRUNING_STEPS,
+        ignored_layers=[module for module in model.modules() if isinstance(module, nn.Linear)],
+    )
+    for _ in range(PRUNING_STEPS):
+        if lct.count_flops(model, example) // 2 <= budget:
+            return model
+        pruner.step()
+    raise SystemExit(f"{variant} pruning does not get from {lct.count_flops(model, example) // 2} to {budget} MACs")
+
+
+def without_crash(model: nn.Module) -> nn.Module:
+    """The same function without what corrupts memory in PyTorch 2.14 on AVX2, in the backward pass of channels-last
+    tensors: strided 1x1 convolutions of fewer than 8 channels. They pick every other position first instead.
+    """
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if not isinstance(child, nn.Conv2d) or child.kernel_size != (1, 1) or child.stride == (1, 1):
+                continue
+            if child.in_channels < CRASHING_CHANNELS:
+                picking = nn.AvgPool2d(1, child.stride[0])
+                child.stride = (1, 1)
+                setattr(module, name, nn.Sequential(picking, child))
+    return model
+
+
+if __name__ == "__main__":
+    main()

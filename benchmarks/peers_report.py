@@ -1,0 +1,194 @@
+"""What `peers.py` measures, choosing on validation, and its table and picture of test accuracy."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import mean_and_deviation
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, NO_METADATA, TIGHT, percent_formatter, style
+
+OURS = "lctprune"
+COMPUTE, EPOCHS = "equal compute", "equal epochs"
+COLORS = {OURS: FRONT, "Torch-Pruning": CHOSEN, "truncated": "#009E73", "narrower": "#E69F00", "joint": "#CC79A7"}
+MARKERS = {OURS: "o", "Torch-Pruning": "s", "truncated": "^", "narrower": "v", "joint": "D"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One network of one seed: a row of the CSV file.
+
+    Attributes:
+        method: which way it was made.
+        name: which of that way's networks.
+        budget: what is equal to the local critic run: COMPUTE or EPOCHS.
+        seed: of the run.
+        macs: multiply-adds for one sample.
+        epochs: of the training, or of the fine-tuning, that ended with it.
+        compute: of everything that was trained to have it, 1 being all of the local critic run.
+        val, test: accuracy, 0 to 1.
+        seconds: of that training or fine-tuning.
+    """
+
+    method: str
+    name: str
+    budget: str
+    seed: int
+    macs: int
+    epochs: int
+    compute: float
+    val: float
+    test: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The same network of all seeds. `chosen`: no other one of its method and budget is cheaper and at least as good
+    on validation. `test` is one accuracy a seed.
+    """
+
+    method: str
+    name: str
+    budget: str
+    macs: float
+    epochs: float
+    compute: float
+    val: list[float]
+    test: list[float]
+    chosen: bool = False
+
+
+def read_measured(paths: Iterable[Path]) -> list[Measured]:
+    """From CSV files that this script wrote."""
+    rows = []
+    for path in paths:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                rows.append(
+                    Measured(
+                        method=row["method"],
+                        name=row["name"],
+                        budget=row["budget"],
+                        seed=int(row["seed"]),
+                        macs=int(row["macs"]),
+                        epochs=int(row["epochs"]),
+                        compute=float(row["compute"]),
+                        val=float(row["val"]),
+                        test=float(row["test"]),
+                        seconds=float(row["seconds"]),
+                    )
+                )
+    return rows
+
+
+def summarised(rows: Sequence[Measured]) -> list[Point]:
+    """Over seeds, with each method's front, which validation alone decides; in the order of methods and MACs."""
+    groups: dict[tuple[str, str, str], list[Measured]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.budget, row.name), []).append(row)
+    points = [
+        Point(
+            method=method,
+            name=name,
+            budget=budget,
+            macs=statistics.mean(row.macs for row in same),
+            epochs=statistics.mean(row.epochs for row in same),
+            compute=statistics.mean(row.compute for row in same),
+            val=[row.val for row in same],
+            test=[row.test for row in same],
+        )
+        for (method, budget, name), same in groups.items()
+    ]
+    rank = {
+        method: index for index, method in enumerate([*COLORS, *sorted({row.method for row in rows} - set(COLORS))])
+    }
+    points.sort(key=lambda point: (rank[point.method], point.budget, point.macs))
+    return [dataclasses.replace(point, chosen=not any(_beats(other, point) for other in points)) for point in points]
+
+
+def print_table(points: Sequence[Point]) -> None:
+    """All networks, chosen or not."""
+    head = f"\n  {'method':14} {'network':26} {'':14} {'MACs':>7} {'epochs':>6} {'compute':>7}"
+    print(f"{head}  {'val (chooses)':14} {'test':14} n  front")
+    for point in points:
+        print(
+            f"  {point.method:14} {point.name:26} {point.budget:14} {point.macs / 1e6:6.1f}M {point.epochs:6.1f} "
+            f"{point.compute:7.2f}  {mean_and_deviation(point.val):14} {mean_and_deviation(point.test):14} "
+            f"{len(point.test)}  {'*' if point.chosen else ''}"
+        )
+
+
+def print_comparison(points: Sequence[Point]) -> None:
+    """At the cost of each chosen exit: what others have for no more MACs, the one that is best on validation."""
+    print(f"\n  test accuracy of {OURS} less that of the peer's best (on validation) with no more MACs, in points")
+    for own in (point for point in points if point.method == OURS and point.chosen):
+        for method, budget in dict.fromkeys((point.method, point.budget) for point in points if point.method != OURS):
+            peers = [
+                each for each in points if (each.method, each.budget) == (method, budget) and each.macs <= own.macs
+            ]
+            if peers:
+                best = max(peers, key=lambda point: statistics.mean(point.val))
+                difference = 100 * (statistics.mean(own.test) - statistics.mean(best.test))
+                print(f"  {own.name:14} {own.macs / 1e6:6.1f}M  {difference:+5.1f}  {method}, {budget}: {best.name}")
+
+
+def draw(points: Sequence[Point], path: Path, subtitle: str) -> None:
+    """Test accuracy against MACs, with the fronts that validation chose, as SVG or what the path's ending says."""
+    with style():
+        figure = Figure(figsize=(7.6, 5.0), facecolor="white")
+        ax = figure.subplots()
+        for _, same in itertools.groupby(points, key=lambda point: (point.method, point.budget)):
+            _draw_method(ax, list(same))
+        ax.set(xlabel="multiply-adds (MACs) per sample", ylabel="test accuracy (bars: deviation over seeds)")
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.yaxis.set_major_formatter(percent_formatter())
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        ax.set_title("Families of networks; lines: the front that validation chose", loc="left", weight="bold", pad=22)
+        ax.text(0, 1.02, subtitle, transform=ax.transAxes, fontsize=8, parse_math=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata=NO_METADATA if path.suffix == ".svg" else None, dpi=150, **TIGHT)
+
+
+def _draw_method(ax: Axes, points: Sequence[Point]) -> None:
+    method, budget = points[0].method, points[0].budget
+    color, marker = COLORS.get(method, BEATEN), MARKERS.get(method, "P")
+    alpha = 1.0 if budget == COMPUTE else 0.6
+    for chosen in (False, True):
+        drawn = [point for point in points if point.chosen == chosen]
+        if not drawn:
+            continue
+        means = [statistics.mean(point.test) for point in drawn]
+        errors = [statistics.stdev(point.test) if len(point.test) > 1 else 0.0 for point in drawn]
+        ax.errorbar(
+            [point.macs for point in drawn],
+            means,
+            errors if any(errors) else None,
+            fmt=marker,
+            ls=("-" if budget == COMPUTE else ":") if chosen else "",
+            color=color,
+            alpha=alpha,
+            mfc=color if chosen else "white",
+            ms=6.5,
+            lw=1.6,
+            capsize=2,
+            zorder=4 if method == OURS else 3,
+            label=f"{method}, {budget}" if chosen else None,
+        )
+
+
+def _beats(one: Point, other: Point) -> bool:
+    """Among networks of one method and budget: is no dearer and no worse on validation, and better in one."""
+    if (one.method, one.budget) != (other.method, other.budget):
+        return False
+    val, other_val = statistics.mean(one.val), statistics.mean(other.val)
+    return one.macs <= other.macs and val >= other_val and (one.macs < other.macs or val > other_val)
