@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lctprune.data_set import Data
 from lctprune.errors import ConfigError, RunError
 from lctprune.family import FINETUNED, member_of, origin_record
-from lctprune.losses import Loss, default_loss
+from lctprune.losses import Loss, default_loss, softened_distance
 from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run, load_network
@@ -23,7 +22,6 @@ from lctprune.train_config import TrainConfig, autocast
 from lctprune.training import open_run, train_steps
 
 RATE_SHARE = 0.2  # of the run's highest learning rate, by default
-TEMPERATURE = 4.0  # of the softened outputs; Hinton, Vinyals, Dean 2015 (arXiv 1503.02531)
 
 
 class Finetuning(NamedTuple):
@@ -129,8 +127,7 @@ class TaughtSplit:
 def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: float, is_regression: bool) -> Tensor:
     """(1 - weight) loss(output, label) + weight distance(output, teacher's output), per sample.
 
-    The distance of classes is T^2 KL(softmax(teacher / T), softmax(output / T)) with T = 4 (Hinton, Vinyals, Dean 2015,
-    section 2); of a regression the squared error.
+    The distance of classes is `softened_distance`, of a regression the squared error.
 
     Args:
         output: [batch, outputs].
@@ -147,8 +144,4 @@ def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: flo
     label, taught = target[:, :-outputs], target[:, -outputs:]
     if is_regression:
         return (1 - weight) * loss(output, label) + weight * (output - taught).square().mean(1)
-    log_probabilities = functional.log_softmax(output / TEMPERATURE, 1)
-    divergence = functional.kl_div(
-        log_probabilities, functional.log_softmax(taught / TEMPERATURE, 1), reduction="none", log_target=True
-    ).sum(1)
-    return (1 - weight) * loss(output, label[:, 0].long()) + weight * TEMPERATURE**2 * divergence
+    return (1 - weight) * loss(output, label[:, 0].long()) + weight * softened_distance(output, taught)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+TEMPERATURE = 4.0  # of softened outputs
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -50,6 +51,22 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     output = _at_least_single(output)
     squared = (output - target.reshape(output.shape).to(output.dtype)).square()
     return squared.flatten(1).mean(1) if squared.dim() > 1 else squared
+
+
+def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
+    """T^2 KL(softmax(teacher / T), softmax(output / T)) with T = 4 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
+
+    Args:
+        output: logits, [batch, classes].
+        teacher: as many, detached.
+
+    Returns:
+        [batch], in at least single precision.
+    """
+    log_probabilities, wanted = (
+        functional.log_softmax(_at_least_single(logits) / TEMPERATURE, 1) for logits in (output, teacher)
+    )
+    return TEMPERATURE**2 * functional.kl_div(log_probabilities, wanted, reduction="none", log_target=True).sum(1)
 
 
 def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:

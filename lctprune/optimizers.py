@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lctprune.train_config import TrainConfig, parse_matching
+from lctprune.train_config import TrainConfig, parse_ramp
 
 PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
 
@@ -71,9 +71,9 @@ def learning_rate(progress: float, config: TrainConfig) -> float:
     return highest * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
 
 
-def matching_at(progress: float, config: TrainConfig) -> float:
-    """m of the critics' objective when a share `progress` (0 to 1) of all steps is done."""
-    begin, end = parse_matching(config.matching)
+def ramp_at(progress: float, name: str, value: float | str) -> float:
+    """A setting that may change over training, when a share `progress` (0 to 1) of all steps is done."""
+    begin, end = parse_ramp(name, value)
     return begin + (end - begin) * progress
 
 

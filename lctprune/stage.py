@@ -98,10 +98,10 @@ class Stage:
                 self.finish()
             losses.append(worker.exit_losses(targets, self._loss, settings))
             if index == 0 and self.links.previous is not None and settings.update_critics:
-                self.links.previous.send({"means": self.known_means}, losses)
+                self.links.previous.send({"means": self.known_means}, [*losses, worker.exit_output])
             worker.backward(settings)
             if index > 0 and settings.update_critics:
-                self.workers[index - 1].update_critic(losses[-1])
+                self.workers[index - 1].update_critic(losses[-1], worker.exit_output)
         return losses
 
     def _joint_step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
@@ -118,9 +118,9 @@ class Stage:
     def finish(self) -> None:
         """Let the last critic here learn from the step before, whose losses come from the next process."""
         if self.links.next is not None and self.workers[-1].awaits_losses:
-            note, (losses,) = self.links.next.receive()
+            note, (losses, output) = self.links.next.receive()
             self._later_means = note["means"]
-            self.workers[-1].update_critic(losses.to(self._config.device))
+            self.workers[-1].update_critic(losses.to(self._config.device), output.to(self._config.device))
 
     @property
     def known_means(self) -> list[float]:

@@ -41,6 +41,9 @@ class TrainConfig:
     matching: float | str = setting(
         "0:0.5", "Critics' objective, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
     )
+    distill: float | str = setting(
+        0.0, "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO."
+    )
     critic_period: int = setting(1, "Update critics in every k-th step only.")
     freeze_main: bool = setting(False, "Train critics only: the main network stays as it is, to the last bit.")
     critic_optimizer: str = setting(
@@ -67,7 +70,8 @@ class TrainConfig:
         _require(self, "critic_optimizer", self.critic_optimizer in ("sgd", "adam"), "sgd or adam")
         _require(self, "precision", self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
-        parse_matching(self.matching)
+        parse_ramp("matching", self.matching)
+        parse_ramp("distill", self.distill)
 
     def resolved(self, *, images: bool = True) -> TrainConfig:
         """The same with `auto` settled for this machine.
@@ -98,19 +102,19 @@ def autocast(config: TrainConfig) -> AbstractContextManager[object]:
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)
 
 
-def parse_matching(matching: float | str) -> tuple[float, float]:
+def parse_ramp(name: str, value: float | str) -> tuple[float, float]:
     """A number, or a ramp "FROM:TO", as its two ends.
 
     Raises:
         ConfigError: it is neither, or not between 0 and 1.
     """
-    begin, colon, end = str(matching).partition(":")
+    begin, colon, end = str(value).partition(":")
     try:
         ends = float(begin), float(end if colon else begin)
     except ValueError:
         ends = math.nan, math.nan
-    if not all(0 <= value <= 1 for value in ends):
-        raise ConfigError(f"matching is {matching!r}; it must be a number between 0 and 1, or a ramp such as 0:0.5")
+    if not all(0 <= each <= 1 for each in ends):
+        raise ConfigError(f"{name} is {value!r}; it must be a number between 0 and 1, or a ramp such as 0:0.5")
     return ends
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.losses import Loss, cross_entropy
+from lctprune.losses import Loss, cross_entropy, softened_distance
 from lctprune.network import LocalCriticNetwork
 
 
@@ -131,9 +131,22 @@ def backward_group(forward: GroupForward, losses: Tensor, *, keep_critic_graph: 
     torch.autograd.backward(forward.output, gradient)
 
 
-def backward_critic(critic: nn.Module, losses: Tensor, *, next_losses: Tensor, matching: float) -> None:
+def backward_critic(
+    critic: nn.Module,
+    losses: Tensor,
+    *,
+    next_losses: Tensor,
+    matching: float,
+    output: Tensor | None = None,
+    next_output: Tensor | None = None,
+    distill: float = 0.0,
+) -> None:
     """Equation 7, generalised by `matching`: the critic's own gradient, from its losses and the next exit's."""
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     if parameters:
         objective = (1 - matching) * losses + matching * (losses - next_losses).abs()
+        if distill:
+            assert output is not None
+            assert next_output is not None
+            objective = (1 - distill) * objective + distill * softened_distance(output, next_output)
         torch.autograd.backward(objective.mean(), inputs=parameters)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lctprune.compilation import compiled
 from lctprune.losses import Loss
-from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, matching_at
+from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
 from lctprune.train_config import TrainConfig
 from lctprune.update import GroupForward, backward_critic, backward_group, dense, exit_losses, forward_group
 from lctprune.weights import NETWORK_PREFIX
@@ -31,19 +31,25 @@ class StepSettings(NamedTuple):
         lr: learning rate.
         matching: m of the critics' objective.
         update_critics: whether critics learn in this step.
+        distill: share of the critics' objective that is the distance to the next exit's outputs.
     """
 
     position: int
     lr: float
     matching: float
     update_critics: bool
+    distill: float = 0.0
 
 
 def step_settings(position: int, steps: int, config: TrainConfig) -> StepSettings:
     """Of step `position` of `steps` in all; `config` must be resolved."""
     progress = position / steps
     return StepSettings(
-        position, learning_rate(progress, config), matching_at(progress, config), position % config.critic_period == 0
+        position,
+        learning_rate(progress, config),
+        ramp_at(progress, "matching", config.matching),
+        position % config.critic_period == 0,
+        ramp_at(progress, "distill", config.distill),
     )
 
 
@@ -82,7 +88,9 @@ class Worker:
         self._config, self._replica, self._average = config, replica, average
         self._forward: GroupForward | None = None
         self._losses: Tensor | None = None  # attached to the critic's graph
-        self._waiting: tuple[Tensor, StepSettings] | None = None  # losses of a step whose critic update is to come
+        self._output: Tensor | None = None  # of the exit, attached to the critic's graph
+        # losses and output of a step whose critic update is to come
+        self._waiting: tuple[Tensor, Tensor, StepSettings] | None = None
 
     def forward(self, inputs: Tensor, settings: StepSettings) -> Tensor:
         """Equation 1: h_i, cut off from the group."""
@@ -95,7 +103,14 @@ class Worker:
         assert self._forward is not None
         assert self._waiting is None
         self._seed("critic", settings)
-        self._losses = exit_losses(self._forward, self._run_critic, targets, loss)
+        outputs = []
+
+        def remembering(output: Tensor, target: Tensor) -> Tensor:
+            outputs.append(output)
+            return loss(output, target)
+
+        self._losses = exit_losses(self._forward, self._run_critic, targets, remembering)
+        self._output = outputs[0]
         return self._losses.detach()
 
     def backward(self, settings: StepSettings) -> None:
@@ -104,7 +119,9 @@ class Worker:
         assert self._losses is not None
         is_waiting = self.critic is not None and settings.update_critics
         backward_group(self._forward, self._losses, keep_critic_graph=is_waiting)
-        self._waiting = (self._losses, settings) if is_waiting else None
+        assert self._output is not None
+        self._waiting = (self._losses, self._output, settings) if is_waiting else None
+        self._output = self._output.detach()
         self._forward = self._losses = None
         if self._optimizers.group is not None:
             self._learn(self.group, self._optimizers.group, settings)
@@ -129,13 +146,27 @@ class Worker:
         """Whether `update_critic` is still to come."""
         return self._waiting is not None
 
-    def update_critic(self, next_losses: Tensor) -> None:
+    @property
+    def exit_output(self) -> Tensor:
+        """What the exit gave in this step, [batch, outputs], detached."""
+        assert self._output is not None
+        return self._output.detach()
+
+    def update_critic(self, next_losses: Tensor, next_output: Tensor) -> None:
         """Equation 7: the critic learns from the losses of the next exit, [batch], in the step that awaits them."""
         assert self.critic is not None
         assert self._waiting is not None
-        losses, settings = self._waiting
+        losses, output, settings = self._waiting
         self._waiting = None
-        backward_critic(self.critic, losses, next_losses=next_losses, matching=settings.matching)
+        backward_critic(
+            self.critic,
+            losses,
+            next_losses=next_losses,
+            matching=settings.matching,
+            output=output,
+            next_output=next_output,
+            distill=settings.distill,
+        )
         if self._optimizers.critic is not None:
             self._learn(self.critic, self._optimizers.critic, settings)
 

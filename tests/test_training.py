@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 import lctprune as lct
-from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, matching_at
+from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
 from lctprune.scores import score_exits
 from lctprune.training import open_run
 
@@ -223,8 +223,8 @@ def test_schedules() -> None:
         [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     )
     ramp = lct.TrainConfig(matching="0.2:0.6")
-    assert [matching_at(share, ramp) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.4, 0.6])
-    assert matching_at(0.7, lct.TrainConfig(matching=0.25)) == 0.25
+    assert [ramp_at(share, "matching", ramp.matching) for share in (0, 0.5, 1)] == pytest.approx([0.2, 0.4, 0.6])
+    assert ramp_at(0.7, "matching", 0.25) == 0.25
 
 
 @pytest.mark.parametrize(
