@@ -21,7 +21,7 @@ from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
 from lctprune.job import Job, begin
 from lctprune.models import NetworkConfig
-from lctprune.pipeline import require_processes
+from lctprune.pipeline import require_one_process, require_processes
 from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
 from lctprune.runs import Run, split_sizes
 from lctprune.settings import help_of
@@ -75,6 +75,7 @@ def train(
     matching: Annotated[str, _option(TrainConfig, "matching")] = str(TRAINING.matching),
     critic_period: Annotated[int, _option(TrainConfig, "critic_period")] = TRAINING.critic_period,
     critic_optimizer: Annotated[str, _option(TrainConfig, "critic_optimizer")] = TRAINING.critic_optimizer,
+    diagnostics: Annotated[bool, _option(TrainConfig, "diagnostics", "--diagnostics")] = TRAINING.diagnostics,
     precision: Annotated[str, _option(TrainConfig, "precision")] = TRAINING.precision,
     device: Annotated[str, _option(TrainConfig, "device")] = TRAINING.device,
     compile: Annotated[bool, _option(TrainConfig, "compile", "--compile")] = TRAINING.compile,
@@ -134,6 +135,7 @@ def train(
         critic_period=critic_period,
         critic_optimizer=critic_optimizer,
         freeze_main=freeze_main,
+        diagnostics=diagnostics,
         precision=precision,
         device=device,
         compile=compile,
@@ -160,8 +162,7 @@ def train(
         resume=resume,
     )
     require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
-    if method == "joint" and process_count(processes) > 1:
-        raise ConfigError("--method joint needs the whole network in one process; leave out --processes")
+    require_one_process(config, process_count(processes))
     if processes > 1 and not is_started():
         from lctprune.launching import launch  # torch's launcher takes a while to import
 

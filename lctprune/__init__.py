@@ -7,6 +7,7 @@ best = lctprune.select(candidates, lctprune.Budget(flops=1e9))
 lctprune.export(network.subnetwork(best.exit), example, "model.pt")
 """
 
+from lctprune.agreement import GroupAgreement, measure_agreement
 from lctprune.candidates import Candidate, evaluate
 from lctprune.costs import count_flops, count_parameters, measure_latency, size_bytes
 from lctprune.critics import make_critic
@@ -52,6 +53,7 @@ __all__ = [
     "DataConfig",
     "DataError",
     "ExportError",
+    "GroupAgreement",
     "LctpruneError",
     "LocalCriticNetwork",
     "NetworkConfig",
@@ -82,6 +84,7 @@ __all__ = [
     "local_critic_backward",
     "make_critic",
     "mean_squared_error",
+    "measure_agreement",
     "measure_latency",
     "open_run",
     "pareto_front",

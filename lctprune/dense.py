@@ -86,7 +86,13 @@ def begin_dense(run: Run, *, epochs: int | None = None, resume: bool = False) ->
             else _epochs(network, dense, data.example, training)
         )
     config = dataclasses.replace(
-        training, epochs=epochs, freeze_main=True, method="local-critic", matching=0.0, critic_period=1
+        training,
+        epochs=epochs,
+        freeze_main=True,
+        method="local-critic",
+        matching=0.0,
+        critic_period=1,
+        diagnostics=False,
     )
     origin = origin_record(run, [_said(head) for head in heads])
     return Begun(dense, data, open_run(dense, data, config, run_dir=run.path / DENSE, resume=resume, origin=origin))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lctprune.agreement import GroupAgreement
 from lctprune.compilation import compilation
 from lctprune.data_set import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
@@ -22,6 +23,8 @@ from lctprune.runs import Run
 from lctprune.stage import Stage
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.worker import step_settings
+
+DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # of GroupAgreement, in metrics.csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +62,14 @@ class Plan(NamedTuple):
 def train_epochs(
     stage: Stage, pipeline: Pipeline, data: Data | None, run: Run | None, plan: Plan
 ) -> Iterator[Progress]:
-    """Train a stage, evaluate after each epoch and, in rank 0, write the run."""
+    """Train a stage, evaluate after each epoch and, in rank 0, write the run.
+
+    Diagnostics see the same training batch after every epoch: the first that `config.seed` shuffles, augmented.
+    """
     config = TrainConfig(**plan.training)
+    examined = (
+        next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
+    )
     rows: list[dict[str, object]] = [{**row} for row in run.metrics[: plan.epochs_done]] if run else []
     for epoch in range(plan.epochs_done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
@@ -76,7 +85,9 @@ def train_epochs(
         _require_finite(report.val_loss, 0, epoch, progress.step - 1)
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
-        rows.append(_metrics_row(progress, report, lr))
+        with _explained(epoch, progress.step - 1):
+            agreements = stage.agreement(*examined) if examined else []
+        rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_metrics(rows)
         run.write_checkpoint(epoch + 1, tensors)
         del tensors  # of several processes, of which this one is to hold its own
@@ -155,6 +166,16 @@ def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, ob
             for name, value in zip(("train_loss", "val_accuracy", "val_loss"), values, strict=True)
         }
     return row
+
+
+def _agreement_columns(agreements: Sequence[GroupAgreement]) -> dict[str, object]:
+    """Of metrics.csv, to six digits, as norms may become very small; a cosine that is not defined is an empty cell."""
+    return {
+        f"exit{exit}_{name}": "" if math.isnan(value) else f"{value:.6g}"
+        for exit, agreement in enumerate(agreements)
+        for name, value in agreement._asdict().items()
+        if name in DIAGNOSTICS
+    }
 
 
 @contextmanager

@@ -78,7 +78,9 @@ def begin_finetuning(
         network = source  # it was fine-tuned before
     trained_with = TrainConfig(**run.config["training"])
     rate = RATE_SHARE * (trained_with.lr or 0.0) if lr is None else lr
-    config = dataclasses.replace(trained_with, method="backprop", freeze_main=False, epochs=epochs, lr=rate)
+    config = dataclasses.replace(
+        trained_with, method="backprop", freeze_main=False, diagnostics=False, epochs=epochs, lr=rate
+    )
     if resume:
         begun = Run(folder, model=run.model).config
         if "origin" not in begun:

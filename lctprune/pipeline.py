@@ -50,6 +50,17 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None
         )
 
 
+def require_one_process(config: TrainConfig, processes: int) -> None:
+    """Refuse to share out a training that needs the whole network at once.
+
+    Raises:
+        ConfigError: it has joint gradients, or diagnostics.
+    """
+    if processes > 1 and (config.method == "joint" or config.diagnostics):
+        option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
+        raise ConfigError(f"{option} needs the whole network in one process; leave out --processes")
+
+
 def share_groups(groups: int, processes: int, seconds: Sequence[float] | None = None) -> list[range]:
     """Consecutive groups for each process, balanced by the `seconds` that each group takes, or else by their number."""
     cumulative = itertools.accumulate(seconds or [1.0] * groups)

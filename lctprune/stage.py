@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lctprune.agreement import GroupAgreement, measure_agreement
 from lctprune.channel import Channel
 from lctprune.costs import evaluation_mode
 from lctprune.errors import TrainingError
 from lctprune.losses import Loss
+from lctprune.network import LocalCriticNetwork
 from lctprune.scores import ExitScores, ScoreSheet
 from lctprune.splits import Batch, Split
 from lctprune.train_config import TrainConfig, autocast
@@ -148,6 +150,15 @@ class Stage:
         if self.links.next is not None:
             self.links.next.send()
         return sheet.result()
+
+    def agreement(self, inputs: Tensor, targets: Tensor) -> list[GroupAgreement]:
+        """Of local and true gradients, on one batch, in the precision of training; all groups must be here."""
+        critics = [worker.critic for worker in self.workers if worker.critic is not None]
+        network = LocalCriticNetwork([worker.group for worker in self.workers], critics)
+        with autocast(self._config):
+            return measure_agreement(
+                network, *self._on_device(inputs, targets), loss=self._loss, seed=self._config.seed
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes here, under its names in a checkpoint."""

@@ -50,6 +50,10 @@ class TrainConfig:
         "sgd", "sgd, as the groups (whatever theirs is); or adam, the paper's, at a constant 1e-4."
     )
     precision: str = setting("auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.")
+    diagnostics: bool = setting(
+        False,
+        "After each epoch, compare every group's gradient with backpropagation's, on one batch; takes its memory.",
+    )
     device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one.")
     compile: bool = setting(
         False, "Compile groups and critics (torch.compile): a minute at the start, then faster steps."
@@ -72,6 +76,12 @@ class TrainConfig:
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
         parse_ramp("matching", self.matching)
         parse_ramp("distill", self.distill)
+        if self.diagnostics and (self.freeze_main or self.method != "local-critic"):
+            other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
+            raise ConfigError(
+                f"--diagnostics examines the local gradients that groups learn from, and with {other} there are none; "
+                "leave one of them out"
+            )
 
     def resolved(self, *, images: bool = True) -> TrainConfig:
         """The same with `auto` settled for this machine.

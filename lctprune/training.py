@@ -17,7 +17,7 @@ from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss
 from lctprune.network import LocalCriticNetwork
-from lctprune.pipeline import Pipeline
+from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run, data_settings
 from lctprune.train_config import TrainConfig, autocast
@@ -49,7 +49,8 @@ def train(
             are floating-point numbers.
 
     Raises:
-        ConfigError: the device is not there, or `freeze_main` leaves nothing to train.
+        ConfigError: the device is not there, or without critics `freeze_main` leaves nothing to train, or `diagnostics`
+            nothing to examine.
         RunError: `run_dir` holds something, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
@@ -76,6 +77,10 @@ def open_run(
         raise ConfigError(f"backprop trains a plain network, of 1 group; this one has {len(network.groups)}")
     if config.freeze_main and not network.critics:
         raise ConfigError("to freeze the main network leaves nothing to train: it has no critics; use 2 groups or more")
+    if config.diagnostics and not network.critics:
+        raise ConfigError(
+            "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
+        )
     settings: dict[str, Any] = {
         "network": network.recipe.to_dict() if network.recipe else None,
         "data": data_settings(data),
@@ -124,15 +129,14 @@ def train_steps(
         replicas: pipelines side by side, which share each batch of `batch_size` samples.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas.
+        ConfigError: the number of processes does not fit the groups and replicas, or the method.
         ProcessLostError: another process has ended.
     """
     plan = _plan(data, run)
     plan = Plan(*processes.share(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training)
-    if processes and config.method == "joint":
-        raise ConfigError("joint training needs the whole network in one process; leave out --processes")
+    require_one_process(config, processes.size if processes else 1)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None

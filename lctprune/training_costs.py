@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from lctprune.losses import Loss
+from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import backward_critic, backward_group, exit_losses, forward_group
@@ -35,7 +36,7 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, *, batch_si
         example: an input of the first, [batch, ...], of which the first sample is used.
         batch_size: copies of it in the batch that is timed.
     """
-    with _training_for_now(nn.ModuleList(segments)), _as_in_training(images=example.dim() == 4), torch.enable_grad():
+    with training_for_now(nn.ModuleList(segments)), _as_in_training(images=example.dim() == 4), torch.enable_grad():
         times = [_one_run(segments, _training_batch(example, batch_size)) for _ in range(REPEATS)]
     return [min(column) for column in zip(*times, strict=True)]
 
@@ -45,7 +46,7 @@ def group_seconds(
 ) -> list[float]:
     """Seconds that each group with its critic takes in a step: the least of `repeats`. Leaves the network as it was."""
     seconds = [[0.0] * len(network.groups) for _ in range(repeats)]
-    with _training_for_now(network):
+    with training_for_now(network):
         for row in seconds:
             x = inputs
             for index, group in enumerate(network.groups):
@@ -58,7 +59,6 @@ def group_seconds(
                     backward_critic(critic, losses, next_losses=torch.zeros_like(losses), matching=0.0)
                 row[index] = time.perf_counter() - start
                 x = forward.boundary.detach()
-    network.zero_grad(set_to_none=True)
     return [min(column) for column in zip(*seconds, strict=True)]
 
 
@@ -120,18 +120,3 @@ def _training_batch(example: Tensor, size: int) -> Tensor:
 def _as_in_training(*, images: bool) -> AbstractContextManager[object]:
     """The precision that training takes where none is asked for."""
     return autocast(TrainConfig(device="cpu").resolved(images=images))
-
-
-@contextmanager
-def _training_for_now(module: nn.Module) -> Iterator[None]:
-    """Training mode inside; afterwards the states, the modes and the random generator are as they were."""
-    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    modes = [(each, each.training) for each in module.modules()]
-    module.train()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        module.load_state_dict(state)
-        for each, training in modes:
-            each.training = training

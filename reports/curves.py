@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib
@@ -17,7 +18,11 @@ QUANTITIES = {
     "val_accuracy": "validation accuracy",
     "train_loss": "training loss, mean per sample",
     "val_loss": "validation loss, mean per sample",
+    "cosine": "cosine of local and true gradient",
+    "gradient_norm": "norm of the local gradient",
+    "gap": "mean |loss - main network's loss|",
 }
+DIAGNOSTICS = ("cosine", "gap", "gradient_norm")  # of these, in runs that were trained with them
 LEGEND_WIDTH = 1.25  # inches
 MOST_MARKED_EPOCHS = 12  # with more, markers would hide the curves
 
@@ -27,7 +32,8 @@ def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFram
 
     Args:
         metrics: as `metrics_frame` gives it.
-        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss".
+        quantity: "val_accuracy" (0 to 1), "train_loss", "val_loss"; of a run with diagnostics also "cosine" (-1 to 1),
+            "gradient_norm" and "gap". No columns where the run has not measured it.
 
     Raises:
         ConfigError: there is no such quantity.
@@ -37,9 +43,9 @@ def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFram
     if metrics.empty:
         return pandas.DataFrame()
     by_epoch = metrics.set_index("epoch")
-    names = [str(name) for name in by_epoch.columns if str(name).endswith(f"_{quantity}")]
-    exits = [int(name.removesuffix(f"_{quantity}").removeprefix("exit")) for name in names]
-    return by_epoch[names].set_axis(exits, axis="columns")
+    matches = [re.fullmatch(rf"exit(\d+)_{quantity}", str(name)) for name in by_epoch.columns]
+    exits = {match[0]: int(match[1]) for match in matches if match}
+    return by_epoch[list(exits)].set_axis(list(exits.values()), axis="columns")
 
 
 def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("val_accuracy", "train_loss")) -> Figure:
@@ -47,7 +53,7 @@ def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("
 
     Args:
         metrics: as `metrics_frame` gives it.
-        quantities: of the panels: "val_accuracy", "train_loss" or "val_loss".
+        quantities: of the panels, as of `training_curves`.
 
     Raises:
         ConfigError: there is no such quantity.
@@ -59,7 +65,7 @@ def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("
             ax.set_ylabel(QUANTITIES[quantity])
             if quantity == "val_accuracy":
                 ax.yaxis.set_major_formatter(percent_formatter())
-        if not metrics.empty:
+        if axes[-1].lines:
             axes[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, reverse=True)
     return figure
 
@@ -67,7 +73,7 @@ def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("
 def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
     ax.set_xlabel("epoch")
     if curves.empty:
-        say_instead(ax, "no epoch was finished")
+        say_instead(ax, "not measured" if len(curves) else "no epoch was finished")
         return
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     colors = matplotlib.colormaps["viridis"]  # for colour-blind readers too: the deeper the darker

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import pandas
+
 from lctprune.candidates import Candidate, wilson_interval
-from lctprune.reports.curves import training_figure
+from lctprune.reports.curves import DIAGNOSTICS, training_curves, training_figure
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
 from lctprune.reports.formats import percent, percent_interval
@@ -24,6 +26,12 @@ UNITS = (
     "Latency: median of one call at batch {batch} on the machine that evaluated the run, with 5th and 95th percentile. "
     "Size: of weights and buffers; 1 MB is 1,000,000 bytes. "
     "Front: no other exit is at least as accurate at no more FLOPs, and better in one of the two."
+)
+AGREEMENT = (
+    "On one batch of the training split, the same after every epoch. Cosine: of each group's local gradient, through "
+    "its own critic, and its true one, by backpropagation through the whole network; at 1 they point the same way. "
+    "Gap: the mean difference per sample between an exit's loss and the main network's, which critics learn to close. "
+    "Norm: of the local gradient. The main network's last group has no critic: its cosine is 1 and its gap 0."
 )
 COLUMNS = ("exit", "accuracy", "loss", "FLOPs", "of main", "parameters", "size", "latency", "front")
 STYLE = """
@@ -184,13 +192,22 @@ def _curves(run: Run) -> str:
     metrics = metrics_frame(run)
     if metrics.empty:
         return "<p>No epoch was finished.</p>"
-    return _figures(
-        [
-            inline_svg(training_figure(metrics, quantities=[quantity]), quantity)
-            for quantity in ("val_accuracy", "train_loss")
-        ],
-        "A curve for every exit, by epoch",
+    return _curve_figures(metrics, ("val_accuracy", "train_loss"), "A curve for every exit, by epoch") + _agreement(
+        metrics
     )
+
+
+def _agreement(metrics: pandas.DataFrame) -> str:
+    measured = [quantity for quantity in DIAGNOSTICS if not training_curves(metrics, quantity).empty]
+    if not measured:
+        return ""
+    figures = _curve_figures(metrics, measured, "Agreement with backpropagation, a curve for every group, by epoch")
+    return f"<h2>Agreement with backpropagation</h2><p>{escape(AGREEMENT)}</p>{figures}"
+
+
+def _curve_figures(metrics: pandas.DataFrame, quantities: Sequence[str], label: str) -> str:
+    svgs = [inline_svg(training_figure(metrics, quantities=[quantity]), quantity) for quantity in quantities]
+    return _figures(svgs, label)
 
 
 def _figures(svgs: Sequence[str], label: str) -> str:

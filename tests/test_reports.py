@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -341,6 +342,50 @@ def test_training_figure_draws_every_exit(run: Run) -> None:
 def test_training_figure_of_no_epochs_says_so() -> None:
     for ax in reports.training_figure(pandas.DataFrame()).axes:
         assert [text.get_text() for text in ax.texts] == ["no epoch was finished"]
+
+
+def with_diagnostics(run: Run) -> Run:
+    """The same run, as if it had been trained with them; at first the shallow exit's gradient was zero."""
+    more = [
+        {"exit0_cosine": "" if epoch == 0 else 0.2 * epoch, "exit0_gradient_norm": 1.5, "exit0_gap": 0.3}
+        | {"exit1_cosine": 1.0, "exit1_gradient_norm": 2.5, "exit1_gap": 0.0}
+        for epoch in range(len(run.metrics))
+    ]
+    run.write_metrics([{**row, **columns} for row, columns in zip(run.metrics, more, strict=True)])
+    return run
+
+
+def test_training_figure_draws_diagnostics(run: Run) -> None:
+    metrics = reports.metrics_frame(with_diagnostics(run))
+    assert reports.training_curves(metrics, "gap").to_numpy().tolist() == [[0.3, 0.0]] * 3
+    assert reports.training_curves(metrics, "gradient_norm").columns.tolist() == [0, 1]
+    cosine, gap = reports.training_figure(metrics, quantities=("cosine", "gap")).axes
+    assert [list(line.get_ydata()) for line in cosine.lines] == [
+        pytest.approx([math.nan, 0.2, 0.4], nan_ok=True),
+        [1.0] * 3,
+    ]
+    assert [line.get_label() for line in gap.lines] == ["exit 0", "main network"]
+    assert "cosine" in cosine.get_ylabel()
+
+
+def test_training_figure_of_what_was_not_measured_says_so(run: Run) -> None:
+    metrics = reports.metrics_frame(run)
+    assert reports.training_curves(metrics, "cosine").empty
+    for ax in reports.training_figure(metrics, quantities=("cosine", "gap")).axes:
+        assert [text.get_text() for text in ax.texts] == ["not measured"]
+    with pytest.raises(ConfigError, match="quantity is 'speed'"):
+        reports.training_curves(metrics, "speed")
+
+
+def test_the_page_shows_diagnostics_where_there_are_any(run: Run) -> None:
+    candidates = make_candidates()
+    without = Page(reports.report_page(run, candidates))
+    page = Page(reports.report_page(with_diagnostics(run), candidates))
+    assert page.tags.count("svg") == without.tags.count("svg") + 3
+    assert len(page.ids) == len(set(page.ids))
+    for expected in ("Agreement with backpropagation", "at 1 they point the same way", "which critics learn to close"):
+        assert expected in page.text
+        assert expected not in without.text
 
 
 def test_files_are_the_same_when_written_twice(tmp_path: Path) -> None:
