@@ -51,9 +51,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and each metrics.csv")
     parser.add_argument("--picture", type=Path, default=Path("docs/peers.svg"))
     parser.add_argument("--draw", nargs="+", type=Path, metavar="CSV", help="train nothing, show what these hold")
+    parser.add_argument("--subtitle", default="", help="of the picture, with --draw; otherwise it states the scale")
     arguments = parser.parse_args()
     if arguments.draw:
-        report(read_measured(arguments.draw), arguments.picture, ", ".join(map(str, arguments.draw)))
+        report(read_measured(arguments.draw), arguments.picture, arguments.subtitle)
         return
     if "pruned" in arguments.parts and importlib.util.find_spec("torch_pruning") is None:
         parser.error("torch_pruning is missing; pip install 'lctprune[bench]', or leave pruned out of --parts")

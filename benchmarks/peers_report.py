@@ -153,7 +153,9 @@ def draw(points: Sequence[Point], path: Path, subtitle: str) -> None:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.yaxis.set_major_formatter(percent_formatter())
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        ax.set_title("Families of networks; lines: the front that validation chose", loc="left", weight="bold", pad=22)
+        ax.set_title(
+            "Lines: each method's front, chosen on validation; hollow: not on it", loc="left", weight="bold", pad=22
+        )
         ax.text(0, 1.02, subtitle, transform=ax.transAxes, fontsize=8, parse_math=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata=NO_METADATA if path.suffix == ".svg" else None, dpi=150, **TIGHT)
