@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,8 +91,27 @@ def begin(job: Job, processes: ProcessGroup | None = None, *, replicas: int = 1)
         return begun
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # rank 0 says it
-        torch.manual_seed(job.training.seed)  # for what no state dict holds
-        return Begun(build_network(NetworkConfig(**recipe)), None, None)  # its weights will come from rank 0
+        return Begun(skeleton(NetworkConfig(**recipe), seed=job.training.seed), None, None)
+
+
+def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
+    """A network for which weights will come from elsewhere: without memory for them, wherever that is possible.
+
+    It is where a state dict holds all tensors that the network has, and where it can be built on PyTorch's meta device.
+
+    Args:
+        recipe: with the places where the network is cut.
+        seed: for what no state dict holds.
+    """
+    with suppress(Exception):  # a network's own code may ask for numbers, which there are none of on the meta device
+        with torch.device("meta"):
+            network = build_network(recipe)
+        held = network.state_dict(keep_vars=True).values()
+        tensors = [*network.parameters(), *network.buffers()]
+        if {id(tensor) for tensor in tensors} <= {id(tensor) for tensor in held}:
+            return network
+    torch.manual_seed(seed)
+    return build_network(recipe)
 
 
 def _load(job: Job) -> Begun:

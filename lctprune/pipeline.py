@@ -118,6 +118,8 @@ class Pipeline:
             critic = network.critics[index] if index < len(network.critics) else None
             for module in (network.groups[index], critic):
                 if module is not None:
+                    if any(tensor.is_meta for tensor in module.parameters()):
+                        module.to_empty(device=config.device)  # its weights come with `distribute`
                     module.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             workers.append(
                 Worker(index, network.groups[index], critic, config, replica=self.replica, average=self._average)
