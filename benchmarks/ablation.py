@@ -1,7 +1,7 @@
 """Which settings of local critic training make the best family of sub-networks: one table, all at the same scale.
 
     python benchmarks/ablation.py --data DIR --seeds 2                     # all variants: hours on 2 cores
-    python benchmarks/ablation.py --data DIR --only backprop matching      # those whose name contains one of these
+    python benchmarks/ablation.py --data DIR --only backprop matching      # those whose name begins with one of these
     python benchmarks/ablation.py --quick                                  # to see that the script works
 
 A variant is trained with every seed: the same network (ResNet-18 of some width), data, epochs and schedule, and its own
@@ -75,12 +75,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     scale_options(parser, images=8000, width=16, epochs=6, seeds=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--only", nargs="+", default=[""], help="variants whose name begins with one of these")
+    parser.add_argument("--only", nargs="+", default=[""], help="variants by name, or by how it begins")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side, of --threads each")
     parser.add_argument("--out", type=Path, default=Path("ablation.csv"), help="rows are added; what is there is kept")
     arguments = parser.parse_args()
     make_quick(arguments)
-    names = [name for name in variants() if name.startswith(tuple(arguments.only))]
+    names = chosen(arguments.only)
     done = {(row["variant"], int(row["seed"])) for row in read(arguments.out)}
     todo = [each for each in itertools.product(names, range(arguments.seeds)) if each not in done]
     todo.sort(key=lambda each: each[1])  # one seed after the other: an early end leaves whole tables
@@ -92,6 +92,13 @@ def main() -> None:
             add(arguments.out, row)
             print(f"  {row['variant']}, seed {row['seed']}: {row['accuracies']} in {row['seconds']} s", flush=True)
     print_table([row for row in read(arguments.out) if row["variant"] in names])
+
+
+def chosen(wanted: Sequence[str]) -> list[str]:
+    """Names of variants, in the order in which they are wanted."""
+    known = list(variants())
+    found = [[each] if each in known else [name for name in known if name.startswith(each)] for each in wanted]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, object]:
