@@ -108,11 +108,14 @@ def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
 
 
 def notes(run: Run) -> list[str]:
-    """What there is to say of the added runs that are not finished, or left out of the family; a sentence each.
+    """What there is to say of the added runs that are not finished, or left out of the family, and of a run that is an
+    added one itself; a sentence each.
 
     Raises:
         RunError: the run has no checkpoint.
     """
+    if "origin" in run.config:
+        return [f"{run.path} was added to the run that it stands in, which has all networks"]
     said = []
     current = checkpoint_hash(run)
     for added in added_runs(run):
