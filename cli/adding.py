@@ -48,8 +48,8 @@ def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) ->
     begun = begin_dense(run, epochs=epochs, resume=resume)
     assert begun.run is not None
     stderr().print(
-        f"Training {len(begun.network.critics)} further critics for {begun.run.config['training']['epochs']} epochs "
-        f"on the main network of {run.path}, which stays as it is"
+        f"Training {len(begun.network.critics)} further critics on the main network of {run.path}, which stays as it "
+        f"is; epochs: {begun.run.config['training']['epochs']}"
     )
     show_progress(train_steps(begun.network, begun.data, begun.run), stderr())
 
@@ -57,12 +57,14 @@ def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) ->
 def finetune(
     run: RunArgument = None,
     exit: Annotated[int | None, typer.Option("--exit", help="Which network, by its number.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split. Default: 1.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate. Default: a fifth of the run's.")] = None,
     distill: Annotated[
-        float,
-        typer.Option(help="Share of the loss that is the distance to the main network's outputs; 0: labels only."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Share of the loss that is the distance to the main network's outputs; 0: labels only. Default: 0.5."
+        ),
+    ] = None,
     resume: ResumeOption = False,
     model: ModelOption = None,
     threads: ThreadsOption = None,

@@ -21,7 +21,7 @@ from lctprune.cli.measured import (
 from lctprune.deployment import deploy, deployment_record, read_selection
 from lctprune.description import candidate_record
 from lctprune.files import write_atomically
-from lctprune.selection import pareto_front
+from lctprune.selection import main_of, pareto_front
 
 
 def evaluate(
@@ -100,7 +100,7 @@ def export(
     lctprune export runs/mine --exit 1 --out deployed
     """
     opened, candidates = measured(run, model=model, any_latency=True)
-    exit = candidate_of(candidates, candidates[-1].exit if exit is None else exit).exit
+    exit = candidate_of(candidates, main_of(candidates).exit if exit is None else exit).exit
     folder = out or opened.path / "exports" / f"exit{exit}"
     deployment = deploy(opened, candidates, exit, folder, format=format)
     if json:

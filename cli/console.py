@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lctprune.runs import Run
 
 WIDE = 110  # columns that the table of candidates needs to show everything
+ORIGINS = 50  # and further ones for how networks came to be that were added to a run
 
 
 def units(run: Run, *, batch: int = 1) -> str:
@@ -36,7 +37,7 @@ def stderr() -> Console:
 
 def stdout() -> Console:
     """For results; plain text, wide enough for every table, when it is not a terminal."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE + ORIGINS)
 
 
 @contextmanager
@@ -66,13 +67,17 @@ def print_candidates(
     columns.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    left_out = () if console.width >= WIDE else ("loss", "MACs")
     rows = [_cells(candidate) for candidate in candidates]
+    needed = WIDE
     if any(candidate.origin for candidate in candidates):
+        needed += ORIGINS
         rows = [{**cells, "added as": each.origin} for cells, each in zip(rows, candidates, strict=True)]
+    left_out = () if console.width >= needed else ("loss", "MACs")
     table.add_column("")
     for heading in (heading for heading in rows[0] if heading not in left_out):
-        table.add_column(heading, justify="left" if heading in ("exit", "added as") else "right", no_wrap=True)
+        table.add_column(
+            heading, justify="left" if heading in ("exit", "added as") else "right", no_wrap=heading != "added as"
+        )
     for candidate, cells in zip(candidates, rows, strict=True):
         mark = "→" if candidate is chosen else "*" if candidate in front else ""
         shown = [cell for heading, cell in cells.items() if heading not in left_out]

@@ -38,6 +38,8 @@ app = typer.Typer(
 for command in (train, select, evaluate, report, export, densify, finetune, inspect, models):
     app.command()(command)
 
+RESUMABLE = ("train", "densify", "finetune")
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -59,7 +61,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            code = _fail(KeyboardInterrupt("interrupted; train goes on from its last epoch with --resume"), INTERRUPTED)
+            code = _fail(KeyboardInterrupt(f"interrupted{_how_to_go_on()}"), INTERRUPTED)
     except BudgetError as error:
         code = _fail(error, NOTHING_FITS)
     except ConfigError as error:
@@ -69,6 +71,11 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))
     sys.exit(code or 0)
+
+
+def _how_to_go_on() -> str:
+    command = next(iter(sys.argv[1:]), "")
+    return f"; {command} goes on from its last epoch with --resume" if command in RESUMABLE else ""
 
 
 def _fail(error: BaseException, code: int) -> int:

@@ -12,6 +12,7 @@ import typer
 from lctprune.candidates import Candidate
 from lctprune.cli.console import stderr
 from lctprune.deployment import measure_run
+from lctprune.family import notes
 from lctprune.runs import Run, newest_run
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]
@@ -45,6 +46,8 @@ def measured(
     console = stderr()
     if run.epochs_done < (epochs := run.config["training"]["epochs"]):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
+    for note in notes(run):
+        console.print(f"Note: {note}.")
     with console.status("Measuring every exit on the validation split"):
         return run, measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
 

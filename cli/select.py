@@ -21,7 +21,7 @@ from lctprune.cli.measured import (
 from lctprune.deployment import SELECTED, Deployment, deploy, deployment_record
 from lctprune.description import candidate_record
 from lctprune.runs import Run
-from lctprune.selection import Budget, cheaper_alternative, pareto_front
+from lctprune.selection import Budget, cheaper_alternative, main_of, pareto_front
 from lctprune.selection import select as choose
 from lctprune.units import amount
 
@@ -50,7 +50,7 @@ def select(
     """
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
     opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch)
-    limits = budget.limits(candidates[-1])
+    limits = budget.limits(main_of(candidates))
     chosen = choose(candidates, budget)
     alternative = cheaper_alternative(candidates, budget, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
@@ -71,7 +71,7 @@ def _show(
     limits: Mapping[str, float],
     latency_batch: int,
 ) -> None:
-    main = candidates[-1]
+    main = main_of(candidates)
     console = stdout()
     console.print(f"{run.path}, exits on the validation split ({chosen.samples} samples):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))

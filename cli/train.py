@@ -10,6 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
+from lctprune.cli.adding import add_critics
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.cli.measured import JsonOption, ThreadsOption
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
@@ -19,6 +20,7 @@ from lctprune.data_set import Data, DataConfig
 from lctprune.deployment import measure_run
 from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
+from lctprune.family import DENSE
 from lctprune.job import Job, begin
 from lctprune.models import NetworkConfig
 from lctprune.pipeline import require_one_process, require_processes
@@ -73,6 +75,7 @@ def train(
     warmup: Annotated[float, _option(TrainConfig, "warmup")] = TRAINING.warmup,
     label_smoothing: Annotated[float, _option(TrainConfig, "label_smoothing")] = TRAINING.label_smoothing,
     matching: Annotated[str, _option(TrainConfig, "matching")] = str(TRAINING.matching),
+    distill: Annotated[str, _option(TrainConfig, "distill")] = str(TRAINING.distill),
     critic_period: Annotated[int, _option(TrainConfig, "critic_period")] = TRAINING.critic_period,
     critic_optimizer: Annotated[str, _option(TrainConfig, "critic_optimizer")] = TRAINING.critic_optimizer,
     diagnostics: Annotated[bool, _option(TrainConfig, "diagnostics", "--diagnostics")] = TRAINING.diagnostics,
@@ -96,6 +99,9 @@ def train(
     timeout: Annotated[
         float, typer.Option(min=3, help="Seconds after which a process that gives no sign of life is lost.")
     ] = 20,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Then add critics at further places, and narrower ones: lctprune densify.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train a network with local critics: every exit becomes a network of its own.
@@ -132,6 +138,7 @@ def train(
         warmup=warmup,
         label_smoothing=label_smoothing,
         matching=matching,
+        distill=distill,
         critic_period=critic_period,
         critic_optimizer=critic_optimizer,
         freeze_main=freeze_main,
@@ -160,6 +167,7 @@ def train(
         download=download,
         out=out,
         resume=resume,
+        dense=dense,
     )
     require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
     require_one_process(config, process_count(processes))
@@ -174,6 +182,8 @@ def train(
         run = _train(job, group, replicas)
         if run is not None:  # the others wait for rank 0
             torch.set_num_threads(threads or cores)
+            if dense:
+                add_critics(run, resume=resume and (run.path / DENSE).exists())
             candidates = measure_run(run)
     if run is None:
         return
@@ -181,7 +191,7 @@ def train(
         print_json({"run": str(run.path), "candidates": [candidate_record(candidate) for candidate in candidates]})
         return
     console = stdout()
-    console.print(f"\nTrained {run.path}. Its exits on the validation split:\n")
+    console.print(f"\nTrained {run.path}. Its {'networks' if dense else 'exits'} on the validation split:\n")
     print_candidates(console, candidates)
     console.print(f"\n{units(run)}.")
     named = f" --model {model}" if is_own_function(model) else ""

@@ -13,6 +13,8 @@ from lctprune.costs import count_flops, count_parameters, measure_latency, size_
 from lctprune.critics import make_critic
 from lctprune.data import load_data
 from lctprune.data_set import Data, DataConfig
+from lctprune.dense import densify
+from lctprune.deployment import measure_run
 from lctprune.epochs import Progress
 from lctprune.errors import (
     BudgetError,
@@ -29,6 +31,7 @@ from lctprune.errors import (
     UnknownOperationError,
 )
 from lctprune.exporting import export
+from lctprune.finetuning import finetune
 from lctprune.losses import cross_entropy, mean_squared_error
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
@@ -77,8 +80,10 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "cross_entropy",
+    "densify",
     "evaluate",
     "export",
+    "finetune",
     "load_data",
     "load_network",
     "local_critic_backward",
@@ -86,6 +91,7 @@ __all__ = [
     "mean_squared_error",
     "measure_agreement",
     "measure_latency",
+    "measure_run",
     "open_run",
     "pareto_front",
     "process_group",

@@ -150,7 +150,7 @@ def deploy(
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
-        "trained_with": {"run": run.path.name, "checkpoint_sha256": checkpoint_hash(run)},
+        "trained_with": _trained_with(run, member),
         **environment(),
     }
     write_json(description, record)
@@ -163,22 +163,32 @@ def deploy(
     )
 
 
+def _trained_with(run: Run, member: Member) -> dict[str, Any]:
+    """The run and its checkpoint, and where the network was added to it, also that one's."""
+    record = {"run": run.path.name, "checkpoint_sha256": checkpoint_hash(run)}
+    if member.run is run:
+        return record
+    added = {"run": str(member.run.path.relative_to(run.path)), "checkpoint_sha256": checkpoint_hash(member.run)}
+    return {**record, "added": added}
+
+
 def deployment_record(deployment: Deployment) -> dict[str, Any]:
     """A deployment as plain JSON values."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(deployment).items()}
 
 
 def read_selection(run: Run) -> dict[str, Any] | None:
-    """What `selected/model.json` says, where the run's present checkpoint was selected from; otherwise None."""
+    """What `selected/model.json` says, if that network is the run's still, from its present checkpoint; or None."""
     try:
         description: dict[str, Any] = json.loads((run.path / SELECTED / DESCRIPTION).read_text())
         exported = run.path / SELECTED / description["file"]
+        trained_with = _trained_with(run, member_of(run, description["exit"]))
         current = (
-            description["trained_with"]["checkpoint_sha256"] == checkpoint_hash(run)
+            all(description["trained_with"].get(name) == value for name, value in trained_with.items())
             and description["sha256"] == sha256(exported)
             and description["test"] is not None
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):  # NetworkError, of an exit that is gone, is a ValueError
         return None
     return description if current else None
 

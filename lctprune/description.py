@@ -10,6 +10,7 @@ from typing import Any
 from lctprune.candidates import Candidate, candidate_of
 from lctprune.runs import Run
 from lctprune.scores import ExitScores
+from lctprune.selection import main_of
 from lctprune.text import PATTERN
 
 
@@ -25,7 +26,7 @@ def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitS
 
     Args:
         run: where the network comes from.
-        candidates: all of the run's, the main network last.
+        candidates: all of the run's.
         exit: which.
         scores: of this network and of the main network on the test split, where they were measured.
     """
@@ -40,7 +41,7 @@ def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitS
         "validation": candidate_record(candidate_of(candidates, exit)),
         "test": scores and _on_test(scores, 0),
         "main_network": {
-            "validation": candidate_record(candidates[-1]),
+            "validation": candidate_record(main_of(candidates)),
             "test": scores and _on_test(scores, 1),
         },
     }

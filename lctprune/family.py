@@ -7,6 +7,7 @@ finetuned/exitK/        exit K as one network, trained on end to end
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lctprune.candidates import MAIN
@@ -45,9 +46,10 @@ def family(run: Run) -> list[Member]:
     """
     exits = _own_exits(run)
     members = [Member(exit, MAIN if exit == exits - 1 else f"exit {exit}", run, exit) for exit in range(exits)]
+    current = checkpoint_hash(run)
     for added in added_runs(run):
         origin = added.config["origin"]
-        if origin["checkpoint_sha256"] == checkpoint_hash(run) and added.epochs_done:
+        if origin["checkpoint_sha256"] == current and added.epochs_done:
             members += [
                 Member(origin["first_number"] + exit, f"exit {origin['first_number'] + exit}", added, exit, text)
                 for exit, text in enumerate(origin["exits"])
@@ -79,6 +81,50 @@ def origin_record(run: Run, exits: list[str]) -> dict[str, Any]:
     taken = [added.config["origin"] for added in added_runs(run)]
     ends = [_own_exits(run), *(origin["first_number"] + len(origin["exits"]) for origin in taken)]
     return {"checkpoint_sha256": checkpoint_hash(run), "first_number": max(ends), "exits": exits}
+
+
+def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
+    """The added run in `folder`, if it is to be resumed; None if it is to be begun.
+
+    Raises:
+        RunError: networks cannot be added to this run, there is something in the folder already, or nothing that can be
+            resumed.
+    """
+    if "origin" in run.config:
+        raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
+    if not resume:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunError(f"{folder} exists: that was begun before; go on with --resume, or remove it to begin anew")
+        return None
+    try:
+        begun = Run(folder, model=run.model)
+    except RunError as error:
+        raise RunError(f"there is nothing to resume in {folder}; leave out --resume") from error
+    if "origin" not in begun.config:
+        raise RunError(f"{folder} holds a run of its own, which was not added to {run.path}; move it away")
+    if begun.config["origin"]["checkpoint_sha256"] != checkpoint_hash(run):
+        raise RunError(f"{folder} was begun from another checkpoint of {run.path}; remove it, and begin anew")
+    return begun
+
+
+def notes(run: Run) -> list[str]:
+    """What there is to say of the added runs that are not finished, or left out of the family, and of a run that is an
+    added one itself; a sentence each.
+
+    Raises:
+        RunError: the run has no checkpoint.
+    """
+    if "origin" in run.config:
+        return [f"{run.path} was added to the run that it stands in, which has all networks"]
+    said = []
+    current = checkpoint_hash(run)
+    for added in added_runs(run):
+        done, epochs = added.epochs_done, added.config["training"]["epochs"]
+        if added.config["origin"]["checkpoint_sha256"] != current:
+            said.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
+        elif done < epochs:
+            said.append(f"{added.path} stands at epoch {done} of {epochs}{'' if done else ' and is left out'}")
+    return said
 
 
 def added_runs(run: Run) -> list[Run]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lctprune.data_set import Data
 from lctprune.errors import ConfigError, RunError
-from lctprune.family import FINETUNED, member_of, origin_record
+from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_record
 from lctprune.losses import Loss, default_loss, softened_distance
 from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
@@ -21,7 +21,9 @@ from lctprune.splits import Batch, Split
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.training import open_run, train_steps
 
+EPOCHS = 1  # by default
 RATE_SHARE = 0.2  # of the run's highest learning rate, by default
+DISTILL = 0.5  # by default
 
 
 class Finetuning(NamedTuple):
@@ -34,7 +36,13 @@ class Finetuning(NamedTuple):
 
 
 def finetune(
-    run: Run, exit: int, *, epochs: int = 1, lr: float | None = None, distill: float = 0.5, resume: bool = False
+    run: Run,
+    exit: int,
+    *,
+    epochs: int | None = None,
+    lr: float | None = None,
+    distill: float | None = None,
+    resume: bool = False,
 ) -> Run:
     """Train one exit of a run further, through all of its layers.
 
@@ -44,16 +52,17 @@ def finetune(
     Args:
         run: with a finished epoch.
         exit: number of the candidate.
-        epochs: passes over the training split.
+        epochs: passes over the training split, by default 1.
         lr: highest learning rate; by default a fifth of the run's.
         distill: share of the loss that is the distance to the main network's outputs (of classes: softened by a
-            temperature of 4), 0 to 1; the rest is the loss of the labels.
-        resume: continue from the last whole epoch, with the settings that it was begun with.
+            temperature of 4), 0 to 1, by default 0.5; the rest is the loss of the labels.
+        resume: continue from the last whole epoch. What is not given is then as it was begun with.
 
     Raises:
-        ConfigError: `distill` is not between 0 and 1.
+        ConfigError: a value is out of range.
         NetworkError: there is no such exit.
-        RunError: this exit was fine-tuned already, or the run cannot be loaded.
+        RunError: this exit was fine-tuned already, or begun with other settings, or the run cannot be loaded, or was
+            itself added to one.
     """
     begun = begin_finetuning(run, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
     for _ in train_steps(begun.network, begun.data, begun.run, loss=begun.loss):
@@ -62,39 +71,59 @@ def finetune(
 
 
 def begin_finetuning(
-    run: Run, exit: int, *, epochs: int = 1, lr: float | None = None, distill: float = 0.5, resume: bool = False
+    run: Run,
+    exit: int,
+    *,
+    epochs: int | None = None,
+    lr: float | None = None,
+    distill: float | None = None,
+    resume: bool = False,
 ) -> Finetuning:
     """What `train_steps` takes to train one exit further. See `finetune`."""
-    if not 0 <= distill <= 1:
+    if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
-    member, data, folder = member_of(run, exit), run.load_data(), run.path / FINETUNED / f"exit{exit}"
-    source = load_network(member.run)
-    recipe = source.recipe
-    assert recipe is not None  # or the run could not have been loaded
-    if recipe.exit is None:
-        recipe = dataclasses.replace(recipe, exit=member.exit)
-        network = network_of(source, recipe)
+    member, folder = member_of(run, exit), run.path / FINETUNED / f"exit{exit}"
+    begun = begun_below(run, folder, resume=resume)
+    if begun is None:
+        distill = DISTILL if distill is None else distill
     else:
-        network = source  # it was fine-tuned before
-    trained_with = TrainConfig(**run.config["training"])
-    rate = RATE_SHARE * (trained_with.lr or 0.0) if lr is None else lr
-    config = dataclasses.replace(
-        trained_with, method="backprop", freeze_main=False, diagnostics=False, epochs=epochs, lr=rate
-    )
-    if resume:
-        begun = Run(folder, model=run.model).config
-        if "origin" not in begun:
-            raise RunError(f"{folder} holds something else; fine-tune another exit, or remove it")
-        config, distill = TrainConfig(**begun["training"]), begun["origin"]["distill"]
+        recorded = begun.config["origin"]["distill"]
+        if distill not in (None, recorded):
+            raise RunError(f"{folder} was begun with distill {recorded:g}; resume with the same settings")
+        distill = recorded
+    config = _config(begun or run, epochs=epochs, lr=lr, is_begun=begun is not None)
+    network, teacher, data = _network(member), load_network(run), run.load_data()
     origin = {**origin_record(run, [f"{member.origin or member.name}, fine-tuned"]), "distill": distill}
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
     if distill:
-        teacher = load_network(run)
         data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config))
         loss = partial(distillation_loss, loss=loss, weight=distill, is_regression=is_regression)
     return Finetuning(network, data, opened, loss)
+
+
+def _network(member: Member) -> LocalCriticNetwork:
+    """The member alone, as a network of one group."""
+    source = load_network(member.run)
+    recipe = source.recipe
+    assert recipe is not None  # or the run could not have been loaded
+    if recipe.exit is not None:
+        return source  # it was fine-tuned before
+    return network_of(source, dataclasses.replace(recipe, exit=member.exit))
+
+
+def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -> TrainConfig:
+    """Of fine-tuning: from the settings of the run, or as it was begun; what is given comes first."""
+    config = TrainConfig(**run.config["training"])
+    if not is_begun:
+        rate = RATE_SHARE * (config.lr or 0.0)
+        config = dataclasses.replace(
+            config, method="backprop", freeze_main=False, diagnostics=False, epochs=EPOCHS, lr=rate
+        )
+    return dataclasses.replace(
+        config, epochs=config.epochs if epochs is None else epochs, lr=config.lr if lr is None else lr
+    )
 
 
 class TaughtSplit:

@@ -14,6 +14,7 @@ import torch
 from lctprune.data import load_data
 from lctprune.data_set import Data, DataConfig
 from lctprune.errors import ConfigError, NetworkWarning
+from lctprune.heads import heads_to_add
 from lctprune.models import NetworkConfig, build_network, fitted
 from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup
@@ -34,6 +35,7 @@ class Job:
         download: whether the data may be downloaded.
         out: the run directory, new or empty; by default one below `runs/`.
         resume: continue the run in `out`.
+        dense: critics are to be added after training, so where none can be, nothing is begun. See `densify`.
 
     Raises:
         ConfigError: the main network is to stay as it is, but has no weights.
@@ -46,6 +48,7 @@ class Job:
     download: bool = False
     out: Path | None = None
     resume: bool = False
+    dense: bool = False
 
     def __post_init__(self) -> None:
         if self.training.freeze_main and self.weights is None:
@@ -126,6 +129,9 @@ def _load(job: Job) -> Begun:
         config = dataclasses.replace(config, cuts=Run(job.out).config["network"].get("cuts"))
     torch.manual_seed(job.training.seed)
     network = build_network(fitted(config, data), weights=weights)
+    if job.dense:
+        with torch.random.fork_rng(devices=[]):
+            heads_to_add(network, data.example)
     return Begun(network, data, open_run(network, data, job.training, run_dir=job.out, resume=job.resume))
 
 

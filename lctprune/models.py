@@ -29,6 +29,9 @@ from lctprune.zoo import (
     torchvision_names,
 )
 
+# With fewer input channels, torch 2.14's backward pass of a strided 1x1 convolution in channels-last layout writes
+# beyond its memory on processors with AVX2.
+LEAST_RESNET_WIDTH = 8
 SMALL_IMAGE = 64  # up to this side a ResNet gets the 3x3 stem without pooling that is usual for CIFAR
 
 
@@ -78,6 +81,11 @@ def _resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module]:
 def _set_width(model: resnet.ResNet, width: int) -> None:
     """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further one."""
     _require_width(width)
+    if width < LEAST_RESNET_WIDTH:
+        raise ConfigError(
+            f"width is {width}; a ResNet needs at least {LEAST_RESNET_WIDTH} channels: PyTorch's backward pass of a "
+            "strided 1x1 convolution with fewer crashes on some processors"
+        )
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
     if not isinstance(stages[0][0], resnet.BasicBlock):
         raise ConfigError("width is for ResNets of basic blocks: resnet18 and resnet34")

@@ -100,7 +100,8 @@ class Stage:
                 self.finish()
             losses.append(worker.exit_losses(targets, self._loss, settings))
             if index == 0 and self.links.previous is not None and settings.update_critics:
-                self.links.previous.send({"means": self.known_means}, [*losses, worker.exit_output])
+                taught = [worker.exit_output] if settings.distill else []
+                self.links.previous.send({"means": self.known_means}, [*losses, *taught])
             worker.backward(settings)
             if index > 0 and settings.update_critics:
                 self.workers[index - 1].update_critic(losses[-1], worker.exit_output)
@@ -120,9 +121,9 @@ class Stage:
     def finish(self) -> None:
         """Let the last critic here learn from the step before, whose losses come from the next process."""
         if self.links.next is not None and self.workers[-1].awaits_losses:
-            note, (losses, output) = self.links.next.receive()
+            note, tensors = self.links.next.receive()
             self._later_means = note["means"]
-            self.workers[-1].update_critic(losses.to(self._config.device), output.to(self._config.device))
+            self.workers[-1].update_critic(*(tensor.to(self._config.device) for tensor in tensors))
 
     @property
     def known_means(self) -> list[float]:

@@ -42,7 +42,7 @@ class TrainConfig:
         "0:0.5", "Critics' objective, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
     )
     distill: float | str = setting(
-        0.0, "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO."
+        "0", "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO."
     )
     critic_period: int = setting(1, "Update critics in every k-th step only.")
     freeze_main: bool = setting(False, "Train critics only: the main network stays as it is, to the last bit.")

@@ -20,7 +20,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run, data_settings
-from lctprune.train_config import TrainConfig, autocast
+from lctprune.train_config import TrainConfig, autocast, parse_ramp
 from lctprune.training_costs import group_seconds
 from lctprune.weights import NETWORK_PREFIX
 
@@ -137,6 +137,8 @@ def train_steps(
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training)
     require_one_process(config, processes.size if processes else 1)
+    if plan.is_regression and parse_ramp("distill", config.distill) != (0, 0):
+        raise ConfigError("--distill compares logits of classes, which a regression has none of; leave it out")
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None

@@ -141,7 +141,11 @@ def backward_critic(
     next_output: Tensor | None = None,
     distill: float = 0.0,
 ) -> None:
-    """Equation 7, generalised by `matching`: the critic's own gradient, from its losses and the next exit's."""
+    """Equation 7, generalised by `matching`: the critic's own gradient, from its losses and the next exit's.
+
+    A share `distill` of the objective is the distance between the critic's output and the next exit's (equation 2, in
+    logits).
+    """
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     if parameters:
         objective = (1 - matching) * losses + matching * (losses - next_losses).abs()

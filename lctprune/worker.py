@@ -152,8 +152,11 @@ class Worker:
         assert self._output is not None
         return self._output.detach()
 
-    def update_critic(self, next_losses: Tensor, next_output: Tensor) -> None:
-        """Equation 7: the critic learns from the losses of the next exit, [batch], in the step that awaits them."""
+    def update_critic(self, next_losses: Tensor, next_output: Tensor | None = None) -> None:
+        """Equation 7: the critic learns from the losses of the next exit, [batch], in the step that awaits them.
+
+        Where a step distils, the critic also needs that exit's output, [batch, outputs].
+        """
         assert self.critic is not None
         assert self._waiting is not None
         losses, output, settings = self._waiting

@@ -46,7 +46,12 @@ class Place(NamedTuple):
 
 
 def label_points(
-    ax: Axes, points: Sequence[tuple[float, float]], labels: Sequence[Annotation], lines: Sequence[Line]
+    ax: Axes,
+    points: Sequence[tuple[float, float]],
+    labels: Sequence[Annotation],
+    lines: Sequence[Line],
+    *,
+    others: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Move labels beside their points, clear of each other and, where there is room, of points and lines.
 
@@ -55,9 +60,10 @@ def label_points(
         points: (x, y) in data units, from left to right.
         labels: one a point, an annotation in offset points.
         lines: horizontal and vertical lines that are better not written over.
+        others: further points, without labels.
     """
     scale = 72 / ax.figure.dpi
-    anchors = [(float(x) * scale, float(y) * scale) for x, y in ax.transData.transform(list(points))]
+    anchors = [(float(x) * scale, float(y) * scale) for x, y in ax.transData.transform([*points, *others])]
     obstacles = [(_box(x, y, MARKER), COVERS_MARKER) for x, y in anchors]
     for line in lines:
         (x1, y1), (x2, y2) = ax.transData.transform(line) * scale
@@ -65,7 +71,7 @@ def label_points(
         obstacles.append((_box(*middle, *half), COVERS_LINE))
     frame = Box(*(float(edge) * scale for edge in ax.get_window_extent().extents))
     # from right to left, as the places that are tried first are on the left
-    for (x, y), label in list(zip(anchors, labels, strict=True))[::-1]:
+    for (x, y), label in list(zip(anchors[: len(points)], labels, strict=True))[::-1]:
         extent = label.get_window_extent()
         size = extent.width * scale / 2 + GAP / 2, extent.height * scale / 2 + GAP / 2
         prices = {

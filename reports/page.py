@@ -17,7 +17,7 @@ from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.tables import metrics_frame
 from lctprune.runs import Run
-from lctprune.selection import pareto_front
+from lctprune.selection import main_of, pareto_front
 from lctprune.units import engineering
 
 UNITS = (
@@ -137,7 +137,7 @@ def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
 
 def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
     front = pareto_front(candidates, "flops")
-    main = max(candidates, key=lambda candidate: candidate.exit, default=None)
+    main = main_of(candidates) if candidates else None
     head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
     rows = []
     for candidate in candidates:
@@ -160,7 +160,7 @@ def _cells(candidate: Candidate, main: Candidate | None, on_front: bool, is_chos
     macs = f"{engineering(flops / 2)} MACs" if flops is not None else ""
     p5, p95 = candidate.latency_p5_ms, candidate.latency_p95_ms
     return [
-        escape(candidate.name) + _small("chosen" if is_chosen else ""),
+        escape(candidate.name) + _small(escape(candidate.origin)) + _small("chosen" if is_chosen else ""),
         percent(candidate.accuracy)
         + _small(percent_interval(*candidate.accuracy_interval) if candidate.samples else ""),
         f"{candidate.loss:.3f}",

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from lctprune.candidates import Candidate
+from lctprune.candidates import MAIN, Candidate
 from lctprune.errors import ConfigError
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Line, label_points
@@ -26,13 +26,15 @@ AXIS_LABELS = {
     "latency_ms": "median latency, batch {batch} (ms)",
 }
 FARTHEST_LIMIT = 2.0  # times the greatest cost; to show a limit beyond would squeeze the points into a corner
+MOST_LABELS = 13  # of more candidates, those off the front have none
 ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 
 
 def plot_pareto(
     ax: Axes, candidates: Sequence[Candidate], cost: str, *, chosen: Candidate | None = None, limit: float | None = None
 ) -> Axes:
-    """Draw accuracy with its 95% interval against a cost.
+    """Draw accuracy with its 95% interval against a cost. Of more than `MOST_LABELS` candidates only those that are on
+    the front or chosen, and the main network, are named.
 
     Args:
         ax: to draw on; its place in the figure is final, as labels are placed for it.
@@ -60,8 +62,10 @@ def plot_pareto(
     if limit is not None:
         lines.append(_draw_limit(ax, cost, limit))
     _draw_legend(ax)
-    labels = [_label(ax, point, chosen=point.exit == chosen_exit) for point in points]
-    label_points(ax, [(point.cost, point.accuracy) for point in points], labels, lines)
+    named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
+    labels = [_label(ax, point, chosen=point.exit == chosen_exit) for point in named]
+    others = [(point.cost, point.accuracy) for point in points if point not in named]
+    label_points(ax, [(point.cost, point.accuracy) for point in named], labels, lines, others=others)
     return ax
 
 
@@ -102,6 +106,10 @@ def pareto_figure(
         for ax in axes[1:]:
             ax.set_ylabel("")  # that of the first panel serves all
     return figure
+
+
+def _stands_out(point: ParetoPoint, chosen_exit: int | None) -> bool:
+    return point.on_front or point.exit == chosen_exit or point.name == MAIN
 
 
 def _flops_limit(budget: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,41 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., 2 - label] += 90
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    torch.manual_seed(0)
+    data = lct.load_data(lct.DataConfig(name=str(image_folder), image_size=16))
+    recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 4}, groups=3, num_outputs=3, image_size=16)
+    path = tmp_path_factory.mktemp("trained") / "run"
+    lct.train(lct.build_network(recipe), data, lct.TrainConfig(epochs=2, batch_size=18, precision="fp32"), run_dir=path)
+    return path
+
+
+@pytest.fixture
+def trained(_trained: Path, tmp_path: Path) -> lct.Run:
+    """A run of three groups, trained for two epochs on the images of `image_folder`; the test's own copy."""
+    return lct.Run(shutil.copytree(_trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def table_run(tmp_path: Path) -> Callable[..., lct.Run]:
+    """Train a perceptron, or another network, for an epoch on a table of 60 rows."""
+
+    def train(*, task: str = "classification", method: str = "local-critic", **network: Any) -> lct.Run:
+        path = tmp_path / "t.csv"
+        values = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).tolist()
+        rows = [f"{a},{b},{c},{a * b if task == 'regression' else int(a > b)}" for a, b, c in values]
+        path.write_text("a,b,c,y\n" + "\n".join(rows) + "\n")
+        data = lct.load_data(lct.DataConfig(name=str(path), task=task))
+        groups = 1 if method == "backprop" else 2
+        recipe = {"model": "mlp", "model_args": {"width": 16, "layers": 4}, "features": 3, "groups": groups} | network
+        built = lct.build_network(lct.NetworkConfig(**recipe, num_outputs=data.num_outputs))
+        config = lct.TrainConfig(epochs=1, batch_size=16, method=method)
+        return lct.train(built, data, config, run_dir=tmp_path / "table")
+
+    return train
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.scores import score_exits
+from lctprune.candidates import ScoredExit, candidate_of, measure_costs
+from lctprune.scores import score_exits, score_networks
 from lctprune.splits import Batch
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -94,3 +95,37 @@ def test_an_empty_split_is_refused(make_network: MakeNetwork, data: lct.Data) ->
 
     with pytest.raises(lct.DataError, match="no samples"):
         lct.evaluate(make_network(), Empty(), data.example)
+
+
+# --- networks that were not trained together ------------------------------------------------------------------------
+
+
+def test_networks_side_by_side_are_scored_as_each_alone(make_network: MakeNetwork, data: lct.Data) -> None:
+    networks = [make_network(seed).train() for seed in (0, 1, 2)]
+    together = score_networks(networks, data.test, batch_size=7)
+    assert together.samples == 30
+    for place, network in enumerate(networks):
+        assert network.training
+        alone = score_exits(network, data.test, batch_size=7)
+        assert together.accuracy[place] == alone.accuracy[-1]
+        assert together.loss[place] == pytest.approx(alone.loss[-1])
+
+
+def test_what_each_network_costs_stands_beside_its_own_scores(make_network: MakeNetwork, data: lct.Data) -> None:
+    networks = [make_network(seed) for seed in (0, 1)]
+    first, second = (score_exits(network, data.val) for network in networks)
+    exits = [
+        ScoredExit(7, "exit 7", networks[0].subnetwork(1), first, 1),
+        ScoredExit(2, "exit 2", networks[1].subnetwork(0), second, 0, "by hand"),
+    ]
+    candidates = measure_costs(exits, data.example, latency_repeats=2)
+    for candidate, each in zip(candidates, exits, strict=True):
+        assert (candidate.exit, candidate.name, candidate.origin) == (each.exit, each.name, each.origin)
+        assert candidate.accuracy == each.scores.accuracy[each.place]
+        assert candidate.loss == each.scores.loss[each.place]
+        assert candidate.flops == lct.count_flops(each.network, data.example)
+        assert candidate.parameters == lct.count_parameters(each.network)
+        assert candidate.latency_ms > 0
+    assert candidate_of(candidates, 2) is candidates[1]
+    with pytest.raises(lct.NetworkError, match="exit 1 does not exist; there are exits 2, 7"):
+        candidate_of(candidates, 1)

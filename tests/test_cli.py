@@ -75,6 +75,7 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
         "--split-at": "layer1,layer2.0",
         "--critic": "paper",
         "--critic-depth": "2,1",
+        "--critic-width": "0.5,0.25",
         "--critic-pool": "last",
         "--balance": "memory",
         "--optimizer": "adamw",
@@ -87,6 +88,7 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
         "--warmup": 0.3,
         "--label-smoothing": 0.05,
         "--matching": "0.1:0.9",
+        "--distill": "0:0.3",
         "--critic-period": 2,
         "--critic-optimizer": "adam",
         "--precision": "fp32",
@@ -100,7 +102,7 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
     config = lct.Run(tmp_path / "run").config
     recorded = {**config["network"], **config["data"]["config"], **config["training"], **config["machine"]}
     for option, value in options.items():
-        expected = value.split(",") if option in ("--split-at", "--critic-depth") else [value]
+        expected = value.split(",") if option in ("--split-at", "--critic-depth", "--critic-width") else [value]
         actual = recorded[option.removeprefix("--").replace("-", "_")]
         assert [str(each) for each in (actual if isinstance(actual, list) else [actual])] == [
             str(each) for each in expected

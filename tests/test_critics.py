@@ -25,7 +25,7 @@ def check_output(kind: str, shape: tuple[int, int, int], num_outputs: int) -> No
         assert output.isfinite().all()
 
 
-def macs(critic: nn.Module, shape: tuple[int, int, int]) -> int:
+def macs(critic: nn.Module, shape: tuple[int, ...]) -> int:
     return lct.count_flops(critic, torch.zeros(1, *shape)) // 2
 
 
@@ -89,6 +89,47 @@ def test_macs_of_a_tail_behind_a_small_odd_map() -> None:
 
 
 @pytest.mark.parametrize(
+    ("width", "channels"), [(0.5, (32, 64, 128)), (2, (128, 256, 512)), (0.3, (19, 38, 76)), (0.001, (1, 2, 4))]
+)
+def test_macs_of_a_tail_of_another_width(width: float, channels: tuple[int, int, int]) -> None:
+    """The width scales the first block; the further ones double it."""
+    critic = lct.make_critic("tail", (64, 32, 32), 10, width=width)
+    expected, before = 0, 64
+    for side, after in zip((16, 8, 4), channels, strict=True):
+        expected += 9 * before * after * side * side + 9 * after * after * side * side
+        before = after
+    assert macs(critic, (64, 32, 32)) == expected + before * 10
+    x = torch.randn(2, 64, 32, 32)
+    assert critic(x).shape == (2, 10)
+
+
+def test_macs_of_a_deep_tail() -> None:
+    """At each of two sizes one block that halves the map, and two more at that size."""
+    first = 9 * 32 * 16 * 8 * 8 + 9 * 16 * 16 * 8 * 8 + 2 * (2 * 9 * 16 * 16 * 8 * 8)
+    second = 9 * 16 * 32 * 4 * 4 + 9 * 32 * 32 * 4 * 4 + 2 * (2 * 9 * 32 * 32 * 4 * 4)
+    critic = lct.make_critic("tail", (32, 16, 16), 10, depth=3, width=0.5)
+    assert macs(critic, (32, 16, 16)) == first + second + 32 * 10
+    assert len(convolutions(critic)) == 2 * 2 * 3
+
+
+def test_macs_of_narrow_critics_of_the_paper() -> None:
+    assert macs(lct.make_critic("paper", (64, 6, 6), 10, width=0.25), (64, 6, 6)) == (
+        9 * 64 * 32 * 36 + 32 * 36 * 10  # 32 channels, not 128
+    )
+    assert macs(lct.make_critic("pooled", (64, 8, 8), 10, width=0.25), (64, 8, 8)) == (
+        9 * 64 * 32 * 16 + 32 * 16 * 10  # 8x8 -> 4x4
+    )
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(1, 24), (0.5, 12), (0.001, 1)])
+@pytest.mark.parametrize("shape", [(24,), (5, 24)])
+def test_macs_of_perceptrons(shape: tuple[int, ...], width: float, hidden: int) -> None:
+    """Of vectors and of sequences, which are pooled before."""
+    critic = lct.make_critic("tail", shape, 7, width=width)
+    assert macs(critic, shape) == 24 * hidden + hidden * 7
+
+
+@pytest.mark.parametrize(
     ("shape", "depth", "expected"),
     [
         # 32x32 -> 16x16 -> 8x8, pooled to 4x4
@@ -118,9 +159,24 @@ def test_the_papers_critic_has_depth_convolutions_of_128_channels_at_full_size(d
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_depth_does_not_apply_to_a_tail() -> None:
-    with pytest.raises(ConfigError, match="depth does not apply to 'tail'"):
-        lct.make_critic("tail", (8, 8, 8), 10, depth=2)
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("linear", (8, 8, 8)), ("tail", (8, 8)), ("tail", (8,)), ("linear", (8,))], ids=str
+)
+def test_depth_is_for_convolutions(kind: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=f"depth does not apply to '{kind}' here; it is for convolutions"):
+        lct.make_critic(kind, shape, 10, depth=2)
+
+
+@pytest.mark.parametrize("width", [0, -1, 16.5, float("nan"), float("inf")])
+def test_a_width_beyond_what_makes_sense_is_refused(width: float) -> None:
+    with pytest.raises(ConfigError, match=r"critic width is .*; it must be greater than 0 and at most 16"):
+        lct.make_critic("tail", (8, 8, 8), 10, width=width)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (8, 8), (8,)])
+def test_what_has_no_hidden_layer_has_no_width(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="width does not apply to 'linear', which has no hidden layer"):
+        lct.make_critic("linear", shape, 10, width=0.5)
 
 
 @pytest.mark.parametrize("kind", CRITICS)

@@ -11,7 +11,7 @@ import torch
 from torchvision.models import resnet
 
 import lctprune as lct
-from lctprune.errors import ConfigError
+from lctprune.errors import ConfigError, NetworkError
 from lctprune.models import ALIASES, MODELS, NetworkConfig, _set_width, build_network
 
 SEQUENCES = ("lstm", "gru", "transformer", "mlp")
@@ -93,7 +93,12 @@ def test_width_of_a_resnet(name: str, blocks: tuple[int, ...], image_size: int) 
 
 @pytest.mark.parametrize(
     ("model", "width", "says"),
-    [("resnet18", 0, "at least 1"), ("vgg-lct", 0, "at least 1"), ("resnet50", 32, "basic blocks")],
+    [
+        ("resnet18", 0, "at least 1"),
+        ("vgg-lct", 0, "at least 1"),
+        ("resnet50", 32, "basic blocks"),
+        ("resnet18", 7, "width is 7; a ResNet needs at least 8 channels: PyTorch's backward pass"),
+    ],
 )
 def test_widths_that_cannot_be_are_refused(model: str, width: int, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -264,3 +269,25 @@ def test_the_papers_cuts_give_way_to_a_balance_that_is_asked_for() -> None:
 def test_arguments_that_the_data_or_the_weights_decide_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"may not be {name}"):
         build_network(NetworkConfig(model="mobilenet_v3_small", model_args={name: 3}))
+
+
+@pytest.mark.parametrize("exit", [0, 1, 2])
+def test_a_recipe_of_one_exit_is_that_exit_as_a_plain_network(exit: int) -> None:
+    settings = {"model": "mlp", "model_args": {"width": 8}, "features": 3, "groups": 3, "critic_width": (0.5, 1)}
+    whole = build_network(NetworkConfig(**settings))
+    alone = build_network(NetworkConfig(**settings, exit=exit))
+    assert (len(alone.groups), len(alone.critics)) == (1, 0)
+    alone.groups[0].load_state_dict(whole.subnetwork(exit).state_dict())
+    x = torch.randn(4, 3)
+    assert torch.equal(alone.eval()(x), whole.eval().exits(x)[exit])
+    again = build_network(NetworkConfig(**alone.recipe.to_dict()))
+    again.load_state_dict(alone.state_dict())
+    with pytest.raises(NetworkError, match="exit 3 does not exist"):
+        build_network(NetworkConfig(**settings, exit=3))
+
+
+def test_the_width_of_critics_is_part_of_the_recipe() -> None:
+    network = build_network(NetworkConfig(model="mlp", features=3, groups=3, critic_width=[0.5, 2]))
+    assert network.recipe.critic_width == (0.5, 2)
+    again = build_network(NetworkConfig(**network.recipe.to_dict()))
+    again.load_state_dict(network.state_dict())

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.balancing import balance
+from lctprune.cut_points import cut_points
 from lctprune.errors import ConfigError, NetworkError, PartitionError
 from lctprune.models import MODELS
-from lctprune.partition import cut_places, partition
-from lctprune.tracing import BY_HAND
+from lctprune.partition import all_places, cut_places, partition
+from lctprune.tracing import BY_HAND, trace, without_leftovers
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -447,10 +448,58 @@ def test_a_split_point_where_more_than_one_tensor_is_alive_is_refused(name: str)
         partition(SmallNet(), IMAGE, split_at=[name])
 
 
-@pytest.mark.parametrize("names", [["block2", "block1"], ["block1", "block1"], ["block1", "block3", "block2"]])
+@pytest.mark.parametrize(
+    "names", [["block2", "block1"], ["block1", "block3", "block2"], ["block2", "block1", "block2"]]
+)
 def test_split_points_out_of_order_are_refused(names: list[str]) -> None:
-    with pytest.raises(PartitionError, match="must be different and in the network's order"):
+    with pytest.raises(PartitionError, match="must be in the network's order"):
         partition(SmallNet(), IMAGE, split_at=names)
+
+
+def test_a_split_point_that_stands_twice_gives_two_critics_of_one_output() -> None:
+    model = SmallNet()
+    names, widths = ["block1", "block1", "block2"], [1, 0.5, 0.5]
+    network = lct.attach_critics(model, IMAGE, num_outputs=10, split_at=names, critic_width=widths).eval()
+    assert list(network.groups[1].state_dict()) == []
+    x = torch.randn(2, 3, 8, 8)
+    for mode in (True, False):
+        assert torch.equal(network.groups[1].train(mode)(x), x)
+    network.eval()
+    first = network.groups[0](x)
+    outputs = network.exits(x)
+    for exit in (0, 1):
+        assert torch.equal(outputs[exit], network.critics[exit](first))
+        assert torch.equal(network.subnetwork(exit)(x), outputs[exit])
+    assert torch.equal(outputs[-1], model.eval()(x))
+    sizes = [lct.count_parameters(critic) for critic in network.critics]
+    assert sizes[0] > sizes[1]
+    assert network.cuts[0] == network.cuts[1]
+
+
+def test_a_width_is_given_to_each_critic_or_once_for_all() -> None:
+    def sizes(widths: list[float] | None) -> list[int]:
+        network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=10, groups=3, critic_width=widths)
+        return [lct.count_parameters(critic) for critic in network.critics]
+
+    whole, half = sizes(None), sizes([0.5])
+    assert sizes([1]) == whole
+    assert sizes([0.5, 1]) == [half[0], whole[1]]
+    assert half[0] < whole[0]
+    with pytest.raises(ConfigError, match="critic width has 3 numbers; give 1, or 2, one a critic"):
+        sizes([1, 1, 1])
+
+
+def test_all_places_are_those_to_cut_the_end_and_what_is_named() -> None:
+    model = SmallNet()
+    usual = cut_places(model, IMAGE)
+    every = all_places(model, IMAGE)
+    assert every[:-1] == usual
+    assert every[-1].flops == lct.count_flops(model, IMAGE)
+    with without_leftovers(model):
+        points = cut_points(trace(model), IMAGE)
+    other = next(point for point in points if point not in every)
+    named = all_places(model, IMAGE, also=[other.node_name])
+    assert named == sorted([*every, other], key=lambda place: place.node)
 
 
 def test_a_model_that_depends_on_its_data_cannot_be_traced() -> None:

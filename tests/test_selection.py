@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 import lctprune as lct
-from lctprune.candidates import Candidate, wilson_interval
+from lctprune.candidates import MAIN, Candidate, wilson_interval
 from lctprune.errors import BudgetError, ConfigError
-from lctprune.selection import COSTS, fitting, parse_limit
+from lctprune.selection import COSTS, fitting, main_of, parse_limit
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -215,6 +215,22 @@ def test_percentages_are_of_the_main_network_wherever_it_stands() -> None:
     assert lct.select(candidates, lct.Budget(flops="40%")).exit == 0
     with pytest.raises(BudgetError):
         lct.select(candidates, lct.Budget(flops="39%"))
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_percentages_are_of_what_is_named_the_main_network_where_more_was_added(order: tuple[int, ...]) -> None:
+    """Numbers beyond the main network's are of networks that were added to the run."""
+    every = [
+        candidate(0, 0.5, 40),
+        candidate(1, 0.7, 100, name=MAIN),
+        candidate(2, 0.6, 60),
+        candidate(3, 0.9, 200, parameters=30),
+    ]
+    candidates = [every[index] for index in order]
+    assert main_of(candidates).exit == 1
+    assert lct.select(candidates, lct.Budget(flops="60%")).exit == 2
+    assert lct.select(candidates, lct.Budget(flops="200%")).exit == 3
+    assert lct.select(candidates, lct.Budget(parameters="100%")).exit == 1
 
 
 @pytest.mark.parametrize("function", [lct.select, fitting])

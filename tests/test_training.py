@@ -74,6 +74,8 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
         {"label_smoothing": 0.3},
         {"matching": 0.0},
         {"matching": "1:0"},
+        {"distill": 0.5},
+        {"distill": "0:0.5"},
         {"critic_period": 3},
         {"critic_optimizer": "adam"},
         {"precision": "bf16"},
@@ -252,6 +254,7 @@ def test_schedules() -> None:
         {"matching": "a:b"},
         {"matching": "nan"},
         {"matching": "0:0.5:1"},
+        {"distill": 1.5},
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError
+from lctprune.update import backward_critic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BATCH, CLASSES = 6, 3
@@ -496,3 +497,25 @@ def test_a_group_that_changes_its_input_in_place_is_refused(position: int) -> No
     network.groups[position] = nn.Sequential(nn.ReLU(inplace=True), network.groups[position])
     with pytest.raises(NetworkError, match=f"group {position} changes its input in place; .*inplace=False"):
         lct.local_critic_backward(network, x, y)
+
+
+@pytest.mark.parametrize("distill", [0.0, 0.3, 1.0])
+def test_a_critic_also_learns_the_next_exits_output(distill: float) -> None:
+    """T^2 KL(next, own) at a temperature of 4, written out in float64."""
+    torch.manual_seed(0)
+    critic = nn.Linear(5, 3).double()
+    inputs, next_output = torch.randn(7, 5).double(), torch.randn(7, 3).double()
+    targets, next_losses = torch.arange(7) % 3, torch.rand(7).double()
+    output = critic(inputs)
+    losses = lct.cross_entropy(output, targets)
+    backward_critic(
+        critic, losses, next_losses=next_losses, matching=0.25, output=output, next_output=next_output, distill=distill
+    )
+    gradient = critic.weight.grad
+    own = critic(inputs)
+    chances = own.softmax(1).gather(1, targets[:, None])[:, 0]
+    plain = 0.75 * -chances.log() + 0.25 * (-chances.log() - next_losses).abs()
+    soft, wanted = (own / 4).softmax(1), (next_output / 4).softmax(1)
+    distance = 16 * (wanted * (wanted.log() - soft.log())).sum(1)
+    (expected,) = torch.autograd.grad(((1 - distill) * plain + distill * distance).mean(), critic.weight)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)

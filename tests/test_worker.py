@@ -43,7 +43,7 @@ def test_workers_do_what_the_update_rule_and_the_optimisers_do(
     expected, network = deterministic(make_network), deterministic(make_network)
     optimizers = [Optimizers(worker.group, worker.critic, config) for worker in make_workers(expected, config)]
     workers = make_workers(network, config)
-    waiting: list[torch.Tensor] = []
+    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []  # losses and output of each exit
     for position, (inputs, targets) in zip(range(5), data.train.shuffled(8, seed=0), strict=False):
         settings = step_settings(position, 5, config)
         lct.local_critic_backward(expected, inputs, targets, matching=matching, critic_update=settings.update_critics)
@@ -51,19 +51,20 @@ def test_workers_do_what_the_update_rule_and_the_optimisers_do(
             for part, optimizer in each.all.items():
                 if part == "group" or settings.update_critics:
                     apply_gradients(optimizer, settings.lr)
-        x, losses = inputs, []
+        x, exits = inputs, []
         for index, worker in enumerate(workers):
             x = worker.forward(x, settings)
             if worker.awaits_losses:
-                worker.update_critic(waiting[index + 1])
-            losses.append(worker.exit_losses(targets, lct.cross_entropy, settings))
+                worker.update_critic(*waiting[index + 1])
+            losses = worker.exit_losses(targets, lct.cross_entropy, settings)
             worker.backward(settings)
+            exits.append((losses, worker.exit_output))
             if index and not late and settings.update_critics:
-                workers[index - 1].update_critic(losses[-1])
-        waiting = losses
+                workers[index - 1].update_critic(*exits[-1])
+        waiting = exits
     for index, worker in enumerate(workers):
         if worker.awaits_losses:
-            worker.update_critic(waiting[index + 1])
+            worker.update_critic(*waiting[index + 1])
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in expected.state_dict().items())
 
 

@@ -1,0 +1,153 @@
+"""densify, finetune and train --dense, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lctprune as lct
+
+Cli = Callable[..., Any]
+TINY = ("--model-args", "width=4", "--image-size", 16, "--epochs", 1, "--batch-size", 18, "--threads", 1)
+
+
+def test_from_training_to_an_added_exit_in_use(trained: lct.Run, cli: Cli, tmp_path: Path) -> None:
+    path = trained.path
+    result = cli("densify", path, "--epochs", 1)
+    assert result.code == 0, result.err
+    assert f"further critics on the main network of {path}, which stays as it is; epochs: 1" in result.err
+    assert "added as" in result.out
+    assert "at stage" in result.out
+    assert "…" not in result.out
+    document = cli("finetune", path, "--exit", 3, "--epochs", 2, "--distill", 0, "--json").document
+    added = [record for record in document["candidates"] if record["origin"]]
+    assert len(document["candidates"]) == 3 + len(added)
+    last = max(record["exit"] for record in added)
+    assert [record["origin"].endswith(", fine-tuned") for record in added if record["exit"] == last] == [True]
+    assert [candidate["name"] for candidate in document["candidates"]][-1] == "main network"
+    with (path / "candidates.csv").open() as file:
+        assert [row["origin"] for row in csv.DictReader(file)] == [r["origin"] for r in document["candidates"]]
+    # exported as any other
+    exported = cli("export", path, "--exit", last, "--out", tmp_path / "out", "--json").document
+    x = next(trained.load_data().test.batches(4))[0]
+    alone = lct.load_network(path / "finetuned" / "exit3")
+    torch.testing.assert_close(torch.jit.load(exported["model"])(x), alone(x))
+    assert cli("export", path, "--json").document["model"].endswith("exit2/model.pt")  # by default the main network
+    evaluated = cli("evaluate", path, "--json").document["candidates"]
+    assert [record["exit"] for record in evaluated] == [record["exit"] for record in document["candidates"]]
+
+
+def test_percentages_are_of_the_main_network(trained: lct.Run, cli: Cli) -> None:
+    cli("densify", trained.path, "--epochs", 1)
+    data, network = trained.load_data(), lct.load_network(trained)
+    main = lct.count_flops(network, data.example)
+    document = cli("select", trained.path, "--budget-flops", "50%", "--json").document
+    assert document["budget"] == {"flops": main / 2}
+    fitting = [record for record in document["candidates"] if record["flops"] <= main / 2]
+    assert document["selected"]["accuracy"] == max(record["accuracy"] for record in fitting)
+    assert any(record["origin"] for record in fitting)
+    result = cli("select", trained.path, "--budget-flops", "50%")
+    chosen = document["selected"]["name"]
+    assert f"Chosen: {chosen}," in result.out
+    assert cli("report", trained.path).code == 0
+    page = (trained.path / "report.html").read_text()
+    assert f"Chosen: {chosen}" in page
+    assert "at stage1, 0.5 x as wide" in page
+    assert page.count("<td>100%</td>") == 1  # the main network's share of itself
+
+
+def test_dense_training_is_training_and_densify(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    for name, options in (("at once", ("--dense",)), ("apart", ())):
+        arguments = ("train", "vgg-lct", "--data", image_folder, "--groups", 3, "--out", tmp_path / name, *TINY)
+        document = cli(*arguments, *options, "--json").document
+    assert all(not record["origin"] for record in document["candidates"])
+    assert cli("densify", tmp_path / "apart").code == 0
+    contents = [(tmp_path / name / "dense" / "checkpoint.safetensors").read_bytes() for name in ("at once", "apart")]
+    assert contents[0] == contents[1]
+    again = cli(*arguments, "--dense", "--resume", "--json").document  # nothing is left to do
+    assert any(record["origin"] for record in again["candidates"])
+    assert (tmp_path / "apart" / "dense" / "checkpoint.safetensors").read_bytes() == contents[1]
+
+
+def test_dense_goes_on_from_wherever_it_stands(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    arguments = ("train", "vgg-lct", "--data", image_folder, "--out", tmp_path / "run", "--method", "backprop", *TINY)
+    assert cli(*arguments).code == 0
+    document = cli(*arguments, "--resume", "--dense", "--json").document  # not begun
+    assert len(document["candidates"]) > 4
+    checkpoint = tmp_path / "run" / "dense" / "checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+    checkpoint.unlink()  # begun, without a finished epoch
+    assert cli(*arguments, "--resume", "--dense").code == 0
+    assert checkpoint.read_bytes() == whole
+
+
+def test_where_no_critic_can_be_added_nothing_is_trained(cli: Cli, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("a,b,y\n" + "\n".join(f"{i},{-i},{i % 2}" for i in range(40)))
+    arguments = ("--model-args", "width=4,layers=1", "--groups", 1, "--epochs", 1, "--out", tmp_path / "run")
+    result = cli("train", "mlp", "--data", table, *arguments, "--dense")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "mlp has no place for a further 'tail' critic" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("densify", "RUN", "--resume"), 1, "nothing to resume"),
+        (("densify", "RUN", "--epochs", 0), 2, "--epochs"),
+        (("densify", "elsewhere"), 1, "is not a run directory"),
+        (("finetune", "RUN"), 2, "--exit says which network to fine-tune"),
+        (("finetune", "RUN", "--exit", 3), 1, "has exits 0, 1, 2"),
+        (("finetune", "RUN", "--exit", -1), 1, "has exits 0, 1, 2"),
+        (("finetune", "RUN", "--exit", 0, "--distill", 2), 2, "between 0 and 1"),
+        (("finetune", "RUN", "--exit", 0, "--lr", "nan"), 2, "lr is nan"),
+        (("finetune", "RUN", "--exit", 0, "--epochs", 0), 2, "--epochs"),
+        (("finetune", "RUN", "--exit", 0, "--resume"), 1, "leave out --resume"),
+        (("export", "RUN", "--exit", 3), 1, "there are exits 0, 1, 2"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_misuse_is_one_line(arguments: tuple[Any, ...], code: int, message: str, trained: lct.Run, cli: Cli) -> None:
+    result = cli(*(trained.path if argument == "RUN" else argument for argument in arguments))
+    assert (result.code, result.out) == (code, "")
+    assert result.err.count("\n") == 1
+    assert message in result.err
+    assert not (trained.path / "dense").exists()
+    assert not (trained.path / "finetuned").exists()
+
+
+def test_what_is_left_out_is_said(trained: lct.Run, cli: Cli) -> None:
+    lct.densify(trained, epochs=1)
+    trained.write_checkpoint(2, {name: 1.1 * tensor for name, tensor in trained.read_checkpoint("").items()})
+    result = cli("evaluate", trained.path)
+    assert result.code == 0
+    assert f"Note: {trained.path / 'dense'} was begun from another checkpoint of {trained.path}" in result.err
+    assert "at stage" not in result.out
+    result = cli("densify", trained.path)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+
+
+def test_own_functions_are_executed_only_if_named(
+    cli: Cli, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_mine.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    layers = [layer for width in (3, 8, 8) for layer in (nn.Conv2d(width, 8, 3, padding=1), nn.ReLU())]\n"
+        "    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run, size = tmp_path / "run", TINY[2:]
+    assert cli("train", "of_mine:net", "--data", image_folder, "--groups", 2, "--out", run, *size).code == 0
+    for command in (("densify", run), ("finetune", run, "--exit", 0)):
+        refused = cli(*command)
+        assert (refused.code, refused.err.count("\n")) == (1, 1)
+        assert "to execute it, name it: --model of_mine:net" in refused.err
+        result = cli(*command, "--model", "of_mine:net", "--json")
+        assert any(record["origin"] for record in result.document["candidates"])
