@@ -16,6 +16,7 @@ Cli = Callable[..., Any]
 TINY = ("--model-args", "width=4", "--image-size", 16, "--epochs", 1, "--batch-size", 18, "--threads", 1)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_from_training_to_an_added_exit_in_use(trained: lct.Run, cli: Cli, tmp_path: Path) -> None:
     path = trained.path
     result = cli("densify", path, "--epochs", 1)

@@ -217,7 +217,7 @@ def test_percentages_are_of_the_main_network_wherever_it_stands() -> None:
         lct.select(candidates, lct.Budget(flops="39%"))
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_percentages_are_of_what_is_named_the_main_network_where_more_was_added(order: tuple[int, ...]) -> None:
     """Numbers beyond the main network's are of networks that were added to the run."""
     every = [
