@@ -459,7 +459,7 @@ def test_split_points_out_of_order_are_refused(names: list[str]) -> None:
 def test_a_split_point_that_stands_twice_gives_two_critics_of_one_output() -> None:
     model = SmallNet()
     names, widths = ["block1", "block1", "block2"], [1, 0.5, 0.5]
-    network = lct.attach_critics(model, IMAGE, num_outputs=10, split_at=names, critic_width=widths).eval()
+    network = lct.attach_critics(model, IMAGE, num_outputs=5, split_at=names, critic_width=widths).eval()
     assert list(network.groups[1].state_dict()) == []
     x = torch.randn(2, 3, 8, 8)
     for mode in (True, False):
@@ -478,7 +478,7 @@ def test_a_split_point_that_stands_twice_gives_two_critics_of_one_output() -> No
 
 def test_a_width_is_given_to_each_critic_or_once_for_all() -> None:
     def sizes(widths: list[float] | None) -> list[int]:
-        network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=10, groups=3, critic_width=widths)
+        network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=5, groups=3, critic_width=widths)
         return [lct.count_parameters(critic) for critic in network.critics]
 
     whole, half = sizes(None), sizes([0.5])
