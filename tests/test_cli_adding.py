@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +136,29 @@ def test_what_is_left_out_is_said(trained: lct.Run, cli: Cli) -> None:
     assert "at stage" not in result.out
     result = cli("densify", trained.path)
     assert (result.code, result.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"), [(("densify",), "dense"), (("finetune", "--exit", "0"), "finetuned/exit0")], ids=str
+)
+def test_an_interrupted_one_says_how_to_go_on_and_is_whole(
+    command: tuple[str, ...], folder: str, trained: lct.Run, cli: Cli
+) -> None:
+    arguments = [sys.executable, "-m", "lctprune", *command, str(trained.path), "--epochs", "5000", "--threads", "1"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint, deadline = trained.path / folder / "checkpoint.safetensors", time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("error:")) == (130, "", 1)
+    assert f"interrupted; {command[0]} goes on from its last epoch with --resume" in err
+    assert "Traceback" not in err
+    done = lct.Run(trained.path / folder).epochs_done
+    result = cli("evaluate", trained.path)
+    assert result.code == 0
+    assert f"Note: {trained.path / folder} stands at epoch {done} of 5000." in result.err
+    assert "exit 3" in result.out
 
 
 def test_own_functions_are_executed_only_if_named(

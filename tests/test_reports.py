@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from lctprune import Candidate, ConfigError, Run, RunError, reports
-from lctprune.candidates import wilson_interval
+from lctprune.candidates import MAIN, wilson_interval
 from lctprune.reports.figures import CHOSEN
 from lctprune.units import engineering
 
@@ -265,6 +265,21 @@ def test_labels_name_every_candidate_without_overlaps(candidates: list[Candidate
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     frame = ax.get_window_extent()
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+def test_of_very_many_candidates_only_those_that_matter_are_named() -> None:
+    """The front, the chosen one and the main network, wherever they stand; the others are drawn without a name."""
+    accuracies = [0.5 + 0.02 * (exit // 2) - 0.1 * (exit % 2) for exit in range(18)]
+    costs = [100_000_000 + 50_000_000 * exit for exit in range(18)]
+    candidates = make_candidates(accuracies, costs, [2.0 + exit for exit in range(18)])
+    main = dataclasses.replace(candidates[5], name=MAIN)  # what was added later costs more
+    candidates[5] = main
+    figure = reports.pareto_figure(candidates, chosen=candidates[3], costs=["flops"])
+    (ax,) = figure.axes
+    names = {child.get_text() for child in ax.get_children() if isinstance(child, Annotation)}
+    front = {candidate.name for candidate in candidates[::2]}
+    assert names == front | {candidates[3].name, MAIN}
+    assert sum(len(line.get_xdata()) for line in ax.get_lines() if line.get_marker() == "o") == 18
 
 
 def test_units_are_on_the_axes() -> None:
