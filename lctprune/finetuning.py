@@ -92,12 +92,13 @@ def begin_finetuning(
             raise RunError(f"{folder} was begun with distill {recorded:g}; resume with the same settings")
         distill = recorded
     config = _config(begun or run, epochs=epochs, lr=lr, is_begun=begun is not None)
-    network, teacher, data = _network(member), load_network(run), run.load_data()
+    network, data = _network(member), run.load_data()
+    teacher = load_network(run) if distill else None
     origin = {**origin_record(run, [f"{member.origin or member.name}, fine-tuned"]), "distill": distill}
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
-    if distill:
+    if teacher is not None:
         data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config))
         loss = partial(distillation_loss, loss=loss, weight=distill, is_regression=is_regression)
     return Finetuning(network, data, opened, loss)
