@@ -61,7 +61,7 @@ def variants() -> dict[str, Variant]:
         found[f"tail {width:g} wide {depth} deep"] = Variant({"critic_width": (width,), "critic_depth": (depth,)})
     for kind in ("pooled", "paper"):  # as many channels as go with the network's width
         found[f"{kind} critics"] = Variant({"critic": kind, "critic_width": ()})
-    found |= {f"{groups} groups": Variant({"groups": groups}) for groups in (2, 3, 6)}
+    found |= {f"{groups} groups": Variant({"groups": groups}) for groups in (2, 3, 8)}
     found |= {f"{groups} groups, balanced by time": Variant({"groups": groups, "balance": "time"}) for groups in (2, 4)}
     return found | {
         "overlap": Variant(addition=overlapping),
@@ -76,7 +76,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--only", nargs="+", default=[""], help="variants by name, or by how it begins")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side, of --threads each")
-    parser.add_argument("--out", type=Path, default=Path("ablation.csv"), help="rows are added; what is there is kept")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/ablation.csv"),
+        help="rows are added; what is there is kept; the runs stand beside it",
+    )
     arguments = parser.parse_args()
     make_quick(arguments)
     names = chosen(arguments.only)
@@ -116,7 +121,7 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     network = lct.build_network(recipe)
     if variant.addition is not None:
         network = variant.addition(network)
-    network, seconds = trained(network, config, data)
+    seconds = trained(network, config, data, run_dir=run_directory(arguments.out, name, seed)).seconds
     return {
         "variant": name,
         "seed": seed,
@@ -124,6 +129,11 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
         "macs": " ".join(str(each) for each in macs(network, recipe.example)),
         "seconds": round(seconds),
     }
+
+
+def run_directory(out: Path, name: str, seed: int) -> Path:
+    """Of one variant and seed, beside the CSV file."""
+    return out.with_suffix("") / f"{name} {seed}".replace(" ", "-").replace(":", "-to-").replace(",", "")
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
@@ -150,6 +160,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def add(path: Path, row: dict[str, object]) -> None:
     """Append a row, behind a header if it is the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")

@@ -24,9 +24,10 @@ from lctprune.sources import stratified
 
 
 class Trained(NamedTuple):
-    """A network after training, and the wall-clock seconds of that: validation after each epoch included."""
+    """A network after training, its run, and the wall-clock seconds of that: validation after each epoch included."""
 
     network: lct.LocalCriticNetwork
+    run: lct.Run
     seconds: float
 
 
@@ -87,7 +88,7 @@ def trained(
     config: lct.TrainConfig,
     data: lct.Data,
     *,
-    keep: Path | None = None,
+    run_dir: Path | None = None,
 ) -> Trained:
     """One training.
 
@@ -95,21 +96,17 @@ def trained(
         network: which to build, fitted to the data, with weights by `config.seed`; or one to train on, in place.
         config: how.
         data: what on.
-        keep: a folder that gets the run's config.json and metrics.csv, in place of those that are there; the rest of
-            the run is not kept.
+        run_dir: the run directory, in place of one that is there; by default one that is gone afterwards.
     """
     if isinstance(network, lct.NetworkConfig):
         torch.manual_seed(config.seed)
         network = lct.build_network(fitted(network, data))
-    with tempfile.TemporaryDirectory() as folder:
+    if run_dir is not None:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as temporary:
         start = time.perf_counter()
-        run = lct.train(network, data, config, run_dir=folder)
-        seconds = time.perf_counter() - start
-        if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
-            for name in ("config.json", "metrics.csv"):
-                shutil.copy(run.path / name, keep)
-        return Trained(network, seconds)
+        run = lct.train(network, data, config, run_dir=run_dir or temporary)
+        return Trained(network, run, time.perf_counter() - start)
 
 
 def exit_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> list[float]:

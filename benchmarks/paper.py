@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     scale_options(parser, images=10_000, width=16, epochs=15, seeds=2)
     parser.add_argument("--tables", nargs="+", choices=["1", "3", "4"], default=["1", "3", "4"])
-    parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="for paper.csv and each run's metrics.csv")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="for paper.csv and the runs")
     arguments = parser.parse_args()
     make_quick(arguments)
     if arguments.quick:  # without touching what a real run left
@@ -127,7 +127,7 @@ class Experiment:
             critic_period=critic_period,
             seed=self.seed,
         )
-        _, seconds = trained(network, config, self.data, keep=self.folder / name.replace(" ", "-"))
+        seconds = trained(network, config, self.data, run_dir=self.folder / name.replace(" ", "-")).seconds
         row = self.row(name, network, exit_accuracies(network, self.data.test)[-1], len(network.groups) - 1)
         print(f"  seed {self.seed}  {name:18} {row['test']:.4f}  {seconds:.0f} s", flush=True)
         return {**row, "seconds": round(seconds)}

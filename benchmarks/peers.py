@@ -5,9 +5,12 @@
     python benchmarks/peers.py --draw A.csv B.csv       # table and picture again, of runs with different --parts
 
 ResNet-18 of the width asked for, one recipe (that of `lctprune train`) and one data set for all. The compute of a
-training is samples x forward MACs x 3 of everything trained (frozen trunks x 1); all of the run with critics is 1. The
-peers, each of whose networks alone may use as much as the whole family did (`equal compute`), or as many epochs (`equal
-epochs`):
+training is samples x forward MACs x 3 of everything trained, x 1 of what only runs forward (a frozen main network, a
+teacher); all of the run with critics is 1. Beside its exits stand:
+- added: what `densify` adds to that run, at its own further cost, which the table shows;
+- fine-tuned: a run with critics for half of the compute, then each exit fine-tuned by `finetune` for the rest.
+The peers, each of whose networks alone may use as much as the whole family did (`equal compute`), or as many epochs
+(`equal epochs`):
 - joint: deep supervision, the same exits with all gradients through the whole network;
 - Torch-Pruning (pip install 'lctprune[bench]'): backpropagation for half of the compute, then DepGraph pruning to the
   MACs of each exit, and fine-tuning for the rest;
@@ -23,22 +26,33 @@ import copy
 import dataclasses
 import functools
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from common import describe_scale, exit_accuracies, load, macs, make_quick, scale_options, trained, write_csv
-from peers_report import COMPUTE, EPOCHS, OURS, Measured, draw, print_comparison, print_table, read_measured, summarised
-from torch import Tensor, nn
+from peers_pruning import VARIANTS, pruned_to, without_crash
+from peers_report import (
+    ADDED,
+    COMPUTE,
+    EPOCHS,
+    OURS,
+    TUNED,
+    Measured,
+    draw,
+    print_comparison,
+    print_table,
+    read_measured,
+    summarised,
+)
+from torch import nn
 
 import lctprune as lct
 from lctprune.costs import group_costs
 from lctprune.models import build_model, fitted
 
-PARTS = ("lctprune", "joint", "pruned", "truncated", "narrower")
-VARIANTS = ("l1-uniform", "l1-global", "bn-uniform", "bn-global")  # importance, and where channels are compared
-PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met
-CRASHING_CHANNELS = 8
+PARTS = ("lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower")
 
 
 def main() -> None:
@@ -48,7 +62,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["l1-uniform", "bn-global"])
     parser.add_argument("--finetune-lr", type=float, default=0.05, help="highest rate of fine-tuning after pruning")
-    parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and each metrics.csv")
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and the runs")
     parser.add_argument("--picture", type=Path, default=Path("docs/peers.svg"))
     parser.add_argument("--draw", nargs="+", type=Path, metavar="CSV", help="train nothing, show what these hold")
     parser.add_argument("--subtitle", default="", help="of the picture, with --draw; otherwise it states the scale")
@@ -108,10 +122,13 @@ class Experiment:
     def rows(self) -> Iterator[Measured]:
         """Of all parts that are asked for, each as it is trained."""
         epochs = self.arguments.epochs
-        for method, part in ((OURS, "lctprune"), ("joint", "joint")):
-            if part in self.arguments.parts:
-                config = self.config(epochs, method="local-critic" if part == "lctprune" else part)
-                yield from self.measure(method, "exit", COMPUTE, self.family(), config, self.compute)
+        if "lctprune" in self.arguments.parts:
+            yield from self.dense()
+        if "fine-tuned" in self.arguments.parts:
+            yield from self.finetuned()
+        if "joint" in self.arguments.parts:
+            config = self.config(epochs, method="joint")
+            yield from self.measure("joint", "exit", COMPUTE, self.family(), config, self.compute)
         if "pruned" in self.arguments.parts:
             yield from self.pruned()
         if "truncated" in self.arguments.parts:
@@ -120,6 +137,34 @@ class Experiment:
         if "narrower" in self.arguments.parts:
             for width in dict.fromkeys(map(self.width_for, self.exit_macs[:-1])):
                 yield from self.plain("narrower", f"width {width}", functools.partial(self.model, width))
+
+    def dense(self) -> Iterator[Measured]:
+        """The run with critics, and what is added to it."""
+        network, epochs = self.family(), self.arguments.epochs
+        run, seconds = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
+        yield from self.measured(OURS, "exit", COMPUTE, network, epochs, self.compute, seconds)
+        start = time.perf_counter()
+        run = lct.densify(run, data=self.data)
+        seconds, network = time.perf_counter() - start, lct.load_network(run)
+        costs = group_costs(network, self.data.example)
+        critics, frozen = (sum(each) // 2 for each in zip(*((c.critic_flops, c.flops) for c in costs), strict=True))
+        cost = training_macs(run.epochs_done * self.epoch_samples, critics, frozen)
+        added = list(self.measured(ADDED, "exit", COMPUTE, network, run.epochs_done, self.compute + cost, seconds))
+        yield from added[:-1]  # the last is the main network again
+
+    def finetuned(self) -> Iterator[Measured]:
+        """Half of the compute for a run with critics, as much again to fine-tune each exit."""
+        network = self.family()
+        epochs = max(1, round(self.arguments.epochs / 2))
+        run, _ = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
+        rest = self.compute - self.compute * epochs // self.arguments.epochs
+        for exit, own in enumerate(self.exit_macs):
+            further = max(1, round(rest / training_macs(self.epoch_samples, own, self.exit_macs[-1])))
+            start = time.perf_counter()
+            tuned = lct.finetune(run, exit, data=self.data, epochs=further)
+            seconds = time.perf_counter() - start
+            cost = self.compute - rest + training_macs(further * self.epoch_samples, own, self.exit_macs[-1])
+            yield from self.measured(TUNED, f"exit {exit}", COMPUTE, lct.load_network(tuned), further, cost, seconds)
 
     def plain(self, method: str, name: str, make: Callable[[], nn.Module]) -> Iterator[Measured]:
         """A network trained by backpropagation, with equal compute and for equal epochs."""
@@ -132,7 +177,7 @@ class Experiment:
         """Half of the compute for the main network, as much again to fine-tune each pruned one."""
         main = lct.LocalCriticNetwork([self.model(self.arguments.width)])
         epochs = self.affordable(self.compute // 2, main)
-        trained(main, self.config(epochs), self.data, keep=self.arguments.out / f"seed-{self.seed}" / "to-be-pruned")
+        self.train("to be pruned", main, self.config(epochs))
         spent = self.cost(epochs, main)
         for variant in self.arguments.variants:
             for exit, budget in enumerate(self.exit_macs[:-1]):
@@ -147,8 +192,26 @@ class Experiment:
         self, method: str, name: str, budget: str, network: lct.LocalCriticNetwork, config: lct.TrainConfig, cost: int
     ) -> Iterator[Measured]:
         """Train, and measure every exit."""
-        folder = self.arguments.out / f"seed-{self.seed}" / f"{method} {name} {budget}".replace(" ", "-")
-        _, seconds = trained(network, config, self.data, keep=folder)
+        _, seconds = self.train(f"{method} {name} {budget}", network, config)
+        yield from self.measured(method, name, budget, network, config.epochs, cost, seconds)
+
+    def train(self, name: str, network: lct.LocalCriticNetwork, config: lct.TrainConfig) -> tuple[lct.Run, float]:
+        """The run, in a directory of that name, and its seconds."""
+        folder = self.arguments.out / f"seed-{self.seed}" / name.replace(" ", "-")
+        _, run, seconds = trained(network, config, self.data, run_dir=folder)
+        return run, seconds
+
+    def measured(
+        self,
+        method: str,
+        name: str,
+        budget: str,
+        network: lct.LocalCriticNetwork,
+        epochs: int,
+        cost: int,
+        seconds: float,
+    ) -> Iterator[Measured]:
+        """A row for every exit."""
         val, test = (exit_accuracies(network, split) for split in (self.data.val, self.data.test))
         for exit, own in enumerate(macs(network, self.data.example)):
             yield Measured(
@@ -157,7 +220,7 @@ class Experiment:
                 budget=budget,
                 seed=self.seed,
                 macs=own,
-                epochs=config.epochs,
+                epochs=epochs,
                 compute=round(cost / self.compute, 4),
                 val=round(val[exit], 5),
                 test=round(test[exit], 5),
@@ -201,45 +264,6 @@ class Experiment:
 
     def model_macs(self, width: int) -> int:
         return lct.count_flops(self.model(width), self.data.example) // 2
-
-
-def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> nn.Module:
-    """The model with the least important channels taken out, in place, until it has at most `budget` MACs."""
-    import torch_pruning  # type: ignore[import-not-found, unused-ignore]  # an optional dependency
-
-    importance, scope = variant.split("-")
-    pruner = torch_pruning.pruner.BasePruner(
-        model.eval(),
-        example,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=1)
-        if importance == "l1"
-        else torch_pruning.importance.BNScaleImportance(),
-        global_pruning=scope == "global",
-        pruning_ratio=0.98,
-        max_pruning_ratio=0.9,
-        iterative_steps=PRUNING_STEPS,
-        ignored_layers=[module for module in model.modules() if isinstance(module, nn.Linear)],
-    )
-    for _ in range(PRUNING_STEPS):
-        if lct.count_flops(model, example) // 2 <= budget:
-            return model
-        pruner.step()
-    raise SystemExit(f"{variant} pruning does not get from {lct.count_flops(model, example) // 2} to {budget} MACs")
-
-
-def without_crash(model: nn.Module) -> nn.Module:
-    """The same function without what corrupts memory in PyTorch 2.14 on AVX2, in the backward pass of channels-last
-    tensors: strided 1x1 convolutions of fewer than 8 channels. They pick every other position first instead.
-    """
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if not isinstance(child, nn.Conv2d) or child.kernel_size != (1, 1) or child.stride == (1, 1):
-                continue
-            if child.in_channels < CRASHING_CHANNELS:
-                picking = nn.AvgPool2d(1, child.stride[0])
-                child.stride = (1, 1)
-                setattr(module, name, nn.Sequential(picking, child))
-    return model
 
 
 if __name__ == "__main__":

@@ -17,10 +17,18 @@ from matplotlib.ticker import EngFormatter
 
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, NO_METADATA, TIGHT, percent_formatter, style
 
-OURS = "lctprune"
+OURS, ADDED, TUNED = "lctprune", "lctprune, added", "lctprune, fine-tuned"
 COMPUTE, EPOCHS = "equal compute", "equal epochs"
-COLORS = {OURS: FRONT, "Torch-Pruning": CHOSEN, "truncated": "#009E73", "narrower": "#E69F00", "joint": "#CC79A7"}
-MARKERS = {OURS: "o", "Torch-Pruning": "s", "truncated": "^", "narrower": "v", "joint": "D"}
+COLORS = {
+    OURS: FRONT,
+    ADDED: "#56B4E9",
+    TUNED: "#000000",
+    "Torch-Pruning": CHOSEN,
+    "truncated": "#009E73",
+    "narrower": "#E69F00",
+    "joint": "#CC79A7",
+}
+MARKERS = {OURS: "o", ADDED: ".", TUNED: "*", "Torch-Pruning": "s", "truncated": "^", "narrower": "v", "joint": "D"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lctprune.costs import group_costs
+from lctprune.data_set import Data
 from lctprune.errors import NetworkWarning, RunError
 from lctprune.family import DENSE, begun_below, origin_record
 from lctprune.heads import Head, heads_to_add
@@ -28,7 +29,7 @@ from lctprune.training import open_run, train_steps
 TRAINING_SHARE = 0.2  # of the run's own training, in FLOPs, that the added critics take at most by default
 
 
-def densify(run: Run, *, epochs: int | None = None, resume: bool = False) -> Run:
+def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Run:
     """Add critics to a trained run: at the places where it has none, and narrower ones at all.
 
     The main network and the trained critics stay as they are. What is added stands in a run of its own, `dense/` below
@@ -36,6 +37,7 @@ def densify(run: Run, *, epochs: int | None = None, resume: bool = False) -> Run
 
     Args:
         run: trained to its end.
+        data: what to train on; by default what the run was trained on.
         epochs: passes over the training split; by default as many as fit into a fifth of the run's training, in FLOPs,
             but at least 1.
         resume: continue from the last whole epoch.
@@ -45,20 +47,21 @@ def densify(run: Run, *, epochs: int | None = None, resume: bool = False) -> Run
         NetworkError: there is no place for a further critic.
         RunError: critics were added already, or the run is not finished, cannot be loaded, or was itself added to one.
     """
-    begun = begin_dense(run, epochs=epochs, resume=resume)
+    begun = begin_dense(run, data=data, epochs=epochs, resume=resume)
     assert begun.run is not None
     for _ in train_steps(*begun):
         pass
     return begun.run
 
 
-def begin_dense(run: Run, *, epochs: int | None = None, resume: bool = False) -> Begun:
+def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Begun:
     """What `train_steps` takes to add critics. See `densify`."""
     folder = run.path / DENSE
     begun = begun_below(run, folder, resume=resume)
     if run.epochs_done < run.config["training"]["epochs"]:
         raise RunError(f"{run.path} is not trained to its end; go on with lctprune train --resume --out {run.path}")
-    network, data, training = load_network(run), run.load_data(), TrainConfig(**run.config["training"])
+    network, training = load_network(run), TrainConfig(**run.config["training"])
+    data = run.load_data() if data is None else data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # said when the run was trained
         heads = heads_to_add(network, data.example)

@@ -39,6 +39,7 @@ def finetune(
     run: Run,
     exit: int,
     *,
+    data: Data | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     distill: float | None = None,
@@ -52,6 +53,7 @@ def finetune(
     Args:
         run: with a finished epoch.
         exit: number of the candidate.
+        data: what to train on; by default what the run was trained on.
         epochs: passes over the training split, by default 1.
         lr: highest learning rate; by default a fifth of the run's.
         distill: share of the loss that is the distance to the main network's outputs (of classes: softened by a
@@ -64,7 +66,7 @@ def finetune(
         RunError: this exit was fine-tuned already, or begun with other settings, or the run cannot be loaded, or was
             itself added to one.
     """
-    begun = begin_finetuning(run, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    begun = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
     for _ in train_steps(begun.network, begun.data, begun.run, loss=begun.loss):
         pass
     return begun.run
@@ -74,6 +76,7 @@ def begin_finetuning(
     run: Run,
     exit: int,
     *,
+    data: Data | None = None,
     epochs: int | None = None,
     lr: float | None = None,
     distill: float | None = None,
@@ -92,7 +95,8 @@ def begin_finetuning(
             raise RunError(f"{folder} was begun with distill {recorded:g}; resume with the same settings")
         distill = recorded
     config = _config(begun or run, epochs=epochs, lr=lr, is_begun=begun is not None)
-    network, data = _network(member), run.load_data()
+    network = _network(member)
+    data = run.load_data() if data is None else data
     teacher = load_network(run) if distill else None
     origin = {**origin_record(run, [f"{member.origin or member.name}, fine-tuned"]), "distill": distill}
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)

@@ -307,6 +307,19 @@ def test_a_network_of_sequences(name: str, tmp_path: Path) -> None:
     assert lct.measure_run(run)[-1].name == "main network"
 
 
+def test_data_that_a_program_made(data: lct.Data, tmp_path: Path) -> None:
+    recipe = lct.NetworkConfig(
+        model="vgg-lct", model_args={"width": 4}, groups=2, num_outputs=3, image_size=8, in_channels=1
+    )
+    run = lct.train(lct.build_network(recipe), data, lct.TrainConfig(epochs=1), run_dir=tmp_path / "run")
+    with pytest.raises(lct.RunError, match="was trained on data made in a program"):
+        lct.densify(run)
+    with pytest.raises(lct.RunError, match="was trained on data made in a program"):
+        lct.finetune(run, 0)
+    dense, tuned = lct.densify(run, data=data), lct.finetune(run, 0, data=data)
+    assert (dense.epochs_done, tuned.epochs_done) == (1, 1)
+
+
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 

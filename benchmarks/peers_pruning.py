@@ -1,0 +1,50 @@
+"""Pruning by Torch-Pruning, for `peers.py`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+import lctprune as lct
+
+VARIANTS = ("l1-uniform", "l1-global", "bn-uniform", "bn-global")  # importance, and where channels are compared
+PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met
+CRASHING_CHANNELS = 8
+
+
+def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> nn.Module:
+    """The model with the least important channels taken out, in place, until it has at most `budget` MACs."""
+    import torch_pruning  # type: ignore[import-not-found, unused-ignore]  # an optional dependency
+
+    importance, scope = variant.split("-")
+    pruner = torch_pruning.pruner.BasePruner(
+        model.eval(),
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=1)
+        if importance == "l1"
+        else torch_pruning.importance.BNScaleImportance(),
+        global_pruning=scope == "global",
+        pruning_ratio=0.98,
+        max_pruning_ratio=0.9,
+        iterative_steps=PRUNING_STEPS,
+        ignored_layers=[module for module in model.modules() if isinstance(module, nn.Linear)],
+    )
+    for _ in range(PRUNING_STEPS):
+        if lct.count_flops(model, example) // 2 <= budget:
+            return model
+        pruner.step()
+    raise SystemExit(f"{variant} pruning does not get from {lct.count_flops(model, example) // 2} to {budget} MACs")
+
+
+def without_crash(model: nn.Module) -> nn.Module:
+    """The same function without what corrupts memory in PyTorch 2.14 on AVX2, in the backward pass of channels-last
+    tensors: strided 1x1 convolutions of fewer than 8 channels. They pick every other position first instead.
+    """
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if not isinstance(child, nn.Conv2d) or child.kernel_size != (1, 1) or child.stride == (1, 1):
+                continue
+            if child.in_channels < CRASHING_CHANNELS:
+                picking = nn.AvgPool2d(1, child.stride[0])
+                child.stride = (1, 1)
+                setattr(module, name, nn.Sequential(picking, child))
+    return model
