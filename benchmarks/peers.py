@@ -50,7 +50,7 @@ from torch import nn
 
 import lctprune as lct
 from lctprune.costs import group_costs
-from lctprune.models import build_model, fitted
+from lctprune.models import LEAST_RESNET_WIDTH, build_model, fitted
 
 PARTS = ("lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower")
 
@@ -86,7 +86,7 @@ def main() -> None:
             rows.append(row)
             write_csv(arguments.out / "peers.csv", [dataclasses.asdict(each) for each in rows])
             print(
-                f"  seed {seed}  {row.method:14} {row.name:26} {row.budget:14} val {row.val:.4f}  {row.seconds:.0f} s"
+                f"  seed {seed}  {row.method:20} {row.name:26} {row.budget:14} val {row.val:.4f}  {row.seconds:.0f} s"
             )
     subtitle = (
         f"ResNet-18, width {arguments.width}; {Path(arguments.data).name}, {len(data.train.targets)} training images; "
@@ -258,9 +258,9 @@ class Experiment:
         return max(1, round(compute / self.cost(1, network)))
 
     def width_for(self, budget: int) -> int:
-        """The greatest width whose MACs are within the budget."""
-        widths = range(self.arguments.width, 1, -1)
-        return next((width for width in widths if self.model_macs(width) <= budget), 1)
+        """The greatest width whose MACs are within the budget, but at least the narrowest that there is."""
+        widths = range(self.arguments.width, LEAST_RESNET_WIDTH, -1)
+        return next((width for width in widths if self.model_macs(width) <= budget), LEAST_RESNET_WIDTH)
 
     def model_macs(self, width: int) -> int:
         return lct.count_flops(self.model(width), self.data.example) // 2

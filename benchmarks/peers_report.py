@@ -126,11 +126,11 @@ def summarised(rows: Sequence[Measured]) -> list[Point]:
 
 def print_table(points: Sequence[Point]) -> None:
     """All networks, chosen or not."""
-    head = f"\n  {'method':14} {'network':26} {'':14} {'MACs':>7} {'epochs':>6} {'compute':>7}"
+    head = f"\n  {'method':20} {'network':26} {'':14} {'MACs':>7} {'epochs':>6} {'compute':>7}"
     print(f"{head}  {'val (chooses)':14} {'test':14} n  front")
     for point in points:
         print(
-            f"  {point.method:14} {point.name:26} {point.budget:14} {point.macs / 1e6:6.1f}M {point.epochs:6.1f} "
+            f"  {point.method:20} {point.name:26} {point.budget:14} {point.macs / 1e6:6.1f}M {point.epochs:6.1f} "
             f"{point.compute:7.2f}  {mean_and_deviation(point.val):14} {mean_and_deviation(point.test):14} "
             f"{len(point.test)}  {'*' if point.chosen else ''}"
         )
