@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lctprune.losses import Loss, cross_entropy
 from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
-from lctprune.update import backward_group, dense, exit_losses, forward_group
+from lctprune.update import backward_group, dense, forward_group, run_exit
 
 
 class GroupAgreement(NamedTuple):
@@ -77,11 +77,11 @@ def _local_gradients(
     for index, group in _seeded_groups(network, seed):
         critic = network.critics[index] if index < len(network.critics) else None
         forward = forward_group(group, x.detach(), index=index)
-        exit = exit_losses(forward, critic, y, loss)
-        backward_group(forward, exit, keep_critic_graph=False)
+        exit = run_exit(forward, critic, y, loss)
+        backward_group(forward, exit.losses, keep_critic_graph=False)
         gradients.append(_vector(group, [parameter.grad for parameter in _trained(group)]))
         group.zero_grad(set_to_none=True)  # of what two groups share, the next one's is its own
-        losses.append(exit.detach())
+        losses.append(exit.losses.detach())
         x = dense(forward.output.detach())
     return losses, gradients
 

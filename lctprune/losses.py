@@ -27,7 +27,7 @@ def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.
     losses = functional.cross_entropy(
         _at_least_single(output), target, reduction="none", label_smoothing=label_smoothing
     )
-    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+    return _per_sample(losses)
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -50,14 +50,14 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
         )
     output = _at_least_single(output)
     squared = (output - target.reshape(output.shape).to(output.dtype)).square()
-    return squared.flatten(1).mean(1) if squared.dim() > 1 else squared
+    return _per_sample(squared)
 
 
 def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
     """T^2 KL(softmax(teacher / T), softmax(output / T)) with T = 4 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
 
     Args:
-        output: logits, [batch, classes].
+        output: logits, [batch, classes] or [batch, classes, ...].
         teacher: as many, detached.
 
     Returns:
@@ -66,7 +66,8 @@ def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
     log_probabilities, wanted = (
         functional.log_softmax(_at_least_single(logits) / TEMPERATURE, 1) for logits in (output, teacher)
     )
-    return TEMPERATURE**2 * functional.kl_div(log_probabilities, wanted, reduction="none", log_target=True).sum(1)
+    divergence = functional.kl_div(log_probabilities, wanted, reduction="none", log_target=True).sum(1)
+    return TEMPERATURE**2 * _per_sample(divergence)
 
 
 def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:
@@ -74,6 +75,11 @@ def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:
     if targets.is_floating_point():
         return mean_squared_error
     return functools.partial(cross_entropy, label_smoothing=label_smoothing)
+
+
+def _per_sample(losses: Tensor) -> Tensor:
+    """[batch] of [batch, ...]: means."""
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 
 def _at_least_single(output: Tensor) -> Tensor:

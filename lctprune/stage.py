@@ -98,13 +98,14 @@ class Stage:
             if index == len(self.workers) - 1 and self.links.next is not None:
                 self.links.next.send(tensors=[inputs, targets])  # travels while this process goes on
                 self.finish()
-            losses.append(worker.exit_losses(targets, self._loss, settings))
+            exit = worker.run_exit(targets, self._loss, settings)
+            losses.append(exit.losses)
             if index == 0 and self.links.previous is not None and settings.update_critics:
-                taught = [worker.exit_output] if settings.distill else []
-                self.links.previous.send({"means": self.known_means}, [*losses, *taught])
+                taught = [exit.output] if settings.distill else []
+                self.links.previous.send({"means": self.known_means}, [exit.losses, *taught])
             worker.backward(settings)
             if index > 0 and settings.update_critics:
-                self.workers[index - 1].update_critic(losses[-1], worker.exit_output)
+                self.workers[index - 1].update_critic(*exit)
         return losses
 
     def _joint_step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
@@ -120,10 +121,11 @@ class Stage:
 
     def finish(self) -> None:
         """Let the last critic here learn from the step before, whose losses come from the next process."""
-        if self.links.next is not None and self.workers[-1].awaits_losses:
+        if self.links.next is not None and self.workers[-1].awaits_exit:
             note, tensors = self.links.next.receive()
             self._later_means = note["means"]
-            self.workers[-1].update_critic(*(tensor.to(self._config.device) for tensor in tensors))
+            losses, *taught = (tensor.to(self._config.device) for tensor in tensors)
+            self.workers[-1].update_critic(taught[0] if taught else None, losses)
 
     @property
     def known_means(self) -> list[float]:

@@ -13,7 +13,7 @@ from lctprune.losses import Loss
 from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
 from lctprune.train_config import TrainConfig, autocast
-from lctprune.update import backward_critic, backward_group, exit_losses, forward_group
+from lctprune.update import backward_critic, backward_group, forward_group, run_exit
 
 REPEATS = 3
 STATE_BYTES = 12  # of a parameter in training, its gradient and its momentum, in single precision
@@ -53,10 +53,10 @@ def group_seconds(
                 critic = network.critics[index] if index < len(network.critics) else None
                 start = time.perf_counter()
                 forward = forward_group(group, x, index=index)
-                losses = exit_losses(forward, critic, targets, loss)
-                backward_group(forward, losses, keep_critic_graph=critic is not None)
+                exit = run_exit(forward, critic, targets, loss)
+                backward_group(forward, exit.losses, keep_critic_graph=critic is not None)
                 if critic is not None:
-                    backward_critic(critic, losses, next_losses=torch.zeros_like(losses), matching=0.0)
+                    backward_critic(critic, exit, None, torch.zeros_like(exit.losses), matching=0.0)
                 row[index] = time.perf_counter() - start
                 x = forward.boundary.detach()
     return [min(column) for column in zip(*seconds, strict=True)]

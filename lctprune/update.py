@@ -5,9 +5,12 @@
     group i:   gradient of mean_b L_i  through c_i, c_i held fixed              (5, 6)
     critic i:  gradient of mean_b (1 - m) L_i + m |L_i - stop(L_{i+1})|         (7) at m = 1; h_i held fixed
 
-Group i needs nothing from later groups, and critic i only the next exit's losses, a vector of `batch` numbers. So one
-step is four functions per group, whoever carries the tensors from one group to the next: `forward_group`,
-`exit_losses`, `backward_group`, `backward_critic`.
+Where critics also distil, a share of critic i's objective is the distance between its output and the next exit's, both
+softened: equation 2, c_i(h_i) close to h_N, down the chain and in logits.
+
+Group i needs nothing from later groups, and critic i only the next exit's losses, a vector of `batch` numbers, and its
+output where it distils. So one step is four functions per group, whoever carries the tensors from one group to the
+next: `forward_group`, `run_exit`, `backward_group`, `backward_critic`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,17 @@ class GroupForward(NamedTuple):
     boundary: Tensor  # h_i, cut off from the group; what the critic and the next group see
 
 
+class Exit(NamedTuple):
+    """What one exit gives for a batch: attached to its critic's graph, or of the main network to the last group's."""
+
+    output: Tensor  # c_i(h_i), or h_N: [batch, outputs]
+    losses: Tensor  # L_i, [batch]
+
+    def detached(self) -> Exit:
+        """The same numbers, without a graph."""
+        return Exit(self.output.detach(), self.losses.detach())
+
+
 def local_critic_backward(
     network: LocalCriticNetwork,
     x: Tensor,
@@ -36,6 +50,7 @@ def local_critic_backward(
     *,
     loss: Loss = cross_entropy,
     matching: float = 1.0,
+    distill: float = 0.0,
     critic_update: bool = True,
 ) -> list[Tensor]:
     """Accumulate the gradients of one local critic step into `.grad`, in place of `loss.backward()`.
@@ -50,29 +65,31 @@ def local_critic_backward(
         y: target, as `loss` takes it.
         loss: `loss(output, target) -> [batch]`.
         matching: m of the critics' objective, 0 to 1: 0 is greedy local training, 1 the paper's loss matching.
+        distill: share of the critics' objective that is the distance to the next exit's output, 0 to 1; of classes.
         critic_update: whether the critics get gradients in this step (the paper's Table 3 skips some).
 
     Returns:
         The exits' losses per sample, shallowest first: one detached [batch] tensor each.
 
     Raises:
-        ConfigError: `matching` is not between 0 and 1.
+        ConfigError: `matching` or `distill` is not between 0 and 1.
         NetworkError: `loss` does not give one number per sample, or a group changes its input in place.
     """
-    if not 0 <= matching <= 1:
-        raise ConfigError(f"matching is {matching}; it must lie between 0 and 1")
+    for name, share in (("matching", matching), ("distill", distill)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} is {share}; it must lie between 0 and 1")
     losses: list[Tensor] = []
     inputs = x.detach()
-    waiting: tuple[nn.Module, Tensor] | None = None  # the previous critic, and L_{i-1} with the critic's graph
+    waiting: tuple[nn.Module, Exit] | None = None  # the previous critic, and its exit with the critic's graph
     for index, group in enumerate(network.groups):
         critic = network.critics[index] if index < len(network.critics) else None
         forward = forward_group(group, inputs, index=index)
-        exit = exit_losses(forward, critic, y, loss)
-        backward_group(forward, exit, keep_critic_graph=critic_update and critic is not None)
+        exit = run_exit(forward, critic, y, loss)
+        backward_group(forward, exit.losses, keep_critic_graph=critic_update and critic is not None)
         if waiting is not None:
-            backward_critic(*waiting, next_losses=exit.detach(), matching=matching)
+            backward_critic(*waiting, *exit.detached(), matching=matching, distill=distill)
         waiting = (critic, exit) if critic is not None and critic_update else None
-        losses.append(exit.detach())
+        losses.append(exit.losses.detach())
         inputs = forward.boundary.detach()
         del forward, exit
     return losses
@@ -101,23 +118,22 @@ def forward_group(group: nn.Module, inputs: Tensor, *, index: int = 0) -> GroupF
     return GroupForward(output, output.detach())
 
 
-def exit_losses(forward: GroupForward, critic: nn.Module | None, target: Tensor, loss: Loss) -> Tensor:
-    """Equation 3: L_i, [batch], by the critic on what its group gave; of the last group by its output itself.
-
-    Attached to the critic's graph, or to the last group's own.
+def run_exit(forward: GroupForward, critic: nn.Module | None, target: Tensor, loss: Loss) -> Exit:
+    """Equation 3: L_i by the critic on what its group gave; of the last group by its output itself.
 
     Raises:
         NetworkError: `loss` does not give one number per sample.
     """
     if critic is not None and forward.output.requires_grad:  # else the group is frozen: nobody asks for its gradient
         forward.boundary.requires_grad_()
-    losses = loss(forward.output if critic is None else critic(forward.boundary), target)
+    output = forward.output if critic is None else critic(forward.boundary)
+    losses = loss(output, target)
     if losses.shape != forward.output.shape[:1]:
         raise NetworkError(
             f"the loss gave a tensor of shape {list(losses.shape)}; it must give one number per sample, "
             f"[{forward.output.shape[0]}] (in PyTorch: reduction='none')"
         )
-    return losses
+    return Exit(output, losses)
 
 
 def backward_group(forward: GroupForward, losses: Tensor, *, keep_critic_graph: bool) -> None:
@@ -133,24 +149,28 @@ def backward_group(forward: GroupForward, losses: Tensor, *, keep_critic_graph: 
 
 def backward_critic(
     critic: nn.Module,
-    losses: Tensor,
-    *,
+    exit: Exit,
+    next_output: Tensor | None,
     next_losses: Tensor,
+    *,
     matching: float,
-    output: Tensor | None = None,
-    next_output: Tensor | None = None,
     distill: float = 0.0,
 ) -> None:
-    """Equation 7, generalised by `matching`: the critic's own gradient, from its losses and the next exit's.
+    """Equation 7, generalised by `matching` and `distill`: the critic's own gradient.
 
-    A share `distill` of the objective is the distance between the critic's output and the next exit's (equation 2, in
-    logits).
+    Args:
+        critic: gets the gradient.
+        exit: what it gave, attached to its graph.
+        next_output: of the next exit, [batch, outputs], detached; only needed to distil.
+        next_losses: of the next exit, [batch], detached.
+        matching: m of the objective, 0 to 1.
+        distill: share of the objective that is `softened_distance` to the next exit's output, 0 to 1.
     """
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
-    if parameters:
-        objective = (1 - matching) * losses + matching * (losses - next_losses).abs()
-        if distill:
-            assert output is not None
-            assert next_output is not None
-            objective = (1 - distill) * objective + distill * softened_distance(output, next_output)
-        torch.autograd.backward(objective.mean(), inputs=parameters)
+    if not parameters:
+        return
+    objective = (1 - matching) * exit.losses + matching * (exit.losses - next_losses).abs()
+    if distill:
+        assert next_output is not None
+        objective = (1 - distill) * objective + distill * softened_distance(exit.output, next_output)
+    torch.autograd.backward(objective.mean(), inputs=parameters)

@@ -17,7 +17,7 @@ from lctprune.compilation import compiled
 from lctprune.losses import Loss
 from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
 from lctprune.train_config import TrainConfig
-from lctprune.update import GroupForward, backward_critic, backward_group, dense, exit_losses, forward_group
+from lctprune.update import Exit, GroupForward, backward_critic, backward_group, dense, forward_group, run_exit
 from lctprune.weights import NETWORK_PREFIX
 
 Average = Callable[[Iterable[nn.Parameter]], None]  # makes gradients those of all replicas together
@@ -56,7 +56,7 @@ def step_settings(position: int, steps: int, config: TrainConfig) -> StepSetting
 class Worker:
     """Group `index` of a network, with its critic and their optimisers.
 
-    A step is, in this order: `forward`, `exit_losses`, `backward`, and, once the next worker's losses are known,
+    A step is, in this order: `forward`, `run_exit`, `backward`, and, once the next worker's exit is known,
     `update_critic`. The last may wait until after the `forward` of the next step.
 
     Args:
@@ -87,10 +87,8 @@ class Worker:
         self._optimizers = Optimizers(group, critic, config)
         self._config, self._replica, self._average = config, replica, average
         self._forward: GroupForward | None = None
-        self._losses: Tensor | None = None  # attached to the critic's graph
-        self._output: Tensor | None = None  # of the exit, attached to the critic's graph
-        # losses and output of a step whose critic update is to come
-        self._waiting: tuple[Tensor, Tensor, StepSettings] | None = None
+        self._exit: Exit | None = None  # attached to the critic's graph
+        self._waiting: tuple[Exit, StepSettings] | None = None  # of a step whose critic update is to come
 
     def forward(self, inputs: Tensor, settings: StepSettings) -> Tensor:
         """Equation 1: h_i, cut off from the group."""
@@ -98,31 +96,22 @@ class Worker:
         self._forward = forward_group(self._run_group, inputs, index=self.index)
         return dense(self._forward.boundary.detach())
 
-    def exit_losses(self, targets: Tensor, loss: Loss, settings: StepSettings) -> Tensor:
-        """Equation 3: L_i, [batch], detached."""
+    def run_exit(self, targets: Tensor, loss: Loss, settings: StepSettings) -> Exit:
+        """Equation 3: the exit's output and L_i, detached."""
         assert self._forward is not None
         assert self._waiting is None
         self._seed("critic", settings)
-        outputs = []
-
-        def remembering(output: Tensor, target: Tensor) -> Tensor:
-            outputs.append(output)
-            return loss(output, target)
-
-        self._losses = exit_losses(self._forward, self._run_critic, targets, remembering)
-        self._output = outputs[0]
-        return self._losses.detach()
+        self._exit = run_exit(self._forward, self._run_critic, targets, loss)
+        return self._exit.detached()
 
     def backward(self, settings: StepSettings) -> None:
         """Equations 5 and 6: the group learns, and its graph and gradients are freed."""
         assert self._forward is not None
-        assert self._losses is not None
+        assert self._exit is not None
         is_waiting = self.critic is not None and settings.update_critics
-        backward_group(self._forward, self._losses, keep_critic_graph=is_waiting)
-        assert self._output is not None
-        self._waiting = (self._losses, self._output, settings) if is_waiting else None
-        self._output = self._output.detach()
-        self._forward = self._losses = None
+        backward_group(self._forward, self._exit.losses, keep_critic_graph=is_waiting)
+        self._waiting = (self._exit, settings) if is_waiting else None
+        self._forward = self._exit = None
         if self._optimizers.group is not None:
             self._learn(self.group, self._optimizers.group, settings)
 
@@ -142,33 +131,23 @@ class Worker:
                 self._learn(module, optimizer, settings)
 
     @property
-    def awaits_losses(self) -> bool:
+    def awaits_exit(self) -> bool:
         """Whether `update_critic` is still to come."""
         return self._waiting is not None
 
-    @property
-    def exit_output(self) -> Tensor:
-        """What the exit gave in this step, [batch, outputs], detached."""
-        assert self._output is not None
-        return self._output.detach()
+    def update_critic(self, next_output: Tensor | None, next_losses: Tensor) -> None:
+        """Equation 7: the critic learns from the next exit, in the step that awaits it.
 
-    def update_critic(self, next_losses: Tensor, next_output: Tensor | None = None) -> None:
-        """Equation 7: the critic learns from the losses of the next exit, [batch], in the step that awaits them.
-
-        Where a step distils, the critic also needs that exit's output, [batch, outputs].
+        Args:
+            next_output: [batch, outputs]; only needed where the step distils.
+            next_losses: [batch].
         """
         assert self.critic is not None
         assert self._waiting is not None
-        losses, output, settings = self._waiting
+        exit, settings = self._waiting
         self._waiting = None
         backward_critic(
-            self.critic,
-            losses,
-            next_losses=next_losses,
-            matching=settings.matching,
-            output=output,
-            next_output=next_output,
-            distill=settings.distill,
+            self.critic, exit, next_output, next_losses, matching=settings.matching, distill=settings.distill
         )
         if self._optimizers.critic is not None:
             self._learn(self.critic, self._optimizers.critic, settings)

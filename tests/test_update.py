@@ -16,7 +16,6 @@ from torch.nn import functional
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.update import backward_critic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BATCH, CLASSES = 6, 3
@@ -33,14 +32,15 @@ def oracle(
     y: Tensor,
     per_sample_loss: Loss,
     matching: float,
+    distill: float = 0.0,
 ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[Tensor]]:
     """Gradients of each group's and each critic's parameters, and the losses of every exit."""
-    losses = []
+    losses, outputs = [], []
     h = x
     for i, group in enumerate(groups):
         h = group(h.detach())  # (1)
-        output = critics[i](h) if i < len(critics) else h
-        losses.append(per_sample_loss(output, y))  # (3)
+        outputs.append(critics[i](h) if i < len(critics) else h)
+        losses.append(per_sample_loss(outputs[i], y))  # (3)
     group_gradients = [
         _gradients(losses[i].sum() / len(losses[i]), group)  # (5, 6)
         for i, group in enumerate(groups)
@@ -49,6 +49,9 @@ def oracle(
     for i, critic in enumerate(critics):
         difference = torch.abs(losses[i] - losses[i + 1].detach())  # (7)
         objective = (1 - matching) * losses[i] + matching * difference
+        own, wanted = (outputs[i] / 4).softmax(1), (outputs[i + 1].detach() / 4).softmax(1)
+        distance = 16 * (wanted * (wanted.log() - own.log())).sum(1)  # (2), softened by a temperature of 4
+        objective = (1 - distill) * objective + distill * distance
         critic_gradients.append(_gradients(objective.sum() / len(objective), critic))
     return group_gradients, critic_gradients, [each.detach() for each in losses]
 
@@ -147,7 +150,7 @@ LOSSES: dict[str, tuple[Loss, Loss, bool]] = {  # the library's, the oracle's, w
 
 
 def check_against_oracle(
-    groups: list[nn.Module], critics: list[nn.Module], x: Tensor, loss_name: str, matching: float
+    groups: list[nn.Module], critics: list[nn.Module], x: Tensor, loss_name: str, matching: float, distill: float = 0.0
 ) -> None:
     loss, oracle_loss, is_class = LOSSES[loss_name]
     y = torch.randint(CLASSES, (len(x),)) if is_class else torch.randn(len(x), CLASSES, dtype=torch.double)
@@ -155,10 +158,10 @@ def check_against_oracle(
     oracle_groups, oracle_critics = copy.deepcopy(groups), copy.deepcopy(critics)
 
     torch.manual_seed(99)
-    losses = lct.local_critic_backward(network, x, y, loss=loss, matching=matching)
+    losses = lct.local_critic_backward(network, x, y, loss=loss, matching=matching, distill=distill)
     torch.manual_seed(99)
     group_gradients, critic_gradients, oracle_losses = oracle(
-        oracle_groups, oracle_critics, x, y, oracle_loss, matching
+        oracle_groups, oracle_critics, x, y, oracle_loss, matching, distill
     )
 
     exact = {"rtol": 0.0, "atol": 1e-10}
@@ -186,6 +189,14 @@ def test_gradients_losses_and_statistics_are_those_of_the_equations(
     loss_name: str,
 ) -> None:
     check_against_oracle(*parts(count), loss_name, matching)
+
+
+@pytest.mark.parametrize("distill", [0.3, 1.0])
+@pytest.mark.parametrize("parts", [linear_parts, convolutional_parts])
+def test_critics_that_distil_learn_the_next_exits_output(
+    parts: Callable[[int], tuple[list[nn.Module], list[nn.Module], Tensor]], distill: float
+) -> None:
+    check_against_oracle(*parts(3), "cross_entropy", 0.25, distill)
 
 
 @st.composite
@@ -220,11 +231,16 @@ def architectures(draw: st.DrawFn) -> tuple[list[nn.Module], list[nn.Module], Te
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(parts=architectures(), loss_name=st.sampled_from(list(LOSSES)), matching=st.floats(0, 1))
+@given(
+    parts=architectures(),
+    loss_name=st.sampled_from(list(LOSSES)),
+    matching=st.floats(0, 1),
+    distill=st.just(0.0) | st.floats(0, 1),
+)
 def test_random_architectures_agree_with_the_equations(
-    parts: tuple[list[nn.Module], list[nn.Module], Tensor], loss_name: str, matching: float
+    parts: tuple[list[nn.Module], list[nn.Module], Tensor], loss_name: str, matching: float, distill: float
 ) -> None:
-    check_against_oracle(*parts, loss_name, matching)
+    check_against_oracle(*parts, loss_name, matching, distill)
 
 
 @pytest.mark.parametrize("parts", [linear_parts, convolutional_parts])
@@ -467,12 +483,13 @@ def test_peak_activation_memory_is_that_of_the_largest_group() -> None:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("matching", [1.5, -0.1, float("nan"), float("inf")])
-def test_matching_lies_between_0_and_1(matching: float) -> None:
+@pytest.mark.parametrize("share", ["matching", "distill"])
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
+def test_shares_lie_between_0_and_1(share: str, value: float) -> None:
     x, y = plain_batch()
     network = plain_network()
-    with pytest.raises(ConfigError, match=r"matching is .*between 0 and 1"):
-        lct.local_critic_backward(network, x, y, matching=matching)
+    with pytest.raises(ConfigError, match=rf"{share} is .*between 0 and 1"):
+        lct.local_critic_backward(network, x, y, **{share: value})
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -497,25 +514,3 @@ def test_a_group_that_changes_its_input_in_place_is_refused(position: int) -> No
     network.groups[position] = nn.Sequential(nn.ReLU(inplace=True), network.groups[position])
     with pytest.raises(NetworkError, match=f"group {position} changes its input in place; .*inplace=False"):
         lct.local_critic_backward(network, x, y)
-
-
-@pytest.mark.parametrize("distill", [0.0, 0.3, 1.0])
-def test_a_critic_also_learns_the_next_exits_output(distill: float) -> None:
-    """T^2 KL(next, own) at a temperature of 4, written out in float64."""
-    torch.manual_seed(0)
-    critic = nn.Linear(5, 3).double()
-    inputs, next_output = torch.randn(7, 5).double(), torch.randn(7, 3).double()
-    targets, next_losses = torch.arange(7) % 3, torch.rand(7).double()
-    output = critic(inputs)
-    losses = lct.cross_entropy(output, targets)
-    backward_critic(
-        critic, losses, next_losses=next_losses, matching=0.25, output=output, next_output=next_output, distill=distill
-    )
-    gradient = critic.weight.grad
-    own = critic(inputs)
-    chances = own.softmax(1).gather(1, targets[:, None])[:, 0]
-    plain = 0.75 * -chances.log() + 0.25 * (-chances.log() - next_losses).abs()
-    soft, wanted = (own / 4).softmax(1), (next_output / 4).softmax(1)
-    distance = 16 * (wanted * (wanted.log() - soft.log())).sum(1)
-    (expected,) = torch.autograd.grad(((1 - distill) * plain + distill * distance).mean(), critic.weight)
-    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)

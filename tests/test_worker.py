@@ -10,6 +10,7 @@ import torch
 import lctprune as lct
 from lctprune.optimizers import Optimizers, apply_gradients
 from lctprune.stage import Stage
+from lctprune.update import Exit
 from lctprune.worker import Worker, step_settings, tensors_of
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -43,7 +44,7 @@ def test_workers_do_what_the_update_rule_and_the_optimisers_do(
     expected, network = deterministic(make_network), deterministic(make_network)
     optimizers = [Optimizers(worker.group, worker.critic, config) for worker in make_workers(expected, config)]
     workers = make_workers(network, config)
-    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []  # losses and output of each exit
+    waiting: list[Exit] = []
     for position, (inputs, targets) in zip(range(5), data.train.shuffled(8, seed=0), strict=False):
         settings = step_settings(position, 5, config)
         lct.local_critic_backward(expected, inputs, targets, matching=matching, critic_update=settings.update_critics)
@@ -54,16 +55,15 @@ def test_workers_do_what_the_update_rule_and_the_optimisers_do(
         x, exits = inputs, []
         for index, worker in enumerate(workers):
             x = worker.forward(x, settings)
-            if worker.awaits_losses:
+            if worker.awaits_exit:
                 worker.update_critic(*waiting[index + 1])
-            losses = worker.exit_losses(targets, lct.cross_entropy, settings)
+            exits.append(worker.run_exit(targets, lct.cross_entropy, settings))
             worker.backward(settings)
-            exits.append((losses, worker.exit_output))
             if index and not late and settings.update_critics:
                 workers[index - 1].update_critic(*exits[-1])
         waiting = exits
     for index, worker in enumerate(workers):
-        if worker.awaits_losses:
+        if worker.awaits_exit:
             worker.update_critic(*waiting[index + 1])
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in expected.state_dict().items())
 
@@ -76,7 +76,7 @@ def test_a_group_has_no_gradients_left_after_it_has_learnt(make_network: MakeNet
     before = {name: tensor.clone() for name, tensor in worker.group.state_dict().items()}
     settings = step_settings(0, 5, config)
     worker.forward(inputs, settings)
-    worker.exit_losses(targets, lct.cross_entropy, settings)
+    worker.run_exit(targets, lct.cross_entropy, settings)
     worker.backward(settings)
     assert any(not torch.equal(before[name], tensor) for name, tensor in worker.group.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
