@@ -10,7 +10,7 @@ demo: $(READY)  ## the two commands of the README
 	$(BIN)/lctprune select --budget-flops 1e9
 
 test: $(READY)  ## the default test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -50,7 +50,8 @@ from torch import nn
 
 import lctprune as lct
 from lctprune.costs import group_costs
-from lctprune.models import LEAST_RESNET_WIDTH, build_model, fitted
+from lctprune.image_networks import LEAST_RESNET_WIDTH
+from lctprune.models import build_model, fitted
 
 PARTS = ("lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower")
 

@@ -6,15 +6,22 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
-from lctprune.cli.measured import JsonOption, ModelOption, RunArgument, ThreadsOption, measured, opened, write_results
+from lctprune.cli.console import stderr
+from lctprune.cli.measured import (
+    JsonOption,
+    ModelOption,
+    RunArgument,
+    ThreadsOption,
+    measured,
+    opened,
+    show_candidates,
+    write_results,
+)
 from lctprune.cli.progress import show_progress
 from lctprune.dense import begin_dense
-from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
 from lctprune.finetuning import begin_finetuning
 from lctprune.runs import Run
-from lctprune.selection import pareto_front
 from lctprune.training import train_steps
 
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last whole epoch.")]
@@ -91,10 +98,4 @@ def _show(run: Run, *, threads: int | None, json: bool) -> None:
     """The whole family as it is now."""
     _, candidates = measured(run.path, model=run.model, threads=threads)
     write_results(run, candidates)
-    if json:
-        print_json({"run": str(run.path), "candidates": [candidate_record(candidate) for candidate in candidates]})
-        return
-    console = stdout()
-    console.print(f"\n{run.path}, all its networks on the validation split ({candidates[0].samples} samples):\n")
-    print_candidates(console, candidates, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(run)}.")
+    show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)

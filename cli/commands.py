@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lctprune.candidates import candidate_of
-from lctprune.cli.console import print_candidates, print_json, stdout, units
+from lctprune.cli.console import print_json, stdout
 from lctprune.cli.measured import (
     BatchOption,
     JsonOption,
@@ -16,12 +16,12 @@ from lctprune.cli.measured import (
     RunArgument,
     ThreadsOption,
     measured,
+    show_candidates,
     write_results,
 )
 from lctprune.deployment import deploy, deployment_record, read_selection
-from lctprune.description import candidate_record
 from lctprune.files import write_atomically
-from lctprune.selection import main_of, pareto_front
+from lctprune.selection import main_of
 
 
 def evaluate(
@@ -45,14 +45,8 @@ def evaluate(
         write_results(
             opened, candidates, chosen=candidate_of(candidates, selection["exit"]), limits=selection["budget"]
         )
-    if json:
-        records = [candidate_record(candidate) for candidate in candidates]
-        print_json({"run": str(opened.path), "split": "validation", "candidates": records})
-        return
-    console = stdout()
-    console.print(f"{opened.path} on its validation split ({candidates[0].samples} samples):\n")
-    print_candidates(console, candidates, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(opened, batch=latency_batch)}.")
+    headline = f"{opened.path} on its validation split"
+    show_candidates(opened, candidates, headline, latency_batch=latency_batch, json=json)
 
 
 def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption = False) -> None:

@@ -10,10 +10,12 @@ import torch
 import typer
 
 from lctprune.candidates import Candidate
-from lctprune.cli.console import stderr
+from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
 from lctprune.deployment import measure_run
+from lctprune.description import candidate_record
 from lctprune.family import notes
 from lctprune.runs import Run, newest_run
+from lctprune.selection import pareto_front
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]
 ModelOption = Annotated[
@@ -65,3 +67,23 @@ def write_results(
     reports.write_candidates(candidates, run.path / "candidates.csv")
     figure = reports.pareto_figure(candidates, chosen=chosen, budget=limits)
     reports.save_figure(figure, run.path / "pareto")
+
+
+def show_candidates(
+    run: Run,
+    candidates: Sequence[Candidate],
+    headline: str,
+    *,
+    chosen: Candidate | None = None,
+    latency_batch: int = 1,
+    json: bool = False,
+) -> None:
+    """The run's networks, as a table below a headline or as one JSON document."""
+    if json:
+        records = [candidate_record(candidate) for candidate in candidates]
+        print_json({"run": str(run.path), "split": "validation", "candidates": records})
+        return
+    console = stdout()
+    console.print(f"{headline} ({candidates[0].samples} samples):\n")
+    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
+    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(run, batch=latency_batch)}.")

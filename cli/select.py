@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lctprune.candidates import Candidate
-from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
+from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.measured import (
     BatchOption,
     JsonOption,
@@ -16,12 +16,13 @@ from lctprune.cli.measured import (
     RunArgument,
     ThreadsOption,
     measured,
+    show_candidates,
     write_results,
 )
 from lctprune.deployment import SELECTED, Deployment, deploy, deployment_record
 from lctprune.description import candidate_record
 from lctprune.runs import Run
-from lctprune.selection import Budget, cheaper_alternative, main_of, pareto_front
+from lctprune.selection import Budget, cheaper_alternative, main_of
 from lctprune.selection import select as choose
 from lctprune.units import amount
 
@@ -72,10 +73,9 @@ def _show(
     latency_batch: int,
 ) -> None:
     main = main_of(candidates)
+    headline = f"{run.path}, exits on the validation split"
+    show_candidates(run, candidates, headline, chosen=chosen, latency_batch=latency_batch)
     console = stdout()
-    console.print(f"{run.path}, exits on the validation split ({chosen.samples} samples):\n")
-    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(run, batch=latency_batch)}.")
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:
         console.print(

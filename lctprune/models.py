@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torchvision.models import resnet
 
 from lctprune.data_set import Data
 from lctprune.errors import ConfigError
+from lctprune.image_networks import sized_resnet, vgg_lct
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition import attach_critics, cut_places
 from lctprune.sequences import gru, lstm, mlp, transformer
@@ -29,110 +29,12 @@ from lctprune.zoo import (
     torchvision_names,
 )
 
-# With fewer input channels, torch 2.14's backward pass of a strided 1x1 convolution in channels-last layout writes
-# beyond its memory on processors with AVX2.
-LEAST_RESNET_WIDTH = 8
-SMALL_IMAGE = 64  # up to this side a ResNet gets the 3x3 stem without pooling that is usual for CIFAR
-
-
-def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
-    """The network of the paper's Tables 4 and 5: four stages of 3x3 convolutions, then a linear layer.
-
-    The stages have 1, 2, 4 and 8 times `width` channels; the paper's width is 64.
-    """
-    _require_width(width)
-    stages: list[nn.Module] = []
-    channels = in_channels
-    for stage, convolutions in enumerate((2, 3, 3, 3)):
-        layers: list[nn.Module] = []
-        for position in range(convolutions):
-            stride = 2 if stage > 0 and position == 0 else 1
-            layers += [
-                nn.Conv2d(channels, width * 2**stage, 3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(width * 2**stage),
-                nn.ReLU(inplace=True),
-            ]
-            channels = width * 2**stage
-        stages.append(nn.Sequential(*layers))
-    side = -(-image_size // 8)
-    head = nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, num_outputs))
-    names = ("stage1", "stage2", "stage3", "stage4", "head")
-    network = nn.Sequential()
-    for name, module in zip(names, [*stages, head], strict=True):
-        network.add_module(name, module)
-    return network
-
-
-def _resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module]:
-    def network(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
-        model = build(num_classes=num_outputs)
-        if width != 64:
-            _set_width(model, width)
-        if image_size <= SMALL_IMAGE:
-            model.conv1 = _stem_convolution(in_channels, width, kernel_size=3, stride=1)
-            model.maxpool = nn.Identity()
-        elif in_channels != 3 or width != 64:
-            model.conv1 = _stem_convolution(in_channels, width, kernel_size=7, stride=2)
-        return cast(nn.Module, model)
-
-    return network
-
-
-def _set_width(model: resnet.ResNet, width: int) -> None:
-    """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further one."""
-    _require_width(width)
-    if width < LEAST_RESNET_WIDTH:
-        raise ConfigError(
-            f"width is {width}; a ResNet needs at least {LEAST_RESNET_WIDTH} channels: PyTorch's backward pass of a "
-            "strided 1x1 convolution with fewer crashes on some processors"
-        )
-    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
-    if not isinstance(stages[0][0], resnet.BasicBlock):
-        raise ConfigError("width is for ResNets of basic blocks: resnet18 and resnet34")
-    model.bn1 = nn.BatchNorm2d(width)
-    channels = width
-    for index, stage in enumerate(stages):
-        blocks = nn.Sequential()
-        for position in range(len(stage)):
-            blocks.append(_basic_block(channels, width * 2**index, stride=2 if index and position == 0 else 1))
-            channels = width * 2**index
-        setattr(model, f"layer{index + 1}", blocks)
-    model.fc = nn.Linear(channels, model.fc.out_features)
-
-
-def _require_width(width: int) -> None:
-    if width < 1:
-        raise ConfigError(f"width is {width}; it must be at least 1 channel")
-
-
-def _basic_block(in_channels: int, channels: int, *, stride: int) -> resnet.BasicBlock:
-    shortcut = None
-    if stride != 1 or in_channels != channels:
-        shortcut = nn.Sequential(resnet.conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
-    block = resnet.BasicBlock(in_channels, channels, stride, shortcut)
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d):
-            _initialize(module)
-    return cast(resnet.BasicBlock, block)
-
-
-def _stem_convolution(in_channels: int, width: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    _initialize(convolution)
-    return convolution
-
-
-def _initialize(convolution: nn.Conv2d) -> None:
-    """As torchvision's ResNets do it."""
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-
-
 # name -> function that takes num_outputs and what it needs of in_channels, image_size, features and vocabulary
 MODELS: dict[str, Builder] = {
-    "resnet18": _resnet(resnet.resnet18),
-    "resnet34": _resnet(resnet.resnet34),
-    "resnet50": _resnet(resnet.resnet50),
-    "resnet101": _resnet(resnet.resnet101),
+    "resnet18": sized_resnet(resnet.resnet18),
+    "resnet34": sized_resnet(resnet.resnet34),
+    "resnet50": sized_resnet(resnet.resnet50),
+    "resnet101": sized_resnet(resnet.resnet101),
     "vgg-lct": vgg_lct,
     "lstm": lstm,
     "gru": gru,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ from torch import nn
 
 import lctprune as lct
 from lctprune.cli.main import main
+
+# networks here are tiny: further threads would only take cores from other tests, which run side by side
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 class Result(NamedTuple):

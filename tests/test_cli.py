@@ -214,10 +214,10 @@ def test_budgets_that_mean_nothing_are_refused(option: str, value: str, cli: Cli
 
 
 def test_evaluate_measures_under_other_conditions(cli: Cli, copied: Path) -> None:
-    result = cli("evaluate", copied, "--latency-batch", 4, "--threads", 1, "--json")
+    result = cli("evaluate", copied, "--latency-batch", 4, "--threads", 3, "--json")
     document = parse_strictly(result.out)
     assert all(record["latency_batch"] == 4 and record["latency_ms"] > 0 for record in document["candidates"])
-    assert json.loads((copied / "candidates.json").read_text())["conditions"]["threads"] == 1
+    assert json.loads((copied / "candidates.json").read_text())["conditions"]["threads"] == 3
 
 
 def test_report_is_one_page_that_knows_the_selection(cli: Cli, copied: Path) -> None:

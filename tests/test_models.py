@@ -12,7 +12,8 @@ from torchvision.models import resnet
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.models import ALIASES, MODELS, NetworkConfig, _set_width, build_network
+from lctprune.image_networks import _set_width
+from lctprune.models import ALIASES, MODELS, NetworkConfig, build_network
 
 SEQUENCES = ("lstm", "gru", "transformer", "mlp")
 
