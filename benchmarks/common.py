@@ -36,7 +36,7 @@ def scale_options(parser: argparse.ArgumentParser, *, images: int, width: int, e
     add = parser.add_argument
     add("--data", default="digits", help="as --data of lctprune train")
     add("--images", type=int, default=images, help="training images, balanced by class; 0: all")
-    add("--eval-images", type=int, default=0, help="validation and test images of each split at most; 0: all")
+    add("--val-images", type=int, default=0, help="validation images at most; 0: all")
     add("--width", type=int, default=width, help="channels of the first stage; 64 is the full network")
     add("--epochs", type=int, default=epochs)
     add("--seeds", type=int, default=seeds, help="how many: 0, 1, ...")
@@ -49,7 +49,7 @@ def make_quick(arguments: argparse.Namespace) -> None:
     if arguments.quick:
         # no narrower: in PyTorch 2.14 on AVX2, the backward pass of a strided 1x1 convolution of fewer than 8 channels,
         # channels last, corrupts memory
-        arguments.images, arguments.eval_images, arguments.width = 256, 128, 8
+        arguments.images, arguments.val_images, arguments.width = 256, 128, 8
         arguments.epochs, arguments.seeds = 1, 1
 
 
@@ -62,25 +62,20 @@ def describe_scale(arguments: argparse.Namespace, data: lct.Data) -> str:
     )
 
 
-def load(name: str, images: int = 0, seed: int = 0, *, evaluated: int = 0) -> lct.Data:
+def load(name: str, images: int = 0, seed: int = 0, *, val_images: int = 0) -> lct.Data:
     """A data set with part of its training split; normalised as the whole of it.
 
     Args:
         name: as `DataConfig.name`.
         images: training samples, balanced by class; 0 for all.
         seed: of which samples; the cut of the validation split does not depend on it.
-        evaluated: samples of the validation and of the test split at most, chosen alike; 0 for all.
+        val_images: validation samples at most, chosen alike; 0 for all.
 
     Raises:
         DataError: the data is missing, or its images are too large to be held in memory and a part is asked for.
     """
     data = lct.load_data(lct.DataConfig(name=name))
-    return dataclasses.replace(
-        data,
-        train=_part(data.train, images, seed),
-        val=_part(data.val, evaluated, 0),
-        test=_part(data.test, evaluated, 0),
-    )
+    return dataclasses.replace(data, train=_part(data.train, images, seed), val=_part(data.val, val_images, 0))
 
 
 def trained(

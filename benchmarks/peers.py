@@ -15,7 +15,7 @@ The peers, each of whose networks alone may use as much as the whole family did 
 - Torch-Pruning (pip install 'lctprune[bench]'): backpropagation for half of the compute, then DepGraph pruning to the
   MACs of each exit, and fine-tuning for the rest;
 - truncated: the architecture of each exit, trained alone by backpropagation;
-- narrower: ResNet-18s with fewer channels, of at most the MACs of each exit, trained alone.
+- narrower: ResNet-18s with fewer channels, of at most the MACs of each exit, trained alone, with equal compute.
 Each method's front is chosen on the validation split; the test split is read for the figures reported, and only there.
 """
 
@@ -24,10 +24,9 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import functools
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -59,6 +58,7 @@ PARTS = ("lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     scale_options(parser, images=10_000, width=16, epochs=10, seeds=2)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["l1-uniform", "bn-global"])
@@ -79,8 +79,8 @@ def main() -> None:
         arguments.picture, arguments.groups = arguments.out / "peers.svg", 2
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data = load(arguments.data, arguments.images, evaluated=arguments.eval_images)
-    print(f"resnet18; {describe_scale(arguments, data)}", flush=True)
+    data = load(arguments.data, arguments.images, val_images=arguments.val_images)
+    print(f"resnet18, batch {arguments.batch_size}; {describe_scale(arguments, data)}", flush=True)
     rows: list[Measured] = []
     for seed in range(arguments.seeds):
         for row in Experiment(arguments, data, seed).rows():
@@ -134,10 +134,11 @@ class Experiment:
             yield from self.pruned()
         if "truncated" in self.arguments.parts:
             for exit in range(self.arguments.groups):
-                yield from self.plain("truncated", f"of exit {exit}", functools.partial(self.truncated, exit))
+                for budget in (COMPUTE, EPOCHS):
+                    yield from self.plain("truncated", f"of exit {exit}", budget, self.truncated(exit))
         if "narrower" in self.arguments.parts:
             for width in dict.fromkeys(map(self.width_for, self.exit_macs[:-1])):
-                yield from self.plain("narrower", f"width {width}", functools.partial(self.model, width))
+                yield from self.plain("narrower", f"width {width}", COMPUTE, self.model(width))
 
     def dense(self) -> Iterator[Measured]:
         """The run with critics, and what is added to it."""
@@ -167,12 +168,11 @@ class Experiment:
             cost = self.compute - rest + training_macs(further * self.epoch_samples, own, self.exit_macs[-1])
             yield from self.measured(TUNED, f"exit {exit}", COMPUTE, lct.load_network(tuned), further, cost, seconds)
 
-    def plain(self, method: str, name: str, make: Callable[[], nn.Module]) -> Iterator[Measured]:
-        """A network trained by backpropagation, with equal compute and for equal epochs."""
-        for budget in (COMPUTE, EPOCHS):
-            network = lct.LocalCriticNetwork([without_crash(make())])
-            epochs = self.arguments.epochs if budget == EPOCHS else self.affordable(self.compute, network)
-            yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
+    def plain(self, method: str, name: str, budget: str, model: nn.Module) -> Iterator[Measured]:
+        """A network trained by backpropagation, with equal compute or for equal epochs."""
+        network = lct.LocalCriticNetwork([without_crash(model)])
+        epochs = self.arguments.epochs if budget == EPOCHS else self.affordable(self.compute, network)
+        yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
 
     def pruned(self) -> Iterator[Measured]:
         """Half of the compute for the main network, as much again to fine-tune each pruned one."""
@@ -248,7 +248,8 @@ class Experiment:
 
     def config(self, epochs: int, *, method: str = "backprop", lr: float | None = None) -> lct.TrainConfig:
         """The recipe."""
-        return lct.TrainConfig(method=method, epochs=epochs, lr=lr, seed=self.seed)
+        batch_size = self.arguments.batch_size
+        return lct.TrainConfig(method=method, epochs=epochs, lr=lr, batch_size=batch_size, seed=self.seed)
 
     def cost(self, epochs: int, network: lct.LocalCriticNetwork) -> int:
         """Of training a plain network."""
