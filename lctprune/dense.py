@@ -22,7 +22,7 @@ from lctprune.heads import Head, heads_to_add
 from lctprune.job import Begun
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run, load_network
+from lctprune.runs import Run, load_network, recorded_training
 from lctprune.train_config import TrainConfig
 from lctprune.training import open_run, train_steps
 
@@ -60,7 +60,7 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
     begun = begun_below(run, folder, resume=resume)
     if run.epochs_done < run.config["training"]["epochs"]:
         raise RunError(f"{run.path} is not trained to its end; go on with lctprune train --resume --out {run.path}")
-    network, training = load_network(run), TrainConfig(**run.config["training"])
+    network, training = load_network(run), recorded_training(run)
     data = run.load_data() if data is None else data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # said when the run was trained

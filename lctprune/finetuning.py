@@ -16,7 +16,7 @@ from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_re
 from lctprune.losses import Loss, default_loss, softened_distance
 from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run, load_network
+from lctprune.runs import Run, load_network, recorded_training
 from lctprune.splits import Batch, Split
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.training import open_run, train_steps
@@ -120,7 +120,7 @@ def _network(member: Member) -> LocalCriticNetwork:
 
 def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -> TrainConfig:
     """Of fine-tuning: from the settings of the run, or as it was begun; what is given comes first."""
-    config = TrainConfig(**run.config["training"])
+    config = recorded_training(run)
     if not is_begun:
         rate = RATE_SHARE * (config.lr or 0.0)
         config = dataclasses.replace(

@@ -28,11 +28,12 @@ from torch import Tensor
 from lctprune.data import load_data
 from lctprune.data_set import Data, DataConfig
 from lctprune.environment import environment
-from lctprune.errors import NetworkWarning, RunError
+from lctprune.errors import ConfigError, NetworkWarning, RunError
 from lctprune.files import write_atomically, write_json
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.splits import Normalization
+from lctprune.train_config import TrainConfig
 from lctprune.weights import CHECKPOINT, NETWORK_PREFIX
 from lctprune.zoo import is_own_function
 
@@ -195,9 +196,25 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
             network = build_network(NetworkConfig(**recipe))
         network.load_state_dict(weights)
     except (TypeError, RuntimeError) as error:  # settings or weights of another version
-        reason = " ".join(str(error).split())
-        raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); train it again") from error
+        raise _of_another_version(run, error) from error
     return network.eval()
+
+
+def recorded_training(run: Run) -> TrainConfig:
+    """How a run was trained.
+
+    Raises:
+        RunError: by another version, with settings that this one does not know.
+    """
+    try:
+        return TrainConfig(**run.config["training"])
+    except (TypeError, ConfigError) as error:
+        raise _of_another_version(run, error) from error
+
+
+def _of_another_version(run: Run, error: Exception) -> RunError:
+    reason = " ".join(str(error).split())
+    return RunError(f"{run.path} does not fit this version of lctprune ({reason}); train it again")
 
 
 def data_settings(data: Data) -> dict[str, Any] | None:

@@ -155,3 +155,13 @@ def test_an_added_exit_is_deployed_and_its_selection_read_while_it_is_there(trai
     lct.finetune(trained, 0, lr=0.001)  # another network under the same number
     assert sorted(numbers(trained)) == [0, 1, 2, 3]
     assert read_selection(trained) is None
+
+
+def test_settings_of_another_version_are_refused(trained: lct.Run) -> None:
+    path = trained.path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "training": {**config["training"], "momentum_of_tomorrow": 1}}))
+    for add in (lct.densify, lambda run: lct.finetune(run, 0)):
+        with pytest.raises(lct.RunError, match=r"does not fit this version of lctprune \(.*momentum_of_tomorrow"):
+            add(lct.Run(trained.path))
+    assert not (trained.path / "dense").exists()
