@@ -16,7 +16,7 @@ from lctprune.cli.measured import JsonOption, ThreadsOption
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
-from lctprune.data_set import Data, DataConfig
+from lctprune.data_set import Data, DataConfig, split_sizes
 from lctprune.deployment import measure_run
 from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
@@ -25,7 +25,7 @@ from lctprune.job import Job, begin
 from lctprune.models import NetworkConfig
 from lctprune.pipeline import require_one_process, require_processes
 from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
-from lctprune.runs import Run, split_sizes
+from lctprune.runs import Run
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
 from lctprune.training import train_steps

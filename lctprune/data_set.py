@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -98,3 +101,35 @@ class Data:
             return self.typical
         inputs, _ = next(self.val.batches(1))
         return inputs
+
+
+def data_settings(data: Data) -> dict[str, Any] | None:
+    """What config.json says of the data; None for data made in a program."""
+    if data.config is None:
+        return None
+    normalization = data.normalization or Normalization((), ())
+    return {
+        "config": dataclasses.asdict(data.config),
+        "classes": list(data.classes),
+        "samples": split_sizes(data),
+        "fingerprint": data.fingerprint,
+        "resize": data.resize,
+        **_statistics(normalization),
+        "vocabulary": list(data.vocabulary),
+        "columns": list(data.columns),
+        "target": data.target_normalization and _statistics(data.target_normalization),
+    }
+
+
+def _statistics(normalization: Normalization) -> dict[str, list[float]]:
+    return {"mean": list(normalization.mean), "std": list(normalization.std)}
+
+
+def split_sizes(data: Data) -> dict[str, int]:
+    """Number of samples of each split."""
+    return {"train": len(data.train.targets), "val": len(data.val.targets), "test": len(data.test.targets)}
+
+
+def read_normalization(recorded: Mapping[str, Any]) -> Normalization:
+    """The normalisation recorded in a run's config."""
+    return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))

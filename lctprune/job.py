@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 
 from lctprune.data import load_data
-from lctprune.data_set import Data, DataConfig
+from lctprune.data_set import Data, DataConfig, read_normalization
 from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.heads import heads_to_add
 from lctprune.models import NetworkConfig, build_network, fitted
 from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup
-from lctprune.runs import Run, read_normalization
+from lctprune.runs import Run
 from lctprune.splits import Normalization
 from lctprune.train_config import TrainConfig
 from lctprune.training import open_run

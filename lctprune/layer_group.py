@@ -1,11 +1,15 @@
-"""A layer group cut from a traced network."""
+"""Layer groups, cut from a traced network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import Tensor, fx, nn
+
+from lctprune.cut_points import CutPoint
+from lctprune.tracing import Traced, nodes_of, output_of
 
 
 class LayerGroup(nn.Module):
@@ -56,3 +60,25 @@ def _adopt(root: nn.Module, group: nn.Module, target: str) -> None:
         own.register_buffer(name, value, persistent=is_persistent)
     else:
         setattr(own, name, value)
+
+
+def layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:
+    """The network's groups between the cuts, in both modes."""
+    evaluation, training = nodes_of(traced.evaluation), nodes_of(traced.training)
+    ends = [evaluation[cut.node] for cut in cuts]
+    edges = [evaluation[0], *ends, output_of(traced.evaluation)]
+    training_edges = [training[0], *(traced.counterparts[end] for end in ends), output_of(traced.training)]
+    return [
+        LayerGroup(traced.root, _extract(evaluation, *pair), _extract(training, *training_pair))
+        for pair, training_pair in zip(itertools.pairwise(edges), itertools.pairwise(training_edges), strict=True)
+    ]
+
+
+def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph:
+    """The nodes behind `start` up to and including `end`, as a graph of one input."""
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("x")}
+    for node in nodes[nodes.index(start) + 1 : nodes.index(end) + 1]:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[end])
+    return graph

@@ -12,19 +12,17 @@ from contextlib import suppress
 from typing import TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lctprune.costs import count_parameters, evaluation_mode, saved_bytes
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
-from lctprune.layer_group import LayerGroup
+from lctprune.layer_group import layer_groups
 from lctprune.network import LocalCriticNetwork
 from lctprune.tracing import (
     BY_HAND,
     Traced,
-    nodes_of,
-    output_of,
     require_one_input,
     trace,
     without_leftovers,
@@ -158,7 +156,7 @@ def _partition(
             cuts = balanced_cuts(places, groups)
         else:
             cuts = _cuts_for_training(traced, places, example, groups, balance_by, critic_cost)
-        parts = _layer_groups(traced, cuts)
+        parts = layer_groups(traced, cuts)
     _refuse_shared_tensors(parts)
     return parts, cuts
 
@@ -183,7 +181,7 @@ def _whole(model: nn.Module) -> nn.Module:
             traced = trace(model)
     except PartitionError:  # it need not be cut, so it need not be traced
         return model
-    return _layer_groups(traced, [])[0] if traced.has_auxiliary else model
+    return layer_groups(traced, [])[0] if traced.has_auxiliary else model
 
 
 def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:
@@ -216,7 +214,7 @@ def _cuts_for_training(
     critic_cost: Callable[[CutPoint, int], int] | None,
 ) -> list[CutPoint]:
     """Those that balance what a step of training costs each group, with its critic."""
-    segments = _layer_groups(traced, places[:-1])
+    segments = layer_groups(traced, places[:-1])
     size = 0  # of the batch that is timed
     if balance_by == "time":
         size = timed_batch_size(saved_bytes(traced.root, example[:1]))
@@ -229,28 +227,6 @@ def _cuts_for_training(
         ]
     summed = [place._replace(cost=cost) for place, cost in zip(places, upto, strict=True)]
     return balanced_cuts(summed, groups, end_cost=lambda cut: critic_cost(cut, size) if critic_cost else 0)
-
-
-def _layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:
-    """The network's groups between the cuts, in both modes."""
-    evaluation, training = nodes_of(traced.evaluation), nodes_of(traced.training)
-    ends = [evaluation[cut.node] for cut in cuts]
-    edges = [evaluation[0], *ends, output_of(traced.evaluation)]
-    training_edges = [training[0], *(traced.counterparts[end] for end in ends), output_of(traced.training)]
-    return [
-        LayerGroup(traced.root, _extract(evaluation, *pair), _extract(training, *training_pair))
-        for pair, training_pair in zip(itertools.pairwise(edges), itertools.pairwise(training_edges), strict=True)
-    ]
-
-
-def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph:
-    """The nodes behind `start` up to and including `end`, as a graph of one input."""
-    graph = fx.Graph()
-    copies = {start: graph.placeholder("x")}
-    for node in nodes[nodes.index(start) + 1 : nodes.index(end) + 1]:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[end])
-    return graph
 
 
 def _refuse_shared_tensors(parts: Sequence[nn.Module]) -> None:

@@ -8,7 +8,6 @@ checkpoint.safetensors   weights and optimiser states after the last whole epoch
 from __future__ import annotations
 
 import csv
-import dataclasses
 import datetime
 import io
 import json
@@ -26,13 +25,12 @@ import torch
 from torch import Tensor
 
 from lctprune.data import load_data
-from lctprune.data_set import Data, DataConfig
+from lctprune.data_set import Data, DataConfig, data_settings, read_normalization
 from lctprune.environment import environment
 from lctprune.errors import ConfigError, NetworkWarning, RunError
 from lctprune.files import write_atomically, write_json
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
-from lctprune.splits import Normalization
 from lctprune.train_config import TrainConfig
 from lctprune.weights import CHECKPOINT, NETWORK_PREFIX
 from lctprune.zoo import is_own_function
@@ -215,38 +213,6 @@ def recorded_training(run: Run) -> TrainConfig:
 def _of_another_version(run: Run, error: Exception) -> RunError:
     reason = " ".join(str(error).split())
     return RunError(f"{run.path} does not fit this version of lctprune ({reason}); train it again")
-
-
-def data_settings(data: Data) -> dict[str, Any] | None:
-    """What config.json says of the data; None for data made in a program."""
-    if data.config is None:
-        return None
-    normalization = data.normalization or Normalization((), ())
-    return {
-        "config": dataclasses.asdict(data.config),
-        "classes": list(data.classes),
-        "samples": split_sizes(data),
-        "fingerprint": data.fingerprint,
-        "resize": data.resize,
-        **_statistics(normalization),
-        "vocabulary": list(data.vocabulary),
-        "columns": list(data.columns),
-        "target": data.target_normalization and _statistics(data.target_normalization),
-    }
-
-
-def _statistics(normalization: Normalization) -> dict[str, list[float]]:
-    return {"mean": list(normalization.mean), "std": list(normalization.std)}
-
-
-def split_sizes(data: Data) -> dict[str, int]:
-    """Number of samples of each split."""
-    return {"train": len(data.train.targets), "val": len(data.val.targets), "test": len(data.test.targets)}
-
-
-def read_normalization(recorded: Mapping[str, Any]) -> Normalization:
-    """The normalisation recorded in a run's config."""
-    return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
 
 
 def _new_path(config: Mapping[str, Any]) -> Path:

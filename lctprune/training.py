@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lctprune.data_set import Data
+from lctprune.data_set import Data, data_settings
 from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
-from lctprune.runs import Run, create_run, data_settings
+from lctprune.runs import Run, create_run
 from lctprune.train_config import TrainConfig, autocast, parse_ramp
 from lctprune.training_costs import group_seconds
 from lctprune.weights import NETWORK_PREFIX
