@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lctprune.data_set import Data
 from lctprune.errors import ConfigError, RunError
 from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_record
-from lctprune.losses import Loss, default_loss, softened_distance
+from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run, load_network, recorded_training
@@ -163,7 +163,7 @@ class TaughtSplit:
 def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: float, is_regression: bool) -> Tensor:
     """(1 - weight) loss(output, label) + weight distance(output, teacher's output), per sample.
 
-    The distance of classes is `softened_distance`, of a regression the squared error.
+    The distance is that of `distance_to_teacher`.
 
     Args:
         output: [batch, outputs].
@@ -178,6 +178,5 @@ def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: flo
     output = output.float()
     outputs = output.shape[1]
     label, taught = target[:, :-outputs], target[:, -outputs:]
-    if is_regression:
-        return (1 - weight) * loss(output, label) + weight * (output - taught).square().mean(1)
-    return (1 - weight) * loss(output, label[:, 0].long()) + weight * softened_distance(output, taught)
+    losses = loss(output, label if is_regression else label[:, 0].long())
+    return (1 - weight) * losses + weight * distance_to_teacher(is_regression=is_regression)(output, taught)

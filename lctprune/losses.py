@@ -11,6 +11,7 @@ from torch.nn import functional
 
 TEMPERATURE = 4.0  # of softened outputs
 Loss = Callable[[Tensor, Tensor], Tensor]
+Distance = Callable[[Tensor, Tensor], Tensor]  # of an output from a teacher's: [batch]
 
 
 def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -68,6 +69,11 @@ def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
     )
     divergence = functional.kl_div(log_probabilities, wanted, reduction="none", log_target=True).sum(1)
     return TEMPERATURE**2 * _per_sample(divergence)
+
+
+def distance_to_teacher(*, is_regression: bool) -> Distance:
+    """Of classes `softened_distance`, of a regression `mean_squared_error`."""
+    return mean_squared_error if is_regression else softened_distance
 
 
 def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from lctprune.balancing import balance
 from lctprune.channel import Channel
 from lctprune.errors import ConfigError
-from lctprune.losses import Loss
+from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup, lost_processes
 from lctprune.stage import Links, Stage
@@ -111,8 +111,16 @@ class Pipeline:
         """Whether `assign` needs to know how long each group takes."""
         return 1 < self._length < self._groups
 
-    def stage(self, network: LocalCriticNetwork, shares: Sequence[range], config: TrainConfig, loss: Loss) -> Stage:
-        """This process's part of the network."""
+    def stage(
+        self,
+        network: LocalCriticNetwork,
+        shares: Sequence[range],
+        config: TrainConfig,
+        loss: Loss,
+        *,
+        distance: Distance = softened_distance,
+    ) -> Stage:
+        """This process's part of the network; `distance` is for critics that distil."""
         workers = []
         for index in shares[self.place]:
             critic = network.critics[index] if index < len(network.critics) else None
@@ -122,7 +130,15 @@ class Pipeline:
                         module.to_empty(device=config.device)  # its weights come with `distribute`
                     module.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             workers.append(
-                Worker(index, network.groups[index], critic, config, replica=self.replica, average=self._average)
+                Worker(
+                    index,
+                    network.groups[index],
+                    critic,
+                    config,
+                    distance=distance,
+                    replica=self.replica,
+                    average=self._average,
+                )
             )
         return Stage(workers, config, loss, self._links)
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lctprune.data_set import Data, data_settings
 from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
-from lctprune.losses import Loss, default_loss
+from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.network import LocalCriticNetwork
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
-from lctprune.train_config import TrainConfig, autocast, parse_ramp
+from lctprune.train_config import TrainConfig, autocast
 from lctprune.training_costs import group_seconds
 from lctprune.weights import NETWORK_PREFIX
 
@@ -137,8 +137,6 @@ def train_steps(
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training)
     require_one_process(config, processes.size if processes else 1)
-    if plan.is_regression and parse_ramp("distill", config.distill) != (0, 0):
-        raise ConfigError("--distill compares logits of classes, which a regression has none of; leave it out")
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None
@@ -147,7 +145,8 @@ def train_steps(
     shares = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in shares[pipeline.place])
     with _frozen(own) if config.freeze_main else nullcontext():
-        stage = pipeline.stage(network, shares, config, loss)
+        distance = distance_to_teacher(is_regression=plan.is_regression)
+        stage = pipeline.stage(network, shares, config, loss, distance=distance)
         if processes or plan.epochs_done:
             pipeline.distribute(stage, _checkpoint(network, run) if run else None, shares)
         if processes:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.losses import Loss, cross_entropy, softened_distance
+from lctprune.losses import Distance, Loss, cross_entropy, softened_distance
 from lctprune.network import LocalCriticNetwork
 
 
@@ -51,6 +51,7 @@ def local_critic_backward(
     loss: Loss = cross_entropy,
     matching: float = 1.0,
     distill: float = 0.0,
+    distance: Distance = softened_distance,
     critic_update: bool = True,
 ) -> list[Tensor]:
     """Accumulate the gradients of one local critic step into `.grad`, in place of `loss.backward()`.
@@ -65,7 +66,8 @@ def local_critic_backward(
         y: target, as `loss` takes it.
         loss: `loss(output, target) -> [batch]`.
         matching: m of the critics' objective, 0 to 1: 0 is greedy local training, 1 the paper's loss matching.
-        distill: share of the critics' objective that is the distance to the next exit's output, 0 to 1; of classes.
+        distill: share of the critics' objective that is the distance to the next exit's output, 0 to 1.
+        distance: `distance(output, next exit's output) -> [batch]`.
         critic_update: whether the critics get gradients in this step (the paper's Table 3 skips some).
 
     Returns:
@@ -87,7 +89,7 @@ def local_critic_backward(
         exit = run_exit(forward, critic, y, loss)
         backward_group(forward, exit.losses, keep_critic_graph=critic_update and critic is not None)
         if waiting is not None:
-            backward_critic(*waiting, *exit.detached(), matching=matching, distill=distill)
+            backward_critic(*waiting, *exit.detached(), matching=matching, distill=distill, distance=distance)
         waiting = (critic, exit) if critic is not None and critic_update else None
         losses.append(exit.losses.detach())
         inputs = forward.boundary.detach()
@@ -155,6 +157,7 @@ def backward_critic(
     *,
     matching: float,
     distill: float = 0.0,
+    distance: Distance = softened_distance,
 ) -> None:
     """Equation 7, generalised by `matching` and `distill`: the critic's own gradient.
 
@@ -164,7 +167,8 @@ def backward_critic(
         next_output: of the next exit, [batch, outputs], detached; only needed to distil.
         next_losses: of the next exit, [batch], detached.
         matching: m of the objective, 0 to 1.
-        distill: share of the objective that is `softened_distance` to the next exit's output, 0 to 1.
+        distill: share of the objective that is the distance to the next exit's output, 0 to 1.
+        distance: per sample, [batch].
     """
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     if not parameters:
@@ -172,5 +176,5 @@ def backward_critic(
     objective = (1 - matching) * exit.losses + matching * (exit.losses - next_losses).abs()
     if distill:
         assert next_output is not None
-        objective = (1 - distill) * objective + distill * softened_distance(exit.output, next_output)
+        objective = (1 - distill) * objective + distill * distance(exit.output, next_output)
     torch.autograd.backward(objective.mean(), inputs=parameters)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.compilation import compiled
-from lctprune.losses import Loss
+from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
 from lctprune.train_config import TrainConfig
 from lctprune.update import Exit, GroupForward, backward_critic, backward_group, dense, forward_group, run_exit
@@ -64,6 +64,7 @@ class Worker:
         group: the group, on its device.
         critic: None for the last group.
         config: resolved.
+        distance: of a critic's output from the next exit's, where critics distil.
         replica: which of several copies of the pipeline this is; copies draw different dropout masks.
         average: of the gradients over all replicas, where there are several.
     """
@@ -75,6 +76,7 @@ class Worker:
         critic: nn.Module | None,
         config: TrainConfig,
         *,
+        distance: Distance = softened_distance,
         replica: int = 0,
         average: Average | None = None,
     ) -> None:
@@ -85,7 +87,7 @@ class Worker:
         self._run_group = compiled(group) if config.compile else group
         self._run_critic = compiled(critic) if config.compile and critic is not None else critic
         self._optimizers = Optimizers(group, critic, config)
-        self._config, self._replica, self._average = config, replica, average
+        self._config, self._distance, self._replica, self._average = config, distance, replica, average
         self._forward: GroupForward | None = None
         self._exit: Exit | None = None  # attached to the critic's graph
         self._waiting: tuple[Exit, StepSettings] | None = None  # of a step whose critic update is to come
@@ -147,7 +149,13 @@ class Worker:
         exit, settings = self._waiting
         self._waiting = None
         backward_critic(
-            self.critic, exit, next_output, next_losses, matching=settings.matching, distill=settings.distill
+            self.critic,
+            exit,
+            next_output,
+            next_losses,
+            matching=settings.matching,
+            distill=settings.distill,
+            distance=self._distance,
         )
         if self._optimizers.critic is not None:
             self._learn(self.critic, self._optimizers.critic, settings)

@@ -108,7 +108,7 @@ CASES: dict[str, Case] = {
     "turned": (turned, images, {}),
     "sliced": (sliced, images, {"precision": "bf16"}),
     "frozen": (convolutional, images, {"freeze_main": True}),
-    "regression": (columns, table, {}),
+    "regression": (columns, table, {"distill": 0.5}),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +113,20 @@ def test_joint_training_is_backpropagation_of_all_losses(make_network: MakeNetwo
             torch.testing.assert_close(exit_losses, lct.cross_entropy(output, targets).detach())
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_critic_of_a_regression_learns_the_next_exits_numbers(tmp_path: Path) -> None:
+    """One step of plain SGD on nothing but the squared distance, written out."""
+    torch.manual_seed(0)
+    group, critic, last = torch.nn.Linear(3, 4), torch.nn.Linear(4, 1), torch.nn.Linear(4, 1)
+    split = lct.TensorSplit(torch.randn(8, 3), torch.randn(8, 1))
+    data = lct.Data(train=split, val=split, test=split, classes=())
+    hidden = group(split.inputs).detach()
+    objective = (critic(hidden) - last(hidden).detach()).square().mean()
+    (expected,) = torch.autograd.grad(objective, critic.weight)
+    before = critic.weight.detach().clone()
+    config = lct.TrainConfig(
+        epochs=1, batch_size=8, distill=1.0, optimizer="sgd", momentum=1e-9, weight_decay=0.0, warmup=0.0, lr=0.1
+    )
+    lct.train(lct.LocalCriticNetwork([group, last], [critic]), data, config, run_dir=tmp_path / "run")
+    torch.testing.assert_close((before - critic.weight) / 0.1, expected, rtol=1e-4, atol=1e-6)
