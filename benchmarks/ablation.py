@@ -52,7 +52,10 @@ def variants() -> dict[str, Variant]:
         "backprop": Variant({"groups": 1}, {"method": "backprop"}),
         "joint": Variant(training={"method": "joint"}),
         **{f"alone {exit}": Variant({"exit": exit}, {"method": "backprop"}) for exit in range(3)},
-        **{f"matching {m}": Variant(training={"matching": m}) for m in ("0", "0.25", "0.5", "1", "0:0.5", "0.5:0")},
+        **{
+            f"matching {m}": Variant(training={"matching": m, "distill": 0})
+            for m in ("0", "0.25", "0.5", "1", "0:0.5", "0.5:0")
+        },
         **{f"critics every {k} steps": Variant(training={"critic_period": k}) for k in (2, 5)},
         **{f"distill {d}": Variant(training={"matching": 0, "distill": d}) for d in ("0.5", "0:0.5", "0:0.9")},
         "critics by adam": Variant(training={"critic_optimizer": "adam"}),

@@ -123,6 +123,7 @@ class Experiment:
             schedule="step",
             label_smoothing=0.0,
             matching=1.0,
+            distill=0.0,
             critic_optimizer="adam",
             critic_period=critic_period,
             seed=self.seed,

@@ -224,5 +224,5 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
     console.print(
         f"{training['epochs']} epochs, batch {training['batch_size']}, {training['precision']} on {training['device']} "
         f"with {torch.get_num_threads()} threads{f' in each of {group.size} processes' if group else ''}, "
-        f"matching {training['matching']}; run directory {run.path}"
+        f"matching {training['matching']}, distill {training['distill']}; run directory {run.path}"
     )

@@ -39,10 +39,11 @@ class TrainConfig:
     warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
     label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")
     matching: float | str = setting(
-        "0:0.5", "Critics' objective, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
+        "0", "What critics learn from losses, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
     )
     distill: float | str = setting(
-        "0", "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO."
+        "0:0.5",
+        "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO.",
     )
     critic_period: int = setting(1, "Update critics in every k-th step only.")
     freeze_main: bool = setting(False, "Train critics only: the main network stays as it is, to the last bit.")

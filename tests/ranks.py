@@ -100,10 +100,10 @@ def table() -> lct.Data:
 
 Case = tuple[Callable[[], lct.LocalCriticNetwork], Callable[[], lct.Data], dict[str, Any]]
 CASES: dict[str, Case] = {
-    "greedy": (convolutional, images, {"matching": 0, "distill": 0.5}),
-    "paper": (convolutional, images, {"matching": 1, "critic_period": 3, "critic_optimizer": "adam"}),
+    "greedy": (convolutional, images, {"matching": 0, "distill": 0}),
+    "paper": (convolutional, images, {"matching": 1, "distill": 0, "critic_period": 3, "critic_optimizer": "adam"}),
     "bf16": (convolutional, images, {"matching": 0.5, "precision": "bf16"}),
-    "bf16-period": (convolutional, images, {"precision": "bf16", "critic_period": 3}),
+    "bf16-period": (convolutional, images, {"matching": 0.5, "precision": "bf16", "critic_period": 3}),
     "adamw": (convolutional, images, {"optimizer": "adamw", "schedule": "step"}),
     "turned": (turned, images, {}),
     "sliced": (sliced, images, {"precision": "bf16"}),

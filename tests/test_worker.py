@@ -41,14 +41,18 @@ def test_workers_do_what_the_update_rule_and_the_optimisers_do(
     matching: float, period: int, late: bool, make_network: MakeNetwork, data: lct.Data
 ) -> None:
     """Whether a critic learns at once or after the next forward pass of its group makes no difference."""
-    config = lct.TrainConfig(matching=matching, critic_period=period, label_smoothing=0.0, precision="fp32").resolved()
+    config = lct.TrainConfig(
+        matching=matching, distill=0.3, critic_period=period, label_smoothing=0.0, precision="fp32"
+    ).resolved()
     expected, network = deterministic(make_network), deterministic(make_network)
     optimizers = [Optimizers(worker.group, worker.critic, config) for worker in make_workers(expected, config)]
     workers = make_workers(network, config)
     waiting: list[Exit] = []
     for position, (inputs, targets) in zip(range(5), data.train.shuffled(8, seed=0), strict=False):
         settings = step_settings(position, 5, config)
-        lct.local_critic_backward(expected, inputs, targets, matching=matching, critic_update=settings.update_critics)
+        lct.local_critic_backward(
+            expected, inputs, targets, matching=matching, distill=0.3, critic_update=settings.update_critics
+        )
         for each in optimizers:
             for part, optimizer in each.all.items():
                 if part == "group" or settings.update_critics:
