@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
 from lctprune.channel import Channel
-from lctprune.costs import sent_bytes
+from lctprune.costs import output_bytes
 from lctprune.pipeline import Pipeline, share_groups
 from lctprune.process_group import ProcessGroup, process_group
 from lctprune.splits import Batch
@@ -226,7 +226,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
             with autocast(config):
                 groups[critic] = group_seconds(network, *batch, loss=lct.cross_entropy)
             critics[critic] = critic_seconds(network, batch)
-            sizes = sent_bytes(network, batch[0], precision=config.precision)
+            sizes = output_bytes(network, batch[0], precision=config.precision)[:-1]
             sent = [size * config.batch_size for size in sizes]
     whole = built(recipe_of(settings, groups=1))
     for threads in (1, 2):

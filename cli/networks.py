@@ -11,7 +11,7 @@ from rich.table import Table
 from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
-from lctprune.costs import GroupCosts, group_costs, sent_bytes
+from lctprune.costs import GroupCosts, group_costs, output_bytes
 from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
@@ -92,7 +92,8 @@ def inspect(
     with printed_warnings(stderr()):
         network, cuts = build_network(config), possible_cuts(config)
     costs = group_costs(network, config.example)
-    sent = [size * batch_size for size in sent_bytes(network, config.example, precision=training.precision)] + [0]
+    *passed_on, output = output_bytes(network, config.example, precision=training.precision)
+    sent = [size * batch_size for size in [*passed_on, 0]]
     if json:
         groups_record = [
             {**cost._asdict(), "sent_bytes_per_step": size} for cost, size in zip(costs, sent, strict=True)
@@ -104,7 +105,7 @@ def inspect(
     console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
     console.print(
         f"Sent is what goes to the next group's process in a step of {batch_size} samples in {training.precision}; "
-        f"{4 * batch_size} bytes of losses come back."
+        f"{batch_size * (4 + output)} bytes come back, the next exit's losses and outputs."
     )
     console.print(f"{len(cuts)} possible cuts, for --split-at: {', '.join(cuts)}")
 

@@ -227,8 +227,9 @@ def group_costs(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts
     return costs
 
 
-def sent_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:
-    """Bytes per sample that each group but the last passes on to the next: in decoupled training, over the wire.
+def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:
+    """Bytes per sample that each group gives. In decoupled training they go over the wire to the next group; those of
+    the last are also what an exit's output takes, which goes back where critics distil.
 
     Args:
         network: in any mode.
@@ -239,7 +240,7 @@ def sent_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str =
     x = example[:1].detach()
     config = TrainConfig(precision=precision, device=x.device.type)
     with evaluation_mode(network), torch.no_grad(), autocast(config):
-        for group in network.groups[:-1]:
+        for group in network.groups:
             x = group(x)
             sizes.append(x.numel() * x.element_size())
     return sizes

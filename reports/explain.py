@@ -24,7 +24,12 @@ def describe_run(run: Run) -> dict[str, str]:
         "model": _network(config["network"]),
         "data": _data(config["data"]),
         "epochs": f"{len(run.metrics)} of {training['epochs']}" if "epochs" in training else None,
-        "matching": _matching(training.get("matching")),
+        "matching": _share(
+            training.get("matching"), "0: critics learn from the labels only; 1: they match the next exit's loss"
+        ),
+        "distill": _share(
+            training.get("distill"), "0: critics learn from losses only; 1: from the next exit's outputs only"
+        ),
         "precision": _joined(training, {"precision": "{}", "device": "on {}"}, " "),
         "optimisation": _joined(
             training,
@@ -103,12 +108,11 @@ def _data(recorded: Mapping[str, Any] | None) -> str:
     return f"{recorded['config']['name']}, {outputs}; samples: {samples}"
 
 
-def _matching(matching: object) -> str | None:
-    if matching is None:
+def _share(share: object, meaning: str) -> str | None:
+    if share is None:
         return None
-    begin, ramp, end = str(matching).partition(":")
-    value = f"a ramp from {begin} to {end} over training" if ramp else begin
-    return f"{value} (0: critics learn from the labels only; 1: they match the next exit's loss, as in the paper)"
+    begin, ramp, end = str(share).partition(":")
+    return f"{f'a ramp from {begin} to {end} over training' if ramp else begin} ({meaning})"
 
 
 def _joined(values: Mapping[str, Any], parts: Mapping[str, str], separator: str = ", ") -> str:
