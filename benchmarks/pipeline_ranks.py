@@ -29,7 +29,7 @@ from lctprune.training_costs import critic_time_ns, group_seconds
 from lctprune.worker import StepSettings, step_settings
 
 WARMUP = 2
-SETTINGS = StepSettings(position=0, lr=0.01, matching=0.25, update_critics=True)
+SETTINGS = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 MICROBATCHES = (1, 4, 8)
 
 
