@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["l1-uniform", "bn-global"])
-    parser.add_argument("--finetune-lr", type=float, default=0.05, help="highest rate of fine-tuning after pruning")
+    parser.add_argument("--finetune-lr", type=float, default=0.05, help="highest rate of fine-tuning")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and the runs")
     parser.add_argument("--picture", type=Path, default=Path("docs/peers.svg"))
     parser.add_argument("--draw", nargs="+", type=Path, metavar="CSV", help="train nothing, show what these hold")
@@ -163,7 +163,7 @@ class Experiment:
         for exit, own in enumerate(self.exit_macs):
             further = max(1, round(rest / training_macs(self.epoch_samples, own, self.exit_macs[-1])))
             start = time.perf_counter()
-            tuned = lct.finetune(run, exit, data=self.data, epochs=further)
+            tuned = lct.finetune(run, exit, data=self.data, epochs=further, lr=self.arguments.finetune_lr)
             seconds = time.perf_counter() - start
             cost = self.compute - rest + training_macs(further * self.epoch_samples, own, self.exit_macs[-1])
             yield from self.measured(TUNED, f"exit {exit}", COMPUTE, lct.load_network(tuned), further, cost, seconds)

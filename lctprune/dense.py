@@ -2,12 +2,13 @@
 network as it is.
 
 All of them learn in one pass through the frozen main network, each from its own losses, and each starts from the
-nearest trained critic of equal shape.
+nearest trained critic of equal shape, or where there is none, as a narrower part of the nearest one of its kind.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -106,20 +107,35 @@ def _recipe(recipe: NetworkConfig, heads: Sequence[Head]) -> NetworkConfig:
 
 
 def _take_weights(dense: LocalCriticNetwork, network: LocalCriticNetwork, heads: Sequence[Head]) -> None:
-    """The main network's, and for each head those of the nearest trained critic, if it has the same shape."""
+    """The main network's, and for each head those of a trained critic, or the first channels of one."""
     main = network.main_state_dict()
     for group in dense.groups:
         group.load_state_dict({name: main[name] for name in group.state_dict()})
+    trained = [critic.state_dict() for critic in network.critics]
     for critic, head in zip(dense.critics, heads, strict=True):
-        if head.nearest is None:
-            continue
-        trained = network.critics[head.nearest].state_dict()
-        if _shapes(trained) == _shapes(critic.state_dict()):
-            critic.load_state_dict(trained)
+        start = _start(critic.state_dict(), [trained[index] for index in head.nearest])
+        if start is not None:
+            critic.load_state_dict(start)
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+def _start(state: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
+    """What a critic starts from: of the trained ones, nearest first, the first one of equal shape, or else the part
+    that it can take of the first one that is wider; None where all are built otherwise.
+    """
+    parts = [part for each in trained if (part := _part(state, each)) is not None]
+    equal = [part for part, whole in parts if whole]
+    return next(iter([*equal, *(part for part, _ in parts)]), None)
+
+
+def _part(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool] | None:
+    """The leading channels of a trained critic, in the shapes of `state`, and whether they are all that it has."""
+    if state.keys() != trained.keys():
+        return None
+    pairs = [(tensor.shape, trained[name].shape) for name, tensor in state.items()]
+    if any(len(own) != len(other) or any(map(operator.gt, own, other)) for own, other in pairs):
+        return None
+    taken = {name: trained[name][tuple(map(slice, tensor.shape))] for name, tensor in state.items()}
+    return taken, all(own == other for own, other in pairs)
 
 
 def default_epochs(

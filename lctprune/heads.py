@@ -29,7 +29,7 @@ class Head(NamedTuple):
     cut: CutPoint
     width: float
     depth: int | None
-    nearest: int | None  # the trained critic next to it
+    nearest: tuple[int, ...]  # the trained critics, by how far they stand from it in FLOPs
 
     @property
     def said(self) -> str:
@@ -58,8 +58,9 @@ def heads_to_add(network: LocalCriticNetwork, example: Tensor) -> list[Head]:
     end = every[-1].flops
     heads = []
     for place in _places(every, trained):
-        nearest = min(range(len(trained)), key=lambda k: abs(trained[k].flops - place.flops), default=None)
-        depth, width = _of_critic(recipe.critic_depth, nearest), _of_critic(recipe.critic_width, nearest) or 1.0
+        nearest = tuple(sorted(range(len(trained)), key=lambda k: abs(trained[k].flops - place.flops)))
+        first = next(iter(nearest), None)
+        depth, width = _of_critic(recipe.critic_depth, first), _of_critic(recipe.critic_width, first) or 1.0
         here = [k for k, other in enumerate(trained) if other == place]
         known = {
             _size(recipe, place, _of_critic(recipe.critic_depth, k), _of_critic(recipe.critic_width, k) or 1.0)
