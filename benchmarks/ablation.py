@@ -91,7 +91,7 @@ def main() -> None:
     done = {(row["variant"], int(row["seed"])) for row in read(arguments.out)}
     todo = [each for each in itertools.product(names, range(arguments.seeds)) if each not in done]
     todo.sort(key=lambda each: each[1])  # one seed after the other: an early end leaves whole tables
-    print(describe_scale(arguments, load(arguments.data, arguments.images, val_images=arguments.val_images)))
+    print(describe_scale(arguments, load(arguments)))
     print(f"batch {arguments.batch_size}, {len(todo)} trainings, {arguments.processes} at a time", flush=True)
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=spawning) as pool:
@@ -113,7 +113,7 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     name, seed = which
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data = load(arguments.data, arguments.images, val_images=arguments.val_images)
+    data = load(arguments)
     variant = variants()[name]
     changes = dict(variant.network)
     if changes.get("critic_width") == ():

@@ -37,6 +37,7 @@ def scale_options(parser: argparse.ArgumentParser, *, images: int, width: int, e
     add("--data", default="digits", help="as --data of lctprune train")
     add("--images", type=int, default=images, help="training images, balanced by class; 0: all")
     add("--val-images", type=int, default=0, help="validation images at most; 0: all")
+    add("--image-size", type=int, help="side in pixels; by default the data's own")
     add("--width", type=int, default=width, help="channels of the first stage; 64 is the full network")
     add("--epochs", type=int, default=epochs)
     add("--seeds", type=int, default=seeds, help="how many: 0, 1, ...")
@@ -56,26 +57,23 @@ def make_quick(arguments: argparse.Namespace) -> None:
 def describe_scale(arguments: argparse.Namespace, data: lct.Data) -> str:
     """One line for above a table, as it must say what its figures depend on."""
     splits = ", ".join(f"{len(getattr(data, name).targets)} {name}" for name in ("train", "val", "test"))
+    shape = " x ".join(str(side) for side in data.example.shape[1:])
     return (
-        f"data {arguments.data} ({splits} samples), width {arguments.width}, {arguments.epochs} epochs, "
+        f"data {arguments.data} ({splits} samples of {shape}), width {arguments.width}, {arguments.epochs} epochs, "
         f"{arguments.seeds} seeds; {machine()}"
     )
 
 
-def load(name: str, images: int = 0, seed: int = 0, *, val_images: int = 0) -> lct.Data:
-    """A data set with part of its training split; normalised as the whole of it.
-
-    Args:
-        name: as `DataConfig.name`.
-        images: training samples, balanced by class; 0 for all.
-        seed: of which samples; the cut of the validation split does not depend on it.
-        val_images: validation samples at most, chosen alike; 0 for all.
+def load(arguments: argparse.Namespace) -> lct.Data:
+    """The data set that `scale_options` ask for, with part of its training and validation splits, balanced by class;
+    normalised as the whole of it. The same parts for every seed.
 
     Raises:
         DataError: the data is missing, or its images are too large to be held in memory and a part is asked for.
     """
-    data = lct.load_data(lct.DataConfig(name=name))
-    return dataclasses.replace(data, train=_part(data.train, images, seed), val=_part(data.val, val_images, 0))
+    data = lct.load_data(lct.DataConfig(name=arguments.data, image_size=arguments.image_size))
+    train, val = _part(data.train, arguments.images), _part(data.val, arguments.val_images)
+    return dataclasses.replace(data, train=train, val=val)
 
 
 def trained(
@@ -137,13 +135,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def _part(split: lct.Split, count: int, seed: int) -> lct.Split:
+def _part(split: lct.Split, count: int) -> lct.Split:
     """`count` samples, balanced by class; the whole split, where it has no more or `count` is 0."""
     if not 0 < count < len(split.targets):
         return split
     if not isinstance(split, lct.TensorSplit):
         raise lct.DataError("a part of a split can be taken of data in memory only: images of up to 96 pixels a side")
-    _, chosen = stratified(split.targets, count / len(split.targets), seed)
+    _, chosen = stratified(split.targets, count / len(split.targets), 0)
     return lct.TensorSplit(
         lambda: split.inputs[chosen],  # files are read when they are needed
         split.targets[chosen],

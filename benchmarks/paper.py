@@ -83,7 +83,7 @@ def main() -> None:
         arguments.out /= "quick"
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data = load(arguments.data, arguments.images, val_images=arguments.val_images)
+    data = load(arguments)
     print(f"vgg-lct, paper critics; {describe_scale(arguments, data)}", flush=True)
     rows: list[dict[str, object]] = []
     for seed in range(arguments.seeds):

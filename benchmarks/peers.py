@@ -79,7 +79,7 @@ def main() -> None:
         arguments.picture, arguments.groups = arguments.out / "peers.svg", 2
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data = load(arguments.data, arguments.images, val_images=arguments.val_images)
+    data = load(arguments)
     print(f"resnet18, batch {arguments.batch_size}; {describe_scale(arguments, data)}", flush=True)
     rows: list[Measured] = []
     for seed in range(arguments.seeds):
@@ -89,9 +89,10 @@ def main() -> None:
             print(
                 f"  seed {seed}  {row.method:20} {row.name:26} {row.budget:14} val {row.val:.4f}  {row.seconds:.0f} s"
             )
+    shape = " x ".join(str(side) for side in data.example.shape[2:])
     subtitle = (
-        f"ResNet-18, width {arguments.width}; {Path(arguments.data).name}, {len(data.train.targets)} training images; "
-        f"{arguments.epochs} epochs with critics; {arguments.seeds} seeds"
+        f"ResNet-18, width {arguments.width}; {Path(arguments.data).name}, {len(data.train.targets)} training images of "
+        f"{shape}; {arguments.epochs} epochs with critics; {arguments.seeds} seeds"
     )
     report(rows, arguments.picture, subtitle)
 
