@@ -91,8 +91,8 @@ def main() -> None:
             )
     shape = " x ".join(str(side) for side in data.example.shape[2:])
     subtitle = (
-        f"ResNet-18, width {arguments.width}; {Path(arguments.data).name}, {len(data.train.targets)} training images of "
-        f"{shape}; {arguments.epochs} epochs with critics; {arguments.seeds} seeds"
+        f"ResNet-18, width {arguments.width}; {Path(arguments.data).name}, {len(data.train.targets)} training images "
+        f"of {shape}; {arguments.epochs} epochs with critics; {arguments.seeds} seeds"
     )
     report(rows, arguments.picture, subtitle)
 
