@@ -22,6 +22,7 @@ import copy
 import csv
 import itertools
 import multiprocessing
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -88,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     make_quick(arguments)
     names = chosen(arguments.only)
-    done = {(row["variant"], int(row["seed"])) for row in read(arguments.out)}
+    done = {(row["variant"], int(row["seed"])) for row in read(arguments.out, scale(arguments))}
     todo = [each for each in itertools.product(names, range(arguments.seeds)) if each not in done]
     todo.sort(key=lambda each: each[1])  # one seed after the other: an early end leaves whole tables
     print(describe_scale(arguments, load(arguments)))
@@ -98,7 +99,13 @@ def main() -> None:
         for row in pool.map(run, todo, itertools.repeat(arguments)):
             add(arguments.out, row)
             print(f"  {row['variant']}, seed {row['seed']}: {row['accuracies']} in {row['seconds']} s", flush=True)
-    print_table([row for row in read(arguments.out) if row["variant"] in names])
+    print_table([row for row in read(arguments.out, scale(arguments)) if row["variant"] in names])
+
+
+def scale(arguments: argparse.Namespace) -> str:
+    """What all rows of one table have in common."""
+    names = ("data", "images", "val_images", "image_size", "width", "epochs", "batch_size")
+    return ", ".join(f"{name} {getattr(arguments, name)}" for name in names)
 
 
 def chosen(wanted: Sequence[str]) -> list[str]:
@@ -124,8 +131,9 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     network = lct.build_network(recipe)
     if variant.addition is not None:
         network = variant.addition(network)
-    seconds = trained(network, config, data, run_dir=run_directory(arguments.out, name, seed)).seconds
+    seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
     return {
+        "scale": scale(arguments),
         "variant": name,
         "seed": seed,
         "accuracies": " ".join(f"{accuracy:.4f}" for accuracy in exit_accuracies(network, data.val)),
@@ -134,9 +142,10 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     }
 
 
-def run_directory(out: Path, name: str, seed: int) -> Path:
+def run_directory(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     """Of one variant and seed, beside the CSV file."""
-    return out.with_suffix("") / f"{name} {seed}".replace(" ", "-").replace(":", "-to-").replace(",", "")
+    parts = (scale(arguments), f"{name} {seed}")
+    return arguments.out.with_suffix("").joinpath(*(re.sub(r"[^\w.]+", "-", part) for part in parts))
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
@@ -153,12 +162,12 @@ def print_table(rows: Sequence[dict[str, str]]) -> None:
         print(f"{name:32} {len(own):2}  {exits:80}  {seconds:.0f} s")
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows that are there already."""
+def read(path: Path, wanted: str) -> list[dict[str, str]]:
+    """Rows that are there already, of that scale."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["scale"] == wanted]
 
 
 def add(path: Path, row: dict[str, object]) -> None:

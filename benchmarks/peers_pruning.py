@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import lctprune as lct
+from lctprune.image_networks import LEAST_RESNET_WIDTH
 
 VARIANTS = ("l1-uniform", "l1-global", "bn-uniform", "bn-global")  # importance, and where channels are compared
 PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met
-CRASHING_CHANNELS = 8
 
 
 def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> nn.Module:
@@ -29,9 +29,9 @@ def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> n
         ignored_layers=[module for module in model.modules() if isinstance(module, nn.Linear)],
     )
     for _ in range(PRUNING_STEPS):
+        pruner.step()
         if lct.count_flops(model, example) // 2 <= budget:
             return model
-        pruner.step()
     raise SystemExit(f"{variant} pruning does not get from {lct.count_flops(model, example) // 2} to {budget} MACs")
 
 
@@ -43,7 +43,7 @@ def without_crash(model: nn.Module) -> nn.Module:
         for name, child in list(module.named_children()):
             if not isinstance(child, nn.Conv2d) or child.kernel_size != (1, 1) or child.stride == (1, 1):
                 continue
-            if child.in_channels < CRASHING_CHANNELS:
+            if child.in_channels < LEAST_RESNET_WIDTH:
                 picking = nn.AvgPool2d(1, child.stride[0])
                 child.stride = (1, 1)
                 setattr(module, name, nn.Sequential(picking, child))

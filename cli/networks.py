@@ -11,10 +11,11 @@ from rich.table import Table
 from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
-from lctprune.costs import GroupCosts, group_costs, output_bytes
+from lctprune.costs import GroupCosts, group_costs
 from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
+from lctprune.training_costs import output_bytes
 from lctprune.zoo import timm_names, torchvision_names
 
 TRAINING = TrainConfig()
@@ -103,10 +104,11 @@ def inspect(
     console = stdout()
     console.print(_table(costs, sent))
     console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
-    console.print(
-        f"Sent is what goes to the next group's process in a step of {batch_size} samples in {training.precision}; "
-        f"{batch_size * (4 + output)} bytes come back, the next exit's losses and outputs."
-    )
+    if passed_on:
+        console.print(
+            f"Sent is what goes to the next group's process in a step of {batch_size} samples in {training.precision}; "
+            f"{batch_size * (4 + output)} bytes come back, the next exit's losses and outputs."
+        )
     console.print(f"{len(cuts)} possible cuts, for --split-at: {', '.join(cuts)}")
 
 

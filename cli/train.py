@@ -213,6 +213,12 @@ def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:
     return run
 
 
+def _objective(training: dict[str, Any]) -> str:
+    if training["method"] != "local-critic":
+        return f"method {training['method']}"
+    return f"matching {training['matching']}, distill {training['distill']}"
+
+
 def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:
     network, training = run.config["network"], run.config["training"]
     sizes = split_sizes(data)
@@ -224,5 +230,5 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
     console.print(
         f"{training['epochs']} epochs, batch {training['batch_size']}, {training['precision']} on {training['device']} "
         f"with {torch.get_num_threads()} threads{f' in each of {group.size} processes' if group else ''}, "
-        f"matching {training['matching']}, distill {training['distill']}; run directory {run.path}"
+        f"{_objective(training)}; run directory {run.path}"
     )

@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import lctprune.flop_formulas  # noqa: F401, registers them
 from lctprune.errors import UnknownOperationError
 from lctprune.network import LocalCriticNetwork
-from lctprune.train_config import TrainConfig, autocast
 
 # operations without multiply-adds worth counting that PyTorch tags neither as pointwise, nor reduction, nor view
 _FREE = frozenset(
@@ -225,25 +224,6 @@ def group_costs(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts
             )
         )
     return costs
-
-
-def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:
-    """Bytes per sample that each group gives. In decoupled training they go over the wire to the next group; those of
-    the last are also what an exit's output takes, which goes back where critics distil.
-
-    Args:
-        network: in any mode.
-        example: an input, [batch, ...], of which the first sample is used.
-        precision: of training, fp32 or bf16; outputs are in the type that the last operation of a group gives.
-    """
-    sizes = []
-    x = example[:1].detach()
-    config = TrainConfig(precision=precision, device=x.device.type)
-    with evaluation_mode(network), torch.no_grad(), autocast(config):
-        for group in network.groups:
-            x = group(x)
-            sizes.append(x.numel() * x.element_size())
-    return sizes
 
 
 def _outermost(name: str, elsewhere: Sequence[str]) -> str:

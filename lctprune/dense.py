@@ -2,7 +2,7 @@
 network as it is.
 
 All of them learn in one pass through the frozen main network, each from its own losses, and each starts from the
-nearest trained critic of equal shape, or where there is none, as a narrower part of the nearest one of its kind.
+nearest trained critic of equal shape, or else as the first channels of a wider one for a tensor of the same shape.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
 
     Args:
         run: trained to its end.
-        data: what to train on; by default what the run was trained on.
+        data: what to train on, by the default loss; by default what the run was trained on. Only the samples may be
+            others.
         epochs: passes over the training split; by default as many as fit into a fifth of the run's training, in FLOPs,
             but at least 1.
         resume: continue from the last whole epoch.
@@ -46,7 +47,8 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
     Raises:
         ConfigError: `epochs` is less than 1.
         NetworkError: there is no place for a further critic.
-        RunError: critics were added already, or the run is not finished, cannot be loaded, or was itself added to one.
+        RunError: critics were added already, or the run is not finished, cannot be loaded, or was itself added to one;
+            or `data` has other classes, words, columns or normalisation.
     """
     begun = begin_dense(run, data=data, epochs=epochs, resume=resume)
     assert begun.run is not None
@@ -62,7 +64,7 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
     if run.epochs_done < run.config["training"]["epochs"]:
         raise RunError(f"{run.path} is not trained to its end; go on with lctprune train --resume --out {run.path}")
     network, training = load_network(run), recorded_training(run)
-    data = run.load_data() if data is None else data
+    data = run.load_data() if data is None else run.require_alike(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # said when the run was trained
         heads = heads_to_add(network, data.example)
@@ -75,7 +77,7 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
         epochs=epochs,
         freeze_main=True,
         method="local-critic",
-        matching=0.0,
+        matching="0",
         distill="0",
         critic_period=1,
         diagnostics=False,
@@ -113,29 +115,26 @@ def _take_weights(dense: LocalCriticNetwork, network: LocalCriticNetwork, heads:
         group.load_state_dict({name: main[name] for name in group.state_dict()})
     trained = [critic.state_dict() for critic in network.critics]
     for critic, head in zip(dense.critics, heads, strict=True):
-        start = _start(critic.state_dict(), [trained[index] for index in head.nearest])
+        own = critic.state_dict()
+        equal = (trained[index] for index in head.nearest if _shapes(trained[index]) == _shapes(own))
+        parts = (_leading_channels(trained[index], own) for index in head.alike)
+        start = next(equal, None) or next(filter(None, parts), None)
         if start is not None:
             critic.load_state_dict(start)
 
 
-def _start(state: Mapping[str, Tensor], trained: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
-    """What a critic starts from: of the trained ones, nearest first, the first one of equal shape, or else the part
-    that it can take of the first one that is wider; None where all are built otherwise.
-    """
-    parts = [part for each in trained if (part := _part(state, each)) is not None]
-    equal = [part for part, whole in parts if whole]
-    return next(iter([*equal, *(part for part, _ in parts)]), None)
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
-def _part(state: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool] | None:
-    """The leading channels of a trained critic, in the shapes of `state`, and whether they are all that it has."""
-    if state.keys() != trained.keys():
+def _leading_channels(trained: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The part of a wider critic for a tensor of the same shape that a narrower one is; None where it is none."""
+    if own.keys() != trained.keys():
         return None
-    pairs = [(tensor.shape, trained[name].shape) for name, tensor in state.items()]
-    if any(len(own) != len(other) or any(map(operator.gt, own, other)) for own, other in pairs):
+    shapes = [(tensor.shape, trained[name].shape) for name, tensor in own.items()]
+    if any(len(part) != len(whole) or any(map(operator.gt, part, whole)) for part, whole in shapes):
         return None
-    taken = {name: trained[name][tuple(map(slice, tensor.shape))] for name, tensor in state.items()}
-    return taken, all(own == other for own, other in pairs)
+    return {name: trained[name][tuple(map(slice, tensor.shape))] for name, tensor in own.items()}
 
 
 def default_epochs(

@@ -53,7 +53,8 @@ def finetune(
     Args:
         run: with a finished epoch.
         exit: number of the candidate.
-        data: what to train on; by default what the run was trained on.
+        data: what to train on, by the default loss; by default what the run was trained on. Only the samples may be
+            others.
         epochs: passes over the training split, by default 1.
         lr: highest learning rate; by default a fifth of the run's.
         distill: share of the loss that is the distance to the main network's outputs (of classes: softened by a
@@ -64,7 +65,7 @@ def finetune(
         ConfigError: a value is out of range.
         NetworkError: there is no such exit.
         RunError: this exit was fine-tuned already, or begun with other settings, or the run cannot be loaded, or was
-            itself added to one.
+            itself added to one; or `data` has other classes, words, columns or normalisation.
     """
     begun = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
     for _ in train_steps(begun.network, begun.data, begun.run, loss=begun.loss):
@@ -96,7 +97,7 @@ def begin_finetuning(
         distill = recorded
     config = _config(begun or run, epochs=epochs, lr=lr, is_begun=begun is not None)
     network = _network(member)
-    data = run.load_data() if data is None else data
+    data = run.load_data() if data is None else run.require_alike(data)
     teacher = load_network(run) if distill else None
     origin = {**origin_record(run, [f"{member.origin or member.name}, fine-tuned"]), "distill": distill}
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
@@ -124,7 +125,14 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -
     if not is_begun:
         rate = RATE_SHARE * (config.lr or 0.0)
         config = dataclasses.replace(
-            config, method="backprop", freeze_main=False, diagnostics=False, epochs=EPOCHS, lr=rate
+            config,
+            method="backprop",
+            freeze_main=False,
+            diagnostics=False,
+            matching="0",
+            distill="0",
+            epochs=EPOCHS,
+            lr=rate,
         )
     return dataclasses.replace(
         config, epochs=config.epochs if epochs is None else epochs, lr=config.lr if lr is None else lr

@@ -30,6 +30,7 @@ class Head(NamedTuple):
     width: float
     depth: int | None
     nearest: tuple[int, ...]  # the trained critics, by how far they stand from it in FLOPs
+    alike: tuple[int, ...]  # those of them that see a tensor of the same shape
 
     @property
     def said(self) -> str:
@@ -59,6 +60,7 @@ def heads_to_add(network: LocalCriticNetwork, example: Tensor) -> list[Head]:
     heads = []
     for place in _places(every, trained):
         nearest = tuple(sorted(range(len(trained)), key=lambda k: abs(trained[k].flops - place.flops)))
+        alike = tuple(k for k in nearest if trained[k].shape == place.shape)
         first = next(iter(nearest), None)
         depth, width = _of_critic(recipe.critic_depth, first), _of_critic(recipe.critic_width, first) or 1.0
         here = [k for k, other in enumerate(trained) if other == place]
@@ -70,7 +72,7 @@ def heads_to_add(network: LocalCriticNetwork, example: Tensor) -> list[Head]:
             size = _size(recipe, place, depth, each)
             if size is not None and size not in known and place.flops + size.flops < end:
                 known.add(size)
-                heads.append(Head(place, each, depth, nearest))
+                heads.append(Head(place, each, depth, nearest, alike))
     if not heads:
         raise NetworkError(
             f"{recipe.model} has no place for a further {recipe.critic!r} critic whose exit would cost less than the "

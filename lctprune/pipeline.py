@@ -1,8 +1,9 @@
 """Decoupled training: consecutive groups in a process of their own each, on torch.distributed.
 
 Process i runs its groups forward, sends h_i on, and goes on with its own backward pass while the next process works; of
-later groups it needs no more than the next exit's losses, one number per sample, and those only before its own next
-critic update. So no process waits for a gradient, and the arithmetic is that of one process, bit for bit.
+later groups it needs no more than the next exit's losses, one number per sample, and where critics distil its outputs,
+and those only before its own next critic update. So no process waits for a gradient, and the arithmetic is that of one
+process, bit for bit.
 
 With R replicas, ranks form a mesh of R pipelines of equal length; each group's gradients are averaged over its R
 copies. Batch norm is not synchronised: each replica normalises by its own part of the batch, and the running statistics

@@ -88,14 +88,30 @@ class Run:
         """
         recorded = self.config["data"]
         if recorded is None:
-            raise RunError(f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate")
+            raise RunError(
+                f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate, and give the "
+                "data to lct.densify and lct.finetune"
+            )
         data = load_data(DataConfig(**recorded["config"]), normalization=read_normalization(recorded))
-        now = data_settings(data) or {}
-        for key in ("samples", "classes", "fingerprint", "vocabulary"):
-            if now[key] != recorded.get(key, now[key]):
-                was, is_now = (textwrap.shorten(str(value), 100) for value in (recorded[key], now[key]))
-                raise RunError(f"the data has changed since {self.path} was trained: {key} were {was}, are {is_now}")
+        self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
         return data
+
+    def require_alike(self, data: Data) -> Data:
+        """The data, if a network of this run can be trained on with it.
+
+        Raises:
+            RunError: it has other classes, words, columns or normalisation than the run was trained on.
+        """
+        self._require_equal(data, "classes", "vocabulary", "columns", "mean", "std")
+        return data
+
+    def _require_equal(self, data: Data, *keys: str) -> None:
+        """Of what is recorded; data made in a program has no record."""
+        recorded, now = self.config["data"] or {}, data_settings(data) or {}
+        for key in keys:
+            if key in recorded and key in now and now[key] != recorded[key]:
+                was, is_now = (textwrap.shorten(str(value), 100) for value in (recorded[key], now[key]))
+                raise RunError(f"the data has changed since {self.path} was trained: {key} was {was}, is {is_now}")
 
     def remove_leftovers(self) -> None:
         """Parts of files that a process was killed over."""

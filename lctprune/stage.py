@@ -29,8 +29,8 @@ class Links:
 
     Attributes:
         source: where batches come from: the previous groups, or rank 0; None in rank 0, which reads the data.
-        previous: where the first exit's losses go back to.
-        next: where the last group's output goes, and the next exit's losses come from.
+        previous: where the first exit's losses go back to, and its output where critics distil.
+        next: where the last group's output goes, and those of the next exit come from.
         heads: of rank 0, to the first process of each further replica.
     """
 
@@ -120,7 +120,7 @@ class Stage:
         return [exit_losses.detach() for exit_losses in losses]
 
     def finish(self) -> None:
-        """Let the last critic here learn from the step before, whose losses come from the next process."""
+        """Let the last critic here learn from the step before, whose next exit is in the next process."""
         if self.links.next is not None and self.workers[-1].awaits_exit:
             note, tensors = self.links.next.receive()
             self._later_means = note["means"]

@@ -85,7 +85,7 @@ class TrainConfig:
             )
 
     def resolved(self, *, images: bool = True) -> TrainConfig:
-        """The same with `auto` settled for this machine.
+        """The same with `auto` settled for this machine, and ramps in one way of writing.
 
         Args:
             images: whether the network sees images: other networks are small, and gain nothing from bf16.
@@ -104,7 +104,15 @@ class TrainConfig:
         if optimizer == "auto":
             optimizer = "sgd" if images else "adamw"
         lr = DEFAULT_LR[optimizer] if self.lr is None else self.lr
-        return dataclasses.replace(self, device=device, precision=precision, optimizer=optimizer, lr=lr)
+        return dataclasses.replace(
+            self,
+            device=device,
+            precision=precision,
+            optimizer=optimizer,
+            lr=lr,
+            matching=_ramp(*parse_ramp("matching", self.matching)),
+            distill=_ramp(*parse_ramp("distill", self.distill)),
+        )
 
 
 def autocast(config: TrainConfig) -> AbstractContextManager[object]:
@@ -127,6 +135,11 @@ def parse_ramp(name: str, value: float | str) -> tuple[float, float]:
     if not all(0 <= each <= 1 for each in ends):
         raise ConfigError(f"{name} is {value!r}; it must be a number between 0 and 1, or a ramp such as 0:0.5")
     return ends
+
+
+def _ramp(begin: float, end: float) -> str:
+    """In one way of writing, so that equal ones can be told to be equal."""
+    return f"{begin:g}" if begin == end else f"{begin:g}:{end:g}"
 
 
 def _computes_in_bf16(device: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 from lctprune.data_set import Data, data_settings
 from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
-from lctprune.losses import Loss, default_loss, distance_to_teacher
+from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
 from lctprune.network import LocalCriticNetwork
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
-from lctprune.train_config import TrainConfig, autocast
+from lctprune.train_config import TrainConfig, autocast, parse_ramp
 from lctprune.training_costs import group_seconds
 from lctprune.weights import NETWORK_PREFIX
 
@@ -33,6 +34,7 @@ def train(
     run_dir: str | Path | None = None,
     resume: bool = False,
     loss: Loss | None = None,
+    distance: Distance | None = None,
 ) -> Run:
     """Train a network, in place, and leave a run directory behind.
 
@@ -47,15 +49,18 @@ def train(
         resume: continue the run in `run_dir` from its last whole epoch.
         loss: per sample; by default cross-entropy with `config.label_smoothing`, or mean squared error where targets
             are floating-point numbers.
+        distance: of a critic's output from the next exit's, [batch], where critics distil; by default that of
+            `distance_to_teacher`.
 
     Raises:
         ConfigError: the device is not there, or without critics `freeze_main` leaves nothing to train, or `diagnostics`
-            nothing to examine.
+            nothing to examine; or critics are to distil, and a `loss` on floating-point targets comes without
+            `distance`.
         RunError: `run_dir` holds something, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
     run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume)
-    for _ in train_steps(network, data, run, loss=loss):
+    for _ in train_steps(network, data, run, loss=loss, distance=distance):
         pass
     return run
 
@@ -98,7 +103,12 @@ def open_run(
     run.remove_leftovers()
     for part, values in settings.items():
         if values != run.config[part]:
-            changed = sorted(key for key in values or {} if (values or {})[key] != (run.config[part] or {}).get(key))
+            before = run.config[part] or {}
+            changed = [
+                textwrap.shorten(f"{key} was {before.get(key)!r}, is {value!r}", 100)
+                for key, value in sorted((values or {}).items())
+                if value != before.get(key)
+            ]
             raise RunError(
                 f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                 "resume with the same settings"
@@ -112,6 +122,7 @@ def train_steps(
     run: Run | None,
     *,
     loss: Loss | None = None,
+    distance: Distance | None = None,
     processes: ProcessGroup | None = None,
     replicas: int = 1,
 ) -> Iterator[Progress]:
@@ -125,11 +136,12 @@ def train_steps(
         data: what to train and validate on; None in all processes but the first.
         run: what `open_run` gives; None in all processes but the first.
         loss: as of `train`.
+        distance: as of `train`.
         processes: what `process_group` gives.
         replicas: pipelines side by side, which share each batch of `batch_size` samples.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas, or the method.
+        ConfigError: the number of processes does not fit the groups and replicas, or the method; `distance` is missing.
         ProcessLostError: another process has ended.
     """
     plan = _plan(data, run)
@@ -137,6 +149,9 @@ def train_steps(
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training)
     require_one_process(config, processes.size if processes else 1)
+    if distance is None:
+        _require_known_distance(config, len(network.critics), is_own_regression=plan.is_regression and loss is not None)
+        distance = distance_to_teacher(is_regression=plan.is_regression)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None
@@ -145,7 +160,6 @@ def train_steps(
     shares = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in shares[pipeline.place])
     with _frozen(own) if config.freeze_main else nullcontext():
-        distance = distance_to_teacher(is_regression=plan.is_regression)
         stage = pipeline.stage(network, shares, config, loss, distance=distance)
         if processes or plan.epochs_done:
             pipeline.distribute(stage, _checkpoint(network, run) if run else None, shares)
@@ -162,6 +176,14 @@ def _plan(data: Data | None, run: Run | None) -> Plan | None:
         return None
     targets, training = data.train.targets, run.config["training"]
     return Plan(training, max(1, len(targets) // training["batch_size"]), run.epochs_done, targets.is_floating_point())
+
+
+def _require_known_distance(config: TrainConfig, critics: int, *, is_own_regression: bool) -> None:
+    if is_own_regression and critics and parse_ramp("distill", config.distill) != (0, 0):
+        raise ConfigError(
+            "for a loss of your own on floating-point targets, say how far an output is from the next exit's "
+            "(distance=...), or that critics do not distil (distill=0)"
+        )
 
 
 def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:

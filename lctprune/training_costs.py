@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from lctprune.costs import evaluation_mode
 from lctprune.losses import Loss
 from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
@@ -120,3 +121,22 @@ def _training_batch(example: Tensor, size: int) -> Tensor:
 def _as_in_training(*, images: bool) -> AbstractContextManager[object]:
     """The precision that training takes where none is asked for."""
     return autocast(TrainConfig(device="cpu").resolved(images=images))
+
+
+def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:
+    """Bytes per sample that each group gives. In decoupled training they go over the wire to the next group; those of
+    the last are also what an exit's output takes, which goes back where critics distil.
+
+    Args:
+        network: in any mode.
+        example: an input, [batch, ...], of which the first sample is used.
+        precision: of training, fp32 or bf16; outputs are in the type that the last operation of a group gives.
+    """
+    sizes = []
+    x = example[:1].detach()
+    config = TrainConfig(precision=precision, device=x.device.type)
+    with evaluation_mode(network), torch.no_grad(), autocast(config):
+        for group in network.groups:
+            x = group(x)
+            sizes.append(x.numel() * x.element_size())
+    return sizes

@@ -3,10 +3,11 @@
     h_0 = x,   h_i = f_i(stop(h_{i-1}))                                         (1)
     L_i = l(c_i(h_i), y)  for i < N,     L_N = l(h_N, y)                        (3)  per sample
     group i:   gradient of mean_b L_i  through c_i, c_i held fixed              (5, 6)
-    critic i:  gradient of mean_b (1 - m) L_i + m |L_i - stop(L_{i+1})|         (7) at m = 1; h_i held fixed
+    critic i:  gradient of mean_b O_i, h_i held fixed                           (7) at m = 1, w = 0
+               O_i = (1 - w) ((1 - m) L_i + m |L_i - stop(L_{i+1})|) + w D(o_i, stop(o_{i+1}))
 
-Where critics also distil, a share of critic i's objective is the distance between its output and the next exit's, both
-softened: equation 2, c_i(h_i) close to h_N, down the chain and in logits.
+o_i is the output of exit i, and D a distance: where critics distil (w > 0), equation 2, c_i(h_i) close to h_N, down the
+chain and in logits.
 
 Group i needs nothing from later groups, and critic i only the next exit's losses, a vector of `batch` numbers, and its
 output where it distils. So one step is four functions per group, whoever carries the tensors from one group to the
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.losses import Distance, Loss, cross_entropy, softened_distance
+from lctprune.losses import Distance, Loss, cross_entropy, distance_to_teacher, softened_distance
 from lctprune.network import LocalCriticNetwork
 
 
@@ -51,7 +52,7 @@ def local_critic_backward(
     loss: Loss = cross_entropy,
     matching: float = 1.0,
     distill: float = 0.0,
-    distance: Distance = softened_distance,
+    distance: Distance | None = None,
     critic_update: bool = True,
 ) -> list[Tensor]:
     """Accumulate the gradients of one local critic step into `.grad`, in place of `loss.backward()`.
@@ -67,7 +68,8 @@ def local_critic_backward(
         loss: `loss(output, target) -> [batch]`.
         matching: m of the critics' objective, 0 to 1: 0 is greedy local training, 1 the paper's loss matching.
         distill: share of the critics' objective that is the distance to the next exit's output, 0 to 1.
-        distance: `distance(output, next exit's output) -> [batch]`.
+        distance: `distance(output, next exit's output) -> [batch]`; by default that of `distance_to_teacher`, of a
+            regression where `y` is of floating-point numbers.
         critic_update: whether the critics get gradients in this step (the paper's Table 3 skips some).
 
     Returns:
@@ -80,6 +82,8 @@ def local_critic_backward(
     for name, share in (("matching", matching), ("distill", distill)):
         if not 0 <= share <= 1:
             raise ConfigError(f"{name} is {share}; it must lie between 0 and 1")
+    if distance is None:
+        distance = distance_to_teacher(is_regression=y.is_floating_point())
     losses: list[Tensor] = []
     inputs = x.detach()
     waiting: tuple[nn.Module, Exit] | None = None  # the previous critic, and its exit with the critic's graph

@@ -20,15 +20,17 @@ def describe_run(run: Run) -> dict[str, str]:
         run: whose config.json and number of epochs are described.
     """
     config, training = run.config, run.config["training"]
+    critics = training if training.get("method", "local-critic") == "local-critic" else {}
     facts = {
         "model": _network(config["network"]),
         "data": _data(config["data"]),
+        "method": training.get("method"),
         "epochs": f"{len(run.metrics)} of {training['epochs']}" if "epochs" in training else None,
         "matching": _share(
-            training.get("matching"), "0: critics learn from the labels only; 1: they match the next exit's loss"
+            critics.get("matching"), "0: critics learn from the labels only; 1: they match the next exit's loss"
         ),
         "distill": _share(
-            training.get("distill"), "0: critics learn from losses only; 1: from the next exit's outputs only"
+            critics.get("distill"), "0: critics learn from losses only; 1: from the next exit's outputs only"
         ),
         "precision": _joined(training, {"precision": "{}", "device": "on {}"}, " "),
         "optimisation": _joined(

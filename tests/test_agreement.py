@@ -279,9 +279,11 @@ def test_from_the_command_line_to_the_page(cli: Cli, image_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("matching", [(1.0, 1.0), (0.0, 0.5)], ids=["the paper's", "the default"])
+@pytest.mark.parametrize(
+    ("matching", "distill"), [((1, 1), 0), ((0, 0.5), 0), ((0, 0), 0.5)], ids=["the paper's", "a ramp", "the default"]
+)
 def test_local_critic_training_drives_the_main_networks_gradient_to_zero(
-    matching: tuple[float, float], seed: int
+    matching: tuple[float, float], distill: float, seed: int
 ) -> None:
     """Least squares by linear groups and critics, all samples in each step, at a falling rate."""
     torch.manual_seed(seed)
@@ -304,7 +306,8 @@ def test_local_critic_training_drives_the_main_networks_gradient_to_zero(
         optimizer.param_groups[0]["lr"] = lr / (1 + step / 50)
         optimizer.zero_grad()
         m = matching[0] + (matching[1] - matching[0]) * step / steps
-        lct.local_critic_backward(network, x, y, loss=lct.mean_squared_error, matching=m)
+        w = distill * step / steps
+        lct.local_critic_backward(network, x, y, loss=lct.mean_squared_error, matching=m, distill=w)
         optimizer.step()
         if step + 1 in (steps // 10, steps):
             history.append(norms())

@@ -166,3 +166,7 @@ def test_inspect_says_what_decoupled_training_sends(cli: Cli) -> None:
     assert sent("--batch-size", 1, "--precision", "fp32") == [4 * size for size in maps]
     assert sent("--batch-size", 1, "--precision", "bf16") == [2 * size for size in maps]
     assert sent("--batch-size", 10, "--precision", "bf16") == [20 * size for size in maps]
+    said = [cli("inspect", "resnet18", "--batch-size", 10, "--precision", each).out for each in ("fp32", "bf16")]
+    assert "440 bytes come back" in said[0]  # a loss and 10 outputs a sample
+    assert "240 bytes come back" in said[1]
+    assert "come back" not in cli("inspect", "resnet18", "--groups", 1).out

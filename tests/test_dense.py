@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from lctprune.dense import begin_dense, default_epochs
 from lctprune.family import family
 from lctprune.heads import Head, heads_to_add
 from lctprune.models import build_model
+from lctprune.partition import all_places
+from lctprune.scores import score_exits
 from lctprune.training import train_steps
 
 TableRun = Callable[..., lct.Run]
@@ -151,7 +154,8 @@ def test_a_critic_starts_from_the_nearest_trained_one_of_equal_shape_or_as_a_par
     for critic, place in zip(begun.network.critics, places, strict=True):
         state = critic.state_dict()
         fitting = []
-        for other in sorted(states, key=lambda each: abs(ends[states.index(each)] - place)):
+        for index in sorted(range(len(states)), key=lambda k: abs(ends[k] - place)):
+            other = states[index]
             if other.keys() == state.keys():
                 sides = [pair for name in state for pair in zip(state[name].shape, other[name].shape, strict=True)]
                 if all(own <= others for own, others in sides):
@@ -328,8 +332,29 @@ def test_data_that_a_program_made(data: lct.Data, tmp_path: Path) -> None:
         lct.densify(run)
     with pytest.raises(lct.RunError, match="was trained on data made in a program"):
         lct.finetune(run, 0)
-    dense, tuned = lct.densify(run, data=data), lct.finetune(run, 0, data=data)
-    assert (dense.epochs_done, tuned.epochs_done) == (1, 1)
+    before = score_exits(lct.load_network(run), data.train).loss
+    dense, tuned = lct.densify(run, data=data, epochs=4), lct.finetune(run, 0, data=data, distill=0, epochs=4)
+    assert score_exits(lct.load_network(dense), data.train).loss[-1] == pytest.approx(before[-1])
+    assert score_exits(lct.load_network(tuned), data.train).loss[0] < before[0]
+
+
+def test_data_unlike_that_of_the_run_is_refused(trained: lct.Run) -> None:
+    data = trained.load_data()
+    other = dataclasses.replace(data, classes=("red", "blue", "green"))
+    for add in (lambda: lct.densify(trained, data=other), lambda: lct.finetune(trained, 0, data=other)):
+        with pytest.raises(lct.RunError, match=r"classes was .*blue.* is .*red"):
+            add()
+
+
+@pytest.mark.parametrize("critic", ["tail", "pooled", "paper", "linear"])
+def test_no_critic_starts_from_a_part_of_one_for_maps_of_another_size(critic: str) -> None:
+    """What flattens a map has other positions where a narrower critic has other channels."""
+    recipe = lct.NetworkConfig(**TINY["vgg-lct"], groups=3, critic=critic)
+    network = lct.build_network(recipe)
+    cuts = {place.node_name: place.shape for place in all_places(build_model(recipe), network.recipe.example)}
+    for head in heads_to_add(network, network.recipe.example):
+        assert all(cuts[network.recipe.cuts[index]] == head.cut.shape for index in head.alike)
+        assert set(head.alike) == {k for k in head.nearest if cuts[network.recipe.cuts[k]] == head.cut.shape}
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------
@@ -342,7 +367,7 @@ def test_once_a_run(trained: lct.Run) -> None:
     before = digests(dense)
     with pytest.raises(lct.RunError, match="dense exists: that was begun before; go on with --resume, or remove it"):
         lct.densify(trained)
-    with pytest.raises(lct.RunError, match="another training \\(epochs\\)"):
+    with pytest.raises(lct.RunError, match="another training \\(epochs was"):
         lct.densify(trained, epochs=2, resume=True)
     with pytest.raises(lct.RunError, match="was itself added to a run"):
         lct.densify(dense)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import lctprune as lct
+from lctprune.losses import softened_distance
 
 
 def batch(*shape: int, classes: int = 5, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -82,6 +83,17 @@ def test_mean_squared_error_does_not_mix_samples() -> None:
 def test_mean_squared_error_takes_whole_numbers_as_targets() -> None:
     output = torch.tensor([[0.5], [2.0]])
     torch.testing.assert_close(lct.mean_squared_error(output, torch.tensor([1, 4])), torch.tensor([0.25, 4.0]))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 2), (6, 5, 2, 3)])
+def test_the_softened_distance_is_one_number_per_sample(shape: tuple[int, ...]) -> None:
+    output, teacher = torch.randn(shape).double(), torch.randn(shape).double()
+    own, wanted = (output / 4).softmax(1), (teacher / 4).softmax(1)
+    divergence = 16 * (wanted * (wanted / own).log()).sum(1)
+    expected = torch.stack([each.mean() for each in divergence])
+    torch.testing.assert_close(softened_distance(output, teacher), expected)
+    assert softened_distance(output, output).abs().max() < 1e-12
+    assert softened_distance(output.bfloat16(), teacher.bfloat16()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def oracle(
     per_sample_loss: Loss,
     matching: float,
     distill: float = 0.0,
+    is_class: bool = True,
 ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[Tensor]]:
     """Gradients of each group's and each critic's parameters, and the losses of every exit."""
     losses, outputs = [], []
@@ -49,8 +50,12 @@ def oracle(
     for i, critic in enumerate(critics):
         difference = torch.abs(losses[i] - losses[i + 1].detach())  # (7)
         objective = (1 - matching) * losses[i] + matching * difference
-        own, wanted = (outputs[i] / 4).softmax(1), (outputs[i + 1].detach() / 4).softmax(1)
-        distance = 16 * (wanted * (wanted.log() - own.log())).sum(1)  # (2), softened by a temperature of 4
+        own, wanted = outputs[i], outputs[i + 1].detach()  # (2)
+        if is_class:  # softened by a temperature of 4
+            own, wanted = (own / 4).softmax(1), (wanted / 4).softmax(1)
+            distance = 16 * (wanted * (wanted.log() - own.log())).sum(1)
+        else:
+            distance = ((own - wanted) ** 2).mean(1)
         objective = (1 - distill) * objective + distill * distance
         critic_gradients.append(_gradients(objective.sum() / len(objective), critic))
     return group_gradients, critic_gradients, [each.detach() for each in losses]
@@ -161,7 +166,7 @@ def check_against_oracle(
     losses = lct.local_critic_backward(network, x, y, loss=loss, matching=matching, distill=distill)
     torch.manual_seed(99)
     group_gradients, critic_gradients, oracle_losses = oracle(
-        oracle_groups, oracle_critics, x, y, oracle_loss, matching, distill
+        oracle_groups, oracle_critics, x, y, oracle_loss, matching, distill, is_class
     )
 
     exact = {"rtol": 0.0, "atol": 1e-10}
@@ -192,11 +197,12 @@ def test_gradients_losses_and_statistics_are_those_of_the_equations(
 
 
 @pytest.mark.parametrize("distill", [0.3, 1.0])
+@pytest.mark.parametrize("loss_name", ["cross_entropy", "mean_squared_error"])
 @pytest.mark.parametrize("parts", [linear_parts, convolutional_parts])
 def test_critics_that_distil_learn_the_next_exits_output(
-    parts: Callable[[int], tuple[list[nn.Module], list[nn.Module], Tensor]], distill: float
+    parts: Callable[[int], tuple[list[nn.Module], list[nn.Module], Tensor]], loss_name: str, distill: float
 ) -> None:
-    check_against_oracle(*parts(3), "cross_entropy", 0.25, distill)
+    check_against_oracle(*parts(3), loss_name, 0.25, distill)
 
 
 @st.composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +135,25 @@ def test_a_critic_of_a_regression_learns_the_next_exits_numbers(tmp_path: Path) 
     )
     lct.train(lct.LocalCriticNetwork([group, last], [critic]), data, config, run_dir=tmp_path / "run")
     torch.testing.assert_close((before - critic.weight) / 0.1, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_of_ones_own_on_numbers_says_how_far_outputs_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    split = lct.TensorSplit(torch.randn(16, 3), torch.randn(16, 1))
+    data = lct.Data(train=split, val=split, test=split, classes=())
+
+    def huber(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.huber_loss(output, target, reduction="none").mean(1)
+
+    def critic_after(name: str, **settings: Any) -> torch.Tensor:
+        torch.manual_seed(1)
+        critic = torch.nn.Linear(4, 1)
+        network = lct.LocalCriticNetwork([torch.nn.Linear(3, 4), torch.nn.Linear(4, 1)], [critic])
+        distance = settings.pop("distance", None)
+        config = lct.TrainConfig(epochs=1, batch_size=8, optimizer="sgd", **settings)
+        lct.train(network, data, config, run_dir=tmp_path / name, loss=huber, distance=distance)
+        return critic.weight
+
+    with pytest.raises(lct.ConfigError, match=r"distance=\.\.\.\), or that critics do not distil \(distill=0\)"):
+        critic_after("unknown")
+    assert not torch.equal(critic_after("none", distill=0), critic_after("huber", distance=huber))
