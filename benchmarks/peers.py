@@ -8,14 +8,14 @@ ResNet-18 of the width asked for, one recipe (that of `lctprune train`) and one 
 training is samples x forward MACs x 3 of everything trained, x 1 of what only runs forward (a frozen main network, a
 teacher); all of the run with critics is 1. Beside its exits stand:
 - added: what `densify` adds to that run, at its own further cost, which the table shows;
-- fine-tuned: a run with critics for half of the compute, then each exit fine-tuned by `finetune` for the rest.
-The peers, each of whose networks alone may use as much as the whole family did (`equal compute`), or as many epochs
-(`equal epochs`):
+- fine-tuned: a run with critics for half of the compute, then its exits fine-tuned by `finetune` for the rest.
+The peers may use as much for all of their networks together (`compute in all`), as much for each of them (`compute
+each`), or as many epochs for each (`epochs each`):
 - joint: deep supervision, the same exits with all gradients through the whole network;
 - Torch-Pruning (pip install 'lctprune[bench]'): backpropagation for half of the compute, then DepGraph pruning to the
   MACs of each exit, and fine-tuning for the rest;
 - truncated: the architecture of each exit, trained alone by backpropagation;
-- narrower: ResNet-18s with fewer channels, of at most the MACs of each exit, trained alone, with equal compute.
+- narrower: ResNet-18s with fewer channels, of at most the MACs of each exit, trained alone.
 Each method's front is chosen on the validation split; the test split is read for the figures reported, and only there.
 """
 
@@ -31,6 +31,9 @@ from common import describe_scale, load, make_quick, scale_options, write_csv
 from peers_experiment import Experiment
 from peers_pruning import VARIANTS
 from peers_report import (
+    EACH,
+    EPOCHS,
+    WHOLE,
     Measured,
     draw,
     print_comparison,
@@ -39,6 +42,7 @@ from peers_report import (
     summarised,
 )
 
+BUDGETS = (WHOLE, EACH, EPOCHS)
 PARTS = ("lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower")
 
 
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=BUDGETS, metavar="BUDGET", help="of the peers")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["l1-uniform", "bn-global"])
     parser.add_argument("--finetune-lr", type=float, default=0.05, help="highest rate of fine-tuning")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and the runs")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 from common import exit_accuracies, macs, trained
 from peers_pruning import pruned_to, without_crash
-from peers_report import ADDED, COMPUTE, EPOCHS, OURS, TUNED, Measured
+from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
 from lctprune.costs import group_costs
+from lctprune.family import FINETUNED
 from lctprune.image_networks import LEAST_RESNET_WIDTH
 from lctprune.models import build_model, fitted
 
@@ -44,65 +48,73 @@ class Experiment:
             yield from self.finetuned()
         if "joint" in self.arguments.parts:
             config = self.config(epochs, method="joint")
-            yield from self.measure("joint", "exit", COMPUTE, self.family(), config, self.compute)
+            yield from self.measure("joint", "exit", WHOLE, self.family(), config, self.compute)
         if "pruned" in self.arguments.parts:
             yield from self.pruned()
         if "truncated" in self.arguments.parts:
-            for exit in range(self.arguments.groups):
-                for budget in (COMPUTE, EPOCHS):
-                    yield from self.plain("truncated", f"of exit {exit}", budget, self.truncated(exit))
+            makers = {f"of exit {exit}": partial(self.truncated, exit) for exit in range(self.arguments.groups)}
+            yield from self.plain("truncated", makers, self.budgets(WHOLE, EACH, EPOCHS))
         if "narrower" in self.arguments.parts:
-            for width in dict.fromkeys(filter(None, map(self.width_for, self.exit_macs[:-1]))):
-                yield from self.plain("narrower", f"width {width}", COMPUTE, self.model(width))
+            widths = dict.fromkeys(filter(None, map(self.width_for, self.exit_macs[:-1])))
+            makers = {f"width {width}": partial(self.model, width) for width in widths}
+            yield from self.plain("narrower", makers, self.budgets(WHOLE, EACH))
 
     def dense(self) -> Iterator[Measured]:
         """The run with critics, and what is added to it."""
         network, epochs = self.family(), self.arguments.epochs
         run, seconds = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
-        yield from self.measured(OURS, "exit", COMPUTE, network, epochs, self.compute, seconds)
+        yield from self.measured(OURS, "exit", WHOLE, network, epochs, self.compute, seconds)
         start = time.perf_counter()
         run = lct.densify(run, data=self.data)
         seconds, network = time.perf_counter() - start, lct.load_network(run)
         costs = group_costs(network, self.data.example)
         critics, frozen = (sum(each) // 2 for each in zip(*((c.critic_flops, c.flops) for c in costs), strict=True))
         cost = training_macs(run.epochs_done * self.epoch_samples, critics, frozen)
-        added = list(self.measured(ADDED, "exit", COMPUTE, network, run.epochs_done, self.compute + cost, seconds))
+        added = list(self.measured(ADDED, "exit", WHOLE, network, run.epochs_done, self.compute + cost, seconds))
         yield from added[:-1]  # the last is the main network again
 
     def finetuned(self) -> Iterator[Measured]:
-        """Half of the compute for a run with critics, as much again to fine-tune each exit."""
+        """Half of the compute for a run with critics, the rest to fine-tune its exits, or each of them."""
         network = self.family()
         epochs = max(1, round(self.arguments.epochs / 2))
         run, _ = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
         rest = self.compute - self.compute * epochs // self.arguments.epochs
-        for exit, own in enumerate(self.exit_macs):
-            further = max(1, round(rest / training_macs(self.epoch_samples, own, self.exit_macs[-1])))
+        for budget, (exit, own) in itertools.product(self.budgets(WHOLE, EACH), enumerate(self.exit_macs)):
+            share = rest / len(self.exit_macs) if budget == WHOLE else rest
+            further = max(1, round(share / training_macs(self.epoch_samples, own, self.exit_macs[-1])))
+            shutil.rmtree(run.path / FINETUNED, ignore_errors=True)
             start = time.perf_counter()
             tuned = lct.finetune(run, exit, data=self.data, epochs=further, lr=self.arguments.finetune_lr)
             seconds = time.perf_counter() - start
             cost = self.compute - rest + training_macs(further * self.epoch_samples, own, self.exit_macs[-1])
-            yield from self.measured(TUNED, f"exit {exit}", COMPUTE, lct.load_network(tuned), further, cost, seconds)
+            yield from self.measured(TUNED, f"exit {exit}", budget, lct.load_network(tuned), further, cost, seconds)
 
-    def plain(self, method: str, name: str, budget: str, model: nn.Module) -> Iterator[Measured]:
-        """A network trained by backpropagation, with equal compute or for equal epochs."""
-        network = lct.LocalCriticNetwork([without_crash(model)])
-        epochs = self.arguments.epochs if budget == EPOCHS else self.affordable(self.compute, network)
-        yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
+    def plain(
+        self, method: str, makers: Mapping[str, Callable[[], nn.Module]], budgets: Iterable[str]
+    ) -> Iterator[Measured]:
+        """Networks trained by backpropagation, each by itself."""
+        for budget, (name, make) in itertools.product(budgets, makers.items()):
+            network = lct.LocalCriticNetwork([without_crash(make())])
+            share = self.compute / len(makers) if budget == WHOLE else self.compute
+            epochs = self.arguments.epochs if budget == EPOCHS else self.affordable(share, network)
+            yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
 
     def pruned(self) -> Iterator[Measured]:
-        """Half of the compute for the main network, as much again to fine-tune each pruned one."""
+        """Half of the compute for the main network, the rest to fine-tune the pruned ones, or each of them."""
         main = lct.LocalCriticNetwork([self.model(self.arguments.width)])
         epochs = self.affordable(self.compute // 2, main)
         self.train("to be pruned", main, self.config(epochs))
         spent = self.cost(epochs, main)
-        for variant in self.arguments.variants:
-            for exit, budget in enumerate(self.exit_macs[:-1]):
-                model = pruned_to(budget, copy.deepcopy(main.groups[0]), self.data.example, variant)
+        wanted = self.exit_macs[:-1]
+        for budget, variant in itertools.product(self.budgets(WHOLE, EACH), self.arguments.variants):
+            rest = (self.compute - spent) / (len(wanted) if budget == WHOLE else 1)
+            for exit, own in enumerate(wanted):
+                model = pruned_to(own, copy.deepcopy(main.groups[0]), self.data.example, variant)
                 network = lct.LocalCriticNetwork([without_crash(model)])
-                epochs = self.affordable(self.compute - spent, network)
+                epochs = self.affordable(rest, network)
                 config = self.config(epochs, lr=self.arguments.finetune_lr)
                 cost = spent + self.cost(epochs, network)
-                yield from self.measure("Torch-Pruning", f"{variant} to exit {exit}", COMPUTE, network, config, cost)
+                yield from self.measure("Torch-Pruning", f"{variant} to exit {exit}", budget, network, config, cost)
 
     def measure(
         self, method: str, name: str, budget: str, network: lct.LocalCriticNetwork, config: lct.TrainConfig, cost: int
@@ -170,7 +182,11 @@ class Experiment:
         """Of training a plain network."""
         return training_macs(epochs * self.epoch_samples, macs(network, self.data.example)[-1])
 
-    def affordable(self, compute: int, network: lct.LocalCriticNetwork) -> int:
+    def budgets(self, *possible: str) -> list[str]:
+        """Those that are asked for."""
+        return [budget for budget in possible if budget in self.arguments.budgets]
+
+    def affordable(self, compute: float, network: lct.LocalCriticNetwork) -> int:
         """Epochs of a plain network, rounded."""
         return max(1, round(compute / self.cost(1, network)))
 

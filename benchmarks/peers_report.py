@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, NO_METADATA, TIGHT, percent_formatter, style
 
 OURS, ADDED, TUNED = "lctprune", "lctprune, added", "lctprune, fine-tuned"
-COMPUTE, EPOCHS = "equal compute", "equal epochs"
+WHOLE, EACH, EPOCHS = "compute in all", "compute each", "epochs each"
 COLORS = {
     OURS: FRONT,
     ADDED: "#56B4E9",
@@ -38,7 +38,8 @@ class Measured:
     Attributes:
         method: which way it was made.
         name: which of that way's networks.
-        budget: what is equal to the local critic run: COMPUTE or EPOCHS.
+        budget: what is that of the local critic run: the compute of all networks of the method together (WHOLE), or of
+            each of them (EACH), or the epochs of each (EPOCHS).
         seed: of the run.
         macs: multiply-adds for one sample.
         epochs: of the training, or of the fine-tuning, that ended with it.
@@ -151,28 +152,37 @@ def print_comparison(points: Sequence[Point]) -> None:
 
 
 def draw(points: Sequence[Point], path: Path, subtitle: str) -> None:
-    """Test accuracy against MACs, with the fronts that validation chose, as SVG or what the path's ending says."""
+    """Test accuracy against MACs, with the fronts that validation chose, as SVG or what the path's ending says: on the
+    left of methods whose whole front may cost as much as the run, on the right of those each of whose networks may.
+    """
+    titles = {
+        WHOLE: "all networks together: the compute of the run",
+        EACH: "each network alone: the compute of the run",
+    }
     with style():
-        figure = Figure(figsize=(7.6, 5.0), facecolor="white")
-        ax = figure.subplots()
-        for _, same in itertools.groupby(points, key=lambda point: (point.method, point.budget)):
-            _draw_method(ax, list(same))
-        ax.set(xlabel="multiply-adds (MACs) per sample", ylabel="test accuracy (bars: deviation over seeds)")
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.yaxis.set_major_formatter(percent_formatter())
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        ax.set_title(
-            "Lines: each method's front, chosen on validation; hollow: not on it", loc="left", weight="bold", pad=22
-        )
-        ax.text(0, 1.02, subtitle, transform=ax.transAxes, fontsize=8, parse_math=False)
+        figure = Figure(figsize=(11.0, 4.6), facecolor="white")
+        axes = figure.subplots(1, 2, sharey=True)
+        for ax, (budget, title) in zip(axes, titles.items(), strict=True):
+            shown = [point for point in points if point.budget == budget or point.method == OURS]
+            for _, same in itertools.groupby(shown, key=lambda point: point.method):
+                _draw_method(ax, list(same))
+            ax.set_title(title, loc="left", fontsize=10)
+            ax.set_xlabel("multiply-adds (MACs) per sample")
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes[0].set_ylabel("test accuracy (bars: deviation over seeds)")
+        axes[0].yaxis.set_major_formatter(percent_formatter())
+        handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        axes[1].legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        figure.suptitle("Lines: each method's front, chosen on validation; hollow: not on it", weight="bold")
+        figure.text(0.5, 0.905, subtitle, fontsize=8, ha="center", parse_math=False)
+        figure.subplots_adjust(top=0.82, wspace=0.06)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata=NO_METADATA if path.suffix == ".svg" else None, dpi=150, **TIGHT)
 
 
 def _draw_method(ax: Axes, points: Sequence[Point]) -> None:
-    method, budget = points[0].method, points[0].budget
+    method = points[0].method
     color, marker = COLORS.get(method, BEATEN), MARKERS.get(method, "P")
-    alpha = 1.0 if budget == COMPUTE else 0.6
     for chosen in (False, True):
         drawn = [point for point in points if point.chosen == chosen]
         if not drawn:
@@ -184,15 +194,14 @@ def _draw_method(ax: Axes, points: Sequence[Point]) -> None:
             means,
             errors if any(errors) else None,
             fmt=marker,
-            ls=("-" if budget == COMPUTE else ":") if chosen else "",
+            ls="-" if chosen else "",
             color=color,
-            alpha=alpha,
             mfc=color if chosen else "white",
             ms=6.5,
             lw=1.6,
             capsize=2,
             zorder=4 if method == OURS else 3,
-            label=f"{method}, {budget}" if chosen else None,
+            label=method if chosen else None,
         )
 
 
