@@ -79,15 +79,20 @@ class Experiment:
         epochs = max(1, round(self.arguments.epochs / 2))
         run, _ = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
         rest = self.compute - self.compute * epochs // self.arguments.epochs
-        for budget, (exit, own) in itertools.product(self.budgets(WHOLE, EACH), enumerate(self.exit_macs)):
+        settings = itertools.product(
+            self.budgets(WHOLE, EACH), self.arguments.finetune_distill, enumerate(self.exit_macs)
+        )
+        for budget, distill, (exit, own) in settings:
             share = rest / len(self.exit_macs) if budget == WHOLE else rest
             further = max(1, round(share / training_macs(self.epoch_samples, own, self.exit_macs[-1])))
             shutil.rmtree(run.path / FINETUNED, ignore_errors=True)
             start = time.perf_counter()
-            tuned = lct.finetune(run, exit, data=self.data, epochs=further, lr=self.arguments.finetune_lr)
+            lr = self.arguments.finetune_lr
+            tuned = lct.finetune(run, exit, data=self.data, epochs=further, lr=lr, distill=distill)
             seconds = time.perf_counter() - start
             cost = self.compute - rest + training_macs(further * self.epoch_samples, own, self.exit_macs[-1])
-            yield from self.measured(TUNED, f"exit {exit}", budget, lct.load_network(tuned), further, cost, seconds)
+            name = f"exit {exit}, distill {distill:g}"
+            yield from self.measured(TUNED, name, budget, lct.load_network(tuned), further, cost, seconds)
 
     def plain(
         self, method: str, makers: Mapping[str, Callable[[], nn.Module]], budgets: Iterable[str]
