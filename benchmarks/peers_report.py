@@ -161,7 +161,7 @@ def draw(points: Sequence[Point], path: Path, subtitle: str) -> None:
     }
     with style():
         figure = Figure(figsize=(11.0, 4.6), facecolor="white")
-        axes = figure.subplots(1, 2, sharey=True)
+        axes = figure.subplots(1, 2, sharex=True, sharey=True)
         for ax, (budget, title) in zip(axes, titles.items(), strict=True):
             shown = [point for point in points if point.budget == budget or point.method == OURS]
             for _, same in itertools.groupby(shown, key=lambda point: point.method):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,10 @@ def test_an_interrupted_one_says_how_to_go_on_and_is_whole(
     command: tuple[str, ...], folder: str, trained: lct.Run, cli: Cli
 ) -> None:
     arguments = [sys.executable, "-m", "lctprune", *command, str(trained.path), "--epochs", "5000", "--threads", "1"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    )
     checkpoint, deadline = trained.path / folder / "checkpoint.safetensors", time.monotonic() + 60
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

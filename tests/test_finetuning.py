@@ -133,7 +133,7 @@ def test_it_learns_what_the_main_network_gives(trained: lct.Run) -> None:
 
 def test_settings_come_from_the_run(trained: lct.Run) -> None:
     begun = lct.finetune(trained, 0).config["training"]
-    expected = trained.config["training"] | {"method": "backprop", "epochs": 1, "diagnostics": False}
+    expected = trained.config["training"] | {"method": "backprop", "epochs": 1, "distill": "0"}
     assert begun.pop("lr") == pytest.approx(0.2 * expected.pop("lr"))
     assert begun == expected
     given = lct.finetune(trained, 1, lr=0.004, epochs=2).config["training"]

@@ -148,7 +148,7 @@ def test_the_vocabulary_is_the_runs(cli: Cli, text: Path, tmp_path: Path) -> Non
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     refused = cli("evaluate", tmp_path / "run")
     assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
-    assert "vocabulary were" in refused.err
+    assert "vocabulary was" in refused.err
 
 
 # --- digits by rows --------------------------------------------------------------------------------------------------
