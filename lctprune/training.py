@@ -150,7 +150,8 @@ def train_steps(
     config = TrainConfig(**plan.training)
     require_one_process(config, processes.size if processes else 1)
     if distance is None:
-        _require_known_distance(config, len(network.critics), is_own_regression=plan.is_regression and loss is not None)
+        if plan.is_regression and loss is not None and network.critics:
+            _require_no_distance(config)
         distance = distance_to_teacher(is_regression=plan.is_regression)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
@@ -178,8 +179,8 @@ def _plan(data: Data | None, run: Run | None) -> Plan | None:
     return Plan(training, max(1, len(targets) // training["batch_size"]), run.epochs_done, targets.is_floating_point())
 
 
-def _require_known_distance(config: TrainConfig, critics: int, *, is_own_regression: bool) -> None:
-    if is_own_regression and critics and parse_ramp("distill", config.distill) != (0, 0):
+def _require_no_distance(config: TrainConfig) -> None:
+    if config.method == "local-critic" and parse_ramp("distill", config.distill) != (0, 0):
         raise ConfigError(
             "for a loss of your own on floating-point targets, say how far an output is from the next exit's "
             "(distance=...), or that critics do not distil (distill=0)"

@@ -157,3 +157,4 @@ def test_a_loss_of_ones_own_on_numbers_says_how_far_outputs_are(tmp_path: Path) 
     with pytest.raises(lct.ConfigError, match=r"distance=\.\.\.\), or that critics do not distil \(distill=0\)"):
         critic_after("unknown")
     assert not torch.equal(critic_after("none", distill=0), critic_after("huber", distance=huber))
+    critic_after("joint", method="joint")  # nothing is distilled
