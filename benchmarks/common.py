@@ -18,6 +18,7 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.environment import machine
+from lctprune.image_networks import LEAST_RESNET_WIDTH
 from lctprune.models import fitted
 from lctprune.scores import score_exits
 from lctprune.sources import stratified
@@ -48,9 +49,7 @@ def scale_options(parser: argparse.ArgumentParser, *, images: int, width: int, e
 def make_quick(arguments: argparse.Namespace) -> None:
     """Where --quick is given, the smallest scale at which everything still happens."""
     if arguments.quick:
-        # no narrower: in PyTorch 2.14 on AVX2, the backward pass of a strided 1x1 convolution of fewer than 8 channels,
-        # channels last, corrupts memory
-        arguments.images, arguments.val_images, arguments.width = 256, 128, 8
+        arguments.images, arguments.val_images, arguments.width = 256, 128, LEAST_RESNET_WIDTH
         arguments.epochs, arguments.seeds = 1, 1
 
 

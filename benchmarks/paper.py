@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from common import (
@@ -32,11 +31,9 @@ from common import (
     trained,
     write_csv,
 )
-from torch import nn
 
 import lctprune as lct
 from lctprune.costs import evaluation_mode, group_costs
-from lctprune.critics import PAPER_CHANNELS
 from lctprune.models import fitted
 
 # where Table 1 puts 1, 3 and 5 critics: at that of LC2, after the first three stages, after every two convolutions
@@ -108,12 +105,11 @@ class Experiment:
             model="vgg-lct",
             model_args={"width": self.width},
             critic="paper",
+            critic_width=(self.width / 64,) * critics or None,
             groups=critics + 1,
             split_at=CUTS[critics] or None,
         )
-        network = lct.build_network(fitted(config, self.data))
-        scale_critics(network, 2 * self.width)
-        return network
+        return lct.build_network(fitted(config, self.data))
 
     def train(self, name: str, network: lct.LocalCriticNetwork, critic_period: int = 1) -> dict[str, object]:
         """The row of one training."""
@@ -162,19 +158,6 @@ def one_seed(arguments: argparse.Namespace, data: lct.Data, seed: int) -> list[d
             row = experiment.row(f"ensemble {'+'.join(members)}", network, accuracy, size - 1)
             rows.append({**row, "macs": ensemble_macs(network, data, size)})
     return rows
-
-
-def scale_critics(network: lct.LocalCriticNetwork, channels: int) -> None:
-    """Give the paper's critics another width, so that they keep their share in a narrower network."""
-    if channels == PAPER_CHANNELS:
-        return
-    for critic in network.critics:
-        assert isinstance(critic, nn.Sequential)
-        convolution, linear = cast(nn.Conv2d, critic[0]), cast(nn.Linear, critic[-1])
-        positions = linear.in_features // convolution.out_channels
-        critic[0] = nn.Conv2d(convolution.in_channels, channels, 3, padding=1)
-        critic[-1] = nn.Linear(channels * positions, linear.out_features)
-    network.recipe = None  # which would build other critics
 
 
 def ensemble_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> list[float]:

@@ -84,13 +84,14 @@ class Experiment:
         )
         for budget, distill, (exit, own) in settings:
             share = rest / len(self.exit_macs) if budget == WHOLE else rest
-            further = max(1, round(share / training_macs(self.epoch_samples, own, self.exit_macs[-1])))
+            epoch = training_macs(self.epoch_samples, own, self.exit_macs[-1])
+            further = max(1, round(share / epoch))
             shutil.rmtree(run.path / FINETUNED, ignore_errors=True)
             start = time.perf_counter()
             lr = self.arguments.finetune_lr
             tuned = lct.finetune(run, exit, data=self.data, epochs=further, lr=lr, distill=distill)
             seconds = time.perf_counter() - start
-            cost = self.compute - rest + training_macs(further * self.epoch_samples, own, self.exit_macs[-1])
+            cost = self.compute - rest + further * epoch
             name = f"exit {exit}, distill {distill:g}"
             yield from self.measured(TUNED, name, budget, lct.load_network(tuned), further, cost, seconds)
 
@@ -111,11 +112,11 @@ class Experiment:
         self.train("to be pruned", main, self.config(epochs))
         spent = self.cost(epochs, main)
         wanted = self.exit_macs[:-1]
-        for budget, variant in itertools.product(self.budgets(WHOLE, EACH), self.arguments.variants):
-            rest = (self.compute - spent) / (len(wanted) if budget == WHOLE else 1)
-            for exit, own in enumerate(wanted):
-                model = pruned_to(own, copy.deepcopy(main.groups[0]), self.data.example, variant)
-                network = lct.LocalCriticNetwork([without_crash(model)])
+        for variant, (exit, own) in itertools.product(self.arguments.variants, enumerate(wanted)):
+            model = without_crash(pruned_to(own, copy.deepcopy(main.groups[0]), self.data.example, variant))
+            for budget in self.budgets(WHOLE, EACH):
+                network = lct.LocalCriticNetwork([copy.deepcopy(model)])
+                rest = (self.compute - spent) / (len(wanted) if budget == WHOLE else 1)
                 epochs = self.affordable(rest, network)
                 config = self.config(epochs, lr=self.arguments.finetune_lr)
                 cost = spent + self.cost(epochs, network)
