@@ -116,6 +116,7 @@ class Experiment:
         config = lct.TrainConfig(
             method="local-critic" if network.critics else "backprop",
             epochs=self.epochs,
+            batch_size=128,
             schedule="step",
             label_smoothing=0.0,
             matching=1.0,

@@ -30,7 +30,7 @@ class TrainConfig:
         "(deep supervision), or backprop, the plain network.",
     )
     epochs: int = setting(10, "Passes over the training split.")
-    batch_size: int = setting(128, "Samples in a step.")
+    batch_size: int = setting(64, "Samples in a step.")
     optimizer: str = setting("auto", "sgd, adamw, or auto: sgd for networks of images, adamw for all others.")
     lr: float | None = setting(None, "Highest learning rate; by default 0.1 of sgd, 0.001 of adamw.")
     momentum: float = setting(0.9, "Nesterov momentum of SGD.")

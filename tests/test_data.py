@@ -126,10 +126,10 @@ def test_digits_are_normalised_by_their_train_split(digits: Data) -> None:
 @pytest.mark.parametrize(
     ("augment", "expected"),
     [
-        ("auto", Augmentation(crop=4, flip=False)),  # a mirrored digit is not a digit
+        ("auto", Augmentation(crop=2, flip=False)),  # a mirrored digit is not a digit
         ("none", Augmentation()),
-        ("crop", Augmentation(crop=4, flip=False)),
-        ("crop-flip", Augmentation(crop=4, flip=True)),
+        ("crop", Augmentation(crop=2, flip=False)),
+        ("crop-flip", Augmentation(crop=2, flip=True)),
     ],
 )
 def test_augmentation_is_of_train_only(augment: str, expected: Augmentation) -> None:
@@ -197,7 +197,7 @@ def test_fashion_mnist(compressed: bool, tmp_path: Path, monkeypatch: pytest.Mon
     assert data.test.targets.tolist() == numbered(20, 10)
     assert_close(data.normalization, measured(stored(data.train)))
     assert isinstance(data.train, TensorSplit)
-    assert data.train.augmentation == Augmentation(crop=3, flip=True)
+    assert data.train.augmentation == Augmentation(crop=2, flip=True)
 
 
 CIFAR: dict[str, Any] = {
