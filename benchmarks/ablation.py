@@ -104,7 +104,7 @@ def main() -> None:
 
 def scale(arguments: argparse.Namespace) -> str:
     """What all rows of one table have in common."""
-    names = ("data", "images", "val_images", "image_size", "width", "epochs", "batch_size")
+    names = ("data", "images", "val_images", "image_size", "shift", "width", "epochs", "batch_size")
     return ", ".join(f"{name} {getattr(arguments, name)}" for name in names)
 
 

@@ -39,6 +39,7 @@ def scale_options(parser: argparse.ArgumentParser, *, images: int, width: int, e
     add("--images", type=int, default=images, help="training images, balanced by class; 0: all")
     add("--val-images", type=int, default=0, help="validation images at most; 0: all")
     add("--image-size", type=int, help="side in pixels; by default the data's own")
+    add("--shift", type=float, default=lct.DataConfig().shift, help="as --shift of lctprune train")
     add("--width", type=int, default=width, help="channels of the first stage; 64 is the full network")
     add("--epochs", type=int, default=epochs)
     add("--seeds", type=int, default=seeds, help="how many: 0, 1, ...")
@@ -58,8 +59,8 @@ def describe_scale(arguments: argparse.Namespace, data: lct.Data) -> str:
     splits = ", ".join(f"{len(getattr(data, name).targets)} {name}" for name in ("train", "val", "test"))
     shape = " x ".join(str(side) for side in data.example.shape[1:])
     return (
-        f"data {arguments.data} ({splits} samples of {shape}), width {arguments.width}, {arguments.epochs} epochs, "
-        f"{arguments.seeds} seeds; {machine()}"
+        f"data {arguments.data} ({splits} samples of {shape}), shift {arguments.shift:g}, width {arguments.width}, "
+        f"{arguments.epochs} epochs, {arguments.seeds} seeds; {machine()}"
     )
 
 
@@ -70,7 +71,7 @@ def load(arguments: argparse.Namespace) -> lct.Data:
     Raises:
         DataError: the data is missing, or its images are too large to be held in memory and a part is asked for.
     """
-    data = lct.load_data(lct.DataConfig(name=arguments.data, image_size=arguments.image_size))
+    data = lct.load_data(lct.DataConfig(name=arguments.data, image_size=arguments.image_size, shift=arguments.shift))
     train, val = _part(data.train, arguments.images), _part(data.val, arguments.val_images)
     return dataclasses.replace(data, train=train, val=val)
 

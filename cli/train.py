@@ -11,14 +11,13 @@ import typer
 from rich.console import Console
 
 from lctprune.cli.adding import add_critics
-from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
-from lctprune.cli.measured import JsonOption, ThreadsOption
+from lctprune.cli.console import printed_warnings, stderr, stdout
+from lctprune.cli.measured import JsonOption, ThreadsOption, show_candidates
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
 from lctprune.data_set import Data, DataConfig, split_sizes
 from lctprune.deployment import measure_run
-from lctprune.description import candidate_record
 from lctprune.errors import ConfigError
 from lctprune.family import DENSE
 from lctprune.job import Job, begin
@@ -45,6 +44,7 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="Download the data set if it is not there.")] = False,
     image_size: Annotated[int | None, _option(DataConfig, "image_size")] = None,
     augment: Annotated[str, _option(DataConfig, "augment")] = DATA.augment,
+    shift: Annotated[float, _option(DataConfig, "shift")] = DATA.shift,
     val_fraction: Annotated[float, _option(DataConfig, "val_fraction")] = DATA.val_fraction,
     method: Annotated[str, _option(TrainConfig, "method")] = TRAINING.method,
     groups: Annotated[int | None, typer.Option(help=f"{help_of(NetworkConfig, 'groups')} Default: 4.")] = None,
@@ -121,6 +121,7 @@ def train(
         data_dir=str(Path(data_dir).absolute()),
         image_size=image_size,
         augment=augment,
+        shift=shift,
         val_fraction=val_fraction,
         task=task,
         target=target,
@@ -187,15 +188,11 @@ def train(
             candidates = measure_run(run)
     if run is None:
         return
-    if json:
-        print_json({"run": str(run.path), "candidates": [candidate_record(candidate) for candidate in candidates]})
-        return
-    console = stdout()
-    console.print(f"\nTrained {run.path}. Its {'networks' if dense else 'exits'} on the validation split:\n")
-    print_candidates(console, candidates)
-    console.print(f"\n{units(run)}.")
-    named = f" --model {model}" if is_own_function(model) else ""
-    console.print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
+    networks = "networks" if dense else "exits"
+    show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
+    if not json:
+        named = f" --model {model}" if is_own_function(model) else ""
+        stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
 
 def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:

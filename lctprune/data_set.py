@@ -32,6 +32,11 @@ class DataConfig:
     data_dir: str = setting("data", "Where torchvision's data sets are kept.")
     image_size: int | None = setting(None, "Side of an image in pixels; by default the data set's own.")
     augment: str = setting("auto", "Training augmentation: auto, none, crop or crop-flip.")
+    shift: float = setting(
+        1 / 16,
+        "Farthest that a crop of an image up to 96 pixels moves it, as a share of its side; 0.125 is usual for long "
+        "trainings.",
+    )
     val_fraction: float = setting(0.1, "Share of the training samples held out for validation.")
     task: str = setting("classification", "classification; or regression, of a table.")
     target: str | None = setting(None, "Column of a table that is to be predicted; by default the last.")
@@ -43,6 +48,10 @@ class DataConfig:
             raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
         if self.augment not in AUGMENTATIONS:
             raise ConfigError(f"augment is {self.augment!r}; it must be one of {', '.join(AUGMENTATIONS)}")
+        if not 0 < self.shift <= 0.5:
+            raise ConfigError(
+                f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (--augment: none at all)"
+            )
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.task not in ("classification", "regression"):

@@ -64,6 +64,7 @@ def test_train_with_json_prints_one_document(cli: Cli, image_folder: Path, tmp_p
     result = cli("train", "vgg-lct", "--data", image_folder, "--out", tmp_path / "run", "--json", *QUICK)
     document = parse_strictly(result.out)
     assert document["run"] == str(tmp_path / "run")
+    assert document["split"] == "validation"
     assert [record["exit"] for record in document["candidates"]] == [0, 1, 2]
 
 
@@ -71,6 +72,7 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
     options = {
         "--image-size": 10,
         "--augment": "crop",
+        "--shift": 0.25,
         "--val-fraction": 0.2,
         "--split-at": "layer1,layer2.0",
         "--critic": "paper",
@@ -346,10 +348,11 @@ def test_an_output_folder_that_cannot_be_written_is_named(cli: Cli, image_folder
 
 def test_flipping_and_cropping_change_what_is_learnt(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     losses = []
-    for kind in ("none", "crop", "crop-flip"):
-        cli("train", "vgg-lct", "--data", image_folder, "--out", tmp_path / kind, "--augment", kind, *QUICK)
-        losses.append(lct.Run(tmp_path / kind).metrics[-1]["exit0_train_loss"])
-    assert len(set(losses)) == 3
+    for index, options in enumerate((("none",), ("crop",), ("crop-flip",), ("crop", "--shift", 0.25))):
+        path = tmp_path / str(index)
+        cli("train", "vgg-lct", "--data", image_folder, "--out", path, "--augment", *options, *QUICK)
+        losses.append(lct.Run(path).metrics[-1]["exit0_train_loss"])
+    assert len(set(losses)) == 4
 
 
 def test_help_has_examples_and_version_is_shown(cli: Cli) -> None:

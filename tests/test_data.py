@@ -141,6 +141,13 @@ def test_augmentation_is_of_train_only(augment: str, expected: Augmentation) -> 
         assert split.augmentation == Augmentation()
 
 
+@pytest.mark.parametrize(("size", "shift", "pixels"), [(32, 0.125, 4), (32, 0.5, 16), (8, 0.01, 1)])
+def test_a_shift_is_a_share_of_the_side(size: int, shift: float, pixels: int) -> None:
+    data = load_data(DataConfig(image_size=size, shift=shift))
+    assert isinstance(data.train, TensorSplit)
+    assert data.train.augmentation.crop == pixels
+
+
 # --- torchvision's data sets, on files made here ---------------------------------------------------------------------
 
 
@@ -589,6 +596,9 @@ def test_too_few_images_to_split(tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, ["1.0", "between 0 and 1"]),
         ({"val_fraction": float("nan")}, ["nan", "between 0 and 1"]),
         ({"augment": "x"}, ["'x'", "auto, none, crop, crop-flip"]),
+        ({"shift": 0}, ["shift is 0", "greater than 0 and at most 0.5"]),
+        ({"shift": 0.51}, ["shift is 0.51"]),
+        ({"shift": float("nan")}, ["shift is nan"]),
     ],
 )
 def test_settings_out_of_range(options: dict[str, Any], parts: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from equality import digests, same
 from torch import Tensor, nn
 
 import lctprune as lct
@@ -32,15 +32,6 @@ TINY: dict[str, dict[str, Any]] = {
     "transformer": {"model": "transformer", "model_args": {"width": 16}, "steps": 5, "features": 6},
     "mlp": {"model": "mlp", "model_args": {"width": 16, "layers": 5}, "features": 6},
 }
-
-
-def digests(run: lct.Run) -> dict[str, str]:
-    """Of the run's own files."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.path.iterdir() if path.is_file()}
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def plain_model(run: lct.Run) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from equality import digests, same
 from torch import Tensor
 
 import lctprune as lct
@@ -21,15 +21,6 @@ from lctprune.models import network_of
 from lctprune.training import train_steps
 
 TableRun = Callable[..., lct.Run]
-
-
-def digests(run: lct.Run) -> dict[str, str]:
-    """Of the run's own files."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.path.iterdir() if path.is_file()}
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def checkpoint(run: lct.Run) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from equality import same
 from torch import Tensor, nn
 
 import lctprune as lct
@@ -23,10 +24,6 @@ FROZEN = lct.TrainConfig(epochs=2, batch_size=16, precision="fp32", device="cpu"
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def main_of(run: Path) -> dict[str, Tensor]:
