@@ -57,7 +57,8 @@ class TrainConfig:
     )
     device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one.")
     compile: bool = setting(
-        False, "Compile groups and critics (torch.compile): a minute at the start, then faster steps."
+        False,
+        "Compile groups and critics (torch.compile): a minute at the start; whether it pays depends on the machine.",
     )
     seed: int = setting(0, "Seed of the order of samples, augmentation and dropout.")
 
