@@ -12,7 +12,7 @@ import torch
 from lctprune.errors import ConfigError
 from lctprune.settings import setting
 
-DEFAULT_LR = {"sgd": 0.1, "adamw": 1e-3}
+DEFAULT_LR = {"sgd": 0.2, "adamw": 1e-3}
 METHODS = ("local-critic", "joint", "backprop")
 
 
@@ -32,7 +32,7 @@ class TrainConfig:
     epochs: int = setting(10, "Passes over the training split.")
     batch_size: int = setting(64, "Samples in a step.")
     optimizer: str = setting("auto", "sgd, adamw, or auto: sgd for networks of images, adamw for all others.")
-    lr: float | None = setting(None, "Highest learning rate; by default 0.1 of sgd, 0.001 of adamw.")
+    lr: float | None = setting(None, "Highest learning rate; by default 0.2 of sgd, 0.001 of adamw.")
     momentum: float = setting(0.9, "Nesterov momentum of SGD.")
     weight_decay: float = setting(5e-4, "Weight decay, on weights only: not on biases or normalisation.")
     schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
