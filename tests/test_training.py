@@ -283,10 +283,10 @@ def test_precision_auto_is_settled() -> None:
 @pytest.mark.parametrize(
     ("given", "images", "optimizer", "lr"),
     [
-        ({}, True, "sgd", 0.1),
+        ({}, True, "sgd", 0.2),
         ({}, False, "adamw", 0.001),
         ({"optimizer": "adamw"}, True, "adamw", 0.001),
-        ({"optimizer": "sgd"}, False, "sgd", 0.1),
+        ({"optimizer": "sgd"}, False, "sgd", 0.2),
         ({"lr": 0.03}, True, "sgd", 0.03),
         ({"lr": 0.03}, False, "adamw", 0.03),
     ],
