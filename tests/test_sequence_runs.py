@@ -231,4 +231,4 @@ def test_settings_of_sequences_change_what_is_learnt(cli: Cli, tmp_path: Path) -
     recorded = lct.Run(tmp_path / "dropout").config
     assert recorded["network"]["model_args"] == {"layers": 2, "width": 8, "dropout": 0.9}
     assert (recorded["training"]["optimizer"], recorded["training"]["lr"]) == ("adamw", 0.001)
-    assert lct.Run(tmp_path / "sgd").config["training"]["lr"] == 0.1
+    assert lct.Run(tmp_path / "sgd").config["training"]["lr"] == 0.2

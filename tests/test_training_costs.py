@@ -41,6 +41,6 @@ def _drawn_from(state: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_timed_batch_fits_into_memory() -> None:
-    assert timed_batch_size(1000) == 128
+    assert timed_batch_size(1000) == 64
     assert timed_batch_size(MEMORY_BYTES // 10) == 10
     assert timed_batch_size(MEMORY_BYTES) == 2
