@@ -23,7 +23,7 @@ WIDE = 110  # columns that the table of candidates needs to show everything
 ORIGINS = 50  # and further ones for how networks came to be that were added to a run
 
 
-def units(run: Run, *, batch: int = 1) -> str:
+def units(run: Run, *, batch: int) -> str:
     """What the figures of `print_candidates` mean."""
     steps = (run.config["network"] or {}).get("steps")
     sample = f"one sequence of {steps} steps" if steps else "one sample"
@@ -60,8 +60,8 @@ def print_candidates(
     console: Console,
     candidates: Sequence[Candidate],
     *,
-    chosen: Candidate | None = None,
-    front: Sequence[Candidate] = (),
+    chosen: Candidate | None,
+    front: Sequence[Candidate],
 ) -> None:
     """A table of the exits; the chosen one marked, those on the Pareto front starred. A narrow terminal gets fewer
     columns.
