@@ -103,17 +103,22 @@ def open_run(
     run.remove_leftovers()
     for part, values in settings.items():
         if values != run.config[part]:
-            before = run.config[part] or {}
-            changed = [
-                textwrap.shorten(f"{key} was {before.get(key)!r}, is {value!r}", 100)
-                for key, value in sorted((values or {}).items())
-                if value != before.get(key)
-            ]
+            changed = list(_changes(run.config[part] or {}, values or {}))
             raise RunError(
                 f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                 "resume with the same settings"
             )
     return run
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs, in words, down to settings within settings."""
+    for key in sorted(before.keys() | now.keys()):
+        was, value = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(value, Mapping):
+            yield from _changes(was, value)
+        elif was != value:
+            yield textwrap.shorten(f"{key} was {was!r}, is {value!r}", 100)
 
 
 def train_steps(

@@ -133,6 +133,8 @@ def test_resume_continues_and_repeats_nothing(cli: Cli, image_folder: Path, run:
     other = cli(*again, "--resume", "--lr", 0.5)
     assert other.code == 1
     assert "another training (lr was" in other.err
+    shifted = cli(*again, "--resume", "--shift", 0.5)
+    assert "another data (shift was 0.0625, is 0.5)" in " ".join(shifted.err.split())
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
