@@ -117,6 +117,7 @@ class Experiment:
             method="local-critic" if network.critics else "backprop",
             epochs=self.epochs,
             batch_size=128,
+            optimizer="sgd",
             lr=0.1,
             schedule="step",
             label_smoothing=0.0,

@@ -222,8 +222,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
             network = built(network.recipe or recipe)
         runs[f"local critics, {critic}, 1 process, 1 thread"] = on_first(group, alone(network, config, batch, steps))
         if group.rank == 0:
-            with autocast(config):
-                groups[critic] = group_seconds(network, *batch, loss=lct.cross_entropy)
+            groups[critic] = group_seconds(network, *batch, config, loss=lct.cross_entropy)
             critics[critic] = critic_seconds(network, batch)
             sizes = output_bytes(network, batch[0], precision=config.precision)[:-1]
             sent = [size * config.batch_size for size in sizes]

@@ -143,7 +143,7 @@ def make_step(
     """A training step, as lctprune.train takes it."""
     config = dataclasses.replace(CONFIG, compile=compile)
     stage = whole_stage(network, config)
-    settings = StepSettings(position=0, lr=0.1, matching=0.0, update_critics=True, distill=0.25)
+    settings = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 
     def step() -> None:
         with autocast(config):

@@ -225,7 +225,8 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
         f"({sizes['train']} train, {sizes['val']} validation, {sizes['test']} test samples, {outputs})"
     )
     console.print(
-        f"{training['epochs']} epochs, batch {training['batch_size']}, {training['precision']} on {training['device']} "
-        f"with {torch.get_num_threads()} threads{f' in each of {group.size} processes' if group else ''}, "
+        f"{training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
+        f"{training['precision']} on {training['device']} with {torch.get_num_threads()} threads"
+        f"{f' in each of {group.size} processes' if group else ''}, "
         f"{_objective(training)}; run directory {run.path}"
     )

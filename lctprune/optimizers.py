@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from lctprune.muon import Muon
 from lctprune.train_config import TrainConfig, parse_ramp
 
 PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
@@ -20,8 +21,8 @@ class Optimizers:
 
     def __init__(self, group: nn.Module, critic: nn.Module | None, config: TrainConfig) -> None:
         config = config.resolved()
-        make_critic_optimizer = _scheduled if config.critic_optimizer == "sgd" else _adam
-        self.group = _scheduled(group, config)
+        make_critic_optimizer = make_optimizer if config.critic_optimizer == "sgd" else _adam
+        self.group = make_optimizer(group, config)
         self.critic = None if critic is None else make_critic_optimizer(critic, config)
 
     @property
@@ -56,7 +57,7 @@ def apply_gradients(optimizer: Optimizer, lr: float) -> None:
     """One step at the schedule's rate (the paper's Adam of critics keeps its own), after which gradients are freed."""
     if isinstance(optimizer, SGD | AdamW):
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -77,9 +78,10 @@ def ramp_at(progress: float, name: str, value: float | str) -> float:
     return begin + (end - begin) * progress
 
 
-def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
-    """SGD or AdamW, whose rate the schedule sets."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def make_optimizer(module: nn.Module, config: TrainConfig) -> Optimizer | None:
+    """The optimiser that `config`, resolved, names, whose rate the schedule sets; None where nothing is to learn."""
+    convolutions = _convolutions(module) if config.optimizer == "muon" else {}
+    parameters = [each for each in module.parameters() if each.requires_grad and id(each) not in convolutions]
     weights = [parameter for parameter in parameters if parameter.dim() > 1]
     others = [parameter for parameter in parameters if parameter.dim() <= 1]  # biases and normalisation
     decayed: list[dict[str, Any]] = [
@@ -87,11 +89,28 @@ def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
         for group, decay in ((weights, config.weight_decay), (others, 0.0))
         if group
     ]
-    if not decayed:
+    if not decayed and not convolutions:
         return None
+    lr, momentum = config.lr or 0.0, config.momentum
     if config.optimizer == "adamw":
-        return AdamW(decayed, lr=config.lr or 0.0, fused=True)
-    return SGD(decayed, lr=config.lr or 0.0, momentum=config.momentum, nesterov=True, fused=True)
+        return AdamW(decayed, lr=lr, fused=True)
+    if config.optimizer == "muon":
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        return Muon(
+            convolutions.values(),
+            decayed,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=config.weight_decay,
+            dtype=dtype,
+        )
+    return SGD(decayed, lr=lr, momentum=momentum, nesterov=True, fused=True)
+
+
+def _convolutions(module: nn.Module) -> dict[int, Tensor]:
+    """By their identity, the weights that mix channels as a matrix does: those of grouped convolutions do not."""
+    found = [each.weight for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
+    return {id(weight): weight for weight in found if weight.requires_grad}
 
 
 def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:

@@ -21,7 +21,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
-from lctprune.train_config import TrainConfig, autocast, parse_ramp
+from lctprune.train_config import TrainConfig, parse_ramp
 from lctprune.training_costs import group_seconds
 from lctprune.weights import NETWORK_PREFIX
 
@@ -210,8 +210,8 @@ def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
 def _group_seconds(network: LocalCriticNetwork, data: Data, config: TrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with autocast(config), _frozen(network.groups) if config.freeze_main else nullcontext():
-        return group_seconds(network, inputs.to(config.device), targets.to(config.device), loss=loss)
+    with _frozen(network.groups) if config.freeze_main else nullcontext():
+        return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
 
 
 @contextmanager

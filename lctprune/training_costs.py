@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from lctprune.costs import evaluation_mode
 from lctprune.losses import Loss
 from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
+from lctprune.optimizers import apply_gradients, make_optimizer
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import backward_critic, backward_group, forward_group, run_exit
 
@@ -30,24 +30,43 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, *, batch_si
     """Nanoseconds that each of consecutive segments adds to a step of training, in training mode.
 
     All segments run forward, then all backward in reverse, as in training: what a segment saves is not in the cache any
-    more when its backward pass wants it. Leaves states, gradients and the random generator as they were.
+    more when its backward pass wants it. The optimiser's step counts too. Leaves states, gradients and the random
+    generator as they were.
 
     Args:
         segments: each takes what the one before gives.
         example: an input of the first, [batch, ...], of which the first sample is used.
         batch_size: copies of it in the batch that is timed.
     """
-    with training_for_now(nn.ModuleList(segments)), _as_in_training(images=example.dim() == 4), torch.enable_grad():
+    config = _as_by_default(images=example.dim() == 4)
+    with training_for_now(nn.ModuleList(segments)), autocast(config), torch.enable_grad():
         times = [_one_run(segments, _training_batch(example, batch_size)) for _ in range(REPEATS)]
-    return [min(column) for column in zip(*times, strict=True)]
+        updates = [_update_time_ns(segment, config) for segment in segments]
+    return [min(column) + update for *column, update in zip(*times, updates, strict=True)]
 
 
 def group_seconds(
-    network: LocalCriticNetwork, inputs: Tensor, targets: Tensor, *, loss: Loss, repeats: int = REPEATS
+    network: LocalCriticNetwork,
+    inputs: Tensor,
+    targets: Tensor,
+    config: TrainConfig,
+    *,
+    loss: Loss,
+    repeats: int = REPEATS,
 ) -> list[float]:
-    """Seconds that each group with its critic takes in a step: the least of `repeats`. Leaves the network as it was."""
+    """Seconds that each group with its critic takes in a step: the least of `repeats`. Leaves the network as it was.
+
+    Args:
+        network: on the device of the batch.
+        inputs: of a batch.
+        targets: of the batch, [batch, ...].
+        config: resolved: the precision and the optimiser.
+        loss: per sample.
+        repeats: how often a step is taken.
+    """
     seconds = [[0.0] * len(network.groups) for _ in range(repeats)]
-    with training_for_now(network):
+    updates: list[float] = []
+    with training_for_now(network), autocast(config):
         for row in seconds:
             x = inputs
             for index, group in enumerate(network.groups):
@@ -60,7 +79,10 @@ def group_seconds(
                     backward_critic(critic, exit, None, torch.zeros_like(exit.losses), matching=0.0)
                 row[index] = time.perf_counter() - start
                 x = forward.boundary.detach()
-    return [min(column) for column in zip(*seconds, strict=True)]
+        for index, group in enumerate(network.groups):
+            parts = [group, *network.critics[index : index + 1]]
+            updates.append(sum(_update_time_ns(part, config) for part in parts) / 1e9)
+    return [min(column) + update for *column, update in zip(*seconds, updates, strict=True)]
 
 
 def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int) -> int:
@@ -68,14 +90,15 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int
     inputs = _training_batch(torch.zeros(1, *shape), batch_size).requires_grad_()
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     times = []
-    with _as_in_training(images=len(shape) == 3), torch.enable_grad():
+    config = _as_by_default(images=len(shape) == 3)
+    with autocast(config), torch.enable_grad():
         for _ in range(REPEATS):
             start = time.perf_counter_ns()
             output = critic(inputs).sum()
             torch.autograd.grad(output, [inputs], retain_graph=True)  # the group's way through the critic
             torch.autograd.grad(output, parameters)  # and the critic's own
             times.append(time.perf_counter_ns() - start)
-    return min(times)
+        return min(times) + _update_time_ns(critic, config)
 
 
 def training_bytes(activation_bytes: int, parameters: int, *, images: bool) -> int:
@@ -86,7 +109,7 @@ def training_bytes(activation_bytes: int, parameters: int, *, images: bool) -> i
         parameters: how many.
         images: whether the network sees images; see `TrainConfig.resolved`.
     """
-    config = TrainConfig(device="cpu").resolved(images=images)
+    config = _as_by_default(images=images)
     batch = activation_bytes * config.batch_size
     return (batch // 2 if config.precision == "bf16" else batch) + STATE_BYTES * parameters
 
@@ -118,9 +141,24 @@ def _training_batch(example: Tensor, size: int) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
 
 
-def _as_in_training(*, images: bool) -> AbstractContextManager[object]:
-    """The precision that training takes where none is asked for."""
-    return autocast(TrainConfig(device="cpu").resolved(images=images))
+def _as_by_default(*, images: bool) -> TrainConfig:
+    """What training takes here where nothing is asked for."""
+    return TrainConfig(device="cpu").resolved(images=images)
+
+
+def _update_time_ns(module: nn.Module, config: TrainConfig) -> int:
+    """Nanoseconds that the module's optimiser takes for a step. Weights stay as they are; gradients are freed."""
+    optimizer = make_optimizer(module, config)
+    if optimizer is None:
+        return 0
+    times = []
+    for _ in range(REPEATS):
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        start = time.perf_counter_ns()
+        apply_gradients(optimizer, lr=0.0)
+        times.append(time.perf_counter_ns() - start)
+    return min(times)
 
 
 def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:

@@ -34,9 +34,10 @@ def describe_run(run: Run) -> dict[str, str]:
         ),
         "precision": _joined(training, {"precision": "{}", "device": "on {}"}, " "),
         "optimisation": _joined(
-            training,
+            {name: value for name, value in training.items() if (name, value) != ("critic_optimizer", "sgd")},
             {
                 "batch_size": "batch size {}",
+                "optimizer": "{}",
                 "lr": "highest learning rate {}",
                 "schedule": "{} schedule",
                 "critic_optimizer": "critics by {}",

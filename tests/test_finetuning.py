@@ -88,9 +88,7 @@ def test_without_distillation_it_is_plain_training_of_that_network(exit: int, tr
     fine = lct.finetune(trained, exit, epochs=2, distill=0, lr=0.03)
     source = lct.load_network(trained)
     network = network_of(source, dataclasses.replace(source.recipe, exit=exit))
-    config = dataclasses.replace(
-        lct.TrainConfig(**trained.config["training"]), method="backprop", epochs=2, lr=0.03, optimizer="sgd"
-    )
+    config = dataclasses.replace(lct.TrainConfig(**trained.config["training"]), method="backprop", epochs=2, lr=0.03)
     plain = lct.train(network, trained.load_data(), config, run_dir=tmp_path / "plain")
     assert same(checkpoint(fine), checkpoint(plain))
 

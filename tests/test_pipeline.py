@@ -301,7 +301,8 @@ def test_timing_groups_leaves_the_network_as_it_was(
     network = make_network().eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     draws = torch.random.get_rng_state()
-    seconds = group_seconds(network, *next(iter(data.train.batches(8))), loss=lct.cross_entropy)
+    config = lct.TrainConfig(weight_decay=0.1).resolved()
+    seconds = group_seconds(network, *next(iter(data.train.batches(8))), config, loss=lct.cross_entropy)
     assert len(seconds) == 3
     assert min(seconds) > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lctprune.training_costs import MEMORY_BYTES, critic_time_ns, segment_times_ns, timed_batch_size
+import lctprune as lct
+from lctprune.training_costs import MEMORY_BYTES, critic_time_ns, group_seconds, segment_times_ns, timed_batch_size
 
 
 def test_each_segment_has_its_own_time() -> None:
@@ -19,6 +20,19 @@ def test_each_segment_has_its_own_time() -> None:
 def test_a_larger_critic_takes_longer() -> None:
     small, large = (nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 3)) for width in (2, 8192))
     assert 0 < critic_time_ns(small, (4, 4, 4), batch_size=64) < critic_time_ns(large, (4, 4, 4), batch_size=64)
+
+
+def test_the_optimisers_step_counts() -> None:
+    """It is most of what a convolution of many channels and few pixels takes."""
+    torch.manual_seed(0)
+    groups = [nn.Conv2d(256, 256, 3, padding=1), nn.Sequential(nn.Flatten(), nn.Linear(1024, 3))]
+    network = lct.LocalCriticNetwork(groups, [lct.make_critic("linear", (256, 2, 2), 3)])
+    batch = torch.randn(4, 256, 2, 2), torch.tensor([0, 1, 2, 0])
+    seconds = {}
+    for optimizer in ("muon", "sgd"):
+        config = lct.TrainConfig(optimizer=optimizer, precision="fp32").resolved()
+        seconds[optimizer] = group_seconds(network, *batch, config, loss=lct.cross_entropy)
+    assert seconds["muon"][0] > 1.5 * seconds["sgd"][0]
 
 
 def test_timing_leaves_no_trace() -> None:
