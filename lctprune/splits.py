@@ -40,7 +40,7 @@ class Normalization(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """Random changes of training images: a shift by up to `crop` pixels (edges reflected), and mirroring."""
+    """Changes of training images: random shifts by up to `crop` pixels (edges reflected), and mirroring."""
 
     crop: int = 0
     flip: bool = False
@@ -60,7 +60,8 @@ class Split(Protocol):
         """Every sample once, in order, unchanged."""
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
-        """Full batches in random order, augmented; what remains of the last batch is left out."""
+        """Full batches in random order, augmented; what remains of the last batch is left out. `seed` is the pass's:
+        those of consecutive passes are consecutive numbers."""
 
 
 class TensorSplit:
@@ -108,13 +109,22 @@ class TensorSplit:
         generator = torch.Generator().manual_seed(seed)
         batch_size = min(batch_size, len(self.targets))
         order = torch.randperm(len(self.targets), generator=generator)
+        mirrored = self._mirrored(seed)
         for start in range(0, len(order) - batch_size + 1, batch_size):
             indices = order[start : start + batch_size]
             if self.inputs.dtype == torch.uint8:
-                inputs = random_shift_and_flip(self.inputs, indices, self.augmentation, generator)
+                inputs = shift_and_flip(self.inputs, indices, mirrored[indices], self.augmentation.crop, generator)
             else:
                 inputs = self.inputs[indices]
             yield self._prepared(inputs), self.targets[indices]
+
+    def _mirrored(self, seed: int) -> Tensor:
+        """Which images a pass mirrors, [n]: a random half, and in the next pass all others, so that two passes show
+        every image from both sides (alternating flip: Jordan 2024, arXiv 2404.00498)."""
+        if not self.augmentation.flip:
+            return torch.zeros(len(self.targets), dtype=torch.bool)
+        half = torch.rand(len(self.targets), generator=torch.Generator().manual_seed(0)) < 0.5
+        return half ^ bool(seed % 2)
 
     def _prepared(self, inputs: Tensor) -> Tensor:
         if inputs.dtype == torch.int64:
@@ -124,29 +134,26 @@ class TensorSplit:
         return (self.normalization or Normalization((0.0,), (1.0,))).apply(inputs)
 
 
-def random_shift_and_flip(
-    images: Tensor, indices: Tensor, augmentation: Augmentation, generator: torch.Generator
-) -> Tensor:
-    """Pick images and change each by its own draw, in one gather.
+def shift_and_flip(images: Tensor, indices: Tensor, mirrored: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Pick images, shift each by its own draw and mirror some, in one gather.
 
     A shift is a crop from the image padded by reflection; the padding is never made.
 
     Args:
         images: [n, height, width, channels].
         indices: which, [batch].
-        augmentation: how far and whether.
-        generator: of the draws.
+        mirrored: whether, bool [batch].
+        most: how far a shift goes, in pixels.
+        generator: of the shifts.
 
     Returns:
         [batch, height, width, channels].
     """
     _, height, width, _ = images.shape
     batch = len(indices)
-    rows = _shifted(batch, height, augmentation.crop, generator)  # [batch, height]
-    columns = _shifted(batch, width, augmentation.crop, generator)  # [batch, width]
-    if augmentation.flip:
-        mirrored = torch.rand(batch, generator=generator) < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    rows = _shifted(batch, height, most, generator)  # [batch, height]
+    columns = _shifted(batch, width, most, generator)  # [batch, width]
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

@@ -12,7 +12,7 @@ import torch
 from lctprune.errors import ConfigError
 from lctprune.settings import setting
 
-DEFAULT_LR = {"muon": 0.01, "sgd": 0.2, "adamw": 1e-3}
+DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 METHODS = ("local-critic", "joint", "backprop")
 
 
@@ -37,7 +37,7 @@ class TrainConfig:
         "images, adamw for all others.",
     )
     lr: float | None = setting(
-        None, "Highest learning rate; by default 0.01 of muon (its SGD has 20 times that), 0.2 of sgd, 0.001 of adamw."
+        None, "Highest learning rate; by default 0.02 of muon (its SGD has 20 times that), 0.2 of sgd, 0.001 of adamw."
     )
     momentum: float = setting(0.9, "Nesterov momentum of SGD and Muon.")
     weight_decay: float = setting(5e-4, "Weight decay, on weights only: not on biases or normalisation.")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lctprune.errors import DataError
-from lctprune.splits import Augmentation, Normalization, TensorSplit, random_shift_and_flip
+from lctprune.splits import Augmentation, Normalization, TensorSplit, shift_and_flip
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
 COLOURS = Normalization((0.1, 0.4, 0.6), (0.2, 0.5, 0.3))
@@ -26,10 +26,11 @@ def random_images(*shape: int, seed: int = 0) -> Tensor:
 
 def changed(images: Tensor, indices: Sequence[int], augmentation: Augmentation, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return random_shift_and_flip(images, torch.tensor(indices), augmentation, generator)
+    mirrored = (torch.rand(len(indices), generator=generator) < 0.5) & augmentation.flip
+    return shift_and_flip(images, torch.tensor(indices), mirrored, augmentation.crop, generator)
 
 
-# --- random_shift_and_flip -------------------------------------------------------------------------------------------
+# --- shift_and_flip --------------------------------------------------------------------------------------------------
 
 
 def variants(image: Tensor, augmentation: Augmentation) -> list[bytes]:
@@ -137,6 +138,21 @@ def test_the_order_is_the_seeds() -> None:
     assert orders[0] == orders[2]
     assert orders[0] != orders[1]
     assert sorted(itertools.chain(*orders[1])) == list(range(64))
+
+
+def test_two_passes_show_every_image_from_both_sides() -> None:
+    images = torch.arange(8, dtype=torch.uint8)[None, None, :, None].expand(200, 8, 8, 1)
+    split = TensorSplit(images, torch.arange(200), augmentation=Augmentation(flip=True))
+    mirrored = []
+    for seed in range(4):
+        [(inputs, order)] = split.shuffled(200, seed=seed)
+        found = torch.empty(200, dtype=torch.bool)
+        found[order] = inputs[:, 0, 0, 0] > inputs[:, 0, 0, -1]
+        mirrored.append(found)
+    assert 60 < mirrored[0].sum() < 140
+    assert torch.equal(mirrored[1], ~mirrored[0])
+    assert torch.equal(mirrored[2], mirrored[0])
+    assert torch.equal(mirrored[3], mirrored[1])
 
 
 def test_reading_leaves_the_global_generator_alone() -> None:

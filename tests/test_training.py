@@ -285,7 +285,7 @@ def test_precision_auto_is_settled() -> None:
 @pytest.mark.parametrize(
     ("given", "images", "optimizer", "lr"),
     [
-        ({}, True, "muon", 0.01),
+        ({}, True, "muon", 0.02),
         ({}, False, "adamw", 0.001),
         ({"optimizer": "adamw"}, True, "adamw", 0.001),
         ({"optimizer": "sgd"}, False, "sgd", 0.2),
