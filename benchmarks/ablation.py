@@ -70,7 +70,7 @@ def variants() -> dict[str, Variant]:
     return found | {
         "overlap": Variant(addition=overlapping),
         "momentum": Variant(addition=following),
-        "rescaled": Variant(addition=rescaled),
+        "rescaled": Variant(training={"optimizer": "sgd"}, addition=rescaled),  # Muon takes no notice of a scale
     }
 
 
@@ -105,7 +105,9 @@ def main() -> None:
 def scale(arguments: argparse.Namespace) -> str:
     """What all rows of one table have in common."""
     names = ("data", "images", "val_images", "image_size", "shift", "width", "epochs", "batch_size")
-    return ", ".join(f"{name} {getattr(arguments, name)}" for name in names)
+    config = lct.TrainConfig().resolved()
+    settings = {name: getattr(arguments, name) for name in names} | {"optimizer": config.optimizer, "lr": config.lr}
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def chosen(wanted: Sequence[str]) -> list[str]:

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=BUDGETS, metavar="BUDGET", help="of the peers")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["l1-uniform", "bn-global"])
-    parser.add_argument("--finetune-lr", type=float, default=0.05, help="highest rate of fine-tuning")
+    parser.add_argument("--finetune-lr", type=float, default=0.005, help="highest rate of fine-tuning")
     parser.add_argument("--finetune-distill", nargs="+", type=float, default=[0.0, 0.5], help="as of lctprune finetune")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="for peers.csv and the runs")
     parser.add_argument("--picture", type=Path, default=Path("docs/peers.svg"))

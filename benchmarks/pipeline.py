@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pipeline_ranks import CORES
 from scaling import Link, scale, step_seconds
 
 import lctprune as lct
@@ -62,8 +63,7 @@ def main() -> None:
 
 
 def resolved(model: str, batch_size: int) -> lct.TrainConfig:
-    """With SGD, as the peers have it."""
-    return lct.TrainConfig(batch_size=batch_size, optimizer="sgd").resolved(images=model != "lstm")
+    return lct.TrainConfig(batch_size=batch_size).resolved(images=model != "lstm")
 
 
 def run(job: str, processes: int, settings: dict[str, Any]) -> Any:
@@ -98,8 +98,13 @@ def print_speed(count: int, found: dict[str, Any], arguments: argparse.Namespace
             continue
         one = seconds[name.replace(f"{count} processes", "1 process, 1 thread")]
         speedup, imbalance = ratio(one, seconds[name]), imbalance_of(found["runs"][name])
-        ideal = min(count, 2) / imbalance
-        print(f"  {name}: {speedup:.3f} x one process, {speedup / ideal:.1%} of 2 cores / imbalance {imbalance:.3f}")
+        ideal = min(count, CORES) / imbalance
+        print(
+            f"  {name}: {speedup:.3f} x one process, {speedup / ideal:.1%} of {CORES} cores / imbalance {imbalance:.3f}"
+        )
+        unconnected = seconds.get(name.replace(f"{count} processes", "all of it in each process"))
+        if unconnected:
+            print(f"    {ratio(unconnected, one):.3f} x the time, where each process trains the whole by itself")
         for other, times in seconds.items():
             if not other.startswith("local critics"):
                 print(f"    {ratio(times, seconds[name]):.3f} x {other}")
@@ -162,7 +167,7 @@ def print_scale(speeds: dict[int, dict[str, Any]], critics: list[str]) -> None:
         measured_link = Link(found["link"]["bytes_per_s"], found["link"]["latency_s"], found["link"]["bytes_per_s"])
         for critic in critics:
             compute = found["groups"][critic]
-            predicted = step_seconds(compute, found["sent"], measured_link, cores=2)
+            predicted = step_seconds(compute, found["sent"], measured_link, cores=CORES)
             repeats = found["runs"][f"local critics, {critic}, {count} processes"]
             seconds = statistics.median(step_time(each) for each in repeats)
             print(f"  {count} processes, {critic:7} {predicted:.4f}  {seconds:.4f}  {predicted / seconds - 1:+.1%}")

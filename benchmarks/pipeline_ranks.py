@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
 from lctprune.channel import Channel
+from lctprune.optimizers import Optimizers, apply_gradients
 from lctprune.pipeline import Pipeline, share_groups
 from lctprune.process_group import ProcessGroup, process_group
 from lctprune.splits import Batch
@@ -30,6 +31,7 @@ from lctprune.worker import StepSettings, step_settings
 WARMUP = 2
 SETTINGS = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 MICROBATCHES = (1, 4, 8)
+CORES = 2
 
 
 class Repeated:
@@ -86,6 +88,15 @@ def on_first(group: ProcessGroup, measure: Callable[[], float], *, threads: int 
         seconds = measure()
         torch.set_num_threads(1)
         return [{"seconds": seconds}]
+
+    return run
+
+
+def at_once(measure: Callable[[], float], pipeline: Pipeline) -> Callable[[], list[Any]]:
+    """All processes measure at the same time: what they take from each other without a word between them."""
+
+    def run() -> list[Any]:
+        return pipeline.gather({"seconds": measure()}) or []
 
     return run
 
@@ -188,14 +199,14 @@ def data_parallel(
 def together(
     group: ProcessGroup, module: nn.Module, config: TrainConfig, backward: Callable[[], None], steps: int
 ) -> Callable[[], list[Any]]:
-    """All processes take steps of backpropagation, each with an optimiser of its own module."""
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
+    """All processes take steps of backpropagation, each with the optimiser of local critics for its own module."""
+    optimizers = Optimizers(module, None, config).all.values()
 
     def step() -> None:
         with autocast(config):
             backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            apply_gradients(optimizer, SETTINGS.lr)
 
     def run() -> list[Any]:
         seconds = timed(steps, step)
@@ -218,9 +229,11 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
         recipe = recipe_of(settings, critic=critic, groups=group.size, balance="time")
         network = built_everywhere(recipe, group)
         runs[f"local critics, {critic}, {group.size} processes"] = decoupled(network, pipeline, config, batch, steps)
-        if group.rank == 0:
-            network = built(network.recipe or recipe)
-        runs[f"local critics, {critic}, 1 process, 1 thread"] = on_first(group, alone(network, config, batch, steps))
+        network = built(network.recipe or recipe)
+        measure = alone(network, config, batch, steps)
+        runs[f"local critics, {critic}, 1 process, 1 thread"] = on_first(group, measure)
+        if group.size == CORES:
+            runs[f"local critics, {critic}, all of it in each process"] = at_once(measure, pipeline)
         if group.rank == 0:
             groups[critic] = group_seconds(network, *batch, config, loss=lct.cross_entropy)
             critics[critic] = critic_seconds(network, batch)
@@ -288,7 +301,8 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     shares = share_groups(4, group.size)
     here = TrainConfig().resolved().precision  # without bf16 units, PyTorch has no LSTM in bf16
     for precision, matching, period in itertools.product(dict.fromkeys(("fp32", here)), (0.0, 0.5, 1.0), (1, 3)):
-        config = TrainConfig(precision=precision, matching=matching, critic_period=period, lr=0.01).resolved()
+        changes = {"precision": precision, "matching": matching, "critic_period": period, "lr": 0.01}
+        config = TrainConfig(**{**settings["training"], **changes})
         batch = random_batch(recipe_of(settings), settings["batch_size"])
         stages = [pipeline.stage(built(recipe_of(settings)), shares, config, lct.cross_entropy)]
         if group.rank == 0:

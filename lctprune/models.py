@@ -67,7 +67,8 @@ class NetworkConfig:
     groups: int = setting(4, "Layer groups: one exit each. 1 is the plain network.")
     split_at: tuple[str, ...] | None = setting(None, "End a group after each of these modules.")
     balance: str = setting(
-        "flops", "What the cuts balance: flops; time (measured) or memory of training, critics included."
+        "flops",
+        "What the cuts balance: flops; time (measured) or memory of training with default settings, critics included.",
     )
     critic: str = setting("tail", "Kind of critic: tail, linear, or, for feature maps, pooled or paper.")
     critic_depth: tuple[int, ...] | None = setting(

@@ -6,7 +6,7 @@ and computes in bf16 on every processor: where it has no units for that, a matri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ DECAY_FACTOR = 100.0  # of the weight decay of convolutions, whose rate is so sm
 class Muon(SGD):
     """Orthogonalised Nesterov momentum for convolutions, Nesterov SGD for all other parameters.
 
-    An update of a convolution has singular values of about `lr`, or of `lr` times the root of rows over columns where
-    it has more rows than columns; a step also takes `lr * DECAY_FACTOR * weight_decay` of it.
+    An update of a convolution has singular values of at most about 1.2 `lr`, small ones less, times the root of rows
+    over columns where it has more rows than columns; a step also takes `lr * DECAY_FACTOR * weight_decay` of it.
+    Whoever changes the rate of a parameter group multiplies it by the group's `lr_factor`, if it has one.
 
     Args:
         convolutions: weights [out, in, height, width]; each is a matrix with a row for each output.
@@ -44,24 +45,23 @@ class Muon(SGD):
         weight_decay: float,
         dtype: torch.dtype,
     ) -> None:
-        groups = [{**group, "lr_factor": SGD_FACTOR} for group in others]
+        groups = [{**group, "lr": SGD_FACTOR * lr, "lr_factor": SGD_FACTOR} for group in others]
         # plain SGD without momentum, on gradients that `step` has replaced by the update
-        own = {"orthogonal": momentum, "momentum": 0.0, "nesterov": False, "weight_decay": DECAY_FACTOR * weight_decay}
+        plain = {"momentum": 0.0, "nesterov": False, "weight_decay": DECAY_FACTOR * weight_decay}
         if convolutions := list(convolutions):
-            groups.append({"params": convolutions, **own})
+            groups.append({"params": convolutions, "orthogonal": (momentum, dtype), **plain})
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
-        self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Change all parameters that have a gradient. Gradients of convolutions are spent."""
         for group in self.param_groups:
             for weight in group["params"] if "orthogonal" in group else ():
                 if weight.grad is not None:
-                    weight.grad = self._update(weight, group["orthogonal"])
-        super().step(closure)
+                    weight.grad = self._update(weight, *group["orthogonal"])
+        super().step()
 
-    def _update(self, weight: Tensor, momentum: float) -> Tensor:
+    def _update(self, weight: Tensor, momentum: float, dtype: torch.dtype) -> Tensor:
         assert weight.grad is not None
         state = self.state[weight]
         if "average" not in state:
@@ -70,13 +70,14 @@ class Muon(SGD):
         direction = weight.grad.lerp(average, momentum).movedim(1, -1)  # [out, height, width, in]
         matrix = direction.flatten(1)
         rows, columns = matrix.shape
-        update = orthogonalized(matrix.to(self._dtype)).mul_(max(1.0, rows / columns) ** 0.5)
+        update = orthogonalized(matrix.to(dtype)).mul_(max(1.0, rows / columns) ** 0.5)
         # in the weight's memory layout, which fused SGD takes for granted
         return torch.empty_like(weight).copy_(update.view(direction.shape).movedim(-1, 1))
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """The same singular vectors, with singular values of about 1: a quintic Newton-Schulz iteration.
+    """The same singular vectors, with singular values near 1: a quintic Newton-Schulz iteration. Those of less than a
+    fiftieth of the matrix's norm stay smaller.
 
     Each step multiplies X from the left by a I + b S + c S^2, where S = X X^T. As all of these are polynomials of the
     first S, they commute, and everything is done on matrices of the shorter side but for the first and last product.

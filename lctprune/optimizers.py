@@ -21,8 +21,8 @@ class Optimizers:
 
     def __init__(self, group: nn.Module, critic: nn.Module | None, config: TrainConfig) -> None:
         config = config.resolved()
-        make_critic_optimizer = make_optimizer if config.critic_optimizer == "sgd" else _adam
-        self.group = make_optimizer(group, config)
+        make_critic_optimizer = _scheduled if config.critic_optimizer == "sgd" else _adam
+        self.group = _scheduled(group, config)
         self.critic = None if critic is None else make_critic_optimizer(critic, config)
 
     @property
@@ -78,7 +78,7 @@ def ramp_at(progress: float, name: str, value: float | str) -> float:
     return begin + (end - begin) * progress
 
 
-def make_optimizer(module: nn.Module, config: TrainConfig) -> Optimizer | None:
+def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
     """The optimiser that `config`, resolved, names, whose rate the schedule sets; None where nothing is to learn."""
     convolutions = _convolutions(module) if config.optimizer == "muon" else {}
     parameters = [each for each in module.parameters() if each.requires_grad and id(each) not in convolutions]
@@ -110,7 +110,8 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> Optimizer | None:
 def _convolutions(module: nn.Module) -> dict[int, Tensor]:
     """By their identity, the weights that mix channels as a matrix does: those of grouped convolutions do not."""
     found = [each.weight for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
-    return {id(weight): weight for weight in found if weight.requires_grad}
+    # a parametrised weight (spectral norm, say) is computed from others, which are not one
+    return {id(weight): weight for weight in found if isinstance(weight, nn.Parameter) and weight.requires_grad}
 
 
 def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:

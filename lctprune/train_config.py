@@ -40,7 +40,11 @@ class TrainConfig:
         None, "Highest learning rate; by default 0.02 of muon (its SGD has 20 times that), 0.2 of sgd, 0.001 of adamw."
     )
     momentum: float = setting(0.9, "Nesterov momentum of SGD and Muon.")
-    weight_decay: float = setting(5e-4, "Weight decay, on weights only: not on biases or normalisation.")
+    weight_decay: float = setting(
+        5e-4,
+        "Weight decay, on weights only: not on biases or normalisation; muon's convolutions have 100 times as much, "
+        "at their smaller rate.",
+    )
     schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
     warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
     label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from lctprune.costs import evaluation_mode
 from lctprune.losses import Loss
 from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
-from lctprune.optimizers import apply_gradients, make_optimizer
+from lctprune.optimizers import Optimizers, apply_gradients
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import backward_critic, backward_group, forward_group, run_exit
 
@@ -41,7 +42,7 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, *, batch_si
     config = _as_by_default(images=example.dim() == 4)
     with training_for_now(nn.ModuleList(segments)), autocast(config), torch.enable_grad():
         times = [_one_run(segments, _training_batch(example, batch_size)) for _ in range(REPEATS)]
-        updates = [_update_time_ns(segment, config) for segment in segments]
+        updates = [_update_time_ns(Optimizers(segment, None, config)) for segment in segments]
     return [min(column) + update for *column, update in zip(*times, updates, strict=True)]
 
 
@@ -79,9 +80,8 @@ def group_seconds(
                     backward_critic(critic, exit, None, torch.zeros_like(exit.losses), matching=0.0)
                 row[index] = time.perf_counter() - start
                 x = forward.boundary.detach()
-        for index, group in enumerate(network.groups):
-            parts = [group, *network.critics[index : index + 1]]
-            updates.append(sum(_update_time_ns(part, config) for part in parts) / 1e9)
+        for group, critic in itertools.zip_longest(network.groups, network.critics):
+            updates.append(_update_time_ns(Optimizers(group, critic, config)) / 1e9)
     return [min(column) + update for *column, update in zip(*seconds, updates, strict=True)]
 
 
@@ -98,7 +98,7 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int
             torch.autograd.grad(output, [inputs], retain_graph=True)  # the group's way through the critic
             torch.autograd.grad(output, parameters)  # and the critic's own
             times.append(time.perf_counter_ns() - start)
-        return min(times) + _update_time_ns(critic, config)
+        return min(times) + _update_time_ns(Optimizers(nn.Identity(), critic, config))
 
 
 def training_bytes(activation_bytes: int, parameters: int, *, images: bool) -> int:
@@ -146,17 +146,17 @@ def _as_by_default(*, images: bool) -> TrainConfig:
     return TrainConfig(device="cpu").resolved(images=images)
 
 
-def _update_time_ns(module: nn.Module, config: TrainConfig) -> int:
-    """Nanoseconds that the module's optimiser takes for a step. Weights stay as they are; gradients are freed."""
-    optimizer = make_optimizer(module, config)
-    if optimizer is None:
-        return 0
+def _update_time_ns(optimizers: Optimizers) -> int:
+    """Nanoseconds that the optimisers take for a step. Weights stay as they are; gradients are freed."""
+    parts = list(optimizers.all.values())
+    parameters = [parameter for part in parts for group in part.param_groups for parameter in group["params"]]
     times = []
     for _ in range(REPEATS):
-        for parameter in module.parameters():
-            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)  # Adam, whose rate is its own, then changes nothing either
         start = time.perf_counter_ns()
-        apply_gradients(optimizer, lr=0.0)
+        for part in parts:
+            apply_gradients(part, lr=0.0)
         times.append(time.perf_counter_ns() - start)
     return min(times)
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 import lctprune as lct
 from lctprune.muon import DECAY_FACTOR, ITERATIONS, QUINTIC, SGD_FACTOR, orthogonalized
@@ -49,10 +50,11 @@ class Mixed(nn.Module):
         self.tall = nn.Conv2d(4, 12, 1, bias=False)
         self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
         self.norm = nn.BatchNorm2d(12)
+        self.parametrised = spectral_norm(nn.Conv2d(12, 12, 1, bias=False))
         self.head = nn.Linear(12, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.depthwise(self.tall(self.wide(x)))).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(self.parametrised(self.norm(self.depthwise(self.tall(self.wide(x))))).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 def written_out(module: nn.Module, gradients: list[dict[str, Tensor]], lr: float, decay: float) -> dict[str, Tensor]:
@@ -83,6 +85,7 @@ def test_convolutions_take_orthogonal_steps_and_the_rest_sgds(layout: torch.memo
     gradients = []
     before = Mixed()
     before.load_state_dict(module.state_dict())
+    assert [len(group["params"]) for group in optimizers.all["group"].param_groups] == [3, 5, 2]
     for _ in range(3):
         module(torch.randn(8, 3, 6, 6)).square().sum().backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in module.named_parameters()})  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from equality import same
 from torch import nn
 
 import lctprune as lct
@@ -28,11 +29,13 @@ def test_the_optimisers_step_counts() -> None:
     groups = [nn.Conv2d(256, 256, 3, padding=1), nn.Sequential(nn.Flatten(), nn.Linear(1024, 3))]
     network = lct.LocalCriticNetwork(groups, [lct.make_critic("linear", (256, 2, 2), 3)])
     batch = torch.randn(4, 256, 2, 2), torch.tensor([0, 1, 2, 0])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     seconds = {}
     for optimizer in ("muon", "sgd"):
-        config = lct.TrainConfig(optimizer=optimizer, precision="fp32").resolved()
+        config = lct.TrainConfig(optimizer=optimizer, critic_optimizer="adam", precision="fp32").resolved()
         seconds[optimizer] = group_seconds(network, *batch, config, loss=lct.cross_entropy)
     assert seconds["muon"][0] > 1.5 * seconds["sgd"][0]
+    assert same(before, network.state_dict())
 
 
 def test_timing_leaves_no_trace() -> None:
