@@ -177,7 +177,7 @@ def test_a_run_is_resumed_by_name(run: Path, cli: Cli, image_folder: Path) -> No
         "train", "mynet:build", "--model-args", "width=5", "--data", image_folder, "--out", run, "--resume", *QUICK
     )
     assert (other.code, other.err.count("\n")) == (1, 1)
-    assert "another network (model_args was" in other.err
+    assert "another network (width was None, is 5)" in other.err
 
 
 def test_arguments_and_packages(folder: Path, cli: Cli, image_folder: Path) -> None:
