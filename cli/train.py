@@ -112,7 +112,7 @@ def train(
 
     lctprune train resnet --data path/to/folder --epochs 8
 
-    lctprune train vgg-lct --data cifar10 --download --optimizer sgd --critic paper --critic-optimizer adam --matching 1
+    lctprune train vgg-lct --data DIR --critic paper --critic-optimizer adam --optimizer sgd --matching 1 --distill 0
     """
     if method == "backprop" and (split_at or groups not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
