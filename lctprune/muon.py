@@ -90,7 +90,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     wide: Tensor = matrix.T if is_tall else matrix
-    wide = wide / (wide.norm() + 1e-7)  # singular values of at most 1
+    wide = wide / wide.norm().clamp(min=1e-20)  # singular values of at most 1; of nothing, nothing
     squares = wide @ wide.T
     factor = product = _factor(squares)
     for _ in range(ITERATIONS - 1):
