@@ -65,6 +65,7 @@ def variants() -> dict[str, Variant]:
         found[f"tail {width:g} wide {depth} deep"] = Variant({"critic_width": (width,), "critic_depth": (depth,)})
     for kind in ("pooled", "paper"):  # as many channels as go with the network's width
         found[f"{kind} critics"] = Variant({"critic": kind, "critic_width": ()})
+    found["paper critics by adam"] = Variant(found["paper critics"].network, {"critic_optimizer": "adam"})
     found |= {f"{groups} groups": Variant({"groups": groups}) for groups in (2, 3, 8)}
     found |= {f"{groups} groups, balanced by time": Variant({"groups": groups, "balance": "time"}) for groups in (2, 4)}
     return found | {
