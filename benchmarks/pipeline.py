@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pipeline_ranks import CORES
 from scaling import Link, scale, step_seconds
 
 import lctprune as lct
@@ -31,6 +30,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 CRITICS = {"resnet18": ["pooled", "tail"], "lstm": ["linear", "tail"]}
 PARTS = ("equal", "speed", "memory", "scale")
+CORES = 2  # of this machine, one thread on each
 CLUSTERS = {"10 Gbit/s": Link(10e9 / 8, 50e-6), "100 Gbit/s": Link(100e9 / 8, 20e-6)}
 
 
@@ -47,7 +47,7 @@ def main() -> None:
         network = NETWORKS[model]
         training = json.loads(json.dumps(vars(resolved(model, arguments.batch_size))))
         settings = {"network": network, "training": training, "critics": CRITICS[model], "peers": True}
-        settings |= {"steps": arguments.steps, "repeats": arguments.repeats}
+        settings |= {"steps": arguments.steps, "repeats": arguments.repeats, "cores": CORES}
         print(f"\n{model} {network}, {training['precision']}, {machine()}, seed 0")
         if "equal" in arguments.parts:
             print_equality(settings)

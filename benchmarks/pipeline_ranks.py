@@ -31,7 +31,6 @@ from lctprune.worker import StepSettings, step_settings
 WARMUP = 2
 SETTINGS = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 MICROBATCHES = (1, 4, 8)
-CORES = 2
 
 
 class Repeated:
@@ -232,7 +231,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
         network = built(network.recipe or recipe)
         measure = alone(network, config, batch, steps)
         runs[f"local critics, {critic}, 1 process, 1 thread"] = on_first(group, measure)
-        if group.size == CORES:
+        if group.size == settings["cores"]:
             runs[f"local critics, {critic}, all of it in each process"] = at_once(measure, pipeline)
         if group.rank == 0:
             groups[critic] = group_seconds(network, *batch, config, loss=lct.cross_entropy)

@@ -67,15 +67,12 @@ class Muon(SGD):
         if "average" not in state:
             state["average"] = torch.zeros_like(weight)
         average = state["average"].lerp_(weight.grad, 1 - momentum)
-        direction = weight.grad.lerp(average, momentum)
-        # columns in the order of memory, so that nothing is moved; it makes no difference to what is orthogonal
-        order = (0, 1, 2, 3) if weight.is_contiguous() else (0, 2, 3, 1)
-        laid_out = direction.permute(order)
-        matrix = laid_out.flatten(1)
+        direction = weight.grad.lerp(average, momentum).movedim(1, -1)  # [out, height, width, in], as channels last are
+        matrix = direction.flatten(1)
         rows, columns = matrix.shape
-        update = orthogonalized(matrix.to(dtype)).mul_(max(1.0, rows / columns) ** 0.5).view(laid_out.shape)
+        update = orthogonalized(matrix.to(dtype)).mul_(max(1.0, rows / columns) ** 0.5)
         # in the weight's memory layout, which fused SGD takes for granted
-        return torch.empty_like(weight).copy_(update if weight.is_contiguous() else update.permute(0, 3, 1, 2))
+        return torch.empty_like(weight).copy_(update.view(direction.shape).movedim(-1, 1))
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:

@@ -98,7 +98,6 @@ def test_convolutions_take_orthogonal_steps_and_the_rest_sgds(layout: torch.memo
 
 
 def test_a_network_without_convolutions_learns_by_sgd_alone() -> None:
-    torch.manual_seed(0)
     both = []
     for optimizer, lr in (("muon", 0.01), ("sgd", 0.01 * SGD_FACTOR)):
         torch.manual_seed(0)
