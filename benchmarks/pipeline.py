@@ -39,16 +39,17 @@ def main() -> None:
     parser.add_argument("--model", choices=list(NETWORKS), action="append", help="by default all")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--optimizer", default="auto", help="of every arrangement, as --optimizer of lctprune train")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="timed steps in a repeat, after 2 others")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="for speed and scale")
     arguments = parser.parse_args()
     for model in arguments.model or list(NETWORKS):
         network = NETWORKS[model]
-        training = json.loads(json.dumps(vars(resolved(model, arguments.batch_size))))
+        training = json.loads(json.dumps(vars(resolved(model, arguments))))
         settings = {"network": network, "training": training, "critics": CRITICS[model], "peers": True}
         settings |= {"steps": arguments.steps, "repeats": arguments.repeats, "cores": CORES}
-        print(f"\n{model} {network}, {training['precision']}, {machine()}, seed 0")
+        print(f"\n{model} {network}, {training['optimizer']}, {training['precision']}, {machine()}, seed 0")
         if "equal" in arguments.parts:
             print_equality(settings)
         speeds: dict[int, Any] = {}
@@ -62,8 +63,9 @@ def main() -> None:
             print_scale(speeds, settings["critics"])
 
 
-def resolved(model: str, batch_size: int) -> lct.TrainConfig:
-    return lct.TrainConfig(batch_size=batch_size).resolved(images=model != "lstm")
+def resolved(model: str, arguments: argparse.Namespace) -> lct.TrainConfig:
+    config = lct.TrainConfig(batch_size=arguments.batch_size, optimizer=arguments.optimizer)
+    return config.resolved(images=model != "lstm")
 
 
 def run(job: str, processes: int, settings: dict[str, Any]) -> Any:

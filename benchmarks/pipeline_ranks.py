@@ -47,14 +47,14 @@ def recipe_of(settings: dict[str, Any], **changes: Any) -> lct.NetworkConfig:
     return lct.NetworkConfig(**{**settings["network"], **changes})
 
 
-def built(recipe: lct.NetworkConfig) -> lct.LocalCriticNetwork:
+def built(recipe: lct.NetworkConfig, config: TrainConfig | None = None) -> lct.LocalCriticNetwork:
     torch.manual_seed(0)
-    return lct.build_network(recipe).to(memory_format=torch.channels_last).train()
+    return lct.build_network(recipe, training=config).to(memory_format=torch.channels_last).train()
 
 
-def built_everywhere(recipe: lct.NetworkConfig, group: ProcessGroup) -> lct.LocalCriticNetwork:
-    """With the cuts that rank 0 measures."""
-    network = built(recipe) if group.rank == 0 else None
+def built_everywhere(recipe: lct.NetworkConfig, group: ProcessGroup, config: TrainConfig) -> lct.LocalCriticNetwork:
+    """With the cuts that rank 0 measures for that training."""
+    network = built(recipe, config) if group.rank == 0 else None
     found = group.share(network and network.recipe and network.recipe.to_dict())
     return network or built(lct.NetworkConfig(**found))
 
@@ -226,7 +226,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     sent: list[int] = []
     for critic in settings["critics"]:
         recipe = recipe_of(settings, critic=critic, groups=group.size, balance="time")
-        network = built_everywhere(recipe, group)
+        network = built_everywhere(recipe, group, config)
         runs[f"local critics, {critic}, {group.size} processes"] = decoupled(network, pipeline, config, batch, steps)
         network = built(network.recipe or recipe)
         measure = alone(network, config, batch, steps)
@@ -235,7 +235,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
             runs[f"local critics, {critic}, all of it in each process"] = at_once(measure, pipeline)
         if group.rank == 0:
             groups[critic] = group_seconds(network, *batch, config, loss=lct.cross_entropy)
-            critics[critic] = critic_seconds(network, batch)
+            critics[critic] = critic_seconds(network, batch, config)
             sizes = output_bytes(network, batch[0], precision=config.precision)[:-1]
             sent = [size * config.batch_size for size in sizes]
     whole = built(recipe_of(settings, groups=1))
@@ -244,7 +244,7 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
         runs[name] = on_first(group, alone(whole, config, batch, steps), threads=threads)
     if settings["peers"]:
         for micro in MICROBATCHES:
-            stages = built_everywhere(recipe_of(settings, groups=group.size, balance="time"), group)
+            stages = built_everywhere(recipe_of(settings, groups=group.size, balance="time"), group, config)
             runs[f"{'1F1B' if micro > 1 else 'GPipe'}, {micro} microbatches"] = one_forward_one_backward(
                 stages, group, config, batch, steps, micro
             )
@@ -261,13 +261,13 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     return {"runs": results, "groups": groups, "critics": critics, "sent": sent, "link": link}
 
 
-def critic_seconds(network: lct.LocalCriticNetwork, batch: Batch) -> float:
+def critic_seconds(network: lct.LocalCriticNetwork, batch: Batch, config: TrainConfig) -> float:
     """What a critic adds to a step: the mean over all."""
     times, x = [], batch[0][:1]
     with torch.no_grad():
         for group, critic in zip(network.groups, network.critics, strict=False):
             x = group.eval()(x)
-            times.append(critic_time_ns(critic, tuple(x.shape[1:]), batch_size=len(batch[0])) / 1e9)
+            times.append(critic_time_ns(critic, tuple(x.shape[1:]), config) / 1e9)
     network.train()
     return sum(times) / len(times)
 
@@ -330,7 +330,7 @@ def memory(settings: dict[str, Any], group: ProcessGroup | None) -> list[Any]:
     groups = group.size if group else 1
     pipeline = Pipeline(group, groups=groups)
     recipe = recipe_of(settings, groups=groups)
-    network = built_everywhere(recipe, group) if group else built(recipe)
+    network = built_everywhere(recipe, group, config) if group else built(recipe)
     stage = pipeline.stage(network, share_groups(groups, groups), config, lct.cross_entropy)
     del network
     batch = random_batch(recipe, config.batch_size) if pipeline.is_first else None

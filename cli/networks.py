@@ -91,7 +91,7 @@ def inspect(
     training = TrainConfig(batch_size=batch_size, precision=precision).resolved(images=config.example.dim() == 4)
     torch.manual_seed(0)
     with printed_warnings(stderr()):
-        network, cuts = build_network(config), possible_cuts(config)
+        network, cuts = build_network(config, training=training), possible_cuts(config)
     costs = group_costs(network, config.example)
     *passed_on, output = output_bytes(network, config.example, precision=training.precision)
     sent = [size * batch_size for size in [*passed_on, 0]]

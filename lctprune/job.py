@@ -128,7 +128,7 @@ def _load(job: Job) -> Begun:
     if job.resume and job.out is not None:
         config = dataclasses.replace(config, cuts=Run(job.out).config["network"].get("cuts"))
     torch.manual_seed(job.training.seed)
-    network = build_network(fitted(config, data), weights=weights)
+    network = build_network(fitted(config, data), weights=weights, training=job.training)
     if job.dense:
         with torch.random.fork_rng(devices=[]):
             heads_to_add(network, data.example)

@@ -18,6 +18,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.partition import attach_critics, cut_places
 from lctprune.sequences import gru, lstm, mlp, transformer
 from lctprune.settings import setting
+from lctprune.train_config import TrainConfig
 from lctprune.weights import load_weights, read_weights
 from lctprune.zoo import (
     Builder,
@@ -68,7 +69,7 @@ class NetworkConfig:
     split_at: tuple[str, ...] | None = setting(None, "End a group after each of these modules.")
     balance: str = setting(
         "flops",
-        "What the cuts balance: flops; time (measured) or memory of training with default settings, critics included.",
+        "What the cuts balance: flops; time (measured) or memory of a step of training, critics included.",
     )
     critic: str = setting("tail", "Kind of critic: tail, linear, or, for feature maps, pooled or paper.")
     critic_depth: tuple[int, ...] | None = setting(
@@ -118,13 +119,16 @@ class NetworkConfig:
         return dataclasses.asdict(self)
 
 
-def build_network(config: NetworkConfig, *, weights: str | None = None) -> LocalCriticNetwork:
+def build_network(
+    config: NetworkConfig, *, weights: str | None = None, training: TrainConfig | None = None
+) -> LocalCriticNetwork:
     """A new network with critics; its weights come from PyTorch's global random generator.
 
     Args:
         config: which network.
         weights: of the main network, to start from: `default`, torchvision's or timm's own; a file with a state dict of
             the original model; or the directory of a run with the same model, whose main network is taken.
+        training: that the cuts are to suit, where they balance its time or memory; see `attach_critics`.
 
     Raises:
         PartitionError, ConfigError: the model cannot be built or cut as asked.
@@ -148,6 +152,7 @@ def build_network(config: NetworkConfig, *, weights: str | None = None) -> Local
         critic_pool=config.critic_pool,
         split_at=_cuts(config),
         balance_by=config.balance,
+        training=training,
     )
     recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
     return network_of(network, recipe)

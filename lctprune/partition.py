@@ -6,6 +6,7 @@ group takes one tensor and gives one. Cuts are placed so that a cost of the grou
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -18,16 +19,11 @@ from lctprune.costs import count_parameters, evaluation_mode, saved_bytes
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
-from lctprune.layer_group import layer_groups
+from lctprune.layer_group import layer_groups, refuse_shared_tensors
 from lctprune.network import LocalCriticNetwork
-from lctprune.tracing import (
-    BY_HAND,
-    Traced,
-    require_one_input,
-    trace,
-    without_leftovers,
-)
-from lctprune.training_costs import critic_time_ns, segment_times_ns, timed_batch_size, training_bytes
+from lctprune.tracing import Traced, require_one_input, trace, without_leftovers
+from lctprune.train_config import TrainConfig
+from lctprune.training_costs import as_timed, critic_time_ns, segment_times_ns, training_bytes
 
 _T = TypeVar("_T")
 
@@ -44,6 +40,7 @@ def attach_critics(
     critic_pool: str = "mean",
     split_at: Sequence[str] | None = None,
     balance_by: str = "flops",
+    training: TrainConfig | None = None,
 ) -> LocalCriticNetwork:
     """Cut a model into layer groups and attach a new critic to each but the last.
 
@@ -58,8 +55,9 @@ def attach_critics(
         critic_pool: how critics of sequences pool the steps: `mean` or `last`.
         split_at: names of modules or nodes, such as "layer2"; a group ends after each. In place of `groups`. A name
             that stands there twice gets two critics, with an empty group between them.
-        balance_by: what cuts balance: `flops`; or what a step of training with default settings costs a group and its
-            critic: `time`, measured here, or `memory` of activations, weights, gradients and momentum.
+        balance_by: what cuts balance: `flops`; or what a step of training costs a group and its critic: `time`,
+            measured on this processor, or `memory` of activations, weights, gradients and momentum.
+        training: the training of which `time` or `memory` is balanced; by default one with default settings.
 
     Raises:
         NetworkError: the model does not run on the example.
@@ -84,17 +82,23 @@ def attach_critics(
             pool=critic_pool,
         )
 
-    def critic_cost(cut: CutPoint, batch_size: int) -> int:
+    def critic_cost(cut: CutPoint, config: TrainConfig) -> int:
         with torch.random.fork_rng(devices=[]), suppress(ConfigError):  # no critic of this kind can stand there
             head = critic_behind(cut, depths[0] if depths else None, widths[0] if widths else 1.0)
             if balance_by == "memory":
                 activations = saved_bytes(head, torch.zeros(1, *cut.shape))
-                return training_bytes(activations, count_parameters(head), images=example.dim() == 4)
-            return critic_time_ns(head, cut.shape, batch_size=batch_size)
+                return training_bytes(activations, count_parameters(head), config)
+            return critic_time_ns(head, cut.shape, config)
         return 0
 
     parts, cuts = _partition(
-        model, example, groups=groups, split_at=split_at, balance_by=balance_by, critic_cost=critic_cost
+        model,
+        example,
+        groups=groups,
+        split_at=split_at,
+        balance_by=balance_by,
+        training=training,
+        critic_cost=critic_cost,
     )
     shape = _output_shape(parts, example)
     if shape != (num_outputs,):
@@ -137,7 +141,8 @@ def _partition(
     groups: int,
     split_at: Sequence[str] | None,
     balance_by: str,
-    critic_cost: Callable[[CutPoint, int], int] | None = None,
+    training: TrainConfig | None = None,
+    critic_cost: Callable[[CutPoint, TrainConfig], int] | None = None,
 ) -> tuple[list[nn.Module], list[CutPoint]]:
     if groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
@@ -155,9 +160,11 @@ def _partition(
         elif balance_by == "flops":
             cuts = balanced_cuts(places, groups)
         else:
-            cuts = _cuts_for_training(traced, places, example, groups, balance_by, critic_cost)
+            here = dataclasses.replace(training or TrainConfig(), device="cpu")  # where networks are built
+            config = here.resolved(images=example.dim() == 4)
+            cuts = _cuts_for_training(traced, places, example, groups, balance_by, config, critic_cost)
         parts = layer_groups(traced, cuts)
-    _refuse_shared_tensors(parts)
+    refuse_shared_tensors(parts)
     return parts, cuts
 
 
@@ -211,34 +218,19 @@ def _cuts_for_training(
     example: Tensor,
     groups: int,
     balance_by: str,
-    critic_cost: Callable[[CutPoint, int], int] | None,
+    config: TrainConfig,
+    critic_cost: Callable[[CutPoint, TrainConfig], int] | None,
 ) -> list[CutPoint]:
     """Those that balance what a step of training costs each group, with its critic."""
     segments = layer_groups(traced, places[:-1])
-    size = 0  # of the batch that is timed
     if balance_by == "time":
-        size = timed_batch_size(saved_bytes(traced.root, example[:1]))
-        upto = list(itertools.accumulate(segment_times_ns(segments, example, batch_size=size)))
+        config = as_timed(config, saved_bytes(traced.root, example[:1]))
+        upto = list(itertools.accumulate(segment_times_ns(segments, example, config)))
     else:
         parameters = itertools.accumulate(count_parameters(segment) for segment in segments)
-        images = example.dim() == 4
-        upto = [
-            training_bytes(place.cost, count, images=images) for place, count in zip(places, parameters, strict=True)
-        ]
+        upto = [training_bytes(place.cost, count, config) for place, count in zip(places, parameters, strict=True)]
     summed = [place._replace(cost=cost) for place, cost in zip(places, upto, strict=True)]
-    return balanced_cuts(summed, groups, end_cost=lambda cut: critic_cost(cut, size) if critic_cost else 0)
-
-
-def _refuse_shared_tensors(parts: Sequence[nn.Module]) -> None:
-    seen: dict[int, str] = {}
-    for part in parts:
-        names = {id(tensor): name for name, tensor in part.state_dict(keep_vars=True).items()}
-        for shared in names.keys() & seen.keys():
-            raise PartitionError(
-                f"the parameter {names[shared]} is used on both sides of a cut; "
-                f"cut elsewhere with split_at, or {BY_HAND}"
-            )
-        seen |= names
+    return balanced_cuts(summed, groups, end_cost=lambda cut: critic_cost(cut, config) if critic_cost else 0)
 
 
 def _output_shape(parts: Sequence[nn.Module], example: Tensor) -> tuple[int, ...]:

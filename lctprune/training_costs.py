@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
@@ -22,12 +23,13 @@ STATE_BYTES = 12  # of a parameter in training, its gradient and its momentum, i
 MEMORY_BYTES = 2 * 2**30  # that the activations of a timed batch may take
 
 
-def timed_batch_size(bytes_per_sample: int) -> int:
-    """As many samples as training takes by default, if their activations do not take too much memory."""
-    return max(2, min(TrainConfig().batch_size, MEMORY_BYTES // max(1, bytes_per_sample)))
+def as_timed(training: TrainConfig, bytes_per_sample: int) -> TrainConfig:
+    """The same with fewer samples in a batch, where their activations would take too much memory."""
+    size = max(2, min(training.batch_size, MEMORY_BYTES // max(1, bytes_per_sample)))
+    return dataclasses.replace(training, batch_size=size)
 
 
-def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, *, batch_size: int) -> list[int]:
+def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, config: TrainConfig) -> list[int]:
     """Nanoseconds that each of consecutive segments adds to a step of training, in training mode.
 
     All segments run forward, then all backward in reverse, as in training: what a segment saves is not in the cache any
@@ -37,11 +39,10 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, *, batch_si
     Args:
         segments: each takes what the one before gives.
         example: an input of the first, [batch, ...], of which the first sample is used.
-        batch_size: copies of it in the batch that is timed.
+        config: resolved: how many copies of it a batch has, the precision and the optimiser.
     """
-    config = _as_by_default(images=example.dim() == 4)
     with training_for_now(nn.ModuleList(segments)), autocast(config), torch.enable_grad():
-        times = [_one_run(segments, _training_batch(example, batch_size)) for _ in range(REPEATS)]
+        times = [_one_run(segments, _training_batch(example, config.batch_size)) for _ in range(REPEATS)]
         updates = [_update_time_ns(Optimizers(segment, None, config)) for segment in segments]
     return [min(column) + update for *column, update in zip(*times, updates, strict=True)]
 
@@ -85,12 +86,13 @@ def group_seconds(
     return [min(column) + update for *column, update in zip(*seconds, updates, strict=True)]
 
 
-def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int) -> int:
-    """Nanoseconds that a critic adds to a step of training, behind a tensor of `shape` (without the batch)."""
-    inputs = _training_batch(torch.zeros(1, *shape), batch_size).requires_grad_()
+def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: TrainConfig) -> int:
+    """Nanoseconds that a critic adds to a step of training by a resolved config, behind a tensor of `shape` (without
+    the batch).
+    """
+    inputs = _training_batch(torch.zeros(1, *shape), config.batch_size).requires_grad_()
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     times = []
-    config = _as_by_default(images=len(shape) == 3)
     with autocast(config), torch.enable_grad():
         for _ in range(REPEATS):
             start = time.perf_counter_ns()
@@ -101,15 +103,14 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], *, batch_size: int
         return min(times) + _update_time_ns(Optimizers(nn.Identity(), critic, config))
 
 
-def training_bytes(activation_bytes: int, parameters: int, *, images: bool) -> int:
+def training_bytes(activation_bytes: int, parameters: int, config: TrainConfig) -> int:
     """Bytes that a process holds to train something: activations, and parameters with gradients and momentum.
 
     Args:
         activation_bytes: saved for the backward pass of one sample, in single precision.
         parameters: how many.
-        images: whether the network sees images; see `TrainConfig.resolved`.
+        config: resolved: the batch size and the precision.
     """
-    config = _as_by_default(images=images)
     batch = activation_bytes * config.batch_size
     return (batch // 2 if config.precision == "bf16" else batch) + STATE_BYTES * parameters
 
@@ -139,11 +140,6 @@ def _training_batch(example: Tensor, size: int) -> Tensor:
     """Copies of an example's first sample, images in the memory layout of training."""
     batch = example[:1].detach().repeat_interleave(size, 0)
     return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
-
-
-def _as_by_default(*, images: bool) -> TrainConfig:
-    """What training takes here where nothing is asked for."""
-    return TrainConfig(device="cpu").resolved(images=images)
 
 
 def _update_time_ns(optimizers: Optimizers) -> int:

@@ -112,6 +112,11 @@ def test_the_balance_changes_the_cuts(cli: Cli) -> None:
         for kind in ("flops", "memory")
     }
     assert groups["flops"] != groups["memory"]
+    small, large = (
+        inspected(cli, "vgg-lct", "--image-size", 16, "--balance", "memory", "--batch-size", size)["groups"]
+        for size in (1, 1024)
+    )
+    assert [group["last"] for group in small] != [group["last"] for group in large]
     assert len(inspected(cli, "mlp", "--features", 4, "--groups", 2, "--balance", "time")["groups"]) == 2
 
 

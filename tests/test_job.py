@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.job import skeleton
+from lctprune.job import Job, begin, skeleton
 from lctprune.models import NetworkConfig
 
 RECIPES = {
@@ -56,3 +56,19 @@ def test_what_no_state_dict_holds_is_built(tmp_path: Path, monkeypatch: pytest.M
     built = skeleton(network.recipe, seed=3)
     for ours, theirs in zip(network.buffers(), built.buffers(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_the_cuts_suit_the_jobs_training(tmp_path: Path) -> None:
+    network = NetworkConfig(model="vgg-lct", model_args={"width": 8}, balance="memory")
+    cuts = {
+        size: begin(
+            Job(
+                network=network,
+                data=lct.DataConfig(name="digits"),
+                training=lct.TrainConfig(batch_size=size),
+                out=tmp_path / str(size),
+            )
+        ).network.cuts
+        for size in (1, 1024)
+    }
+    assert cuts[1] != cuts[1024]

@@ -266,6 +266,14 @@ def test_the_papers_cuts_give_way_to_a_balance_that_is_asked_for() -> None:
     assert networks[0].cuts != networks[1].cuts
 
 
+def test_the_cuts_suit_the_training() -> None:
+    """Small batches are all weights, large ones all activations."""
+    config = NetworkConfig(model="vgg-lct", balance="memory")
+    small, large = (build_network(config, training=lct.TrainConfig(batch_size=size)) for size in (1, 1024))
+    assert small.cuts != large.cuts
+    assert build_network(config).cuts == build_network(config, training=lct.TrainConfig()).cuts
+
+
 @pytest.mark.parametrize("name", ["num_classes", "num_outputs", "image_size", "pretrained", "checkpoint_path"])
 def test_arguments_that_the_data_or_the_weights_decide_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"may not be {name}"):

@@ -7,12 +7,14 @@ from equality import same
 from torch import nn
 
 import lctprune as lct
-from lctprune.training_costs import MEMORY_BYTES, critic_time_ns, group_seconds, segment_times_ns, timed_batch_size
+from lctprune.training_costs import MEMORY_BYTES, as_timed, critic_time_ns, group_seconds, segment_times_ns
+
+CONFIG = lct.TrainConfig(batch_size=64).resolved()
 
 
 def test_each_segment_has_its_own_time() -> None:
     segments = [nn.Linear(4, 2048), nn.Linear(2048, 2048), nn.Linear(2048, 4), nn.Identity()]
-    times = segment_times_ns(segments, torch.randn(1, 4), batch_size=64)
+    times = segment_times_ns(segments, torch.randn(1, 4), CONFIG)
     assert len(times) == 4
     assert times[1] == max(times)
     assert times[3] == min(times)
@@ -20,7 +22,7 @@ def test_each_segment_has_its_own_time() -> None:
 
 def test_a_larger_critic_takes_longer() -> None:
     small, large = (nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 3)) for width in (2, 8192))
-    assert 0 < critic_time_ns(small, (4, 4, 4), batch_size=64) < critic_time_ns(large, (4, 4, 4), batch_size=64)
+    assert 0 < critic_time_ns(small, (4, 4, 4), CONFIG) < critic_time_ns(large, (4, 4, 4), CONFIG)
 
 
 def test_the_optimisers_step_counts() -> None:
@@ -43,7 +45,7 @@ def test_timing_leaves_no_trace() -> None:
     whole, draws = nn.ModuleList(segments), torch.random.get_rng_state()
     state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     modes = [module.training for module in whole.modules()]
-    segment_times_ns(segments, torch.randn(1, 3, 8, 8), batch_size=4)
+    segment_times_ns(segments, torch.randn(1, 3, 8, 8), CONFIG)
     torch.testing.assert_close(dict(whole.state_dict()), state, rtol=0, atol=0)
     assert modes == [module.training for module in whole.modules()]
     assert all(parameter.grad is None for parameter in whole.parameters())
@@ -58,6 +60,6 @@ def _drawn_from(state: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_timed_batch_fits_into_memory() -> None:
-    assert timed_batch_size(1000) == 64
-    assert timed_batch_size(MEMORY_BYTES // 10) == 10
-    assert timed_batch_size(MEMORY_BYTES) == 2
+    assert as_timed(CONFIG, 1000) == CONFIG
+    assert as_timed(CONFIG, MEMORY_BYTES // 10).batch_size == 10
+    assert as_timed(CONFIG, MEMORY_BYTES).batch_size == 2
