@@ -18,6 +18,7 @@ from lctprune.sequence_layers import POOLS, NormalizedPooling, Pooling
 
 PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 128 channels"
 TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7
+TAIL_FEATURES = 4  # pooled, for each channel of a tail's last block
 TAIL_AREA = 4096  # channels x side of a tail's input at most; a ResNet-50's wide maps are narrowed to it
 POOLED_SIDE = 4  # side of the map that a pooled critic flattens
 
@@ -112,19 +113,28 @@ def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = No
 
 
 def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
-    """A thin residual tail: a stride-2 residual block for each remaining halving of the map, global pooling, linear.
+    """A thin residual tail: a stride-2 residual block for each remaining halving of the map, a 1x1 convolution to four
+    times the channels, global pooling, linear.
 
     The first block keeps the group's channels, times `width` (fewer where the map is wider than `TAIL_AREA`, as after a
-    bottleneck block), each further one doubles them. With a `depth` of more than 1, blocks of stride 1 follow each.
+    bottleneck block), each further one doubles them. Blocks have two convolutions, but for the first of several, which
+    has the largest map. With a `depth` of more than 1, blocks of stride 1 follow each. A map that is not to be halved is
+    pooled as it is.
     """
     channels, *sides = shape
     side = min(sides)
     blocks: list[nn.Module] = []
-    for index in range(_halvings(side, TAIL_SIDE)):
+    halvings = _halvings(side, TAIL_SIDE)
+    for index in range(halvings):
         out_channels = _scaled(min(channels, TAIL_AREA // side), width) if index == 0 else 2 * channels
-        blocks.append(TailBlock(channels, out_channels, stride=2))
+        convolutions = 1 if index == 0 and halvings > 1 else 2
+        blocks.append(TailBlock(channels, out_channels, stride=2, convolutions=convolutions))
         blocks += [TailBlock(out_channels, out_channels, stride=1) for _ in range((depth or 1) - 1)]
         channels = out_channels
+    if blocks:
+        features = TAIL_FEATURES * channels
+        blocks += [*_normalized_convolution(channels, features, 1), nn.ReLU(inplace=True)]
+        channels = features
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
 
 
@@ -155,26 +165,31 @@ def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Seq
 
 
 class TailBlock(nn.Module):
-    """A residual block that may halve the map. Its shortcut has no parameters and keeps nothing for the backward pass:
-    average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the first channels only.
+    """A residual block of 3x3 convolutions that may halve the map. Its shortcut has no parameters and keeps nothing for
+    the backward pass: average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the first
+    channels only.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, convolutions: int = 2) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
+        layers = _normalized_convolution(in_channels, out_channels, 3, stride)
+        for _ in range(convolutions - 1):
+            layers += [nn.ReLU(inplace=True), *_normalized_convolution(out_channels, out_channels, 3)]
+        self.residual = nn.Sequential(*layers)
         self.pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         self.more_channels = out_channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, in_channels, h, w] -> [batch, out_channels, h', w'], rounded up
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        shortcut = self.pool(x)
+        residual, shortcut = self.residual(x), self.pool(x)
         if self.more_channels:
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.more_channels))
-        return functional.relu(out + shortcut, inplace=True)
+        return functional.relu(residual + shortcut, inplace=True)
+
+
+def _normalized_convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """With batch normalisation in place of a bias."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels)]
 
 
 def _scaled(channels: int, width: float) -> int:
