@@ -116,7 +116,7 @@ def test_it_learns_what_the_main_network_gives(trained: lct.Run) -> None:
 
     teacher = lct.load_network(trained)
     before = distance(teacher.subnetwork(0))
-    fine = lct.finetune(trained, 0, epochs=6, distill=1.0, lr=0.05)
+    fine = lct.finetune(trained, 0, epochs=6, distill=1.0)
     assert distance(lct.load_network(fine)) < before
 
 
