@@ -118,8 +118,8 @@ def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None
 
     The first block keeps the group's channels, times `width` (fewer where the map is wider than `TAIL_AREA`, as after a
     bottleneck block), each further one doubles them. Blocks have two convolutions, but for the first of several, which
-    has the largest map. With a `depth` of more than 1, blocks of stride 1 follow each. A map that is not to be halved is
-    pooled as it is.
+    has the largest map. With a `depth` of more than 1, blocks of stride 1 follow each. A map that is not to be halved
+    is pooled as it is.
     """
     channels, *sides = shape
     side = min(sides)
@@ -165,9 +165,9 @@ def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Seq
 
 
 class TailBlock(nn.Module):
-    """A residual block of 3x3 convolutions that may halve the map. Its shortcut has no parameters and keeps nothing for
-    the backward pass: average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the first
-    channels only.
+    """A residual block of 3x3 convolutions that may halve the map. Its shortcut has no parameters and keeps nothing
+    for the backward pass: average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the
+    first channels only.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, convolutions: int = 2) -> None:

@@ -36,6 +36,7 @@ from lctprune.weights import CHECKPOINT, NETWORK_PREFIX
 from lctprune.zoo import is_own_function
 
 RUNS = Path("runs")
+MOST_OF_REASON = 200  # characters of what PyTorch says of weights that do not fit
 CONFIG, METRICS = "config.json", "metrics.csv"
 
 
@@ -210,7 +211,8 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
             network = build_network(NetworkConfig(**recipe))
         network.load_state_dict(weights)
     except (TypeError, RuntimeError) as error:  # settings or weights of another version
-        raise _of_another_version(run, error) from error
+        remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
+        raise _of_another_version(run, error, remedy) from error
     return network.eval()
 
 
@@ -226,9 +228,9 @@ def recorded_training(run: Run) -> TrainConfig:
         raise _of_another_version(run, error) from error
 
 
-def _of_another_version(run: Run, error: Exception) -> RunError:
-    reason = " ".join(str(error).split())
-    return RunError(f"{run.path} does not fit this version of lctprune ({reason}); train it again")
+def _of_another_version(run: Run, error: Exception, remedy: str = "train it again") -> RunError:
+    reason = textwrap.shorten(str(error), MOST_OF_REASON, placeholder=" ...")
+    return RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}")
 
 
 def _new_path(config: Mapping[str, Any]) -> Path:

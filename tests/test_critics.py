@@ -77,7 +77,9 @@ def test_macs_of_a_tail() -> None:
     first = 9 * 64 * 64 * 16 * 16  # 64 channels kept, 32x32 -> 16x16
     second = 9 * 64 * 128 * 8 * 8 + 9 * 128 * 128 * 8 * 8  # doubled, -> 8x8
     third = 9 * 128 * 256 * 4 * 4 + 9 * 256 * 256 * 4 * 4  # doubled, -> 4x4, which is below 8: no further halving
-    assert macs(lct.make_critic("tail", (64, 32, 32), 10), (64, 32, 32)) == first + second + third + tail_end(256, 16, 10)
+    assert macs(lct.make_critic("tail", (64, 32, 32), 10), (64, 32, 32)) == first + second + third + tail_end(
+        256, 16, 10
+    )
 
 
 def test_macs_of_a_tail_behind_a_wide_map() -> None:

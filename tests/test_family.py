@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import lctprune as lct
 from lctprune.dense import begin_dense
@@ -165,3 +166,19 @@ def test_settings_of_another_version_are_refused(trained: lct.Run) -> None:
         with pytest.raises(lct.RunError, match=r"does not fit this version of lctprune \(.*momentum_of_tomorrow"):
             add(lct.Run(trained.path))
     assert not (trained.path / "dense").exists()
+
+
+def test_critics_of_another_version_are_refused_in_a_few_words(trained: lct.Run) -> None:
+    """Its main network can be had all the same."""
+    tensors = trained.read_checkpoint("")
+    renamed = {name.replace("critics.", "critics.older."): tensor for name, tensor in tensors.items()}
+    trained.write_checkpoint(trained.epochs_done, renamed)
+    with pytest.raises(
+        lct.RunError, match=rf"Missing key.* \.\.\.\); train it again, or .*--weights {trained.path}"
+    ) as info:
+        lct.load_network(trained.path)
+    assert len(str(info.value)) < 400 + 2 * len(str(trained.path))
+    recipe = lct.NetworkConfig(**trained.config["network"])
+    again = lct.build_network(recipe, weights=str(trained.path)).main_state_dict()
+    for name, tensor in again.items():
+        assert any(torch.equal(tensor, old) for key, old in tensors.items() if key.endswith(name))
