@@ -18,7 +18,7 @@ from lctprune.sequence_layers import POOLS, NormalizedPooling, Pooling
 
 PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 128 channels"
 TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7
-TAIL_FEATURES = 4  # pooled, for each channel of a tail's last block
+TAIL_FEATURES = 1.5  # pooled, for each channel of a tail's last block
 TAIL_AREA = 4096  # channels x side of a tail's input at most; a ResNet-50's wide maps are narrowed to it
 POOLED_SIDE = 4  # side of the map that a pooled critic flattens
 
@@ -113,26 +113,23 @@ def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = No
 
 
 def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
-    """A thin residual tail: a stride-2 residual block for each remaining halving of the map, a 1x1 convolution to four
-    times the channels, global pooling, linear.
+    """A thin residual tail: a stride-2 residual block for each remaining halving of the map, a 1x1 convolution to half
+    as many channels again, global pooling, linear.
 
     The first block keeps the group's channels, times `width` (fewer where the map is wider than `TAIL_AREA`, as after a
-    bottleneck block), each further one doubles them. Blocks have two convolutions, but for the first of several, which
-    has the largest map. With a `depth` of more than 1, blocks of stride 1 follow each. A map that is not to be halved
-    is pooled as it is.
+    bottleneck block), each further one doubles them. With a `depth` of more than 1, blocks of stride 1 follow each. A
+    map that is not to be halved is pooled as it is.
     """
     channels, *sides = shape
     side = min(sides)
     blocks: list[nn.Module] = []
-    halvings = _halvings(side, TAIL_SIDE)
-    for index in range(halvings):
+    for index in range(_halvings(side, TAIL_SIDE)):
         out_channels = _scaled(min(channels, TAIL_AREA // side), width) if index == 0 else 2 * channels
-        convolutions = 1 if index == 0 and halvings > 1 else 2
-        blocks.append(TailBlock(channels, out_channels, stride=2, convolutions=convolutions))
+        blocks.append(TailBlock(channels, out_channels, stride=2))
         blocks += [TailBlock(out_channels, out_channels, stride=1) for _ in range((depth or 1) - 1)]
         channels = out_channels
     if blocks:
-        features = TAIL_FEATURES * channels
+        features = _scaled(channels, TAIL_FEATURES)
         blocks += [*_normalized_convolution(channels, features, 1), nn.ReLU(inplace=True)]
         channels = features
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
@@ -165,17 +162,18 @@ def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Seq
 
 
 class TailBlock(nn.Module):
-    """A residual block of 3x3 convolutions that may halve the map. Its shortcut has no parameters and keeps nothing
+    """A residual block of two 3x3 convolutions that may halve the map. Its shortcut has no parameters and keeps nothing
     for the backward pass: average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the
     first channels only.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, convolutions: int = 2) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
-        layers = _normalized_convolution(in_channels, out_channels, 3, stride)
-        for _ in range(convolutions - 1):
-            layers += [nn.ReLU(inplace=True), *_normalized_convolution(out_channels, out_channels, 3)]
-        self.residual = nn.Sequential(*layers)
+        self.residual = nn.Sequential(
+            *_normalized_convolution(in_channels, out_channels, 3, stride),
+            nn.ReLU(inplace=True),
+            *_normalized_convolution(out_channels, out_channels, 3),
+        )
         self.pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         self.more_channels = out_channels - in_channels
 
