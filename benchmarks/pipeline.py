@@ -123,15 +123,6 @@ def ratio(slower: list[float], faster: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(slower, faster, strict=True))
 
 
-def slowdown_of(speeds: dict[int, dict[str, Any]], critic: str) -> float:
-    """How many times as long a process takes while every core is busy with one that has nothing to do with it."""
-    if CORES not in speeds:
-        return 1.0
-    times = {name: [step_time(each) for each in repeats] for name, repeats in speeds[CORES]["runs"].items()}
-    one, each = (f"local critics, {critic}, {what}" for what in ("1 process, 1 thread", "all of it in each process"))
-    return ratio(times[each], times[one])
-
-
 def busy(repeats: list[list[dict[str, float]]]) -> list[float]:
     """Seconds a step in which each process does not wait: medians."""
     return [
@@ -178,8 +169,7 @@ def print_scale(speeds: dict[int, dict[str, Any]], critics: list[str]) -> None:
         measured_link = Link(found["link"]["bytes_per_s"], found["link"]["latency_s"], found["link"]["bytes_per_s"])
         for critic in critics:
             compute = found["groups"][critic]
-            slowdown = slowdown_of(speeds, critic)
-            predicted = step_seconds(compute, found["sent"], measured_link, cores=CORES, slowdown=slowdown)
+            predicted = step_seconds(compute, found["sent"], measured_link, cores=CORES)
             repeats = found["runs"][f"local critics, {critic}, {count} processes"]
             seconds = statistics.median(step_time(each) for each in repeats)
             print(f"  {count} processes, {critic:7} {predicted:.4f}  {seconds:.4f}  {predicted / seconds - 1:+.1%}")

@@ -2,7 +2,7 @@
 
 A process computes its group and critic, and the network carries h_i to the next process in the meantime; nobody waits
 for a gradient. So a step takes as long as the slowest process or the slowest link; where processes share cores, as long
-as those need for all of them, and each core is slower while the others are busy.
+as those need for all of them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,7 @@ class Link(NamedTuple):
 
 
 def step_seconds(
-    compute_s: Sequence[float],
-    sent_bytes: Sequence[float],
-    link: Link,
-    *,
-    cores: int | None = None,
-    slowdown: float = 1.0,
+    compute_s: Sequence[float], sent_bytes: Sequence[float], link: Link, *, cores: int | None = None
 ) -> float:
     """Seconds of a step in the steady state.
 
@@ -34,9 +29,8 @@ def step_seconds(
         sent_bytes: from each process but the last to the next.
         link: between any two.
         cores: that all processes share; None: each has its own.
-        slowdown: how many times as long a core computes while the others do, with which it shares memory.
     """
-    busy = [seconds * slowdown for seconds in compute_s]
+    busy = list(compute_s)
     for index, size in enumerate(sent_bytes):
         busy[index] += size / link.cpu_bytes_per_s
         busy[index + 1] += size / link.cpu_bytes_per_s
