@@ -6,6 +6,7 @@ and computes in bf16 on every processor: where it has no units for that, a matri
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim import SGD
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a s + b s^3 + c s^5, again and again, takes singular values s to about 1
 ITERATIONS = 3
 SGD_FACTOR = 20.0  # all that is no convolution learns at this multiple of the rate
+MOST_COLUMNS = 128  # of a matrix that does; with more, its rate falls as their number rises
 DECAY_FACTOR = 100.0  # of the weight decay of convolutions, whose rate is so small
 
 
@@ -29,7 +31,7 @@ class Muon(SGD):
     Args:
         convolutions: weights [out, in, height, width]; each is a matrix with a row for each output.
         others: parameter groups, as of any optimiser, with a `weight_decay` each.
-        lr: of convolutions; of all others `SGD_FACTOR` times that.
+        lr: of convolutions; all others have the multiple of it that `sgd_factor` says.
         momentum: of both.
         weight_decay: of convolutions.
         dtype: in which matrices are orthogonalised.
@@ -45,7 +47,11 @@ class Muon(SGD):
         weight_decay: float,
         dtype: torch.dtype,
     ) -> None:
-        groups = [{**group, "lr": SGD_FACTOR * lr, "lr_factor": SGD_FACTOR} for group in others]
+        groups = [
+            {**group, "params": list(alike), "lr": factor * lr, "lr_factor": factor}
+            for group in others
+            for factor, alike in itertools.groupby(group["params"], sgd_factor)
+        ]
         # plain SGD without momentum, on gradients that `step` has replaced by the update
         plain = {"momentum": 0.0, "nesterov": False, "weight_decay": DECAY_FACTOR * weight_decay}
         if convolutions := list(convolutions):
@@ -73,6 +79,17 @@ class Muon(SGD):
         update = orthogonalized(matrix.to(dtype)).mul_(max(1.0, rows / columns) ** 0.5)
         # in the weight's memory layout, which fused SGD takes for granted
         return torch.empty_like(weight).copy_(update.view(direction.shape).movedim(-1, 1))
+
+
+def sgd_factor(parameter: Tensor) -> float:
+    """The multiple of the rate at which SGD changes a parameter that is no convolution.
+
+    A step moves a linear layer's outputs the farther the more inputs it has, so a classifier's rate must fall as one
+    over their number (Yang et al. 2022, arXiv 2203.03466, Table 3). At one rate for all, that of 512 features jumps to
+    and fro, and all layers before it take Muon's steps, which are never short, along with it.
+    """
+    columns = parameter.shape[1] if parameter.dim() == 2 else 1
+    return SGD_FACTOR * min(1.0, MOST_COLUMNS / columns)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ class TrainConfig:
         "images, adamw for all others.",
     )
     lr: float | None = setting(
-        None, "Highest learning rate; by default 0.02 of muon (its SGD has 20 times that), 0.2 of sgd, 0.001 of adamw."
+        None,
+        "Highest learning rate; by default 0.02 of muon (its SGD has 20 times that, less for wide linear layers), 0.2 "
+        "of sgd, 0.001 of adamw.",
     )
     momentum: float = setting(0.9, "Nesterov momentum of SGD and Muon.")
     weight_decay: float = setting(

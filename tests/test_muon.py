@@ -97,14 +97,15 @@ def test_convolutions_take_orthogonal_steps_and_the_rest_sgds(layout: torch.memo
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_network_without_convolutions_learns_by_sgd_alone() -> None:
+@pytest.mark.parametrize(("features", "factor"), [(4, SGD_FACTOR), (128, SGD_FACTOR), (512, SGD_FACTOR / 4)])
+def test_a_linear_layer_learns_by_sgd_more_slowly_the_more_features_it_has(features: int, factor: float) -> None:
     both = []
-    for optimizer, lr in (("muon", 0.01), ("sgd", 0.01 * SGD_FACTOR)):
+    for optimizer, lr in (("muon", 0.001), ("sgd", 0.001 * factor)):
         torch.manual_seed(0)
-        layer = nn.Linear(4, 3)
+        layer = nn.Linear(features, 3, bias=False)
         optimizers = Optimizers(layer, None, lct.TrainConfig(optimizer=optimizer, lr=lr))
         for _ in range(3):
-            layer(torch.ones(2, 4)).square().sum().backward()
+            layer(torch.ones(2, features)).sum().backward()
             for each in optimizers.all.values():
                 apply_gradients(each, lr)
         both.append(layer.weight.detach())
