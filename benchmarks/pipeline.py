@@ -65,7 +65,7 @@ def main() -> None:
 
 def resolved(model: str, arguments: argparse.Namespace) -> lct.TrainConfig:
     config = lct.TrainConfig(batch_size=arguments.batch_size, optimizer=arguments.optimizer)
-    return config.resolved(images=model != "lstm")
+    return config.resolved(images=model != "lstm", convolutional=model != "lstm")
 
 
 def run(job: str, processes: int, settings: dict[str, Any]) -> Any:

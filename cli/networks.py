@@ -88,12 +88,13 @@ def inspect(
         features=features,
         steps=steps,
     )
-    training = TrainConfig(batch_size=batch_size, precision=precision).resolved(images=config.example.dim() == 4)
+    training = TrainConfig(batch_size=batch_size, precision=precision)
     torch.manual_seed(0)
     with printed_warnings(stderr()):
         network, cuts = build_network(config, training=training), possible_cuts(config)
     costs = group_costs(network, config.example)
-    *passed_on, output = output_bytes(network, config.example, precision=training.precision)
+    precision = training.resolved(images=config.example.dim() == 4).precision
+    *passed_on, output = output_bytes(network, config.example, precision=precision)
     sent = [size * batch_size for size in [*passed_on, 0]]
     if json:
         groups_record = [
@@ -106,7 +107,7 @@ def inspect(
     console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
     if passed_on:
         console.print(
-            f"Sent is what goes to the next group's process in a step of {batch_size} samples in {training.precision}; "
+            f"Sent is what goes to the next group's process in a step of {batch_size} samples in {precision}; "
             f"{batch_size * (4 + output)} bytes come back, the next exit's losses and outputs."
         )
     console.print(f"{len(cuts)} possible cuts, for --split-at: {', '.join(cuts)}")

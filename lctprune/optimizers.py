@@ -78,6 +78,15 @@ def ramp_at(progress: float, name: str, value: float | str) -> float:
     return begin + (end - begin) * progress
 
 
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether it mixes channels mainly by convolutions, so that Muon, which orthogonalises theirs alone, is for it.
+
+    Counts layers, not weights: of VGG's, nine tenths are in three linear layers.
+    """
+    linear = sum(isinstance(module, nn.Linear) for module in model.modules())
+    return len(_convolutions(model)) > linear
+
+
 def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
     """The optimiser that `config`, resolved, names, whose rate the schedule sets; None where nothing is to learn."""
     convolutions = _convolutions(module) if config.optimizer == "muon" else {}

@@ -33,8 +33,8 @@ class TrainConfig:
     batch_size: int = setting(64, "Samples in a step.")
     optimizer: str = setting(
         "auto",
-        "muon (orthogonal updates of convolutions, SGD for the rest), sgd, adamw, or auto: muon for networks of "
-        "images, adamw for all others.",
+        "muon (orthogonal updates of convolutions, SGD for the rest), sgd, adamw, or auto: muon for convolutional "
+        "networks, adamw for all others.",
     )
     lr: float | None = setting(
         None,
@@ -97,11 +97,12 @@ class TrainConfig:
                 "leave one of them out"
             )
 
-    def resolved(self, *, images: bool = True) -> TrainConfig:
+    def resolved(self, *, images: bool = True, convolutional: bool = True) -> TrainConfig:
         """The same with `auto` settled for this machine, and ramps in one way of writing.
 
         Args:
             images: whether the network sees images: other networks are small, and gain nothing from bf16.
+            convolutional: whether it mixes channels mainly by convolutions, as `is_convolutional` tells.
 
         Raises:
             ConfigError: the device is not there.
@@ -115,7 +116,7 @@ class TrainConfig:
             precision = "bf16" if images and _computes_in_bf16(device) else "fp32"
         optimizer = self.optimizer
         if optimizer == "auto":
-            optimizer = "muon" if images else "adamw"
+            optimizer = "muon" if convolutional else "adamw"
         lr = DEFAULT_LR[optimizer] if self.lr is None else self.lr
         return dataclasses.replace(
             self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import lctprune as lct
 from lctprune.muon import DECAY_FACTOR, ITERATIONS, QUINTIC, SGD_FACTOR, orthogonalized
-from lctprune.optimizers import Optimizers, apply_gradients
+from lctprune.optimizers import Optimizers, apply_gradients, is_convolutional
 
 
 def by_singular_values(matrix: Tensor) -> Tensor:
@@ -39,6 +40,23 @@ def test_singular_values_come_near_1_in_bf16_too() -> None:
         values = torch.linalg.svdvals(orthogonalized(matrix.to(dtype)).float())
         assert 0.6 < values.min() < values.max() < 1.3
     assert torch.equal(orthogonalized(torch.zeros(4, 9)), torch.zeros(4, 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutional"),
+    [
+        ("resnet18", True),
+        ("vgg16", True),  # nine tenths of its weights are in linear layers
+        ("mobilenet_v3_small", True),
+        ("efficientnet_b0", True),
+        ("convnext_tiny", False),  # its convolutions are depthwise, its channels are mixed by linear layers
+        ("vit_b_16", False),
+        ("swin_t", False),
+    ],
+)
+def test_muon_is_for_networks_that_mix_channels_by_convolutions(name: str, convolutional: bool) -> None:
+    with torch.device("meta"):
+        assert is_convolutional(torchvision.models.get_model(name)) is convolutional
 
 
 class Mixed(nn.Module):

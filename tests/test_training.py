@@ -283,7 +283,7 @@ def test_precision_auto_is_settled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "images", "optimizer", "lr"),
+    ("given", "convolutional", "optimizer", "lr"),
     [
         ({}, True, "muon", 0.02),
         ({}, False, "adamw", 0.001),
@@ -294,10 +294,12 @@ def test_precision_auto_is_settled() -> None:
     ],
     ids=str,
 )
-def test_the_optimiser_and_its_rate_are_settled(given: dict[str, Any], images: bool, optimizer: str, lr: float) -> None:
-    resolved = lct.TrainConfig(**given).resolved(images=images)
+def test_the_optimiser_and_its_rate_are_settled(
+    given: dict[str, Any], convolutional: bool, optimizer: str, lr: float
+) -> None:
+    resolved = lct.TrainConfig(**given).resolved(convolutional=convolutional)
     assert (resolved.optimizer, resolved.lr) == (optimizer, lr)
-    assert resolved.resolved(images=not images) == resolved
+    assert resolved.resolved(images=False, convolutional=not convolutional) == resolved
 
 
 @pytest.mark.parametrize(
