@@ -116,14 +116,24 @@ def test_convolutions_take_orthogonal_steps_and_the_rest_sgds(layout: torch.memo
 
 
 @pytest.mark.parametrize(("features", "factor"), [(4, SGD_FACTOR), (128, SGD_FACTOR), (512, SGD_FACTOR / 4)])
-def test_a_linear_layer_learns_by_sgd_more_slowly_the_more_features_it_has(features: int, factor: float) -> None:
+def test_a_linear_layer_steps_the_shorter_the_more_features_it_has(features: int, factor: float) -> None:
+    layer = nn.Linear(features, 3)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    (optimizer,) = Optimizers(layer, None, lct.TrainConfig(optimizer="muon", weight_decay=0)).all.values()
+    layer(torch.ones(1, features)).sum().backward()  # every gradient is 1, and Nesterov's first update 1.9
+    apply_gradients(optimizer, lr=0.01)
+    torch.testing.assert_close(weight - layer.weight, torch.full_like(weight, factor * 0.01 * 1.9))
+    torch.testing.assert_close(bias - layer.bias, torch.full_like(bias, SGD_FACTOR * 0.01 * 1.9))
+
+
+def test_a_network_without_convolutions_learns_by_sgd_alone() -> None:
     both = []
-    for optimizer, lr in (("muon", 0.001), ("sgd", 0.001 * factor)):
+    for optimizer, lr in (("muon", 0.01), ("sgd", 0.01 * SGD_FACTOR)):
         torch.manual_seed(0)
-        layer = nn.Linear(features, 3, bias=False)
+        layer = nn.Linear(4, 3)
         optimizers = Optimizers(layer, None, lct.TrainConfig(optimizer=optimizer, lr=lr))
         for _ in range(3):
-            layer(torch.ones(2, features)).sum().backward()
+            layer(torch.ones(2, 4)).square().sum().backward()
             for each in optimizers.all.values():
                 apply_gradients(each, lr)
         both.append(layer.weight.detach())
