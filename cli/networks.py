@@ -13,6 +13,7 @@ from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
 from lctprune.costs import GroupCosts, group_costs
 from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
+from lctprune.optimizers import settled
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
 from lctprune.training_costs import output_bytes
@@ -93,7 +94,7 @@ def inspect(
     with printed_warnings(stderr()):
         network, cuts = build_network(config, training=training), possible_cuts(config)
     costs = group_costs(network, config.example)
-    precision = training.resolved(images=config.example.dim() == 4).precision
+    precision = settled(training, network.groups, config.example).precision
     *passed_on, output = output_bytes(network, config.example, precision=precision)
     sent = [size * batch_size for size in [*passed_on, 0]]
     if json:

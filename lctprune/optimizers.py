@@ -78,13 +78,18 @@ def ramp_at(progress: float, name: str, value: float | str) -> float:
     return begin + (end - begin) * progress
 
 
-def is_convolutional(model: nn.Module) -> bool:
+def settled(config: TrainConfig, network: nn.Module, example: Tensor) -> TrainConfig:
+    """`config.resolved` for a network and the input that it takes, [1, ...]."""
+    return config.resolved(images=example.dim() == 4, convolutional=is_convolutional(network))
+
+
+def is_convolutional(network: nn.Module) -> bool:
     """Whether it mixes channels mainly by convolutions, so that Muon, which orthogonalises theirs alone, is for it.
 
     Counts layers, not weights: of VGG's, nine tenths are in three linear layers.
     """
-    linear = sum(isinstance(module, nn.Linear) for module in model.modules())
-    return len(_convolutions(model)) > linear
+    linear = sum(isinstance(module, nn.Linear) for module in network.modules())
+    return len(_mixing_convolutions(network)) > linear
 
 
 def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
@@ -117,10 +122,15 @@ def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
 
 
 def _convolutions(module: nn.Module) -> dict[int, Tensor]:
-    """By their identity, the weights that mix channels as a matrix does: those of grouped convolutions do not."""
-    found = [each.weight for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
+    """By their identity, the weights of `_mixing_convolutions` that are to be trained."""
+    found = [each.weight for each in _mixing_convolutions(module)]
     # a parametrised weight (spectral norm, say) is computed from others, which are not one
     return {id(weight): weight for weight in found if isinstance(weight, nn.Parameter) and weight.requires_grad}
+
+
+def _mixing_convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    """Those that mix channels as a matrix does: grouped ones do not."""
+    return [each for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
 
 
 def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:

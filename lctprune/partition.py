@@ -21,7 +21,7 @@ from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, d
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.layer_group import layer_groups, refuse_shared_tensors
 from lctprune.network import LocalCriticNetwork
-from lctprune.optimizers import is_convolutional
+from lctprune.optimizers import settled
 from lctprune.tracing import Traced, require_one_input, trace, without_leftovers
 from lctprune.train_config import TrainConfig
 from lctprune.training_costs import as_timed, critic_time_ns, segment_times_ns, training_bytes
@@ -162,7 +162,7 @@ def _partition(
             cuts = balanced_cuts(places, groups)
         else:
             here = dataclasses.replace(training or TrainConfig(), device="cpu")  # where networks are built
-            config = here.resolved(images=example.dim() == 4, convolutional=is_convolutional(model))
+            config = settled(here, model, example)
             cuts = _cuts_for_training(traced, places, example, groups, balance_by, config, critic_cost)
         parts = layer_groups(traced, cuts)
     refuse_shared_tensors(parts)

@@ -18,7 +18,7 @@ from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
 from lctprune.network import LocalCriticNetwork
-from lctprune.optimizers import is_convolutional
+from lctprune.optimizers import settled
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
@@ -87,11 +87,10 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
-    images, convolutional = data.example.dim() == 4, is_convolutional(network.groups)
     settings: dict[str, Any] = {
         "network": network.recipe.to_dict() if network.recipe else None,
         "data": data_settings(data),
-        "training": dataclasses.asdict(config.resolved(images=images, convolutional=convolutional)),
+        "training": dataclasses.asdict(settled(config, network.groups, data.example)),
     }
     if origin is not None and not resume:
         settings["origin"] = origin

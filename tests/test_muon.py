@@ -56,7 +56,9 @@ def test_singular_values_come_near_1_in_bf16_too() -> None:
 )
 def test_muon_is_for_networks_that_mix_channels_by_convolutions(name: str, convolutional: bool) -> None:
     with torch.device("meta"):
-        assert is_convolutional(torchvision.models.get_model(name)) is convolutional
+        model = torchvision.models.get_model(name)
+    assert is_convolutional(model) is convolutional
+    assert is_convolutional(model.requires_grad_(False)) is convolutional  # a backbone that the caller froze
 
 
 class Mixed(nn.Module):
