@@ -90,7 +90,8 @@ def finetune(
     found = opened(run, model=model, threads=threads)
     begun = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning exit {exit} of {found.path} in {begun.run.path}")
-    show_progress(train_steps(begun.network, begun.data, begun.run, loss=begun.loss), stderr())
+    steps = train_steps(begun.network, begun.data, begun.run, loss=begun.loss, validation_loss=begun.validation_loss)
+    show_progress(steps, stderr())
     _show(found, threads=threads, json=json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -49,10 +50,14 @@ def arguments(text: str | None) -> dict[str, Any]:
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for number in (int, float):
+    value: int | float | str = text
+    for kind in (int, float):
         with suppress(ValueError):
-            return number(text)
-    return text
+            value = kind(text)
+            break
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"a model argument is {text}; it must be a finite number")
+    return value
 
 
 def data_name(name: str) -> str:

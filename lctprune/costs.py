@@ -26,14 +26,17 @@ from lctprune.network import LocalCriticNetwork
 _FREE = frozenset(
     (
         "_adaptive_avg_pool2d _adaptive_avg_pool3d _local_scalar_dense _log_softmax _native_batch_norm_legit "
-        "_native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy _unsafe_index _unsafe_view "
-        "adaptive_max_pool2d arange avg_pool2d avg_pool3d bernoulli_ cat channel_shuffle col2im constant_pad_nd "
-        "copy_ cudnn_batch_norm cumsum embedding empty empty_like eye fill_ full full_like gather hardsigmoid_ "
-        "hardswish hardswish_ im2col index index_put_ index_select linspace max_pool2d_with_indices "
-        "max_pool3d_with_indices native_batch_norm native_dropout native_group_norm native_layer_norm new_empty "
-        "new_zeros ones ones_like pixel_shuffle pixel_unshuffle rand rand_like reflection_pad1d reflection_pad2d "
-        "repeat replication_pad2d resize_ roll scalar_tensor scatter sort stack topk tril triu unsafe_split "
-        "upsample_bicubic2d upsample_bilinear2d upsample_nearest2d zero_ zeros zeros_like "
+        "_native_batch_norm_legit_no_training _prelu_kernel _safe_softmax _softmax _to_copy _unsafe_index "
+        "_unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _weight_norm_interface adaptive_max_pool2d "
+        "adaptive_max_pool3d arange avg_pool2d avg_pool3d bernoulli_ cat channel_shuffle col2im constant_pad_nd "
+        "copy_ cudnn_batch_norm cumprod cumsum embedding empty empty_like eye fill_ flip full full_like gather glu "
+        "grid_sampler_2d hardsigmoid_ hardswish hardswish_ im2col index index_add index_put_ index_select linspace "
+        "log_sigmoid_forward max_pool2d_with_indices max_pool3d_with_indices native_batch_norm native_dropout "
+        "native_group_norm native_layer_norm new_empty new_zeros normal_ ones ones_like pixel_shuffle "
+        "pixel_unshuffle rand rand_like randn randn_like reflection_pad1d reflection_pad2d reflection_pad3d repeat "
+        "replication_pad1d replication_pad2d replication_pad3d resize_ roll scalar_tensor scatter scatter_ "
+        "scatter_add sort stack topk tril triu unsafe_split upsample_bicubic2d upsample_bilinear2d upsample_linear1d "
+        "upsample_nearest2d upsample_trilinear3d zero_ zeros zeros_like "
     ).split()
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ class CutPoint(NamedTuple):
 
 
 def cut_points(traced: Traced, example: Tensor, *, balance_by: str = "flops") -> list[CutPoint]:
-    """Every place behind which one tensor, and nothing else, is alive; the last point is the network's output.
+    """Every place behind which one tensor, and nothing else, is alive, and no parameter is used both before and after
+    it, as groups are trained apart; the last point is the network's output.
 
     Raises:
         UnknownOperationError: an operation of the network has no FLOP formula.
@@ -43,12 +45,13 @@ def cut_points(traced: Traced, example: Tensor, *, balance_by: str = "flops") ->
     flops = list(itertools.accumulate(cost.flops for cost in costs))
     balanced = list(itertools.accumulate(_balanced_cost(cost, balance_by) for cost in costs))
     alone, alone_in_training = _alone_alive(traced.evaluation), _alone_alive(traced.training)
+    torn = _torn(traced)
     output = nodes.index(output_of(traced.evaluation))
     points = []
     for index, (node, cost) in enumerate(zip(nodes[: output + 1], costs, strict=False)):
         is_inside = node in alone and traced.counterparts.get(node) in alone_in_training
         is_batch = cost.shape is not None and not cost.is_overwritten
-        if index == output or (index > 0 and is_inside and is_batch):
+        if index == output or (index > 0 and is_inside and is_batch and index not in torn):
             name = _outermost_ending(nodes, index)
             channels_last = _is_channels_last(traced.root, nodes, index, cost.shape or ())
             points.append(
@@ -71,7 +74,10 @@ def balanced_cuts(
         PartitionError: there are fewer places to cut than groups need.
     """
     if len(places) < min(2, groups):
-        raise PartitionError(f"the model has no place to cut, where one tensor alone is alive; {BY_HAND}")
+        raise PartitionError(
+            "the model has no place to cut, where one tensor alone is alive and no parameter is used on both sides; "
+            f"{BY_HAND}"
+        )
     if len(places) < groups:
         names = ", ".join(point.name for point in places[:-1])
         raise PartitionError(
@@ -100,7 +106,9 @@ def named_cuts(traced: Traced, points: Sequence[CutPoint], names: Sequence[str])
         inside = [index for index, node in enumerate(nodes) if name in owners(node)]
         if not inside or inside[-1] not in by_node:
             problem = "is not in the model" if not inside else "is not a place where the model can be cut"
-            raise PartitionError(f"split point {name!r} {problem}; possible are {', '.join(available)}")
+            if inside and inside[-1] in (torn := _torn(traced)):
+                problem += f": the parameter {torn[inside[-1]]} is used on both sides"
+            raise PartitionError(f"split point {name!r} {problem}; possible are {', '.join(available) or 'none'}")
         cuts.append(by_node[inside[-1]])
     if any(left.node > right.node for left, right in itertools.pairwise(cuts)):
         raise PartitionError(f"split points {', '.join(names)} must be in the network's order")
@@ -123,6 +131,25 @@ def _alone_alive(graph: fx.Graph) -> set[fx.Node]:
             alone.add(node)
         furthest = max(furthest, last_use[index])
     return alone
+
+
+def _torn(traced: Traced) -> dict[int, str]:
+    """Positions in the graph of evaluation that have a parameter, or a buffer that training changes, on both sides:
+    its name."""
+    nodes = nodes_of(traced.evaluation)
+    names = {id(tensor): name for name, tensor in traced.root.state_dict(keep_vars=True).items()}
+    uses: dict[int, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for held in _held(traced.root, node) & names.keys():
+            uses.setdefault(held, []).append(index)
+    return {place: names[held] for held, indices in uses.items() for place in range(indices[0], indices[-1])}
+
+
+def _held(root: nn.Module, node: fx.Node) -> set[int]:
+    """Identities of what a node takes from the network's own tensors."""
+    if node.op == "call_module":
+        return {id(tensor) for tensor in root.get_submodule(str(node.target)).state_dict(keep_vars=True).values()}
+    return {id(operator.attrgetter(str(node.target))(root))} if node.op == "get_attr" else set()
 
 
 def distinct_points(points: Sequence[CutPoint]) -> list[CutPoint]:

@@ -28,19 +28,27 @@ EMBEDDED = ("digits", "digits-rows")
 NO_FLIP = {"digits"}  # a mirrored digit is not a digit
 
 
-def load_data(config: DataConfig, *, normalization: Normalization | None = None, download: bool = False) -> Data:
+def load_data(
+    config: DataConfig,
+    *,
+    normalization: Normalization | None = None,
+    target_normalization: Normalization | None = None,
+    download: bool = False,
+) -> Data:
     """Load a data set by name, or from a folder of images.
 
     Args:
         config: which.
-        normalization: of the pixels; by default each channel's mean and deviation over the train split.
+        normalization: of the pixels, or of a table's columns; by default mean and deviation of each over the train
+            split.
+        target_normalization: of the target of a regression; by default the same.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
         DataError: the data is missing, malformed or too small.
     """
     if config.is_table:
-        return table_data(config)
+        return table_data(config, normalization, target_normalization)
     if config.name == "digits":
         return _in_memory(config, digits(config.image_size or 32), normalization)
     if config.name == "digits-rows":

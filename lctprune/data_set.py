@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -60,6 +60,8 @@ class DataConfig:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.target is not None and not self.is_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"data seed is {self.seed}; it must lie between 0 and 2**32 - 1")
         if self.max_length < 1:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 1")
 
@@ -139,6 +141,18 @@ def split_sizes(data: Data) -> dict[str, int]:
     return {"train": len(data.train.targets), "val": len(data.val.targets), "test": len(data.test.targets)}
 
 
-def read_normalization(recorded: Mapping[str, Any]) -> Normalization:
-    """The normalisation recorded in a run's config."""
-    return Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
+class Statistics(NamedTuple):
+    """What `load_data` normalises by, of inputs and of a regression's target; None: the training split's own."""
+
+    normalization: Normalization | None = None
+    target_normalization: Normalization | None = None
+
+
+def recorded_statistics(recorded: Mapping[str, Any]) -> Statistics:
+    """Those of a run's data, as `data_settings` recorded them."""
+    return Statistics(_read(recorded), _read(recorded.get("target") or {}))
+
+
+def _read(recorded: Mapping[str, Any]) -> Normalization | None:
+    mean, std = (tuple(recorded.get(name, ())) for name in ("mean", "std"))
+    return Normalization(mean, std) if mean else None

@@ -18,6 +18,7 @@ from lctprune.agreement import GroupAgreement
 from lctprune.compilation import compilation
 from lctprune.data_set import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
+from lctprune.losses import Loss
 from lctprune.pipeline import Pipeline
 from lctprune.runs import Run
 from lctprune.stage import Stage
@@ -60,9 +61,15 @@ class Plan(NamedTuple):
 
 
 def train_epochs(
-    stage: Stage, pipeline: Pipeline, data: Data | None, run: Run | None, plan: Plan
+    stage: Stage,
+    pipeline: Pipeline,
+    data: Data | None,
+    run: Run | None,
+    plan: Plan,
+    *,
+    validation_loss: Loss | None = None,
 ) -> Iterator[Progress]:
-    """Train a stage, evaluate after each epoch and, in rank 0, write the run.
+    """Train a stage, evaluate after each epoch (by default by `default_loss`) and, in rank 0, write the run.
 
     Diagnostics see the same training batch after every epoch: the first that `config.seed` shuffles, augmented.
     """
@@ -78,7 +85,7 @@ def train_epochs(
             yield progress
         if progress is None:
             raise TrainingError("the training split has no samples")
-        report = _report(stage, pipeline, data)
+        report = _report(stage, pipeline, data, validation_loss)
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None:
             continue
@@ -132,11 +139,11 @@ class _Report(NamedTuple):
     val_loss: list[float]
 
 
-def _report(stage: Stage, pipeline: Pipeline, data: Data | None) -> _Report | None:
+def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | None) -> _Report | None:
     """Evaluate, and put together what all processes know, in rank 0."""
     note: dict[str, Any] = {"means": stage.means}
     if pipeline.replica == 0:
-        scores = stage.evaluate(data.val if data else None)
+        scores = stage.evaluate(data.val if data else None, loss)
         note |= {"accuracy": scores.accuracy, "loss": scores.loss}
     notes = pipeline.gather(note)
     if notes is None:

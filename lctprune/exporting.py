@@ -49,7 +49,7 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: str
     for samples in (batch, *example[:SINGLE_SAMPLES, None].unbind(), *_shorter(network, batch)):
         _compare(network, scripted, samples)
     buffer = io.BytesIO()
-    with _without_warnings():
+    with _conversion(network), _without_warnings():
         torch.jit.save(scripted, buffer)
     path = Path(path)
     try:
@@ -66,15 +66,20 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
         ExportError: it cannot be traced.
     """
     frozen = copy.deepcopy(network).eval()
+    with _conversion(network), torch.no_grad(), _without_warnings():
+        traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
+        scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
+    return scripted
+
+
+@contextmanager
+def _conversion(network: nn.Module) -> Iterator[None]:
     try:
-        with torch.no_grad(), _without_warnings():
-            traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
-            scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
+        yield
     except RuntimeError as error:
         raise ExportError(
             f"{type(network).__name__} cannot be converted to TorchScript: {first_line(error)}"
         ) from error
-    return scripted
 
 
 def _shorter(network: nn.Module, example: Tensor) -> list[Tensor]:

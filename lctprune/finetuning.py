@@ -18,7 +18,7 @@ from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run, load_network, recorded_training
 from lctprune.splits import Batch, Split
-from lctprune.train_config import TrainConfig, autocast
+from lctprune.train_config import TrainConfig, autocast, moved
 from lctprune.training import open_run, train_steps
 
 EPOCHS = 1  # by default
@@ -33,6 +33,7 @@ class Finetuning(NamedTuple):
     data: Data
     run: Run
     loss: Loss
+    validation_loss: Loss
 
 
 def finetune(
@@ -68,7 +69,7 @@ def finetune(
             itself added to one; or `data` has other classes, words, columns or normalisation.
     """
     begun = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
-    for _ in train_steps(begun.network, begun.data, begun.run, loss=begun.loss):
+    for _ in train_steps(*begun[:3], loss=begun.loss, validation_loss=begun.validation_loss):
         pass
     return begun.run
 
@@ -106,7 +107,7 @@ def begin_finetuning(
     if teacher is not None:
         data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config))
         loss = partial(distillation_loss, loss=loss, weight=distill, is_regression=is_regression)
-    return Finetuning(network, data, opened, loss)
+    return Finetuning(network, data, opened, loss, default_loss(data.val.targets))
 
 
 def _network(member: Member) -> LocalCriticNetwork:
@@ -152,7 +153,7 @@ class TaughtSplit:
 
     def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig) -> None:
         self._split, self._config = split, config.resolved()
-        self._teacher = teacher.eval().to(self._config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._teacher = moved(teacher.eval(), self._config.device)
 
     @property
     def targets(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""FLOPs of fused operations that PyTorch's FlopCounterMode lacks: recurrent layers and attention.
+"""FLOPs of operations that PyTorch's FlopCounterMode lacks: recurrent layers, attention, products with vectors.
 
 Importing this module registers them, once. Counted as in `lctprune.costs`: 2 x the multiply-adds of matrix products;
 biases, gates, softmax and masks are nothing. A step of an LSTM is 4 * hidden * (input + hidden) multiply-adds, one of a
@@ -96,6 +96,11 @@ def encoder_layer_flops(x: Shape, width: int, heads: int, *args: Any, **_: Any) 
     return multi_head_attention_flops(x, x, x, width, heads) + 2 * 2 * math.prod(x[:-1]) * width * hidden
 
 
+def vector_product_flops(left: Shape, _right: Shape, *_: Any, **__: Any) -> int:
+    """Of a matrix, [rows, columns], with a vector; or of two vectors."""
+    return 2 * math.prod(left)
+
+
 def _recurrent_flops(x: Shape, weights: Sequence[Shape]) -> int:
     """Every step of every sequence is multiplied with every matrix once; the vectors among the weights are biases."""
     return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
@@ -114,6 +119,9 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "_scaled_dot_product_attention_math_for_mps": attention_flops,
     "_native_multi_head_attention": multi_head_attention_flops,
     "_transformer_encoder_layer_fwd": encoder_layer_flops,
+    "mv": vector_product_flops,
+    "dot": vector_product_flops,
+    "vdot": vector_product_flops,
 }
 
 

@@ -152,7 +152,9 @@ def decode_images(paths: Sequence[Path], size: int | None = None) -> Tensor:
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # which `convert` would clip at 255
+            if image.mode in ("I", "F") and image.format != "PPM":
+                raise ValueError("its pixels are 32-bit numbers, of an unknown range; convert it to 8 bits")
+            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
                 return Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8)).convert("RGB")
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ from typing import Any, NamedTuple
 import torch
 
 from lctprune.data import load_data
-from lctprune.data_set import Data, DataConfig, read_normalization
+from lctprune.data_set import Data, DataConfig, Statistics, recorded_statistics
 from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.heads import heads_to_add
 from lctprune.models import NetworkConfig, build_network, fitted
 from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run
-from lctprune.splits import Normalization
 from lctprune.train_config import TrainConfig
 from lctprune.training import open_run
 from lctprune.zoo import default_normalization
@@ -120,13 +120,11 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
 def _load(job: Job) -> Begun:
     config, weights = job.network, job.weights
     given = Run(weights) if weights and Path(weights).is_dir() else None
-    data = load_data(job.data, download=job.download, normalization=_normalization(config, weights, given))
-    if given and list(data.vocabulary) != (given.config["data"] or {}).get("vocabulary", []):
-        raise ConfigError(
-            f"{weights} was trained with another vocabulary than that of {job.data.name}; give the same data"
-        )
+    data = load_data(job.data, download=job.download, **_statistics(config, weights, given)._asdict())
+    if given:
+        _require_alike(given, data, job)
     if job.resume and job.out is not None:
-        config = dataclasses.replace(config, cuts=Run(job.out).config["network"].get("cuts"))
+        config = dataclasses.replace(config, cuts=(Run(job.out).config["network"] or {}).get("cuts"))
     torch.manual_seed(job.training.seed)
     network = build_network(fitted(config, data), weights=weights, training=job.training)
     if job.dense:
@@ -135,9 +133,28 @@ def _load(job: Job) -> Begun:
     return Begun(network, data, open_run(network, data, job.training, run_dir=job.out, resume=job.resume))
 
 
-def _normalization(config: NetworkConfig, weights: str | None, given: Run | None) -> Normalization | None:
-    """What the weights, the model's own or those of a run, were trained with; None: the data's own statistics."""
+def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
+    """What the weights, the model's own or those of a run, were trained with."""
     if given is not None:
-        recorded = given.config["data"]
-        return read_normalization(recorded) if recorded and recorded["mean"] else None
-    return default_normalization(config.model) if weights == "default" else None
+        return recorded_statistics(given.config["data"] or {})
+    return Statistics(default_normalization(config.model) if weights == "default" else None)
+
+
+def _require_alike(given: Run, data: Data, job: Job) -> None:
+    """What goes into a run's main network and comes out must mean the same in the new data; where all is trained on,
+    other classes get a warning."""
+    recorded = given.config["data"] or {}
+    for what, own in (("vocabulary", data.vocabulary), ("columns", data.columns)):
+        if list(own) != recorded.get(what, [] if what == "vocabulary" else list(own)):
+            raise ConfigError(
+                f"{given.path} was trained with other {what} than {job.data.name} has; give the same data"
+            )
+    classes = recorded.get("classes", list(data.classes))
+    if classes == list(data.classes):
+        return
+    was, now = (textwrap.shorten(", ".join(names), 60) or "none" for names in (classes, data.classes))
+    if job.training.freeze_main:
+        raise ConfigError(
+            f"{given.path} was trained on other classes ({was}, not {now}), which --freeze-main keeps; leave it out"
+        )
+    warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)

@@ -9,8 +9,7 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from lctprune.cut_points import CutPoint
-from lctprune.errors import PartitionError
-from lctprune.tracing import BY_HAND, Traced, nodes_of, output_of
+from lctprune.tracing import Traced, nodes_of, output_of
 
 
 class LayerGroup(nn.Module):
@@ -85,18 +84,12 @@ def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph
     return graph
 
 
-def refuse_shared_tensors(parts: Sequence[nn.Module]) -> None:
-    """Groups are trained apart, so none may hold a tensor of another.
-
-    Raises:
-        PartitionError: naming the first such tensor.
-    """
-    seen: dict[int, str] = {}
+def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
+    """The name of a parameter or buffer that two modules hold, if there is one."""
+    seen: set[int] = set()
     for part in parts:
         names = {id(tensor): name for name, tensor in part.state_dict(keep_vars=True).items()}
-        for shared in names.keys() & seen.keys():
-            raise PartitionError(
-                f"the parameter {names[shared]} is used on both sides of a cut; "
-                f"cut elsewhere with split_at, or {BY_HAND}"
-            )
-        seen |= names
+        if shared := names.keys() & seen:
+            return names[min(shared, key=list(names).index)]
+        seen |= names.keys()
+    return None

@@ -28,7 +28,7 @@ def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.
     losses = functional.cross_entropy(
         _at_least_single(output), target, reduction="none", label_smoothing=label_smoothing
     )
-    return _per_sample(losses)
+    return mean_per_sample(losses)
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
         )
     output = _at_least_single(output)
     squared = (output - target.reshape(output.shape).to(output.dtype)).square()
-    return _per_sample(squared)
+    return mean_per_sample(squared)
 
 
 def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
         functional.log_softmax(_at_least_single(logits) / TEMPERATURE, 1) for logits in (output, teacher)
     )
     divergence = functional.kl_div(log_probabilities, wanted, reduction="none", log_target=True).sum(1)
-    return TEMPERATURE**2 * _per_sample(divergence)
+    return TEMPERATURE**2 * mean_per_sample(divergence)
 
 
 def distance_to_teacher(*, is_regression: bool) -> Distance:
@@ -83,7 +83,7 @@ def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:
     return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
-def _per_sample(losses: Tensor) -> Tensor:
+def mean_per_sample(losses: Tensor) -> Tensor:
     """[batch] of [batch, ...]: means."""
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 

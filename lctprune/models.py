@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,9 +139,9 @@ def build_network(
         NetworkWarning: an auxiliary head is left out, or the classifier is new.
     """
     model = build_model(config)
+    given = None
     if weights is not None:
         given = default_weights(config.model) if weights == "default" else read_weights(weights)
-        load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}")
     network = attach_critics(
         model,
         config.example,
@@ -154,6 +155,10 @@ def build_network(
         balance_by=config.balance,
         training=training,
     )
+    if given is not None:
+        is_run = weights != "default" and Path(str(weights)).is_dir()  # which has what its groups have, and no more
+        optional = model.state_dict().keys() - network.main_state_dict().keys() if is_run else set()
+        load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}", optional=optional)
     recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
     return network_of(network, recipe)
 

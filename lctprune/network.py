@@ -70,7 +70,8 @@ class LocalCriticNetwork(nn.Module):
         return nn.Sequential(*self.groups[: exit + 1], *self.critics[exit : exit + 1])
 
     def main_state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the main network, under the names they had before it was cut.
+        """Parameters and buffers of the main network, under the names they had before it was cut. What no group runs,
+        such as an auxiliary head, is not among them: `load_state_dict(..., strict=False)` then.
 
         Raises:
             NetworkError: two groups use the same name, as groups made by hand may.

@@ -68,7 +68,7 @@ def learning_rate(progress: float, config: TrainConfig) -> float:
     if config.schedule == "step":
         return highest * 0.1 ** ((progress >= 1 / 2) + (progress >= 3 / 4))
     if progress < config.warmup:
-        return highest * max(progress, 1e-3) / config.warmup
+        return highest * min(1.0, max(progress, 1e-3) / config.warmup)
     return highest * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
 
 
@@ -123,9 +123,9 @@ def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
 
 def _convolutions(module: nn.Module) -> dict[int, Tensor]:
     """By their identity, the weights of `_mixing_convolutions` that are to be trained."""
-    found = [each.weight for each in _mixing_convolutions(module)]
-    # a parametrised weight (spectral norm, say) is computed from others, which are not one
-    return {id(weight): weight for weight in found if isinstance(weight, nn.Parameter) and weight.requires_grad}
+    # a parametrised weight (spectral norm, say) is no parameter: it is computed from others, and `weight` computes it
+    found = [each._parameters.get("weight") for each in _mixing_convolutions(module)]
+    return {id(weight): weight for weight in found if weight is not None and weight.requires_grad}
 
 
 def _mixing_convolutions(module: nn.Module) -> list[nn.Conv2d]:

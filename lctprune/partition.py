@@ -19,7 +19,7 @@ from lctprune.costs import count_parameters, evaluation_mode, saved_bytes
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
-from lctprune.layer_group import layer_groups, refuse_shared_tensors
+from lctprune.layer_group import layer_groups
 from lctprune.network import LocalCriticNetwork
 from lctprune.optimizers import settled
 from lctprune.tracing import Traced, require_one_input, trace, without_leftovers
@@ -149,6 +149,7 @@ def _partition(
         raise ConfigError(f"groups is {groups}; it must be at least 1")
     if balance_by not in BALANCES:
         raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
+    example = example[:1].detach().contiguous()
     _try(model, example)
     if groups == 1 and not split_at:
         return [_whole(model)], []
@@ -165,7 +166,6 @@ def _partition(
             config = settled(here, model, example)
             cuts = _cuts_for_training(traced, places, example, groups, balance_by, config, critic_cost)
         parts = layer_groups(traced, cuts)
-    refuse_shared_tensors(parts)
     return parts, cuts
 
 
@@ -174,22 +174,24 @@ def _try(model: nn.Module, example: Tensor) -> None:
     require_one_input(model)
     try:
         with evaluation_mode(model), torch.no_grad():
-            model(example[:1].detach())
+            model(example)
     except Exception as error:  # whatever the model's own code raises
         raise NetworkError(
-            f"{type(model).__name__} does not run on an input of {list(example[:1].shape)} ({first_line(error)}); "
+            f"{type(model).__name__} does not run on an input of {list(example.shape)} ({first_line(error)}); "
             "check that the data, and the size of an image, are what it takes"
         ) from error
 
 
 def _whole(model: nn.Module) -> nn.Module:
-    """A model as its only group; what it gives in training beside its output is left out."""
+    """A model as its only group: itself; or traced, where it gives more than its output in training, or changes shapes,
+    which by `view` would need another memory layout than training has."""
     try:
         with without_leftovers(model):
             traced = trace(model)
     except PartitionError:  # it need not be cut, so it need not be traced
         return model
-    return layer_groups(traced, [])[0] if traced.has_auxiliary else model
+    reshapes = any(node.op == "call_method" and node.target == "reshape" for node in traced.evaluation.nodes)
+    return layer_groups(traced, [])[0] if traced.has_auxiliary or reshapes else model
 
 
 def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:
@@ -225,7 +227,7 @@ def _cuts_for_training(
     """Those that balance what a step of training costs each group, with its critic."""
     segments = layer_groups(traced, places[:-1])
     if balance_by == "time":
-        config = as_timed(config, saved_bytes(traced.root, example[:1]))
+        config = as_timed(config, saved_bytes(traced.root, example))
         upto = list(itertools.accumulate(segment_times_ns(segments, example, config)))
     else:
         parameters = itertools.accumulate(count_parameters(segment) for segment in segments)

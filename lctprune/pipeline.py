@@ -28,7 +28,7 @@ from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup, lost_processes
 from lctprune.stage import Links, Stage
-from lctprune.train_config import TrainConfig
+from lctprune.train_config import TrainConfig, moved
 from lctprune.worker import Average, Worker, tensors_of
 
 
@@ -129,7 +129,7 @@ class Pipeline:
                 if module is not None:
                     if any(tensor.is_meta for tensor in module.parameters()):
                         module.to_empty(device=config.device)  # its weights come with `distribute`
-                    module.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                    moved(module, config.device)
             workers.append(
                 Worker(
                     index,

@@ -14,8 +14,8 @@ import json
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lctprune.data import load_data
-from lctprune.data_set import Data, DataConfig, data_settings, read_normalization
+from lctprune.data_set import Data, DataConfig, data_settings, recorded_statistics
 from lctprune.environment import environment
 from lctprune.errors import ConfigError, NetworkWarning, RunError
 from lctprune.files import write_atomically, write_json
@@ -84,7 +84,7 @@ class Run:
         """The data set that the run was trained on, with the same splits and normalisation.
 
         Raises:
-            RunError: the run was trained on data made by hand, or the data has changed since.
+            RunError: the run was trained on data made by hand, or by another version, or the data has changed since.
             DataError: the data is gone.
         """
         recorded = self.config["data"]
@@ -93,7 +93,9 @@ class Run:
                 f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate, and give the "
                 "data to lct.densify and lct.finetune"
             )
-        data = load_data(DataConfig(**recorded["config"]), normalization=read_normalization(recorded))
+        with _of_this_version(self):
+            config = DataConfig(**recorded["config"])
+        data = load_data(config, **recorded_statistics(recorded)._asdict())
         self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
         return data
 
@@ -205,14 +207,12 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
             f"{run.path} was trained on {name}, which is code outside lctprune; to execute it, name it: --model {name}"
         )
     weights = run.read_checkpoint(NETWORK_PREFIX)
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NetworkWarning)  # said when it was trained
-            network = build_network(NetworkConfig(**recipe))
+    remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
+    with _of_this_version(run, remedy), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)  # said when it was trained
+        torch.manual_seed(run.config["training"]["seed"])  # for what no state dict holds
+        network = build_network(NetworkConfig(**recipe))
         network.load_state_dict(weights)
-    except (TypeError, RuntimeError) as error:  # settings or weights of another version
-        remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
-        raise _of_another_version(run, error, remedy) from error
     return network.eval()
 
 
@@ -222,15 +222,18 @@ def recorded_training(run: Run) -> TrainConfig:
     Raises:
         RunError: by another version, with settings that this one does not know.
     """
-    try:
+    with _of_this_version(run):
         return TrainConfig(**run.config["training"])
-    except (TypeError, ConfigError) as error:
-        raise _of_another_version(run, error) from error
 
 
-def _of_another_version(run: Run, error: Exception, remedy: str = "train it again") -> RunError:
-    reason = textwrap.shorten(str(error), MOST_OF_REASON, placeholder=" ...")
-    return RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}")
+@contextmanager
+def _of_this_version(run: Run, remedy: str = "train it again") -> Iterator[None]:
+    """Settings and weights of another version are refused in a few words."""
+    try:
+        yield
+    except (TypeError, RuntimeError, ConfigError) as error:
+        reason = textwrap.shorten(str(error), MOST_OF_REASON, placeholder=" ...")
+        raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}") from error
 
 
 def _new_path(config: Mapping[str, Any]) -> Path:

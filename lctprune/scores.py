@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lctprune.costs import device_of, evaluation_mode
 from lctprune.errors import DataError
-from lctprune.losses import Loss, default_loss, mean_squared_error
+from lctprune.losses import Loss, default_loss, mean_per_sample, mean_squared_error
 from lctprune.network import LocalCriticNetwork
 from lctprune.splits import Split
 
@@ -35,15 +35,14 @@ class ScoreSheet:
 
     def __init__(self, loss: Loss | None = None) -> None:
         self._loss = loss
-        self._scores: list[Tensor] = []  # [exits, batch] each: squared errors, or whether the class is right
+        self._scores: list[Tensor] = []  # [exits, batch] each: of `score_samples`
         self._losses: list[Tensor] = []
         self._targets: list[Tensor] = []
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
         """One batch: the output of each exit."""
         loss = self._loss or default_loss(targets)
-        score = mean_squared_error if targets.is_floating_point() else _is_right
-        self._scores.append(torch.stack([score(output, targets) for output in outputs]).double().cpu())
+        self._scores.append(torch.stack([score_samples(output, targets) for output in outputs]).double().cpu())
         self._losses.append(torch.stack([loss(output, targets) for output in outputs]).double().cpu())
         self._targets.append(targets.cpu())
 
@@ -101,5 +100,16 @@ def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: i
     return sheet.result()
 
 
-def _is_right(output: Tensor, target: Tensor) -> Tensor:
-    return output.argmax(1) == target
+def score_samples(output: Tensor, target: Tensor) -> Tensor:
+    """[batch]: of class numbers whether each is right (over further dimensions the share that is), of a regression's
+    targets the squared error.
+
+    Raises:
+        ValueError: the shapes do not go together.
+    """
+    if target.is_floating_point():
+        return mean_squared_error(output, target)
+    classes = output.argmax(1) if output.dim() > 1 else output
+    if classes.shape != target.shape:
+        raise ValueError(f"its classes would be {list(classes.shape)}")
+    return mean_per_sample((classes == target).float())

@@ -132,13 +132,15 @@ class Stage:
         """Mean training losses of the exits from the first one here on; those of other processes a little late."""
         return [*self.means, *self._later_means]
 
-    def evaluate(self, split: Split | None) -> ExitScores:
+    def evaluate(self, split: Split | None, loss: Loss | None = None) -> ExitScores:
         """Accuracy and loss of the exits here, from one pass over a split, which the process without source reads.
+
+        `loss` is per sample, by default that of `default_loss`.
 
         Raises:
             DataError: the split has no samples.
         """
-        sheet = ScoreSheet()
+        sheet = ScoreSheet(loss)
         batches = self._received() if split is None else split.batches(EVALUATION_BATCH)
         with evaluation_mode(self._modules), torch.inference_mode(), autocast(self._config):
             for batch in batches:

@@ -20,13 +20,19 @@ TEST_FRACTION = 0.2
 LEAST_ROWS = 10
 
 
-def table_data(config: DataConfig) -> Data:
+def table_data(
+    config: DataConfig,
+    normalization: Normalization | None = None,
+    target_normalization: Normalization | None = None,
+) -> Data:
     """A table's rows, one column of which is to be predicted; a fifth of them, always the same, is the test split.
 
-    Columns, and the target of a regression, are standardised by the mean and deviation of the training split.
+    Columns, and the target of a regression, are standardised: by what is given, or else by the mean and deviation of
+    the training split.
 
     Raises:
-        DataError: the file is missing, malformed or too small, or has no such column.
+        DataError: the file is missing, malformed or too small, or has no such column, or another number of columns
+            than is given.
     """
     path = Path(config.name)
     header, rows = _read(path)
@@ -50,9 +56,11 @@ def table_data(config: DataConfig) -> Data:
     train, test = _held_out(targets, TEST_FRACTION, 0)
     inner, val_part = _held_out(targets[train], config.val_fraction, config.seed)
     train, val = train[inner], train[val_part]
-    normalization = _statistics(inputs[train])
-    target_normalization = _statistics(targets[train, None]) if is_regression else None
-    if target_normalization:
+    if normalization and len(normalization.mean) != len(columns):
+        raise DataError(f"{path} has {len(columns)} columns beside {target}; {len(normalization.mean)} are expected")
+    normalization = normalization or _statistics(inputs[train])
+    if is_regression:
+        target_normalization = target_normalization or _statistics(targets[train, None])
         targets = _standardized(targets[:, None], target_normalization)
     inputs = _standardized(inputs, normalization)
     return Data(
@@ -64,7 +72,7 @@ def table_data(config: DataConfig) -> Data:
         fingerprint=sha256(path),
         config=config,
         columns=columns,
-        target_normalization=target_normalization,
+        target_normalization=target_normalization if is_regression else None,
     )
 
 

@@ -128,6 +128,8 @@ def _opaque_to_tracing() -> tuple[tuple[type, ...], tuple[Callable[..., Any], ..
 
 def _graph(model: nn.Module) -> fx.Graph:
     name = type(model).__name__
+    if model._forward_pre_hooks or model._forward_hooks:
+        raise PartitionError(f"{name} has forward hooks of its own, which its groups would not call; {BY_HAND}")
     tracer = _Tracer()
     before = _random_states()
     try:
@@ -140,7 +142,14 @@ def _graph(model: nn.Module) -> fx.Graph:
             f"{name} draws random numbers in Python, which a trace would freeze (stochastic depth written by hand?); "
             f"use torchvision.ops.StochasticDepth, or {BY_HAND}"
         )
+    for node in graph.nodes:  # tensors are channels last here, which `view` cannot flatten
+        if node.op == "call_method" and node.target == "view" and not _views_as_type(node):
+            node.target = "reshape"
     return graph
+
+
+def _views_as_type(node: fx.Node) -> bool:
+    return "dtype" in node.kwargs or any(isinstance(argument, torch.dtype) for argument in node.args)
 
 
 def _random_states() -> tuple[object, ...]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from lctprune.errors import ConfigError
 from lctprune.settings import setting
 
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 METHODS = ("local-critic", "joint", "backprop")
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +137,15 @@ def autocast(config: TrainConfig) -> AbstractContextManager[object]:
     """The precision that training and its evaluation compute in; `config` must be resolved."""
     # every module runs once a step, so a cache of cast weights would only hold memory
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)
+
+
+def moved(module: _Module, device: str) -> _Module:
+    """A module, in place, on a device, with feature maps' weights in the memory layout of training: channels last."""
+    module.to(device)
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.dim() == 4 and tensor.is_floating_point():
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def parse_ramp(name: str, value: float | str) -> tuple[float, float]:

@@ -22,8 +22,9 @@ from lctprune.optimizers import settled
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
-from lctprune.train_config import TrainConfig, parse_ramp
+from lctprune.train_config import TrainConfig, moved, parse_ramp
 from lctprune.training_costs import group_seconds
+from lctprune.trial import require_trainable
 from lctprune.weights import NETWORK_PREFIX
 
 
@@ -48,8 +49,8 @@ def train(
         config: how; by default as `TrainConfig()`.
         run_dir: a new or empty directory; by default one below `runs/`.
         resume: continue the run in `run_dir` from its last whole epoch.
-        loss: per sample; by default cross-entropy with `config.label_smoothing`, or mean squared error where targets
-            are floating-point numbers.
+        loss: per sample; by default cross-entropy with `config.label_smoothing` (in validation without), or mean
+            squared error where targets are floating-point numbers.
         distance: of a critic's output from the next exit's, [batch], where critics distil; by default that of
             `distance_to_teacher`.
 
@@ -57,6 +58,7 @@ def train(
         ConfigError: the device is not there, or without critics `freeze_main` leaves nothing to train, or `diagnostics`
             nothing to examine; or critics are to distil, and a `loss` on floating-point targets comes without
             `distance`.
+        NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
         RunError: `run_dir` holds something, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
@@ -87,6 +89,7 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
+    require_trainable(network, data)
     settings: dict[str, Any] = {
         "network": network.recipe.to_dict() if network.recipe else None,
         "data": data_settings(data),
@@ -129,6 +132,7 @@ def train_steps(
     *,
     loss: Loss | None = None,
     distance: Distance | None = None,
+    validation_loss: Loss | None = None,
     processes: ProcessGroup | None = None,
     replicas: int = 1,
 ) -> Iterator[Progress]:
@@ -143,6 +147,8 @@ def train_steps(
         run: what `open_run` gives; None in all processes but the first.
         loss: as of `train`.
         distance: as of `train`.
+        validation_loss: per sample, of the validation split; by default `loss`, or where that is the default,
+            the same without label smoothing.
         processes: what `process_group` gives.
         replicas: pipelines side by side, which share each batch of `batch_size` samples.
 
@@ -160,6 +166,7 @@ def train_steps(
             _require_no_distance(config)
         distance = distance_to_teacher(is_regression=plan.is_regression)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
+    validation_loss = validation_loss or loss
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None
     if pipeline.must_balance:
@@ -172,7 +179,7 @@ def train_steps(
             pipeline.distribute(stage, _checkpoint(network, run) if run else None, shares)
         if processes:
             del network  # of which this process needs no more than its own groups
-        yield from train_epochs(stage, pipeline, data, run, plan)
+        yield from train_epochs(stage, pipeline, data, run, plan, validation_loss=validation_loss)
     pipeline.close()
     if not processes:
         network.eval()
@@ -210,7 +217,7 @@ def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
 
 def _group_seconds(network: LocalCriticNetwork, data: Data, config: TrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
-    network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    moved(network, config.device)
     with _frozen(network.groups) if config.freeze_main else nullcontext():
         return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return _unwrapped({str(name): tensor for name, tensor in content.items()})
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, num_outputs: int, source: str) -> None:
+def load_weights(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    num_outputs: int,
+    source: str,
+    optional: Collection[str] = (),
+) -> None:
     """Load a state dict of the same model; a head for another number of classes stays new, with a `NetworkWarning`.
 
     Args:
@@ -57,12 +64,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, num_outputs
         weights: under the model's own names.
         num_outputs: the model's.
         source: for messages.
+        optional: names that may be missing.
 
     Raises:
         NetworkError: names or shapes do not fit; the model is unchanged.
     """
     own = model.state_dict()
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    lacking = own.keys() - weights.keys() - set(optional)
+    missing = [name for name in own if name in lacking and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in own]
     other = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     heads = [name for name in own if name in other and _is_head(own[name], weights[name], num_outputs)]

@@ -144,6 +144,7 @@ def test_the_table_is_complete(cli: Cli) -> None:
         (("lstm", "--vocabulary", "0"), 2, "at least 1"),
         (("lstm", "--vocabulary", "9", "--features", "3"), 2, "exactly one"),
         (("mlp", "--features", "3", "--model-args", "depth=2"), 2, "does not take depth"),
+        (("mlp", "--features", "3", "--model-args", "width=inf"), 2, "a model argument is inf; it must be a finite"),
         (("mobilnet_v2",), 2, "did you mean mobilenet_v2"),
         (("timm/nosuch",), 2, "timm/nosuch"),
         (("resnet", "--critic", "linear", "--critic-depth", "2"), 2, "does not apply"),

@@ -596,6 +596,7 @@ def test_too_few_images_to_split(tmp_path: Path) -> None:
         ({"val_fraction": 1.0}, ["1.0", "between 0 and 1"]),
         ({"val_fraction": float("nan")}, ["nan", "between 0 and 1"]),
         ({"augment": "x"}, ["'x'", "auto, none, crop, crop-flip"]),
+        ({"seed": -1}, ["data seed is -1", "between 0 and"]),
         ({"shift": 0}, ["shift is 0", "greater than 0 and at most 0.5"]),
         ({"shift": 0.51}, ["shift is 0.51"]),
         ({"shift": float("nan")}, ["shift is nan"]),

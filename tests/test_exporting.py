@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -260,3 +261,19 @@ def test_an_existing_file_survives_a_failed_export(tmp_path: Path) -> None:
         export(Function(counted), samples(), path)
     assert path.read_bytes() == before
     assert files(tmp_path) == ["model.pt"]
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def test_what_torchscript_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="Function cannot be converted to TorchScript"):
+        lct.export(Function(Rounded.apply), samples(), tmp_path / "model.pt")
+    assert files(tmp_path) == []

@@ -168,6 +168,15 @@ def test_settings_of_another_version_are_refused(trained: lct.Run) -> None:
     assert not (trained.path / "dense").exists()
 
 
+def test_data_of_another_version_is_refused(trained: lct.Run) -> None:
+    path = trained.path / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["config"]["colours_of_tomorrow"] = 3
+    path.write_text(json.dumps(config))
+    with pytest.raises(lct.RunError, match=r"does not fit this version of lctprune \(.*colours_of_tomorrow"):
+        lct.Run(trained.path).load_data()
+
+
 def test_critics_of_another_version_are_refused_in_a_few_words(trained: lct.Run) -> None:
     """Its main network can be had all the same."""
     tensors = trained.read_checkpoint("")

@@ -133,7 +133,8 @@ def test_a_resumed_one_equals_an_uninterrupted_one(trained: lct.Run, tmp_path: P
     whole = lct.finetune(trained, 0, epochs=3, distill=0.4, lr=0.02)
     whole.path.rename(tmp_path / "whole")
     begun = begin_finetuning(trained, 0, epochs=3, distill=0.4, lr=0.02)
-    for progress in train_steps(begun.network, begun.data, begun.run, loss=begun.loss):
+    steps = train_steps(begun.network, begun.data, begun.run, loss=begun.loss, validation_loss=begun.validation_loss)
+    for progress in steps:
         if progress.epoch == 2 and progress.step == 2:
             break
     assert begun.run.epochs_done == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,7 @@ def test_groups_run_without_graph_and_without_dropout(
     make_network: MakeNetwork, data: lct.Data, tmp_path: Path
 ) -> None:
     network = make_network()
+    run = open_run(network, data, FROZEN, run_dir=tmp_path)
     seen: list[tuple[bool, bool]] = []
     for group in network.groups:
         group.register_forward_hook(lambda group, _, output: seen.append((group.training, output.requires_grad)))
@@ -98,8 +101,7 @@ def test_groups_run_without_graph_and_without_dropout(
         critic.register_forward_hook(
             lambda critic, _, output: critics_seen.append((critic.training, output.requires_grad))
         )
-    steps = lct.train_steps(network, data, open_run(network, data, FROZEN, run_dir=tmp_path))
-    next(steps)
+    next(lct.train_steps(network, data, run))
     assert seen == [(False, False)] * 3
     assert critics_seen == [(True, True)] * 2
 
@@ -232,3 +234,58 @@ def test_a_runs_weights_come_with_its_normalisation(cli: Cli, image_folder: Path
     arguments = ("--weights", tmp_path / "first", "--freeze-main", "--out", tmp_path / "second")
     assert cli("train", "resnet", "--data", image_folder, *small, *arguments).code == 0
     assert lct.Run(tmp_path / "second").config["data"]["mean"] == [0.1, 0.2, 0.3]
+
+
+def hot_or_cold(path: Path, mean: float, columns: str = "degrees,noise,kind") -> Path:
+    draw = random.Random(0)
+    rows = [(draw.gauss(mean, 4), draw.gauss(0, 1)) for _ in range(240)]
+    by_name = [{"degrees": a, "noise": b, "kind": "hot" if a > 55 else "cold"} for a, b in rows]
+    lines = [",".join(str(row[name]) for name in columns.split(",")) for row in by_name]
+    path.write_text("\n".join([columns, *lines]) + "\n")
+    return path
+
+
+def test_a_tables_columns_are_standardised_as_the_weights_know_them(cli: Cli, tmp_path: Path) -> None:
+    small = ("--groups", 2, "--model-args", "width=16", "--batch-size", 16, "--threads", 1)
+    first = ("train", "mlp", *small, "--data", hot_or_cold(tmp_path / "a.csv", 55), "--epochs", 8)
+    assert cli(*first, "--out", tmp_path / "first").code == 0
+    given = ("train", "mlp", *small, "--epochs", 1, "--weights", tmp_path / "first", "--freeze-main")
+    warmer = hot_or_cold(tmp_path / "b.csv", 60)
+    assert cli(*given, "--data", warmer, "--out", tmp_path / "second").code == 0
+    runs = [lct.Run(tmp_path / name) for name in ("first", "second")]
+    assert runs[0].config["data"]["mean"] == runs[1].config["data"]["mean"]
+    data = runs[1].load_data()
+    assert lct.evaluate(lct.load_network(runs[1]), data.val, data.example)[-1].accuracy > 0.8
+    swapped = hot_or_cold(tmp_path / "c.csv", 55, "noise,degrees,kind")
+    result = cli(*given, "--data", swapped, "--out", tmp_path / "third")
+    assert (result.code, (tmp_path / "third").exists()) == (2, False)
+    assert "first was trained with other columns than" in result.err
+
+
+def test_other_classes_of_the_same_number(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    small = ("--image-size", 8, "--epochs", 1, "--groups", 2, "--threads", 1)
+    assert cli("train", "resnet", "--data", image_folder, *small, "--out", tmp_path / "first").code == 0
+    other = tmp_path / "other"
+    for split in ("train", "test"):
+        for name, new in (("blue", "sea"), ("green", "wood"), ("red", "fire")):
+            shutil.copytree(image_folder / split / name, other / split / new)
+    given = ("train", "resnet", "--data", other, *small, "--weights", tmp_path / "first", "--out", tmp_path / "second")
+    result = cli(*given, "--freeze-main")
+    assert (result.code, (tmp_path / "second").exists()) == (2, False)
+    assert "first was trained on other classes (blue, green, red, not fire, sea, wood)" in result.err
+    result = cli(*given)
+    assert result.code == 0
+    assert "first was trained on other classes: blue, green, red, not fire, sea, wood" in result.err
+
+
+def test_a_spectral_norm_stands_still(data: lct.Data, tmp_path: Path) -> None:
+    normed = nn.utils.parametrizations.spectral_norm
+    groups = [
+        nn.Sequential(normed(nn.Conv2d(1, 8, 3)), nn.ReLU(), nn.Conv2d(8, 8, 3)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    ]
+    critic = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    network = lct.LocalCriticNetwork(groups, [critic])
+    before = state_of(network.groups)
+    lct.train(network, data, FROZEN, run_dir=tmp_path)
+    assert same(state_of(network.groups), before)

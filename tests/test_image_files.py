@@ -156,3 +156,15 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
 def test_images_of_the_right_size_are_not_touched(tmp_path: Path) -> None:
     images = random_images(3, 7, 7, 3)
     assert torch.equal(decode_images(saved(images, tmp_path), 7), images)
+
+
+def test_pixels_of_16_bits_are_scaled_and_of_32_refused(tmp_path: Path) -> None:
+    values = numpy.linspace(0, 65535, 64).astype(numpy.uint16).reshape(8, 8)
+    (tmp_path / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+    assert torch.equal(
+        decode_images([tmp_path / "deep.pgm"])[0, ..., 0], torch.from_numpy((values >> 8).astype(numpy.uint8))
+    )
+    for kind in (numpy.int32, numpy.float32):
+        Image.fromarray(values.astype(kind)).save(tmp_path / "wide.tiff")
+        with pytest.raises(DataError, match=r"wide\.tiff .*32-bit numbers.* convert it to 8 bits"):
+            decode_images([tmp_path / "wide.tiff"])

@@ -18,6 +18,7 @@ QUICK = ("--groups", 2, "--epochs", 1, "--batch-size", 20, "--threads", 1)
 SOURCE = """
 from pathlib import Path
 
+import torch
 from torch import nn
 
 with Path("imported").open("a") as file:
@@ -34,6 +35,17 @@ def build(num_classes, in_channels=3, image_size=8, width=4):
         nn.Flatten(),
         nn.Linear(width, num_classes),
     )
+
+
+class Projected(nn.Module):
+    def __init__(self, num_classes, in_channels, image_size):
+        super().__init__()
+        size = in_channels * image_size**2
+        self.register_buffer("projection", torch.randn(size, 16) / size**0.5, persistent=False)
+        self.first, self.last = nn.Linear(16, 16), nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.last(self.first((x.flatten(1) @ self.projection).cos()).relu())
 
 
 def broken(num_classes):
@@ -213,3 +225,11 @@ def test_what_is_no_network_gets_one_line(
     assert words in result.err
     assert name.partition(":")[0] in result.err
     assert not (folder / "run").exists()
+
+
+def test_what_no_checkpoint_holds_is_drawn_again_alike(folder: Path, cli: Cli, image_folder: Path) -> None:
+    arguments = ("--data", image_folder, *QUICK, "--epochs", 3, "--seed", 7, "--json", "--out", folder / "drawn")
+    trained = cli("train", "mynet:Projected", *arguments).document
+    for _ in range(2):
+        measured = cli("evaluate", folder / "drawn", "--model", "mynet:Projected", "--json").document
+        assert [each["loss"] for each in measured["candidates"]] == [each["loss"] for each in trained["candidates"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -578,8 +579,18 @@ class SharedBlock(SmallNet):
 
 
 def test_a_parameter_on_both_sides_of_a_cut_is_refused() -> None:
-    with pytest.raises(PartitionError, match=r"parameter block2\.\w+\.\w+ is used on both sides .*split_at"):
+    with pytest.raises(
+        PartitionError, match=r"'block3' .*: the parameter block2\.\w+\.\w+ is used on both sides; .*stem"
+    ):
         partition(SharedBlock(), IMAGE, split_at=["block3"])
+
+
+def test_no_cut_is_made_between_two_uses_of_a_parameter() -> None:
+    model = SharedBlock().eval()
+    assert not {"block2.first", "block3"} & {point.name for point in cut_places(model, IMAGE)}
+    parts = partition(model, IMAGE, groups=2)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(parts[1](parts[0](x)), model(x))
 
 
 def test_a_shared_parameter_on_one_side_is_fine() -> None:
@@ -587,3 +598,40 @@ def test_a_shared_parameter_on_one_side_is_fine() -> None:
     parts = partition(model, IMAGE, split_at=["stem"])
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(parts[1](parts[0](x)), model(x))
+
+
+class Flattening(nn.Module):
+    """Flattens a feature map by `view`, which only one memory layout allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3), nn.Linear(8 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        return self.last(x.view(x.size(0), -1).view(torch.float32))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_network_that_flattens_by_view_is_trained(groups: int, tmp_path: Path) -> None:
+    images = torch.randint(256, (32, 8, 8, 3), dtype=torch.uint8)  # which batches give as channels last
+    split = lct.TensorSplit(images, torch.arange(32) % 3)
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b", "c"))
+    model = Flattening()
+    network = lct.attach_critics(model, data.example, num_outputs=3, groups=groups)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(network(x), model(x))
+    method = "local-critic" if groups > 1 else "backprop"
+    config = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32", method=method)
+    assert lct.train(network, data, config, run_dir=tmp_path).epochs_done == 1
+
+
+def test_hooks_that_no_group_would_call_are_refused() -> None:
+    model = SmallNet()
+    model.stem.register_forward_hook(lambda _, __, output: 2 * output)  # stays with its module
+    x = torch.randn(2, 3, 8, 8)
+    first, second = partition(model.eval(), IMAGE, groups=2)
+    assert torch.equal(second(first(x)), model(x))
+    model.register_forward_hook(lambda _, __, output: 2 * output)
+    with pytest.raises(PartitionError, match="SmallNet has forward hooks of its own"):
+        partition(model, IMAGE, groups=2)

@@ -222,6 +222,7 @@ def test_schedules() -> None:
     assert learning_rate(0.55, cosine) == pytest.approx(0.1)
     assert learning_rate(1.0, cosine) == pytest.approx(0.0)
     assert learning_rate(0.0, lct.TrainConfig(lr=0.2, warmup=0.0)) == pytest.approx(0.2)
+    assert learning_rate(0.0, lct.TrainConfig(lr=0.2, warmup=1e-5)) == pytest.approx(0.2)  # and never above
     step = lct.TrainConfig(lr=0.1, schedule="step")
     assert [learning_rate(share, step) for share in (0, 0.49, 0.5, 0.74, 0.75, 1)] == pytest.approx(
         [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
@@ -324,3 +325,40 @@ def test_the_schedule_sets_the_rate_of_each_optimiser(
     assert rates(optimizer=optimizer, critic_optimizer="adam") == pytest.approx(
         {"group": 0.007, "critic": 1e-4}  # the paper's
     )
+
+
+def test_validation_uses_the_callers_loss(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
+    def doubled(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return 2 * lct.cross_entropy(output, target)
+
+    network = make_network()
+    run = lct.train(network, data, dataclasses.replace(BASE, epochs=1), run_dir=tmp_path, loss=doubled)
+    written = [float(run.metrics[-1][f"exit{exit}_val_loss"]) for exit in range(3)]
+    assert written == pytest.approx([2 * value for value in score_exits(network, data.val).loss], rel=1e-4)
+
+
+def test_outputs_may_have_further_dimensions(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(48, 2, 4, 4, generator=generator)
+    split = lct.TensorSplit(images, (images[:, 0] > 0).long())  # a class for each pixel
+    data = lct.Data(train=split, val=split, test=split, classes=("low", "high"))
+    groups = [torch.nn.Sequential(torch.nn.Conv2d(2, 4, 1), torch.nn.ReLU()), torch.nn.Conv2d(4, 2, 1)]
+    network = lct.LocalCriticNetwork(groups, [torch.nn.Conv2d(4, 2, 1)])
+    config = dataclasses.replace(BASE, epochs=10, batch_size=8, optimizer="adamw", lr=0.03)
+    lct.train(network, data, config, run_dir=tmp_path)
+    with torch.no_grad():
+        right = [(output.argmax(1) == split.targets).float().mean().item() for output in network.exits(images)]
+    assert [candidate.accuracy for candidate in lct.evaluate(network, split, images)] == pytest.approx(right)
+    assert right[-1] > 0.8
+
+
+def test_volumes_are_trained(tmp_path: Path) -> None:
+    split = lct.TensorSplit(torch.randn(32, 1, 4, 4, 4), torch.arange(32) % 3)
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b", "c"))
+    groups = [
+        torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.ReLU()),
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 3)),
+    ]
+    critic = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    network = lct.LocalCriticNetwork(groups, [critic])
+    assert lct.train(network, data, BASE, run_dir=tmp_path).epochs_done == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import warnings
 from collections.abc import Callable
@@ -291,3 +292,29 @@ def test_a_child_called_module_is_no_prefix(tmp_path: Path) -> None:
     model.add_module("head", nn.Linear(2, 2))
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     assert_same(read_weights(tmp_path / "weights.pt"), model.state_dict())
+
+
+class WithAuxiliary(nn.Module):
+    """Has a head that no group runs."""
+
+    def __init__(self, num_classes: int, in_channels: int = 1) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(in_channels, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.auxiliary, self.fc = nn.Linear(4, num_classes), nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.a(x).relu()
+        y = self.fc(self.b(h).mean((2, 3)))
+        return (y, self.auxiliary(h.mean((2, 3)))) if self.training else y
+
+
+@pytest.mark.filterwarnings("ignore:WithAuxiliary's auxiliary:lctprune.errors.NetworkWarning")
+def test_a_run_without_the_auxiliary_head_is_read(data: lct.Data, tmp_path: Path) -> None:
+    recipe = NetworkConfig(model=f"{__name__}:WithAuxiliary", num_outputs=3, in_channels=1, image_size=8, groups=2)
+    network = lct.build_network(recipe)
+    run = lct.train(network, data, lct.TrainConfig(epochs=1, batch_size=32), run_dir=tmp_path / "run")
+    again = lct.build_network(recipe, weights=str(run.path))
+    assert_same(again.main_state_dict(), network.main_state_dict())
+    narrow = dataclasses.replace(recipe, model="vgg-lct", model_args={"width": 4}, image_size=16)
+    with pytest.raises(NetworkError, match=r"does not fit \w+: it lacks"):
+        lct.build_network(narrow, weights=str(run.path))

@@ -1,0 +1,78 @@
+"""What training could not do with a network and a data set, found before anything is begun: a trial on two samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.costs import device_of, evaluation_mode
+from lctprune.data_set import Data
+from lctprune.errors import ConfigError, NetworkError, first_line
+from lctprune.layer_group import shared_tensor
+from lctprune.network import LocalCriticNetwork
+from lctprune.scores import score_samples
+
+SAMPLES = 2
+
+
+def require_trainable(network: LocalCriticNetwork, data: Data) -> None:
+    """Run the network on samples of the validation split, every module once.
+
+    Raises:
+        NetworkError: it does not run on them, a module changes its input in place, two parts that are trained apart
+            hold the same tensor, or a state dict holds something else than tensors.
+        ConfigError: there is no measure of how good such outputs are for such targets.
+    """
+    parts = {
+        f"{kind} {index}": part for kind in ("group", "critic") for index, part in enumerate(_parts(network, kind))
+    }
+    _require_tensors(parts)
+    if shared := shared_tensor(list(parts.values())):
+        raise NetworkError(f"two groups or critics hold {shared}, and are trained apart; give each its own")
+    inputs, targets = (tensor.to(device_of(network)) for tensor in next(data.val.batches(SAMPLES)))
+    outputs = []
+    with evaluation_mode(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for index, group in enumerate(network.groups):
+            inputs = _run(f"group {index}", group, inputs)
+            is_last = index == len(network.critics)
+            outputs.append(inputs if is_last else _run(f"critic {index}", network.critics[index], inputs))
+    for output in outputs:
+        _require_score(output, targets)
+
+
+def _parts(network: LocalCriticNetwork, kind: str) -> nn.ModuleList:
+    return network.groups if kind == "group" else network.critics
+
+
+def _require_tensors(parts: dict[str, nn.Module]) -> None:
+    for name, part in parts.items():
+        for key, value in part.state_dict().items():
+            if not isinstance(value, Tensor):
+                raise NetworkError(
+                    f"{name} keeps a {type(value).__name__} in its state dict, as {key}; a checkpoint holds tensors"
+                )
+
+
+def _run(name: str, module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    version = inputs._version
+    try:
+        output = module(inputs)
+    except Exception as error:  # whatever the module's own code raises
+        raise NetworkError(f"{name} does not run on {list(inputs.shape)} of the data: {first_line(error)}") from error
+    if not isinstance(output, Tensor):
+        raise NetworkError(f"{name} gives a {type(output).__name__}; it must give one tensor")
+    if inputs._version != version:
+        raise NetworkError(f"{name} changes its input in place; give its first layer inplace=False")
+    return output
+
+
+def _require_score(output: Tensor, targets: Tensor) -> None:
+    try:
+        score_samples(output, targets)
+    except (ValueError, IndexError) as error:
+        raise ConfigError(
+            f"outputs of {list(output.shape)} cannot be scored against targets of {list(targets.shape)} ({error}); "
+            "give class numbers for [batch, classes, ...], or as many numbers as there are outputs"
+        ) from error

@@ -1,0 +1,108 @@
+"""What cannot be trained is found before a run is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lctprune as lct
+
+CONFIG = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32")
+Network = lct.LocalCriticNetwork
+
+
+class Remembering(nn.Linear):
+    """Keeps more than tensors in its state dict."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seen": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+class TwoTensors(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+def layers(*last: nn.Module) -> list[nn.Module]:
+    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), nn.Sequential(*last)]
+
+
+def with_a_layer_in_both_groups() -> Network:
+    layer = nn.Linear(64, 64)
+    return Network(
+        [nn.Sequential(nn.Flatten(), layer), nn.Sequential(nn.ReLU(), layer, nn.Linear(64, 3))], [nn.Linear(64, 3)]
+    )
+
+
+def with_one_critic_twice() -> Network:
+    critic = nn.Linear(4, 3)
+    return Network([*layers(nn.Linear(4, 4)), nn.Linear(4, 3)], [critic, critic])
+
+
+REFUSED: dict[str, tuple[Callable[[], Network], type[Exception], str]] = {
+    "shared layer": (with_a_layer_in_both_groups, lct.NetworkError, r"two groups or critics hold 1\.weight"),
+    "shared critic": (with_one_critic_twice, lct.NetworkError, "two groups or critics hold weight"),
+    "critic in place": (
+        lambda: Network(layers(nn.Linear(4, 3)), [nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))]),
+        lct.NetworkError,
+        "critic 0 changes its input in place",
+    ),
+    "no tensor": (
+        lambda: Network(layers(Remembering(4, 3)), [nn.Linear(4, 3)]),
+        lct.NetworkError,
+        r"group 1 keeps a dict in its state dict, as 0\._extra_state",
+    ),
+    "two outputs": (
+        lambda: Network(layers(nn.Linear(4, 3)), [TwoTensors(4, 3)]),
+        lct.NetworkError,
+        "critic 0 gives a tuple",
+    ),
+    "other input": (
+        lambda: Network(layers(nn.Linear(5, 3)), [nn.Linear(4, 3)]),
+        lct.NetworkError,
+        r"group 1 does not run on \[2, 4\] of the data: mat1 and mat2",
+    ),
+    "no class": (
+        lambda: Network(layers(nn.Linear(4, 3), nn.Flatten(0)), [nn.Linear(4, 3)]),
+        lct.ConfigError,
+        r"outputs of \[6\] cannot be scored against targets of \[2\]",
+    ),
+    "maps for one class": (
+        lambda: Network(layers(nn.Linear(4, 6), nn.Unflatten(1, (3, 2))), [nn.Linear(4, 3)]),
+        lct.ConfigError,
+        r"outputs of \[2, 3, 2\] cannot be scored against targets of \[2\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_is_refused_and_nothing_begun(name: str, data: lct.Data, tmp_path: Path) -> None:
+    make, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        lct.train(make(), data, CONFIG, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfit_regression_is_refused(tmp_path: Path) -> None:
+    split = lct.TensorSplit(torch.randn(32, 5), torch.randn(32))
+    data = lct.Data(train=split, val=split, test=split, classes=())
+    with pytest.raises(lct.ConfigError, match=r"outputs of \[2, 2\] cannot be scored against targets of \[2\]"):
+        lct.train(Network([nn.Linear(5, 2)]), data, CONFIG, run_dir=tmp_path / "run")
+
+
+def test_a_trial_changes_nothing(make_network: Callable[..., Network], data: lct.Data, tmp_path: Path) -> None:
+    network = make_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = torch.get_rng_state()
+    lct.open_run(network, data, CONFIG, run_dir=tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
