@@ -16,6 +16,7 @@ from lctprune.cli.measured import (
     RunArgument,
     ThreadsOption,
     measured,
+    say_if_selection_is_old,
     show_candidates,
     write_results,
 )
@@ -39,6 +40,7 @@ def evaluate(
     """
     opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch, again=True)
     selection = read_selection(opened)
+    say_if_selection_is_old(opened)
     if selection is None:
         write_results(opened, candidates)
     else:
@@ -61,6 +63,7 @@ def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption 
     opened, candidates = measured(run, model=model, any_latency=True)
     path = opened.path / "report.html"
     selection = read_selection(opened)
+    say_if_selection_is_old(opened)
     if selection is None:
         page = report_page(opened, candidates)
     else:

@@ -84,7 +84,8 @@ def _fail(error: BaseException, code: int) -> int:
     line = " ".join(message.split())
     if is_started() and sys.argv[1:2] == ["train"]:
         end_process(line, code, is_cause=not isinstance(error, ProcessLostError))
-    typer.echo(f"lctprune: error: {line}", err=True)
+    if line:  # without a command, the help has been shown, and that is all
+        typer.echo(f"lctprune: error: {line}", err=True)
     if "--json" in sys.argv:
         document: dict[str, object] = {"error": line, "exit_code": code}
         if isinstance(error, BudgetError) and error.nearest is not None:

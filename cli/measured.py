@@ -11,12 +11,13 @@ import typer
 
 from lctprune.candidates import Candidate
 from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
-from lctprune.deployment import measure_run
+from lctprune.deployment import SELECTED, measure_run, read_selection
 from lctprune.description import candidate_record
 from lctprune.family import notes
 from lctprune.runs import Run, newest_run
 from lctprune.selection import pareto_front
 
+CSV = "candidates.csv"
 RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]
 ModelOption = Annotated[
     str | None,
@@ -54,6 +55,19 @@ def measured(
         return run, measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
 
 
+def say_if_selection_is_old(run: Run) -> None:
+    """On stderr; `lctprune select` makes it anew."""
+    if (run.path / SELECTED).exists() and read_selection(run) is None:
+        stderr().print(f"Note: {run.path / SELECTED} is of an earlier checkpoint or run; select again.")
+
+
+def refresh_results(run: Run, candidates: Sequence[Candidate]) -> None:
+    """Of a run that was selected from before it was trained to its end."""
+    if (run.path / CSV).exists():
+        write_results(run, candidates)
+    say_if_selection_is_old(run)
+
+
 def write_results(
     run: Run,
     candidates: Sequence[Candidate],
@@ -64,7 +78,7 @@ def write_results(
     """candidates.csv, pareto.png and pareto.svg in the run directory."""
     from lctprune import reports  # pandas and matplotlib take a second to import
 
-    reports.write_candidates(candidates, run.path / "candidates.csv")
+    reports.write_candidates(candidates, run.path / CSV)
     figure = reports.pareto_figure(candidates, chosen=chosen, budget=limits)
     reports.save_figure(figure, run.path / "pareto")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +12,11 @@ from lctprune.data import EMBEDDED
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
 from lctprune.sources import TORCHVISION
+from lctprune.train_config import TrainConfig
 
 Number = TypeVar("Number", int, float)
+OBJECTIVE = ("matching", "distill", "critic_period")
+CRITICS = ("critic", "critic_depth", "critic_width", "critic_pool", "critic_optimizer", "balance")
 
 
 def group_count(groups: int | None, split_at: str | None) -> int:
@@ -24,8 +27,11 @@ def group_count(groups: int | None, split_at: str | None) -> int:
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """Comma-separated names."""
-    return tuple(name.strip() for name in text.split(",")) if text else None
+    """Comma-separated names of different modules, as of --split-at."""
+    found = [name.strip() for name in text.split(",")] if text else []
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise ConfigError(f"{twice[0]} stands twice in {text!r}; a group can end there once")
+    return tuple(found) or None
 
 
 def numbers(name: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
@@ -63,3 +69,13 @@ def _value(text: str) -> Any:
 def data_name(name: str) -> str:
     """A known data set's name as it is; of a path the absolute one, so that a run finds its data from anywhere."""
     return name if name in (*EMBEDDED, *TORCHVISION) or not Path(name).exists() else str(Path(name).resolve())
+
+
+def require_of_use(method: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of `train`, by name, that differ from their defaults and change nothing with a method."""
+    unused = {"joint": OBJECTIVE, "backprop": OBJECTIVE + CRITICS}.get(method, ())
+    defaults = {**vars(NetworkConfig()), **vars(TrainConfig())}
+    for name in unused:
+        if given[name] not in (None, defaults[name]):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} {given[name]} changes nothing with --method {method}; leave it out")

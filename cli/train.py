@@ -12,8 +12,13 @@ from rich.console import Console
 
 from lctprune.cli.adding import add_critics
 from lctprune.cli.console import printed_warnings, stderr, stdout
-from lctprune.cli.measured import JsonOption, ThreadsOption, show_candidates
-from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers
+from lctprune.cli.measured import (
+    JsonOption,
+    ThreadsOption,
+    refresh_results,
+    show_candidates,
+)
+from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
 from lctprune.data_set import Data, DataConfig, split_sizes
@@ -116,6 +121,7 @@ def train(
     """
     if method == "backprop" and (split_at or groups not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
+    require_of_use(method, locals())
     data_config = DataConfig(
         name=data_name(data),
         data_dir=str(Path(data_dir).absolute()),
@@ -188,6 +194,7 @@ def train(
             candidates = measure_run(run)
     if run is None:
         return
+    refresh_results(run, candidates)
     networks = "networks" if dense else "exits"
     show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
     if not json:

@@ -205,5 +205,5 @@ def _require_finite(losses: Sequence[float], first_exit: int, epoch: int, step: 
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss of exit {exit} is {value} at epoch {epoch + 1}, step {step + 1}; "
-                "try a smaller --lr. The last checkpoint is unharmed"
+                f"try a smaller --lr{'. The last checkpoint is unharmed' if epoch else ', in another --out'}"
             )

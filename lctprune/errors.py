@@ -77,6 +77,6 @@ class BudgetError(LctpruneError, ValueError):
         self.misses = misses or {}
 
 
-def first_line(error: Exception, otherwise: str | None = None) -> str:
+def first_line(error: BaseException, otherwise: str | None = None) -> str:
     """What somebody else's error says, for a message of one line; `otherwise`, or its type, where it says nothing."""
     return next(iter(str(error).strip().splitlines()), otherwise or type(error).__name__)

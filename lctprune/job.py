@@ -124,7 +124,8 @@ def _load(job: Job) -> Begun:
     if given:
         _require_alike(given, data, job)
     if job.resume and job.out is not None:
-        config = dataclasses.replace(config, cuts=(Run(job.out).config["network"] or {}).get("cuts"))
+        begun = Run(job.out).config["network"] or {}
+        config = dataclasses.replace(config, cuts=begun.get("cuts") if begun.get("model") == config.model else None)
     torch.manual_seed(job.training.seed)
     network = build_network(fitted(config, data), weights=weights, training=job.training)
     if job.dense:

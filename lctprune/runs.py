@@ -84,8 +84,9 @@ class Run:
         """The data set that the run was trained on, with the same splits and normalisation.
 
         Raises:
-            RunError: the run was trained on data made by hand, or by another version, or the data has changed since.
-            DataError: the data is gone.
+            RunError: the run was trained on data made by hand, or by another version, or the data has changed
+                since, or is gone.
+            DataError: the data cannot be read.
         """
         recorded = self.config["data"]
         if recorded is None:
@@ -95,6 +96,8 @@ class Run:
             )
         with _of_this_version(self):
             config = DataConfig(**recorded["config"])
+        if Path(config.name).is_absolute() and not Path(config.name).exists():
+            raise RunError(f"{self.path} was trained on {config.name}, which is gone; put it back, or a link to it")
         data = load_data(config, **recorded_statistics(recorded)._asdict())
         self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
         return data

@@ -66,7 +66,13 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
     return RawData(splits[0], splits[1], tuple(split.classes))
 
 
-def stratified(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified(
+    targets: Tensor,
+    fraction: float,
+    seed: int,
+    *,
+    remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
+) -> tuple[Tensor, Tensor]:
     """Indices of the larger and of the held-out part, each with the same share of every class.
 
     Raises:
@@ -82,7 +88,7 @@ def stratified(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Ten
         smallest = int(targets.bincount().min())
         raise DataError(
             f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
-            f"hold out {fraction:.0%} for validation; add samples, or give a split of your own (val/, val.tsv)"
+            f"hold out {fraction:.0%} of them; {remedy}"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
 

@@ -49,6 +49,8 @@ def table_data(
     classes = () if is_regression else tuple(sorted(set(texts)))
     if is_regression:
         values = [_number(path, line, target, text) for (line, _), text in zip(rows, texts, strict=True)]
+        if len(set(values)) < 2:
+            raise DataError(f"{path}: {target} is always {values[0]:g}; a regression needs targets that differ")
         targets = torch.tensor(values, dtype=torch.float64)
     else:
         _check_classes(path, target, rows, texts)
@@ -88,7 +90,10 @@ def _read(path: Path) -> tuple[list[str], _Rows]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"the table {path} cannot be read ({error})") from error
     if len(header) < 2 or len(set(header)) < len(header) or not all(header):
-        raise DataError(f"{path} must begin with a line of at least 2 different column names, not {','.join(header)!r}")
+        raise DataError(
+            f"{path} must begin with a line of at least 2 different column names, separated by commas, not "
+            f"{','.join(header)!r}"
+        )
     if len(rows) < LEAST_ROWS:
         raise DataError(f"{path} has {len(rows)} rows; at least {LEAST_ROWS} are needed for three splits")
     for line, row in rows:
@@ -126,7 +131,9 @@ def _check_classes(path: Path, target: str, rows: _Rows, texts: Sequence[str]) -
 def _held_out(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the larger and of the held-out part; balanced by class where there are classes."""
     if not targets.is_floating_point():
-        return stratified(targets, fraction, seed)
+        counts = targets.bincount()
+        remedy = "give --task regression" if 2 * len(counts) > len(targets) else "add rows, or remove rare classes"
+        return stratified(targets, fraction, seed, remedy=remedy)
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     count = max(2, round(fraction * len(targets)))  # one sample has no variance to explain
     if count >= len(targets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 from collections.abc import Collection, Mapping
@@ -38,7 +39,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a pickle of other things, a broken file: in torch's and safetensors' words
+    except pickle.UnpicklingError as error:  # torch's words recommend to trust it
+        raise NetworkError(
+            f"{path} is no file of weights (it holds other things than tensors, or is broken); "
+            "give a state dict, as safetensors or by torch.save"
+        ) from error
+    except Exception as error:  # a broken file: in torch's and safetensors' words
         raise NetworkError(
             f"{path} is no file of weights ({first_line(error, 'broken')}); "
             "give a state dict, as safetensors or by torch.save"

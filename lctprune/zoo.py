@@ -98,7 +98,9 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
     ]
     if missing:
         known = ", ".join(key for key, value in settings.items() if value is not None)
-        raise ConfigError(f"{name} needs {', '.join(missing)}, which this data does not have; it has {known}")
+        own_names = [key for key in missing if key not in decided]
+        remedy = f"; give --model-args {own_names[0]}=..." if own_names else ""
+        raise ConfigError(f"{name} needs {', '.join(missing)}, which this data does not have; it has {known}{remedy}")
     unknown = [key for key in own if key not in parameters and not takes_any]
     if unknown:
         raise ConfigError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(parameters)}")
@@ -106,7 +108,7 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
         model = builder(**arguments, **own)
     except LctpruneError:
         raise
-    except Exception as error:  # whatever somebody else's code raises
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
         raise NetworkError(
             f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"
         ) from error

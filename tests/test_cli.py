@@ -133,6 +133,9 @@ def test_resume_continues_and_repeats_nothing(cli: Cli, image_folder: Path, run:
     other = cli(*again, "--resume", "--lr", 0.5)
     assert other.code == 1
     assert "another training (lr was" in other.err
+    model = cli("train", "resnet", "--data", image_folder, "--out", copied, *QUICK, "--resume")
+    assert "was begun with another network (" in model.err
+    assert "model was 'vgg-lct', is 'resnet18'" in model.err
     shifted = cli(*again, "--resume", "--shift", 0.5)
     assert "another data (shift was 0.0625, is 0.5)" in " ".join(shifted.err.split())
 
@@ -306,6 +309,11 @@ def assert_one_line(result: Any, *, code: int) -> None:
         (("train", "resnet", "--split-at", "nosuch"), 1, "possible are"),
         (("train", "resnet", "--method", "x"), 2, "backprop"),
         (("train", "resnet", "--device", "tpu"), 2, "cpu"),
+        (("train", "resnet", "--split-at", "layer1,layer1"), 2, "layer1 stands twice"),
+        (("train", "resnet", "--method", "joint", "--matching", "1"), 2, "--matching 1 changes nothing with --method"),
+        (("train", "resnet", "--method", "backprop", "--distill", "0"), 2, "--distill 0 changes nothing"),
+        (("train", "resnet", "--method", "backprop", "--critic-width", "2"), 2, "--critic-width 2 changes nothing"),
+        (("train", "resnet", "--model-args", "width=8", "--image-size", "224"), 2, "at least 16 channels, for maps of"),
         (("train", "resnet", "--data", "nosuch"), 1, "neither a folder"),
         (("train", "resnet", "--data", "cifar10", "--data-dir", "nosuch"), 1, "--download"),
         (("train", "resnet", "--resume"), 1, "--out"),
@@ -371,3 +379,39 @@ def test_sizes_that_do_not_match_are_resized(cli: Cli, image_folder: Path, tmp_p
     path = tmp_path / "run"
     assert cli("train", "vgg-lct", "--data", folder, "--out", path, "--image-size", 8, *QUICK).code == 0
     assert lct.Run(path).config["network"]["image_size"] == 8
+
+
+def test_what_was_selected_before_training_went_on_is_said_to_be_old(
+    cli: Cli, image_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    arguments = ("train", "vgg-lct", "--data", image_folder, "--out", path, *QUICK)
+    assert cli(*arguments, "--epochs", 1).code == 0
+    config = json.loads((path / "config.json").read_text())
+    config["training"]["epochs"] = 2  # as if it had been interrupted after the first
+    (path / "config.json").write_text(json.dumps(config))
+    assert "stands at epoch 1 of 2" in cli("select", path, "--budget-flops", "100%").err
+    before = (path / "candidates.csv").read_bytes()
+    assert "select again" not in cli("report", path).err
+    result = cli(*arguments, "--epochs", 2, "--resume")
+    assert result.code == 0, result.err
+    assert f"{path / 'selected'} is of an earlier checkpoint" in "".join(result.err.splitlines())
+    assert (path / "candidates.csv").read_bytes() != before
+    assert "select again" in cli("evaluate", path).err
+    assert "select again" not in cli("select", path).err
+    assert "select again" not in cli("evaluate", path).err
+
+
+def test_a_run_whose_data_is_gone_says_where_it_was(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    assert cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run", *QUICK).code == 0
+    folder.rename(tmp_path / "moved")
+    result = cli("evaluate", tmp_path / "run")
+    assert_one_line(result, code=1)
+    assert f"was trained on {folder}, which is gone; put it back" in result.err
+
+
+def test_without_a_command_there_is_help_and_no_error(cli: Cli) -> None:
+    result = cli()
+    assert (result.code, result.err) == (2, "")
+    assert "train" in result.out

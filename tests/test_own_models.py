@@ -52,6 +52,14 @@ def broken(num_classes):
     raise KeyError("no such layer")
 
 
+def demanding(num_classes, depth):
+    return nn.Linear(depth, num_classes)
+
+
+def exits(num_classes):
+    raise SystemExit(0)
+
+
 def number(num_classes):
     return 3
 
@@ -213,7 +221,10 @@ def test_arguments_and_packages(folder: Path, cli: Cli, image_folder: Path) -> N
         ("mynet:", 2, "cannot be imported"),
         ("mynet:text", 2, "no function"),
         ("mynet:no_outputs", 2, "neither num_classes nor num_outputs"),
+        ("mynet:demanding", 2, "needs depth, which this data does not have; it has num_outputs, in_channels"),
+        ("mynet:demanding", 2, "give --model-args depth=..."),
         ("mynet:broken", 1, "KeyError"),
+        ("mynet:exits", 1, "SystemExit"),
         ("mynet:number", 1, "not an nn.Module"),
     ],
 )

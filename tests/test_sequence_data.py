@@ -217,3 +217,16 @@ def test_digits_by_rows() -> None:
 
 def test_the_rows_are_those_of_the_files_written(folder: Path) -> None:
     assert list(zip(*read_sentences(folder / "test.tsv"), strict=True)) == TEST
+
+
+def test_a_first_line_that_may_be_a_header_is_refused(tmp_path: Path) -> None:
+    lines = [f"{word} film\t{label}" for label, word in (("good", "fine"), ("bad", "poor")) for _ in range(5)]
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["text\tsentiment", *lines]))
+    with pytest.raises(
+        lct.DataError, match=r"train\.tsv, line 1 has a label that no other line has, 'sentiment'; .*header"
+    ):
+        lct.load_data(lct.DataConfig(name=str(tmp_path)))
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]))
+    assert lct.load_data(lct.DataConfig(name=str(tmp_path))).classes == ("bad", "good")

@@ -214,3 +214,17 @@ def test_a_regression_needs_a_table() -> None:
         lct.DataConfig(name="digits", task="regression")
     with pytest.raises(lct.ConfigError, match="task is 'ranking'"):
         lct.DataConfig(name="t.csv", task="ranking")
+
+
+def test_a_regression_needs_targets_that_differ(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "a,price", [(i, 3.5) for i in range(20)])
+    assert "price is always 3.5; a regression needs targets that differ" in error_of(table, task="regression")
+
+
+def test_numbers_as_classes_are_asked_about(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "a,price", [(i, i + 0.5) for i in range(20)])
+    assert "20 classes (the smallest has 1) are too few to hold out 20% of them; give --task regression" in error_of(
+        table
+    )
+    table = write(tmp_path / "t.csv", "a,kind", [(i, "rare" if i == 3 else "usual") for i in range(20)])
+    assert "add rows, or remove rare classes" in error_of(table)
