@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Collection, Mapping
@@ -39,15 +38,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error})") from error
-    except pickle.UnpicklingError as error:  # torch's words recommend to trust it
+    except Exception as error:  # a pickle of other things, whose message recommends to trust it, or a broken file
+        refused = type(error).__name__ == "UnpicklingError"
+        reason = "it holds other things than tensors, or is broken" if refused else first_line(error, "broken")
         raise NetworkError(
-            f"{path} is no file of weights (it holds other things than tensors, or is broken); "
-            "give a state dict, as safetensors or by torch.save"
-        ) from error
-    except Exception as error:  # a broken file: in torch's and safetensors' words
-        raise NetworkError(
-            f"{path} is no file of weights ({first_line(error, 'broken')}); "
-            "give a state dict, as safetensors or by torch.save"
+            f"{path} is no file of weights ({reason}); give a state dict, as safetensors or by torch.save"
         ) from error
     content = next((content[key] for key in NESTED if isinstance(content, dict) and key in content), content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
