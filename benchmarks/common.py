@@ -18,7 +18,7 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.environment import machine
-from lctprune.image_networks import LEAST_RESNET_WIDTH
+from lctprune.image_networks import least_resnet_width
 from lctprune.models import fitted
 from lctprune.scores import score_exits
 from lctprune.sources import stratified
@@ -50,7 +50,8 @@ def scale_options(parser: argparse.ArgumentParser, *, images: int, width: int, e
 def make_quick(arguments: argparse.Namespace) -> None:
     """Where --quick is given, the smallest scale at which everything still happens."""
     if arguments.quick:
-        arguments.images, arguments.val_images, arguments.width = 256, 128, LEAST_RESNET_WIDTH
+        arguments.images, arguments.val_images = 256, 128
+        arguments.width = least_resnet_width(arguments.image_size or 32)
         arguments.epochs, arguments.seeds = 1, 1
 
 

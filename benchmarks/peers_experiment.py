@@ -19,7 +19,7 @@ from torch import nn
 import lctprune as lct
 from lctprune.costs import group_costs
 from lctprune.family import FINETUNED
-from lctprune.image_networks import LEAST_RESNET_WIDTH
+from lctprune.image_networks import least_resnet_width
 from lctprune.models import build_model, fitted
 
 
@@ -198,7 +198,8 @@ class Experiment:
 
     def width_for(self, budget: int) -> int | None:
         """The greatest width whose MACs are within the budget; None where none is."""
-        widths = range(self.arguments.width, LEAST_RESNET_WIDTH - 1, -1)
+        least = least_resnet_width(self.data.example.shape[-1])
+        widths = range(self.arguments.width, least - 1, -1)
         return next((width for width in widths if self.model_macs(width) <= budget), None)
 
     def model_macs(self, width: int) -> int:

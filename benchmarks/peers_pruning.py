@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.image_networks import LEAST_RESNET_WIDTH
+from lctprune.image_networks import LEAST_WIDTH_OF_LARGE
 
 VARIANTS = ("l1-uniform", "l1-global", "bn-uniform", "bn-global")  # importance, and where channels are compared
 PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met
@@ -36,14 +36,14 @@ def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> n
 
 
 def without_crash(model: nn.Module) -> nn.Module:
-    """The same function without what corrupts memory in PyTorch 2.14 on AVX2, in the backward pass of channels-last
-    tensors: strided 1x1 convolutions of fewer than 8 channels. They pick every other position first instead.
+    """The same function without what corrupts memory in PyTorch 2.14, in the backward pass of channels-last tensors:
+    strided 1x1 convolutions of few channels. They pick every other position first instead.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if not isinstance(child, nn.Conv2d) or child.kernel_size != (1, 1) or child.stride == (1, 1):
                 continue
-            if child.in_channels < LEAST_RESNET_WIDTH:
+            if child.in_channels < LEAST_WIDTH_OF_LARGE:
                 picking = nn.AvgPool2d(1, child.stride[0])
                 child.stride = (1, 1)
                 setattr(module, name, nn.Sequential(picking, child))

@@ -12,11 +12,11 @@ from lctprune.data import EMBEDDED
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
 from lctprune.sources import TORCHVISION
-from lctprune.train_config import TrainConfig
+from lctprune.train_config import TrainConfig, parse_ramp
 
 Number = TypeVar("Number", int, float)
-OBJECTIVE = ("matching", "distill", "critic_period")
-CRITICS = ("critic", "critic_depth", "critic_width", "critic_pool", "critic_optimizer", "balance")
+RAMPS = ("matching", "distill")
+OBJECTIVE = (*RAMPS, "critic_period")
 
 
 def group_count(groups: int | None, split_at: str | None) -> int:
@@ -73,9 +73,13 @@ def data_name(name: str) -> str:
 
 def require_of_use(method: str, given: Mapping[str, Any]) -> None:
     """Refuse options of `train`, by name, that differ from their defaults and change nothing with a method."""
-    unused = {"joint": OBJECTIVE, "backprop": OBJECTIVE + CRITICS}.get(method, ())
-    defaults = {**vars(NetworkConfig()), **vars(TrainConfig())}
+    unused = {"joint": OBJECTIVE, "backprop": (*OBJECTIVE, "balance")}.get(
+        method, ()
+    )  # `densify` reads critics' options
+    plain = {**vars(NetworkConfig()), **vars(TrainConfig())}
     for name in unused:
-        if given[name] not in (None, defaults[name]):
+        if given[name] != plain[name] and (
+            name not in RAMPS or parse_ramp(name, given[name]) != parse_ramp(name, plain[name])
+        ):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} {given[name]} changes nothing with --method {method}; leave it out")

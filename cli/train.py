@@ -121,7 +121,8 @@ def train(
     """
     if method == "backprop" and (split_at or groups not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
-    require_of_use(method, locals())
+    if not resume:
+        require_of_use(method, locals())
     data_config = DataConfig(
         name=data_name(data),
         data_dir=str(Path(data_dir).absolute()),

@@ -134,8 +134,7 @@ def _alone_alive(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _torn(traced: Traced) -> dict[int, str]:
-    """Positions in the graph of evaluation that have a parameter, or a buffer that training changes, on both sides:
-    its name."""
+    """Positions in the graph of evaluation that have a parameter or persistent buffer on both sides: its name."""
     nodes = nodes_of(traced.evaluation)
     names = {id(tensor): name for name, tensor in traced.root.state_dict(keep_vars=True).items()}
     uses: dict[int, list[int]] = {}

@@ -12,8 +12,7 @@ from lctprune.errors import ConfigError
 
 # With fewer input channels, torch 2.14's backward pass of a strided 1x1 convolution in channels-last layout writes
 # beyond its memory: of any map on processors with AVX2, of large ones (from 56 x 56 on, as was seen) with AVX-512.
-LEAST_RESNET_WIDTH = 8
-LARGE_MAP, LEAST_WIDTH_OF_LARGE = 48, 16
+LEAST_WIDTH, LARGE_MAP, LEAST_WIDTH_OF_LARGE = 8, 50, 16
 SMALL_IMAGE = 64  # up to this side a ResNet gets the 3x3 stem without pooling that is usual for CIFAR
 
 
@@ -51,7 +50,7 @@ def sized_resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module
     def network(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
         model = build(num_classes=num_outputs)
         if width != 64:
-            _set_width(model, width, image_size if image_size <= SMALL_IMAGE else image_size // 4)
+            _set_width(model, width, least=least_resnet_width(image_size))
         if image_size <= SMALL_IMAGE:
             model.conv1 = _stem_convolution(in_channels, width, kernel_size=3, stride=1)
             model.maxpool = nn.Identity()
@@ -62,15 +61,19 @@ def sized_resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module
     return network
 
 
-def _set_width(model: resnet.ResNet, width: int, side: int) -> None:
-    """Give a ResNet of basic blocks `width` channels in its first stage, of maps of that side, and twice as many in
-    each further one."""
+def least_resnet_width(image_size: int) -> int:
+    """Channels of its first stage that a ResNet of basic blocks must have, for images of that side."""
+    side = image_size if image_size <= SMALL_IMAGE else -(-image_size // 4)
+    return LEAST_WIDTH if side <= LARGE_MAP else LEAST_WIDTH_OF_LARGE
+
+
+def _set_width(model: resnet.ResNet, width: int, *, least: int) -> None:
+    """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further one."""
     _require_width(width)
-    least = LEAST_RESNET_WIDTH if side <= LARGE_MAP else LEAST_WIDTH_OF_LARGE
     if width < least:
         raise ConfigError(
-            f"width is {width}; a ResNet needs at least {least} channels, for maps of {side} x {side}: PyTorch's "
-            "backward pass of a strided 1x1 convolution with fewer crashes on some processors"
+            f"width is {width}; a ResNet needs at least {least} channels for images of this size: PyTorch's backward "
+            "pass of a strided 1x1 convolution with fewer crashes on some processors"
         )
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
     if not isinstance(stages[0][0], resnet.BasicBlock):

@@ -158,4 +158,5 @@ def _require_alike(given: Run, data: Data, job: Job) -> None:
         raise ConfigError(
             f"{given.path} was trained on other classes ({was}, not {now}), which --freeze-main keeps; leave it out"
         )
-    warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)
+    if len(classes) == len(data.classes):  # else the classifier is new, and a warning says so
+        warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)

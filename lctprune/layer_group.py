@@ -85,10 +85,12 @@ def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph
 
 
 def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
-    """The name of a parameter or buffer that two modules hold, if there is one."""
+    """The name of a parameter to train, or of a persistent buffer, that two modules hold, if there is one."""
     seen: set[int] = set()
     for part in parts:
-        names = {id(tensor): name for name, tensor in part.state_dict(keep_vars=True).items()}
+        held = part.state_dict(keep_vars=True).items()
+        frozen = {id(parameter) for parameter in part.parameters() if not parameter.requires_grad}
+        names = {id(tensor): name for name, tensor in held if id(tensor) not in frozen}
         if shared := names.keys() & seen:
             return names[min(shared, key=list(names).index)]
         seen |= names.keys()

@@ -123,14 +123,15 @@ def _scheduled(module: nn.Module, config: TrainConfig) -> Optimizer | None:
 
 def _convolutions(module: nn.Module) -> dict[int, Tensor]:
     """By their identity, the weights of `_mixing_convolutions` that are to be trained."""
-    # a parametrised weight (spectral norm, say) is no parameter: it is computed from others, and `weight` computes it
-    found = [each._parameters.get("weight") for each in _mixing_convolutions(module)]
+    found = [each._parameters["weight"] for each in _mixing_convolutions(module)]
     return {id(weight): weight for weight in found if weight is not None and weight.requires_grad}
 
 
 def _mixing_convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    """Those that mix channels as a matrix does: grouped ones do not."""
-    return [each for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
+    """Those whose weight mixes channels as a matrix does: that of grouped ones does not, and one that is computed from
+    others (spectral norm, say) is no parameter."""
+    found = [each for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
+    return [each for each in found if "weight" in each._parameters]
 
 
 def _adam(module: nn.Module, config: TrainConfig) -> Adam | None:

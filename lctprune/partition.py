@@ -19,10 +19,10 @@ from lctprune.costs import count_parameters, evaluation_mode, saved_bytes
 from lctprune.critics import make_critic
 from lctprune.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
-from lctprune.layer_group import layer_groups
+from lctprune.layer_group import layer_groups, shared_tensor
 from lctprune.network import LocalCriticNetwork
 from lctprune.optimizers import settled
-from lctprune.tracing import Traced, require_one_input, trace, without_leftovers
+from lctprune.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
 from lctprune.train_config import TrainConfig
 from lctprune.training_costs import as_timed, critic_time_ns, segment_times_ns, training_bytes
 
@@ -166,6 +166,8 @@ def _partition(
             config = settled(here, model, example)
             cuts = _cuts_for_training(traced, places, example, groups, balance_by, config, critic_cost)
         parts = layer_groups(traced, cuts)
+    if shared := shared_tensor(parts):  # in training only: `cut_points` looks at evaluation
+        raise PartitionError(f"the parameter {shared} is used on both sides of a cut; cut elsewhere, or {BY_HAND}")
     return parts, cuts
 
 
@@ -183,15 +185,15 @@ def _try(model: nn.Module, example: Tensor) -> None:
 
 
 def _whole(model: nn.Module) -> nn.Module:
-    """A model as its only group: itself; or traced, where it gives more than its output in training, or changes shapes,
-    which by `view` would need another memory layout than training has."""
+    """A model as its only group: itself; or traced, where it gives more than its output in training, or flattens by
+    `view`, which would need another memory layout than training has."""
     try:
         with without_leftovers(model):
             traced = trace(model)
+            is_changed = traced.has_auxiliary or any(WAS_VIEW in node.meta for node in traced.training.nodes)
+            return layer_groups(traced, [])[0] if is_changed else model
     except PartitionError:  # it need not be cut, so it need not be traced
         return model
-    reshapes = any(node.op == "call_method" and node.target == "reshape" for node in traced.evaluation.nodes)
-    return layer_groups(traced, [])[0] if traced.has_auxiliary or reshapes else model
 
 
 def cut_places(model: nn.Module, example: Tensor) -> list[CutPoint]:

@@ -94,7 +94,7 @@ class Run:
                 f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate, and give the "
                 "data to lct.densify and lct.finetune"
             )
-        with _of_this_version(self):
+        with _of_this_version(self, TypeError, ConfigError):
             config = DataConfig(**recorded["config"])
         if Path(config.name).is_absolute() and not Path(config.name).exists():
             raise RunError(f"{self.path} was trained on {config.name}, which is gone; put it back, or a link to it")
@@ -195,7 +195,7 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
 
     Raises:
         RunError: the directory is not a run, has no checkpoint yet, its network was made by hand, or by a function
-            other than `model`.
+            other than `model`, or by another version.
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
     recipe = run.config["network"]
@@ -211,7 +211,11 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
         )
     weights = run.read_checkpoint(NETWORK_PREFIX)
     remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
-    with _of_this_version(run, remedy), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with (
+        _of_this_version(run, TypeError, RuntimeError, remedy=remedy),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", NetworkWarning)  # said when it was trained
         torch.manual_seed(run.config["training"]["seed"])  # for what no state dict holds
         network = build_network(NetworkConfig(**recipe))
@@ -225,16 +229,16 @@ def recorded_training(run: Run) -> TrainConfig:
     Raises:
         RunError: by another version, with settings that this one does not know.
     """
-    with _of_this_version(run):
+    with _of_this_version(run, TypeError, ConfigError):
         return TrainConfig(**run.config["training"])
 
 
 @contextmanager
-def _of_this_version(run: Run, remedy: str = "train it again") -> Iterator[None]:
+def _of_this_version(run: Run, *errors: type[Exception], remedy: str = "train it again") -> Iterator[None]:
     """Settings and weights of another version are refused in a few words."""
     try:
         yield
-    except (TypeError, RuntimeError, ConfigError) as error:
+    except errors as error:
         reason = textwrap.shorten(str(error), MOST_OF_REASON, placeholder=" ...")
         raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}") from error
 

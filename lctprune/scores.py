@@ -109,7 +109,7 @@ def score_samples(output: Tensor, target: Tensor) -> Tensor:
     """
     if target.is_floating_point():
         return mean_squared_error(output, target)
-    classes = output.argmax(1) if output.dim() > 1 else output
-    if classes.shape != target.shape:
-        raise ValueError(f"its classes would be {list(classes.shape)}")
+    if output.dim() < 2 or output.select(1, 0).shape != target.shape:
+        raise ValueError("classes are the second dimension of an output")
+    classes = output.argmax(1)
     return mean_per_sample((classes == target).float())

@@ -33,10 +33,10 @@ def text_data(config: DataConfig) -> Data:
     classes = tuple(sorted(set(labels)))
     if len(classes) < 2:
         raise DataError(f"{files[0]} has one label only, {classes[0]!r}; classification needs at least 2")
-    if labels.count(labels[0]) == 1:
+    if labels.count(labels[0]) == 1 and len(sentences[0].split()) == 1:
         raise DataError(
-            f"{files[0]}, line 1 has a label that no other line has, {labels[0]!r}; if it is a header, write "
-            "sentence<TAB>label there, or else add sentences with that label"
+            f"{files[0]}, line 1 is one word with a label that no other line has, {labels[0]!r}; if it is a header, "
+            "write sentence<TAB>label there, or else add sentences with that label"
         )
     targets = _numbered(labels, classes, files[0])
     if held_out:

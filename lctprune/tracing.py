@@ -24,6 +24,7 @@ from lctprune.costs import evaluation_mode
 from lctprune.errors import NetworkWarning, PartitionError, first_line
 
 CONSTANT = "_tensor_constant"  # how torch.fx names tensors that a network makes itself; it keeps them in the network
+WAS_VIEW = "was_view"  # of a node: in training tensors are channels last, which `view` cannot flatten
 BY_HAND = "give the groups by hand to LocalCriticNetwork"
 
 
@@ -142,14 +143,15 @@ def _graph(model: nn.Module) -> fx.Graph:
             f"{name} draws random numbers in Python, which a trace would freeze (stochastic depth written by hand?); "
             f"use torchvision.ops.StochasticDepth, or {BY_HAND}"
         )
-    for node in graph.nodes:  # tensors are channels last here, which `view` cannot flatten
+    for node in graph.nodes:
         if node.op == "call_method" and node.target == "view" and not _views_as_type(node):
-            node.target = "reshape"
+            node.target, node.meta[WAS_VIEW] = "reshape", True
     return graph
 
 
 def _views_as_type(node: fx.Node) -> bool:
-    return "dtype" in node.kwargs or any(isinstance(argument, torch.dtype) for argument in node.args)
+    asked = [argument.args[1:] for argument in node.all_input_nodes if argument.target is getattr]
+    return "dtype" in node.kwargs or ("dtype",) in asked or any(isinstance(each, torch.dtype) for each in node.args)
 
 
 def _random_states() -> tuple[object, ...]:

@@ -89,7 +89,7 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
-    require_trainable(network, data)
+    require_trainable(network, data, freeze_main=config.freeze_main)
     settings: dict[str, Any] = {
         "network": network.recipe.to_dict() if network.recipe else None,
         "data": data_settings(data),

@@ -17,8 +17,13 @@ from lctprune.scores import score_samples
 SAMPLES = 2
 
 
-def require_trainable(network: LocalCriticNetwork, data: Data) -> None:
+def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: bool = False) -> None:
     """Run the network on samples of the validation split, every module once.
+
+    Args:
+        network: on any device, in any mode.
+        data: what it is to be trained on.
+        freeze_main: critics alone are to be trained, so groups may share what they like.
 
     Raises:
         NetworkError: it does not run on them, a module changes its input in place, two parts that are trained apart
@@ -29,9 +34,10 @@ def require_trainable(network: LocalCriticNetwork, data: Data) -> None:
         f"{kind} {index}": part for kind in ("group", "critic") for index, part in enumerate(_parts(network, kind))
     }
     _require_tensors(parts)
-    if shared := shared_tensor(list(parts.values())):
+    if shared := shared_tensor([*network.critics] if freeze_main else list(parts.values())):
         raise NetworkError(f"two groups or critics hold {shared}, and are trained apart; give each its own")
     inputs, targets = (tensor.to(device_of(network)) for tensor in next(data.val.batches(SAMPLES)))
+    inputs = inputs.clone()  # a layer that changes it in place is refused, but not before it has
     outputs = []
     with evaluation_mode(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
         for index, group in enumerate(network.groups):

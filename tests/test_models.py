@@ -81,7 +81,7 @@ def test_width_of_a_resnet(name: str, blocks: tuple[int, ...], image_size: int) 
     build = MODELS[name]
     plain, narrow = (build(num_outputs=7, in_channels=3, image_size=image_size, width=width) for width in (64, 24))
     model = resnet.ResNet(resnet.BasicBlock, list(blocks))
-    _set_width(model, 64, 32)
+    _set_width(model, 64, least=8)
     reference = resnet.ResNet(resnet.BasicBlock, list(blocks)).state_dict()
     assert {key: each.shape for key, each in model.state_dict().items()} == {k: v.shape for k, v in reference.items()}
     assert {key: each.dim() for key, each in narrow.state_dict().items()} == {
@@ -98,7 +98,7 @@ def test_width_of_a_resnet(name: str, blocks: tuple[int, ...], image_size: int) 
         ("resnet18", 0, "at least 1"),
         ("vgg-lct", 0, "at least 1"),
         ("resnet50", 32, "basic blocks"),
-        ("resnet18", 7, r"width is 7; a ResNet needs at least 8 channels, for maps of 32 x 32: PyTorch's backward"),
+        ("resnet18", 7, r"width is 7; a ResNet needs at least 8 channels for images of this size: PyTorch's backward"),
     ],
 )
 def test_widths_that_cannot_be_are_refused(model: str, width: int, says: str) -> None:

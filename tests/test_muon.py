@@ -140,3 +140,9 @@ def test_a_network_without_convolutions_learns_by_sgd_alone() -> None:
                 apply_gradients(each, lr)
         both.append(layer.weight.detach())
     torch.testing.assert_close(*both)
+
+
+def test_muon_is_not_for_weights_that_are_computed() -> None:
+    normed = nn.utils.parametrizations.weight_norm
+    network = nn.Sequential(normed(nn.Conv2d(3, 4, 3)), nn.ReLU(), normed(nn.Conv2d(4, 4, 3)))
+    assert not is_convolutional(network)

@@ -609,7 +609,7 @@ class Flattening(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.second(self.first(x).relu()).relu()
-        return self.last(x.view(x.size(0), -1).view(torch.float32))
+        return self.last(x.view(x.size(0), -1).view(torch.float32).view(x.dtype) * torch.tensor(0.5))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -624,6 +624,15 @@ def test_a_network_that_flattens_by_view_is_trained(groups: int, tmp_path: Path)
     method = "local-critic" if groups > 1 else "backprop"
     config = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32", method=method)
     assert lct.train(network, data, config, run_dir=tmp_path).epochs_done == 1
+
+
+def test_one_group_that_reshapes_is_the_model_itself() -> None:
+    class Reshaping(Flattening):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(self.first(x)).reshape(len(x), -1))
+
+    model = Reshaping()
+    assert partition(model, IMAGE, groups=1) == [model]
 
 
 def test_hooks_that_no_group_would_call_are_refused() -> None:

@@ -224,7 +224,8 @@ def test_a_first_line_that_may_be_a_header_is_refused(tmp_path: Path) -> None:
     for name in ("train", "dev", "test"):
         (tmp_path / f"{name}.tsv").write_text("\n".join(["text\tsentiment", *lines]))
     with pytest.raises(
-        lct.DataError, match=r"train\.tsv, line 1 has a label that no other line has, 'sentiment'; .*header"
+        lct.DataError,
+        match=r"train\.tsv, line 1 is one word with a label that no other line has, 'sentiment'; .*header",
     ):
         lct.load_data(lct.DataConfig(name=str(tmp_path)))
     for name in ("train", "dev", "test"):

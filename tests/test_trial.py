@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,9 @@ REFUSED: dict[str, tuple[Callable[[], Network], type[Exception], str]] = {
         r"group 1 does not run on \[2, 4\] of the data: mat1 and mat2",
     ),
     "no class": (
-        lambda: Network(layers(nn.Linear(4, 3), nn.Flatten(0)), [nn.Linear(4, 3)]),
+        lambda: Network(layers(nn.Linear(4, 1), nn.Flatten(0)), [nn.Linear(4, 3)]),
         lct.ConfigError,
-        r"outputs of \[6\] cannot be scored against targets of \[2\]",
+        r"outputs of \[2\] cannot be scored against targets of \[2\]",
     ),
     "maps for one class": (
         lambda: Network(layers(nn.Linear(4, 6), nn.Unflatten(1, (3, 2))), [nn.Linear(4, 3)]),
@@ -106,3 +107,22 @@ def test_a_trial_changes_nothing(make_network: Callable[..., Network], data: lct
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_what_is_not_trained_may_be_shared(data: lct.Data, tmp_path: Path) -> None:
+    frozen = dataclasses.replace(CONFIG, freeze_main=True)
+    assert lct.train(with_a_layer_in_both_groups(), data, frozen, run_dir=tmp_path / "critics").epochs_done == 1
+    network = with_a_layer_in_both_groups()
+    network.groups[0][1].requires_grad_(False)
+    assert lct.train(network, data, CONFIG, run_dir=tmp_path / "layer").epochs_done == 1
+
+
+def test_a_refused_layer_leaves_the_data_as_it_was(tmp_path: Path) -> None:
+    inputs = torch.randn(8, 5)
+    before = inputs.clone()
+    split = lct.TensorSplit(inputs, torch.arange(8) % 2)
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b"))
+    network = Network([nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 2))])
+    with pytest.raises(lct.NetworkError, match="group 0 changes its input in place"):
+        lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
+    assert torch.equal(inputs, before)
