@@ -30,9 +30,8 @@ def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: b
             hold the same tensor, or a state dict holds something else than tensors.
         ConfigError: there is no measure of how good such outputs are for such targets.
     """
-    parts = {
-        f"{kind} {index}": part for kind in ("group", "critic") for index, part in enumerate(_parts(network, kind))
-    }
+    parts = {f"group {index}": group for index, group in enumerate(network.groups)}
+    parts |= {f"critic {index}": critic for index, critic in enumerate(network.critics)}
     _require_tensors(parts)
     if shared := shared_tensor([*network.critics] if freeze_main else list(parts.values())):
         raise NetworkError(f"two groups or critics hold {shared}, and are trained apart; give each its own")
@@ -46,10 +45,6 @@ def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: b
             outputs.append(inputs if is_last else _run(f"critic {index}", network.critics[index], inputs))
     for output in outputs:
         _require_score(output, targets)
-
-
-def _parts(network: LocalCriticNetwork, kind: str) -> nn.ModuleList:
-    return network.groups if kind == "group" else network.critics
 
 
 def _require_tensors(parts: dict[str, nn.Module]) -> None:
