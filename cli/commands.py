@@ -16,11 +16,11 @@ from lctprune.cli.measured import (
     RunArgument,
     ThreadsOption,
     measured,
-    say_if_selection_is_old,
+    present_selection,
     show_candidates,
     write_results,
 )
-from lctprune.deployment import deploy, deployment_record, read_selection
+from lctprune.deployment import deploy, deployment_record
 from lctprune.files import write_atomically
 from lctprune.selection import main_of
 
@@ -39,8 +39,7 @@ def evaluate(
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
     opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch, again=True)
-    selection = read_selection(opened)
-    say_if_selection_is_old(opened)
+    selection = present_selection(opened)
     if selection is None:
         write_results(opened, candidates)
     else:
@@ -62,8 +61,7 @@ def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption 
 
     opened, candidates = measured(run, model=model, any_latency=True)
     path = opened.path / "report.html"
-    selection = read_selection(opened)
-    say_if_selection_is_old(opened)
+    selection = present_selection(opened)
     if selection is None:
         page = report_page(opened, candidates)
     else:

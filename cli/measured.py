@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -55,17 +55,19 @@ def measured(
         return run, measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
 
 
-def say_if_selection_is_old(run: Run) -> None:
-    """On stderr; `lctprune select` makes it anew."""
-    if (run.path / SELECTED).exists() and read_selection(run) is None:
+def present_selection(run: Run) -> dict[str, Any] | None:
+    """What `read_selection` gives; where it is of an earlier checkpoint, a note on stderr."""
+    selection = read_selection(run)
+    if selection is None and (run.path / SELECTED).exists():
         stderr().print(f"Note: {run.path / SELECTED} is of an earlier checkpoint or run; select again.")
+    return selection
 
 
 def refresh_results(run: Run, candidates: Sequence[Candidate]) -> None:
     """Of a run that was selected from before it was trained to its end."""
     if (run.path / CSV).exists():
         write_results(run, candidates)
-    say_if_selection_is_old(run)
+    present_selection(run)
 
 
 def write_results(

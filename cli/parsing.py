@@ -73,13 +73,11 @@ def data_name(name: str) -> str:
 
 def require_of_use(method: str, given: Mapping[str, Any]) -> None:
     """Refuse options of `train`, by name, that differ from their defaults and change nothing with a method."""
-    unused = {"joint": OBJECTIVE, "backprop": (*OBJECTIVE, "balance")}.get(
-        method, ()
-    )  # `densify` reads critics' options
-    plain = {**vars(NetworkConfig()), **vars(TrainConfig())}
+    # critics' options are of use with backprop, too: `densify` reads them
+    unused = {"joint": OBJECTIVE, "backprop": (*OBJECTIVE, "balance")}.get(method, ())
+    defaults = {**vars(NetworkConfig()), **vars(TrainConfig())}
     for name in unused:
-        if given[name] != plain[name] and (
-            name not in RAMPS or parse_ramp(name, given[name]) != parse_ramp(name, plain[name])
-        ):
+        own, plain = (parse_ramp(name, each) if name in RAMPS else each for each in (given[name], defaults[name]))
+        if own != plain:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} {given[name]} changes nothing with --method {method}; leave it out")

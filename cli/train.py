@@ -12,12 +12,7 @@ from rich.console import Console
 
 from lctprune.cli.adding import add_critics
 from lctprune.cli.console import printed_warnings, stderr, stdout
-from lctprune.cli.measured import (
-    JsonOption,
-    ThreadsOption,
-    refresh_results,
-    show_candidates,
-)
+from lctprune.cli.measured import JsonOption, ThreadsOption, refresh_results, show_candidates
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost

@@ -91,7 +91,8 @@ def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
         held = part.state_dict(keep_vars=True).items()
         frozen = {id(parameter) for parameter in part.parameters() if not parameter.requires_grad}
         names = {id(tensor): name for name, tensor in held if id(tensor) not in frozen}
-        if shared := names.keys() & seen:
-            return names[min(shared, key=list(names).index)]
+        for key, name in names.items():
+            if key in seen:
+                return name
         seen |= names.keys()
     return None

@@ -72,7 +72,7 @@ def _run(name: str, module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tenso
 def _require_score(output: Tensor, targets: Tensor) -> None:
     try:
         score_samples(output, targets)
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"outputs of {list(output.shape)} cannot be scored against targets of {list(targets.shape)} ({error}); "
             "give class numbers for [batch, classes, ...], or as many numbers as there are outputs"
