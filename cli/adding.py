@@ -9,6 +9,7 @@ import typer
 from lctprune.allocator import keep_freed_memory
 from lctprune.cli.console import stderr
 from lctprune.cli.measured import (
+    DataOption,
     JsonOption,
     ModelOption,
     RunArgument,
@@ -35,6 +36,7 @@ def densify(
     ] = None,
     resume: ResumeOption = False,
     model: ModelOption = None,
+    data: DataOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -46,9 +48,9 @@ def densify(
 
     lctprune densify runs/mine
     """
-    found = opened(run, model=model, threads=threads)
+    found = opened(run, model=model, data=data, threads=threads)
     add_critics(found, epochs=epochs, resume=resume)
-    _show(found, threads=threads, json=json)
+    _show(found, json=json)
 
 
 def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) -> None:
@@ -76,6 +78,7 @@ def finetune(
     ] = None,
     resume: ResumeOption = False,
     model: ModelOption = None,
+    data: DataOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -90,16 +93,16 @@ def finetune(
     if exit is None:
         raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
     keep_freed_memory()
-    found = opened(run, model=model, threads=threads)
+    found = opened(run, model=model, data=data, threads=threads)
     begun = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning exit {exit} of {found.path} in {begun.run.path}")
     steps = train_steps(begun.network, begun.data, begun.run, loss=begun.loss, validation_loss=begun.validation_loss)
     show_progress(steps, stderr())
-    _show(found, threads=threads, json=json)
+    _show(found, json=json)
 
 
-def _show(run: Run, *, threads: int | None, json: bool) -> None:
+def _show(run: Run, *, json: bool) -> None:
     """The whole family as it is now."""
-    _, candidates = measured(run.path, model=run.model, threads=threads)
+    candidates = measured(run)
     write_results(run, candidates)
     show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)

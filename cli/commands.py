@@ -11,11 +11,13 @@ from lctprune.candidates import candidate_of
 from lctprune.cli.console import print_json, stdout
 from lctprune.cli.measured import (
     BatchOption,
+    DataOption,
     JsonOption,
     ModelOption,
     RunArgument,
     ThreadsOption,
     measured,
+    opened,
     present_selection,
     show_candidates,
     write_results,
@@ -29,6 +31,7 @@ def evaluate(
     run: RunArgument = None,
     latency_batch: BatchOption = 1,
     model: ModelOption = None,
+    data: DataOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -38,19 +41,20 @@ def evaluate(
 
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
-    opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch, again=True)
-    selection = present_selection(opened)
+    found = opened(run, model=model, data=data, threads=threads)
+    candidates = measured(found, latency_batch=latency_batch, again=True)
+    selection = present_selection(found)
     if selection is None:
-        write_results(opened, candidates)
+        write_results(found, candidates)
     else:
-        write_results(
-            opened, candidates, chosen=candidate_of(candidates, selection["exit"]), limits=selection["budget"]
-        )
-    headline = f"{opened.path} on its validation split"
-    show_candidates(opened, candidates, headline, latency_batch=latency_batch, json=json)
+        write_results(found, candidates, chosen=candidate_of(candidates, selection["exit"]), limits=selection["budget"])
+    headline = f"{found.path} on its validation split"
+    show_candidates(found, candidates, headline, latency_batch=latency_batch, json=json)
 
 
-def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption = False) -> None:
+def report(
+    run: RunArgument = None, model: ModelOption = None, data: DataOption = None, json: JsonOption = False
+) -> None:
     """Write one self-contained HTML page about a run, and about what was selected from it.
 
     Example:
@@ -59,15 +63,16 @@ def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption 
     """
     from lctprune.reports import report_page  # pandas and matplotlib take a second to import
 
-    opened, candidates = measured(run, model=model, any_latency=True)
-    path = opened.path / "report.html"
-    selection = present_selection(opened)
+    found = opened(run, model=model, data=data)
+    candidates = measured(found, any_latency=True)
+    path = found.path / "report.html"
+    selection = present_selection(found)
     if selection is None:
-        page = report_page(opened, candidates)
+        page = report_page(found, candidates)
     else:
         test = {**selection["test"], "main_accuracy": selection["main_network"]["test"]["accuracy"]}
         page = report_page(
-            opened,
+            found,
             candidates,
             chosen=candidate_of(candidates, selection["exit"]),
             budget=selection["budget"],
@@ -75,7 +80,7 @@ def report(run: RunArgument = None, model: ModelOption = None, json: JsonOption 
         )
     write_atomically(path, page.encode())
     if json:
-        print_json({"run": str(opened.path), "report": str(path)})
+        print_json({"run": str(found.path), "report": str(path)})
     else:
         stdout().print(f"Wrote {path}")
 
@@ -86,6 +91,7 @@ def export(
     format: Annotated[str, typer.Option(help="Of the file: torchscript.")] = "torchscript",
     out: Annotated[Path | None, typer.Option(help="Folder for the file. Default: exports/exitK in the run.")] = None,
     model: ModelOption = None,
+    data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
     """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
@@ -94,10 +100,11 @@ def export(
 
     lctprune export runs/mine --exit 1 --out deployed
     """
-    opened, candidates = measured(run, model=model, any_latency=True)
+    found = opened(run, model=model, data=data)
+    candidates = measured(found, any_latency=True)
     exit = candidate_of(candidates, main_of(candidates).exit if exit is None else exit).exit
-    folder = out or opened.path / "exports" / f"exit{exit}"
-    deployment = deploy(opened, candidates, exit, folder, format=format)
+    folder = out or found.path / "exports" / f"exit{exit}"
+    deployment = deploy(found, candidates, exit, folder, format=format)
     if json:
         print_json(deployment_record(deployment))
     else:

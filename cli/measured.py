@@ -23,36 +23,35 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", help="The run's own package.module:callable, which is only executed if you name it."),
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Where the run's data is now, if it has moved: the folder or file (of cifar10 and the like, what "
+        "--data-dir was).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as cores.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose latency is measured.")]
 
 
-def opened(path: Path | None, *, model: str | None = None, threads: int | None = None) -> Run:
+def opened(path: Path | None, *, model: str | None = None, data: Path | None = None, threads: int | None = None) -> Run:
     """The run, by default the newest."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return newest_run(model=model) if path is None else Run(path, model=model)
+    return newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
 
 
-def measured(
-    path: Path | None,
-    *,
-    model: str | None = None,
-    threads: int | None = None,
-    latency_batch: int = 1,
-    again: bool = False,
-    any_latency: bool = False,
-) -> tuple[Run, list[Candidate]]:
-    """The run, by default the newest, and its candidates."""
-    run = opened(path, model=model, threads=threads)
+def measured(run: Run, *, latency_batch: int = 1, again: bool = False, any_latency: bool = False) -> list[Candidate]:
+    """The run's candidates, as of `measure_run`; notes on stderr of what is unfinished."""
     console = stderr()
     if run.epochs_done < (epochs := run.config["training"]["epochs"]):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
     for note in notes(run):
         console.print(f"Note: {note}.")
     with console.status("Measuring every exit on the validation split"):
-        return run, measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
+        return measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
 
 
 def present_selection(run: Run) -> dict[str, Any] | None:

@@ -11,11 +11,13 @@ from lctprune.candidates import Candidate
 from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.measured import (
     BatchOption,
+    DataOption,
     JsonOption,
     ModelOption,
     RunArgument,
     ThreadsOption,
     measured,
+    opened,
     show_candidates,
     write_results,
 )
@@ -35,6 +37,7 @@ def select(
     budget_latency_ms: Annotated[str | None, typer.Option(help="At most so many milliseconds a call.")] = None,
     latency_batch: BatchOption = 1,
     model: ModelOption = None,
+    data: DataOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -50,17 +53,18 @@ def select(
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
     """
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
-    opened, candidates = measured(run, model=model, threads=threads, latency_batch=latency_batch)
+    found = opened(run, model=model, data=data, threads=threads)
+    candidates = measured(found, latency_batch=latency_batch)
     limits = budget.limits(main_of(candidates))
     chosen = choose(candidates, budget)
     alternative = cheaper_alternative(candidates, budget, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
-        deployment = deploy(opened, candidates, chosen.exit, opened.path / SELECTED, budget=limits, measure_test=True)
-    write_results(opened, candidates, chosen=chosen, limits=limits)
+        deployment = deploy(found, candidates, chosen.exit, found.path / SELECTED, budget=limits, measure_test=True)
+    write_results(found, candidates, chosen=chosen, limits=limits)
     if json:
-        print_json(_record(opened, candidates, chosen, alternative, deployment, limits))
+        print_json(_record(found, candidates, chosen, alternative, deployment, limits))
     else:
-        _show(opened, candidates, chosen, alternative, deployment, limits, latency_batch)
+        _show(found, candidates, chosen, alternative, deployment, limits, latency_batch)
 
 
 def _show(

@@ -32,12 +32,13 @@ from lctprune.errors import (
 )
 from lctprune.exporting import export
 from lctprune.finetuning import finetune
+from lctprune.loading import load_network
 from lctprune.losses import cross_entropy, mean_squared_error
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition import attach_critics
 from lctprune.process_group import ProcessGroup, process_group
-from lctprune.runs import Run, load_network
+from lctprune.runs import Run
 from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.train_config import TrainConfig

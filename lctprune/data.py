@@ -6,6 +6,7 @@ a batch of it is asked for. Small images live in memory as one uint8 tensor.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lctprune.data_set import Data, DataConfig
-from lctprune.errors import DataError
+from lctprune.errors import ConfigError, DataError
 from lctprune.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
 from lctprune.sequence_data import digit_rows, text_data
 from lctprune.sources import TORCHVISION, RawData, digits, stratified, torchvision_data
@@ -60,6 +61,29 @@ def load_data(
             normalization,
         )
     return _image_folder(config, normalization)
+
+
+def location(config: DataConfig) -> Path | None:
+    """Where the data's files are; None for data that lctprune brings along."""
+    if config.name in EMBEDDED:
+        return None
+    return Path(config.data_dir if config.name in TORCHVISION else config.name)
+
+
+def relocated(config: DataConfig, place: str | Path) -> DataConfig:
+    """The same data, whose files are elsewhere now.
+
+    Raises:
+        ConfigError: it has no files, or there is nothing in that place.
+    """
+    if config.name in EMBEDDED:
+        raise ConfigError(f"{config.name} comes with lctprune, so nothing is to be read from {place}; leave out --data")
+    place = Path(place).absolute()
+    if not place.exists():
+        raise ConfigError(f"there is no {place}; --data says where {config.name} is now")
+    if config.name in TORCHVISION:
+        return dataclasses.replace(config, data_dir=str(place))
+    return dataclasses.replace(config, name=str(place))
 
 
 _Files = tuple[list[Path], Tensor]  # paths and labels

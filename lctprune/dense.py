@@ -21,9 +21,10 @@ from lctprune.errors import NetworkWarning, RunError
 from lctprune.family import DENSE, begun_below, origin_record
 from lctprune.heads import Head, heads_to_add
 from lctprune.job import Begun
+from lctprune.loading import load_network, recorded_training
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run, load_network, recorded_training
+from lctprune.runs import Run
 from lctprune.train_config import TrainConfig
 from lctprune.training import open_run, train_steps
 

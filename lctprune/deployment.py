@@ -23,7 +23,8 @@ from lctprune.environment import environment, machine
 from lctprune.exporting import export
 from lctprune.family import Member, checkpoint_hash, family, member_of
 from lctprune.files import sha256, write_json
-from lctprune.runs import Run, load_network
+from lctprune.loading import load_network
+from lctprune.runs import Run
 from lctprune.scores import score_exits, score_networks
 
 CANDIDATES, SELECTED, DESCRIPTION = "candidates.json", "selected", "model.json"

@@ -13,7 +13,6 @@ import io
 import json
 import re
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,16 +23,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lctprune.data import load_data
+from lctprune.data import load_data, location, relocated
 from lctprune.data_set import Data, DataConfig, data_settings, recorded_statistics
 from lctprune.environment import environment
-from lctprune.errors import ConfigError, NetworkWarning, RunError
+from lctprune.errors import ConfigError, RunError
 from lctprune.files import write_atomically, write_json
-from lctprune.models import NetworkConfig, build_network
-from lctprune.network import LocalCriticNetwork
-from lctprune.train_config import TrainConfig
-from lctprune.weights import CHECKPOINT, NETWORK_PREFIX
-from lctprune.zoo import is_own_function
+from lctprune.weights import CHECKPOINT
 
 RUNS = Path("runs")
 MOST_OF_REASON = 200  # characters of what PyTorch says of weights that do not fit
@@ -47,14 +42,17 @@ class Run:
         path: of the directory.
         model: the user's own function from which the run's network was built, `package.module:callable`. Loading a
             network executes such a function only if it is named here, whatever the directory says.
+        data_path: where the files of the run's data are now, if elsewhere than in training: the folder or file, of
+            torchvision's data sets the folder that they are kept in.
 
     Raises:
         RunError: the directory is not a run.
     """
 
-    def __init__(self, path: str | Path, *, model: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, model: str | None = None, data_path: str | Path | None = None) -> None:
         self.path = Path(path)
         self.model = model
+        self.data_path = data_path
         try:
             self.config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
             self.config["network"], self.config["training"], self.config["data"]
@@ -86,6 +84,7 @@ class Run:
         Raises:
             RunError: the run was trained on data made by hand, or by another version, or the data has changed
                 since, or is gone.
+            ConfigError: there is nothing where it is said to be now.
             DataError: the data cannot be read.
         """
         recorded = self.config["data"]
@@ -94,10 +93,13 @@ class Run:
                 f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate, and give the "
                 "data to lct.densify and lct.finetune"
             )
-        with _of_this_version(self, TypeError, ConfigError):
+        with of_this_version(self, TypeError, ConfigError):
             config = DataConfig(**recorded["config"])
-        if Path(config.name).is_absolute() and not Path(config.name).exists():
-            raise RunError(f"{self.path} was trained on {config.name}, which is gone; put it back, or a link to it")
+        if self.data_path is not None:
+            config = relocated(config, self.data_path)
+        place = location(config)
+        if place is not None and place.is_absolute() and not place.exists():
+            raise RunError(f"{self.path} was trained on {place}, which is gone; say where it is now: --data PATH")
         data = load_data(config, **recorded_statistics(recorded)._asdict())
         self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
         return data
@@ -169,8 +171,8 @@ def create_run(path: str | Path | None, config: Mapping[str, Any], *, model: str
     return Run(path, model=model)
 
 
-def newest_run(folder: str | Path = RUNS, *, model: str | None = None) -> Run:
-    """The run below `folder` that was created last and has a checkpoint.
+def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:
+    """The run below `folder` that was created last and has a checkpoint; `model` and `data_path` as of `Run`.
 
     Raises:
         RunError: there is none.
@@ -178,63 +180,14 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None) -> Run:
     runs = []
     for checkpoint in Path(folder).glob(f"*/{CHECKPOINT}"):
         with suppress(RunError):  # somebody else's directory
-            runs.append(Run(checkpoint.parent, model=model))
+            runs.append(Run(checkpoint.parent, model=model, data_path=data_path))
     if not runs:
         raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
     return max(runs, key=lambda run: str(run.config.get("created", "")))
 
 
-def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:
-    """The trained network of a run directory, on the CPU, in evaluation mode.
-
-    Executes no code but this package's, torchvision's and timm's, and the function that `model` names.
-
-    Args:
-        run: the run or its directory.
-        model: as of `Run`.
-
-    Raises:
-        RunError: the directory is not a run, has no checkpoint yet, its network was made by hand, or by a function
-            other than `model`, or by another version.
-    """
-    run = run if isinstance(run, Run) else Run(run, model=model)
-    recipe = run.config["network"]
-    if recipe is None:
-        raise RunError(
-            f"{run.path} was trained on a network made in a program; build it there and load "
-            f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r}) into it"
-        )
-    name = str(recipe.get("model"))
-    if is_own_function(name) and name != (model or run.model):
-        raise RunError(
-            f"{run.path} was trained on {name}, which is code outside lctprune; to execute it, name it: --model {name}"
-        )
-    weights = run.read_checkpoint(NETWORK_PREFIX)
-    remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
-    with (
-        _of_this_version(run, TypeError, RuntimeError, remedy=remedy),
-        torch.random.fork_rng(devices=[]),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", NetworkWarning)  # said when it was trained
-        torch.manual_seed(run.config["training"]["seed"])  # for what no state dict holds
-        network = build_network(NetworkConfig(**recipe))
-        network.load_state_dict(weights)
-    return network.eval()
-
-
-def recorded_training(run: Run) -> TrainConfig:
-    """How a run was trained.
-
-    Raises:
-        RunError: by another version, with settings that this one does not know.
-    """
-    with _of_this_version(run, TypeError, ConfigError):
-        return TrainConfig(**run.config["training"])
-
-
 @contextmanager
-def _of_this_version(run: Run, *errors: type[Exception], remedy: str = "train it again") -> Iterator[None]:
+def of_this_version(run: Run, *errors: type[Exception], remedy: str = "train it again") -> Iterator[None]:
     """Settings and weights of another version are refused in a few words."""
     try:
         yield

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lctprune.data import location
 from lctprune.data_set import Data, data_settings
 from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
@@ -103,8 +104,10 @@ def open_run(
         return create_run(run_dir, settings, model=model)
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
-    run = Run(run_dir, model=model)
+    place = location(data.config) if data.config else None
+    run = Run(run_dir, model=model, data_path=place)
     run.remove_leftovers()
+    _forget_place(settings, run.config)
     for part, values in settings.items():
         if values != run.config[part]:
             changed = list(_changes(run.config[part] or {}, values or {}))
@@ -113,6 +116,15 @@ def open_run(
                 "resume with the same settings"
             )
     return run
+
+
+def _forget_place(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Take the paths of the data as they were recorded: where its files lie is no setting."""
+    if settings["data"] and recorded["data"]:
+        now, was = settings["data"]["config"], recorded["data"]["config"]
+        now["data_dir"] = was.get("data_dir", now["data_dir"])
+        if Path(now["name"]).is_absolute() and Path(was.get("name", "")).is_absolute():
+            now["name"] = was["name"]
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

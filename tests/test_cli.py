@@ -409,10 +409,28 @@ def test_what_was_selected_before_training_went_on_is_said_to_be_old(
 def test_a_run_whose_data_is_gone_says_where_it_was(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
     assert cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run", *QUICK).code == 0
-    folder.rename(tmp_path / "moved")
+    moved = folder.rename(tmp_path / "moved")
     result = cli("evaluate", tmp_path / "run")
     assert_one_line(result, code=1)
-    assert f"was trained on {folder}, which is gone; put it back" in result.err
+    assert f"was trained on {folder}, which is gone; say where it is now: --data PATH" in result.err
+    for command in (["evaluate"], ["select"], ["export"], ["densify", "--epochs", 1], ["finetune", "--exit", 0]):
+        result = cli(*command, tmp_path / "run", "--data", moved)
+        assert result.code == 0, result.err
+    (tmp_path / "run" / "candidates.json").unlink()
+    assert cli("report", tmp_path / "run", "--data", moved).code == 0
+    assert cli("finetune", tmp_path / "run", "--exit", 0, "--resume", "--data", moved).code == 0
+
+
+def test_a_run_goes_on_with_its_data_in_another_place(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    arguments = ("train", "vgg-lct", *QUICK, "--out", tmp_path / "run")
+    assert cli(*arguments, "--data", folder).code == 0
+    moved = folder.rename(tmp_path / "moved")
+    assert cli(*arguments, "--data", moved, "--resume").code == 0
+    next(moved.glob("train/*/*")).unlink()
+    result = cli(*arguments, "--data", moved, "--resume")
+    assert_one_line(result, code=1)
+    assert "was begun with another data (fingerprint was" in result.err
 
 
 def test_without_a_command_there_is_help_and_no_error(cli: Cli) -> None:

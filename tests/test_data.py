@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
 
-from lctprune.data import Data, DataConfig, load_data
+from lctprune.data import Data, DataConfig, load_data, relocated
 from lctprune.errors import ConfigError, DataError
 from lctprune.image_files import FolderSplit
 from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
@@ -256,6 +256,26 @@ def test_cifar_in_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert stored(data.test).dtype == torch.uint8
     means = stored(data.test).double().mean((1, 2)).numpy()
     assert numpy.abs(means - test.mean((1, 2))).max() < 2  # colours stay what and where they were
+
+
+def test_data_that_has_moved_is_read_from_where_it_is_now(tmp_path: Path) -> None:
+    write_files(tmp_path / "FashionMNIST" / "raw", fashion_files()[0])
+    config = DataConfig(name="fashion-mnist", data_dir="/gone", val_fraction=0.25)
+    assert len(load_data(relocated(config, tmp_path)).train.targets) == 30
+    folder = relocated(DataConfig(name="/gone/images", data_dir="/gone"), tmp_path)
+    assert (folder.name, folder.data_dir) == (str(tmp_path), "/gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "said"),
+    [
+        ("digits", ".", "digits comes with lctprune, so nothing is to be read from .;"),
+        ("cifar10", "nowhere", "nowhere; --data says where cifar10 is now"),
+    ],
+)
+def test_data_cannot_be_where_nothing_is(name: str, place: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        relocated(DataConfig(name=name), place)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
