@@ -226,12 +226,17 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
     console.print(
-        f"Training {network['model']} in {network['groups']} groups on {run.config['data']['config']['name']} "
-        f"({sizes['train']} train, {sizes['val']} validation, {sizes['test']} test samples, {outputs})"
+        f"Training {network['model']} in {_counted(network['groups'], 'group')} on "
+        f"{run.config['data']['config']['name']} ({sizes['train']} train, {sizes['val']} validation, "
+        f"{sizes['test']} test samples, {outputs})"
     )
     console.print(
-        f"{training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
-        f"{training['precision']} on {training['device']} with {torch.get_num_threads()} threads"
+        f"{_counted(training['epochs'], 'epoch')}, batch {training['batch_size']}, {training['optimizer']}, "
+        f"{training['precision']} on {training['device']} with {_counted(torch.get_num_threads(), 'thread')}"
         f"{f' in each of {group.size} processes' if group else ''}, "
         f"{_objective(training)}; run directory {run.path}"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -119,6 +119,8 @@ def test_backprop_trains_the_plain_network(cli: Cli, image_folder: Path, tmp_pat
     result = cli("train", "vgg-lct", "--data", image_folder, "--out", path, *arguments)
     assert [record["name"] for record in parse_strictly(result.out)["candidates"]] == ["main network"]
     assert len(lct.load_network(path).groups) == 1
+    assert "Training vgg-lct in 1 group on" in result.err
+    assert "1 epoch, batch 20" in result.err
     assert cli("train", "vgg-lct", "--method", "backprop", "--groups", 4).code == 2
 
 
