@@ -7,7 +7,8 @@
 A variant is trained with every seed: the same network (ResNet-18 of some width), data, epochs and schedule, and its own
 objective, critics, groups or additions. Printed and written to a CSV file: accuracy of every exit on the validation
 split, mean and deviation over the seeds; MACs of every exit; the time of training. `alone K` is the architecture of
-exit K of 4 groups trained by backpropagation, by itself. The test split is not touched.
+exit K of 4 groups trained by backpropagation, by itself; `recipe, ...` is backpropagation with one setting changed. The
+test split is not touched.
 
 Three additions from the literature on local learning stand in this file alone, as they did not earn a place elsewhere:
 - overlap: a critic begins with a copy of the next group's first block, trained as a part of the critic;
@@ -52,6 +53,15 @@ def variants() -> dict[str, Variant]:
     found = {
         "backprop": Variant({"groups": 1}, {"method": "backprop"}),
         "joint": Variant(training={"method": "joint"}),
+        **{
+            f"recipe, {name} {value:g}": Variant({"groups": 1}, {"method": "backprop", name: value})
+            for name, value in (
+                ("label_smoothing", 0.2),
+                ("weight_decay", 1e-3),
+                ("weight_decay", 2.5e-4),
+                ("lr", 0.03),
+            )
+        },
         **{f"alone {exit}": Variant({"exit": exit}, {"method": "backprop"}) for exit in range(3)},
         **{
             f"matching {m}": Variant(training={"matching": m, "distill": 0})
