@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from lctprune.allocator import keep_freed_memory
 from lctprune.cli.console import stderr
 from lctprune.cli.measured import (
     DataOption,
@@ -55,7 +54,6 @@ def densify(
 
 def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) -> None:
     """Train critics at further places, and show how it goes."""
-    keep_freed_memory()
     begun = begin_dense(run, epochs=epochs, resume=resume)
     assert begun.run is not None
     stderr().print(
@@ -92,7 +90,6 @@ def finetune(
     """
     if exit is None:
         raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
-    keep_freed_memory()
     found = opened(run, model=model, data=data, threads=threads)
     begun = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning exit {exit} of {found.path} in {begun.run.path}")

@@ -27,6 +27,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
+        exists=True,
         help="Where the run's data is now, if it has moved: the folder or file (of cifar10 and the like, what "
         "--data-dir was).",
     ),

@@ -84,7 +84,7 @@ def _show(
     if alternative:
         console.print(
             f"Alternative: {alternative.name} costs {_share(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"accuracy of {alternative.accuracy:.1%} is statistically no worse."
+            f"{alternative.metric} of {alternative.accuracy:.1%} is statistically no worse."
         )
     if chosen is not main:
         console.print(

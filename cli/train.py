@@ -10,7 +10,6 @@ import torch
 import typer
 from rich.console import Console
 
-from lctprune.allocator import keep_freed_memory
 from lctprune.cli.adding import add_critics
 from lctprune.cli.console import printed_warnings, stderr, stdout
 from lctprune.cli.measured import JsonOption, ThreadsOption, refresh_results, show_candidates
@@ -180,7 +179,6 @@ def train(
 
         launch(processes, sys.argv[1:])
         return
-    keep_freed_memory()
     cores = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, cores // local_processes()))
     with process_group(device=config.resolved().device, timeout_s=timeout, on_lost=end_as_lost) as group:

@@ -130,8 +130,9 @@ def saving_bytes(seen: set[int], *, ignored: Collection[int]) -> Iterator[Callab
 
 
 def size_bytes(network: nn.Module) -> int:
-    """Bytes of all parameters and buffers, as they are stored in a file of weights."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    """Bytes of all parameters and buffers of a state dict, of those that stand in it twice once."""
+    tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def measure_latency(

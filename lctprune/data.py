@@ -74,13 +74,11 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     """The same data, whose files are elsewhere now.
 
     Raises:
-        ConfigError: it has no files, or there is nothing in that place.
+        ConfigError: it has no files.
     """
     if config.name in EMBEDDED:
         raise ConfigError(f"{config.name} comes with lctprune, so nothing is to be read from {place}; leave out --data")
     place = Path(place).absolute()
-    if not place.exists():
-        raise ConfigError(f"there is no {place}; --data says where {config.name} is now")
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))
     return dataclasses.replace(config, name=str(place))
@@ -101,6 +99,7 @@ def _in_memory(config: DataConfig, raw: RawData, normalization: Normalization | 
         classes=raw.classes,
         normalization=normalization,
         resize=images.shape[1],
+        fingerprint=raw.fingerprint,
         config=config,
     )
 

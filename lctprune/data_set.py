@@ -79,7 +79,7 @@ class Data:
         classes: names of the classes, in the order of the labels; empty in a regression.
         normalization: of the pixels or of the columns, in all splits.
         resize: the shorter side to which images are resized before their centre is taken.
-        fingerprint: hash of the files' names in their order, or of their content; None for data that is in no file.
+        fingerprint: hash of the files' names in their order, or of the content; None for data that is in no file.
         config: where it came from; None for data made from tensors.
         vocabulary: words of a text, by their numbers.
         columns: names of a table's columns that go in.

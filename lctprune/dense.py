@@ -82,6 +82,7 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
         distill="0",
         critic_period=1,
         diagnostics=False,
+        device="auto",  # this machine may be another one
     )
     origin = origin_record(run, [head.said for head in heads])
     return Begun(dense, data, open_run(dense, data, config, run_dir=folder, resume=resume, origin=origin))

@@ -65,8 +65,8 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     Raises:
         ExportError: it cannot be traced.
     """
-    frozen = copy.deepcopy(network).eval()
     with _conversion(network), torch.no_grad(), _without_warnings():
+        frozen = copy.deepcopy(network).eval()
         traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
         scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
     return scripted
@@ -88,7 +88,7 @@ def _shorter(network: nn.Module, example: Tensor) -> list[Tensor]:
         return []
     shorter = example[:, : -(-example.shape[1] // 2)]
     try:
-        with evaluation_mode(network), torch.inference_mode():
+        with evaluation_mode(network), torch.no_grad():
             network(shorter)
     except (RuntimeError, AssertionError, ValueError):  # of one length only
         return []
@@ -96,7 +96,7 @@ def _shorter(network: nn.Module, example: Tensor) -> list[Tensor]:
 
 
 def _compare(network: nn.Module, scripted: torch.jit.ScriptModule, samples: Tensor) -> None:
-    with evaluation_mode(network), torch.inference_mode():
+    with evaluation_mode(network), torch.no_grad():
         expected = network(samples)
         try:
             actual = scripted(samples)

@@ -6,6 +6,7 @@ finetuned/exitK/        exit K as one network, trained on end to end
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +150,13 @@ def checkpoint_hash(run: Run) -> str:
         RunError: it has none.
     """
     try:
-        return sha256(run.path / CHECKPOINT)
+        state = (run.path / CHECKPOINT).stat()
+        return _hash_of(run.path.absolute() / CHECKPOINT, state.st_mtime_ns, state.st_size)
     except OSError as error:
         raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume") from error
+
+
+@functools.cache
+def _hash_of(path: Path, mtime_ns: int, size: int) -> str:
+    """Once for each state of the file, which is large and asked for again and again."""
+    return sha256(path)

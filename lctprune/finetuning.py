@@ -131,6 +131,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -
             method="backprop",
             freeze_main=False,
             diagnostics=False,
+            device="auto",  # this machine may be another one
             matching="0",
             distill="0",
             epochs=EPOCHS,

@@ -34,7 +34,7 @@ class Job:
         weights: of the main network, to start from: a file, a run directory, or `default`. See `build_network`.
         download: whether the data may be downloaded.
         out: the run directory, new or empty; by default one below `runs/`.
-        resume: continue the run in `out`.
+        resume: continue the run in `out`; once that has a checkpoint, `weights` may be left out.
         dense: critics are to be added after training, so where none can be, nothing is begun. See `densify`.
 
     Raises:
@@ -51,7 +51,7 @@ class Job:
     dense: bool = False
 
     def __post_init__(self) -> None:
-        if self.training.freeze_main and self.weights is None:
+        if self.training.freeze_main and self.weights is None and not self.resume:
             raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
         if self.weights not in (None, "default"):
             object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
@@ -119,13 +119,17 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
 
 def _load(job: Job) -> Begun:
     config, weights = job.network, job.weights
+    resumed = Run(job.out) if job.resume and job.out is not None else None
+    if resumed:
+        begun = resumed.config["network"] or {}
+        config = dataclasses.replace(config, cuts=begun.get("cuts") if begun.get("model") == config.model else None)
+        if weights is None and resumed.epochs_done:  # the checkpoint has what became of them
+            config = dataclasses.replace(config, weights=begun.get("weights"))
     given = Run(weights) if weights and Path(weights).is_dir() else None
-    data = load_data(job.data, download=job.download, **_statistics(config, weights, given)._asdict())
+    statistics = _statistics(config, weights, given or (resumed if config.weights else None))
+    data = load_data(job.data, download=job.download, **statistics._asdict())
     if given:
         _require_alike(given, data, job)
-    if job.resume and job.out is not None:
-        begun = Run(job.out).config["network"] or {}
-        config = dataclasses.replace(config, cuts=begun.get("cuts") if begun.get("model") == config.model else None)
     torch.manual_seed(job.training.seed)
     network = build_network(fitted(config, data), weights=weights, training=job.training)
     if job.dense:

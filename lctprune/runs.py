@@ -84,7 +84,7 @@ class Run:
         Raises:
             RunError: the run was trained on data made by hand, or by another version, or the data has changed
                 since, or is gone.
-            ConfigError: there is nothing where it is said to be now.
+            ConfigError: `data_path` is given for data that is in no file.
             DataError: the data cannot be read.
         """
         recorded = self.config["data"]
@@ -99,7 +99,7 @@ class Run:
             config = relocated(config, self.data_path)
         place = location(config)
         if place is not None and place.is_absolute() and not place.exists():
-            raise RunError(f"{self.path} was trained on {place}, which is gone; say where it is now: --data PATH")
+            raise RunError(f"{self.path} was trained on data that is not in {place}; say where it is now: --data PATH")
         data = load_data(config, **recorded_statistics(recorded)._asdict())
         self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
         return data
@@ -117,7 +117,7 @@ class Run:
         """Of what is recorded; data made in a program has no record."""
         recorded, now = self.config["data"] or {}, data_settings(data) or {}
         for key in keys:
-            if key in recorded and key in now and now[key] != recorded[key]:
+            if recorded.get(key) is not None and key in now and now[key] != recorded[key]:
                 was, is_now = (textwrap.shorten(str(value), 100) for value in (recorded[key], now[key]))
                 raise RunError(f"the data has changed since {self.path} was trained: {key} was {was}, is {is_now}")
 
@@ -183,7 +183,15 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path
             runs.append(Run(checkpoint.parent, model=model, data_path=data_path))
     if not runs:
         raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
-    return max(runs, key=lambda run: str(run.config.get("created", "")))
+    return max(runs, key=_created)
+
+
+def _created(run: Run) -> float:
+    """In seconds since 1970; 0 where it is not known."""
+    try:
+        return datetime.datetime.fromisoformat(run.config["created"]).timestamp()
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def score_exits(
     """
     device = device_of(network)
     sheet = ScoreSheet(loss)
-    with evaluation_mode(network), torch.inference_mode():
+    with evaluation_mode(network), torch.no_grad():
         for inputs, targets in split.batches(batch_size):
             sheet.add(network.exits(inputs.to(device)), targets.to(device))
     return sheet.result()
@@ -93,7 +93,7 @@ def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: i
     together = nn.ModuleList(networks)
     device = device_of(together)
     sheet = ScoreSheet()
-    with evaluation_mode(together), torch.inference_mode():
+    with evaluation_mode(together), torch.no_grad():
         for inputs, targets in split.batches(batch_size):
             inputs = inputs.to(device)
             sheet.add([network(inputs) for network in networks], targets.to(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy
@@ -21,11 +22,15 @@ TORCHVISION = {
 
 
 class RawData(NamedTuple):
-    """A data set before normalisation: uint8 images [n, height, width, channels] and labels [n]."""
+    """A data set before normalisation: uint8 images [n, height, width, channels] and labels [n].
+
+    `fingerprint` is a hash of its pixels and labels; None for data that lctprune brings along.
+    """
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     classes: tuple[str, ...]
+    fingerprint: str | None = None
 
 
 def digits(size: int) -> RawData:
@@ -48,22 +53,30 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
         DataError: the files are missing or corrupt, or cannot be downloaded.
     """
     splits = []
+    content = hashlib.sha256()
     for train in (True, False):
         try:
             split = TORCHVISION[name](folder, train=train, download=download)
         except (RuntimeError, OSError, AssertionError, LookupError, TypeError, ValueError) as error:
             # torchvision's words for missing, corrupt or not downloadable
-            remedy = "check the connection" if download else "pass --download, or --data-dir where it is"
+            remedy = (
+                "check the connection"
+                if download
+                else "pass --download, or where it is (--data-dir, or --data to a command on a run)"
+            )
             reason = " ".join(str(error).split()) or "malformed"
             raise DataError(
                 f"{name} in {folder!r} is missing or corrupt ({reason}); remove corrupt files, and {remedy}"
             ) from error
         images = torch.as_tensor(numpy.asarray(split.data))
+        targets = torch.as_tensor(split.targets).long()
+        for tensor in (images, targets):
+            content.update(tensor.contiguous().numpy().data)
         images = images if images.dim() == 4 else images[..., None]
         if image_size not in (None, images.shape[1]):
             images = _resized(images.permute(0, 3, 1, 2).float(), image_size)
-        splits.append((images, torch.as_tensor(split.targets).long()))
-    return RawData(splits[0], splits[1], tuple(split.classes))
+        splits.append((images, targets))
+    return RawData(splits[0], splits[1], tuple(split.classes), content.hexdigest())
 
 
 def stratified(

@@ -142,7 +142,8 @@ class Stage:
         """
         sheet = ScoreSheet(loss)
         batches = self._received() if split is None else split.batches(EVALUATION_BATCH)
-        with evaluation_mode(self._modules), torch.inference_mode(), autocast(self._config):
+        # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
+        with evaluation_mode(self._modules), torch.no_grad(), autocast(self._config):
             for batch in batches:
                 inputs, targets = self._on_device(*batch)
                 outputs = []

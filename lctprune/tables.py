@@ -54,7 +54,8 @@ def table_data(
         targets = torch.tensor(values, dtype=torch.float64)
     else:
         _check_classes(path, target, rows, texts)
-        targets = torch.tensor([classes.index(text) for text in texts])
+        numbers = {name: number for number, name in enumerate(classes)}
+        targets = torch.tensor([numbers[text] for text in texts])
     train, test = _held_out(targets, TEST_FRACTION, 0)
     inner, val_part = _held_out(targets[train], config.val_fraction, config.seed)
     train, val = train[inner], train[val_part]

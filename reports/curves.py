@@ -15,7 +15,7 @@ from lctprune.errors import ConfigError
 from lctprune.reports.figures import panels, percent_formatter, say_instead, style
 
 QUANTITIES = {
-    "val_accuracy": "validation accuracy",
+    "val_accuracy": "validation {metric}",
     "train_loss": "training loss, mean per sample",
     "val_loss": "validation loss, mean per sample",
     "cosine": "cosine of local and true gradient",
@@ -48,12 +48,18 @@ def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFram
     return by_epoch[list(exits)].set_axis(list(exits.values()), axis="columns")
 
 
-def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("val_accuracy", "train_loss")) -> Figure:
+def training_figure(
+    metrics: pandas.DataFrame,
+    *,
+    quantities: Sequence[str] = ("val_accuracy", "train_loss"),
+    metric: str = "accuracy",
+) -> Figure:
     """Curves of every exit by epoch, a panel a quantity.
 
     Args:
         metrics: as `metrics_frame` gives it.
         quantities: of the panels, as of `training_curves`.
+        metric: what "val_accuracy" is: accuracy or R2.
 
     Raises:
         ConfigError: there is no such quantity.
@@ -62,7 +68,7 @@ def training_figure(metrics: pandas.DataFrame, *, quantities: Sequence[str] = ("
         figure, axes = panels(len(quantities), right=LEGEND_WIDTH)
         for ax, quantity in zip(axes, quantities, strict=True):
             _draw_curves(ax, training_curves(metrics, quantity))
-            ax.set_ylabel(QUANTITIES[quantity])
+            ax.set_ylabel(QUANTITIES[quantity].format(metric=metric))
             if quantity == "val_accuracy":
                 ax.yaxis.set_major_formatter(percent_formatter())
         if axes[-1].lines:

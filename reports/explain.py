@@ -56,7 +56,7 @@ def describe_run(run: Run) -> dict[str, str]:
 
 
 def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float]) -> list[str]:
-    """Sentences that say why a candidate was chosen, or that the budget does not explain it.
+    """Sentences that say why a candidate was chosen, or that it would not be now, as the run has changed since.
 
     Args:
         candidates: that there were to choose from.
@@ -73,14 +73,15 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     scope = scope if budget else f"{len(candidates)} candidates; no budget was given"
     accuracy = f"validation {chosen.metric} {percent(chosen.accuracy)}"
     if chosen not in possible:
-        return [f"It was named by hand: {accuracy}. It does not fit the budget ({asked})."]
+        return [f"As measured now it does not fit the budget ({asked}): {accuracy}. Select again."]
     if chosen.accuracy < max(candidate.accuracy for candidate in possible):
-        return [f"It was named by hand, not as the most accurate one: {accuracy}. There are {scope}."]
+        return [f"It is not the most accurate one now: {accuracy}. There are {scope}. Select again."]
     sentences = [f"It is the most accurate ({accuracy}) of the {scope}."]
     if costs := [f"{amount(getattr(chosen, c), c)} (limit {amount(limit, c)})" for c, limit in budget.items()]:
         sentences.append(f"It costs {', '.join(costs)}.")
     if other := cheaper_alternative(candidates, limits, chosen):
-        cost = amount(other.parameters, "parameters") if other.flops is None else amount(other.flops, "flops")
+        assert other.flops is not None  # which it was found by
+        cost = amount(other.flops, "flops")
         sentences.append(
             f"These samples do not show a cheaper one to be worse (the difference's 95% interval contains 0): "
             f"{other.name}, validation {other.metric} {percent(other.accuracy)}, {cost}."

@@ -20,12 +20,18 @@ from lctprune.runs import Run
 from lctprune.selection import main_of, pareto_front
 from lctprune.units import engineering
 
+METHODS = {
+    "local-critic": "Trained with local critics: every exit is a network of its own.",
+    "joint": "Trained by deep supervision, with the gradients of all exits: every exit is a network of its own.",
+    "backprop": "Trained whole, by backpropagation.",
+}
+INTERVALS = {"accuracy": "Wilson's 95% interval", "R2": "the 95% interval of the normal distribution"}
 UNITS = (
-    "Accuracy and loss: on the validation split, with Wilson's 95% interval; loss is the mean per sample. "
+    "{Metric} and loss: on the validation split, with {interval}; loss is the mean per sample. "
     "FLOPs: for one sample, where 1 FLOP is one multiply or one add (one multiply-add, MAC, is 2 FLOPs). "
     "Latency: median of one call at batch {batch} on the machine that evaluated the run, with 5th and 95th percentile. "
     "Size: of weights and buffers; 1 MB is 1,000,000 bytes. "
-    "Front: no other exit is at least as accurate at no more FLOPs, and better in one of the two."
+    "Front: no other exit has at least the {metric} at no more FLOPs, and is better in one of the two."
 )
 AGREEMENT = (
     "On one batch of the training split, the same after every epoch. Cosine: of each group's local gradient, through "
@@ -33,7 +39,7 @@ AGREEMENT = (
     "Gap: the mean difference per sample between an exit's loss and the main network's, which critics learn to close. "
     "Norm: of the local gradient. The main network's last group has no critic: its cosine is 1 and its gap 0."
 )
-COLUMNS = ("exit", "accuracy", "loss", "FLOPs", "of main", "parameters", "size", "latency", "front")
+COLUMNS = ("exit", "{metric}", "loss", "FLOPs", "of main", "parameters", "size", "latency", "front")
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --muted: #5c5c5c; --page: #fff; --line: #d9d9d9; --mark: #fdeee3; }
 @media (prefers-color-scheme: dark) {
@@ -76,7 +82,7 @@ def report_page(
 
     Args:
         run: what was trained, and its metrics.
-        candidates: its exits, measured on the validation split.
+        candidates: its exits, at least one, measured on the validation split.
         chosen: is highlighted, and the page says why it was chosen.
         budget: plain limits by "flops", "macs", "parameters" and "latency_ms".
         test: of the chosen network on the test split: `accuracy` (0 to 1), `samples`, and `main_accuracy`, that of the
@@ -89,11 +95,11 @@ def report_page(
     name = run.path.resolve().name
     sections = [
         f"<h1>{escape(name)}</h1>",
-        '<p class="note">Trained with local critics: every exit is a network of its own. Report by lctprune.</p>',
+        f'<p class="note">{METHODS[run.config["training"].get("method", "local-critic")]} Report by lctprune.</p>',
         _choice(candidates, chosen, budget or {}, test),
         f"<h2>Candidates</h2>{_table(candidates, chosen)}",
         f"<h2>Accuracy and cost</h2>{_pareto(candidates, chosen, budget)}",
-        f"<h2>Training</h2>{_curves(run)}",
+        f"<h2>Training</h2>{_curves(run, candidates[0].metric)}",
         f"<h2>What was trained</h2>{_facts(run)}",
     ]
     return (
@@ -137,8 +143,8 @@ def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
 
 def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
     front = pareto_front(candidates, "flops")
-    main = main_of(candidates) if candidates else None
-    head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
+    main, metric = main_of(candidates), candidates[0].metric
+    head = "".join(f'<th scope="col">{column.format(metric=metric)}</th>' for column in COLUMNS)
     rows = []
     for candidate in candidates:
         is_chosen = chosen is not None and candidate.exit == chosen.exit
@@ -146,17 +152,20 @@ def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> str:
         rows.append(f'<tr class="chosen">{cells}</tr>' if is_chosen else f"<tr>{cells}</tr>")
     samples = {candidate.samples for candidate in candidates if candidate.samples}
     counted = f"Validation samples: {', '.join(f'{count:,}' for count in sorted(samples))}. " if samples else ""
+    units = UNITS.format(
+        Metric=metric.capitalize(), metric=metric, interval=INTERVALS[metric], batch=candidates[0].latency_batch
+    )
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        f'<p class="note">{counted}{UNITS.format(batch=candidates[0].latency_batch)}</p>'
+        f'<p class="note">{counted}{units}</p>'
     )
 
 
-def _cells(candidate: Candidate, main: Candidate | None, on_front: bool, is_chosen: bool) -> list[str]:
+def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: bool) -> list[str]:
     """The cells of a row, as HTML."""
     unknown = "not known"
     flops, latency = candidate.flops, candidate.latency_ms
-    share = percent(flops / main.flops, 0) if flops and main is not None and main.flops else unknown
+    share = percent(flops / main.flops, 0) if flops and main.flops else unknown
     macs = f"{engineering(flops / 2)} MACs" if flops is not None else ""
     p5, p95 = candidate.latency_p5_ms, candidate.latency_p95_ms
     return [
@@ -188,13 +197,12 @@ def _pareto(candidates: Sequence[Candidate], chosen: Candidate | None, budget: M
     )
 
 
-def _curves(run: Run) -> str:
+def _curves(run: Run, metric: str) -> str:
     metrics = metrics_frame(run)
     if metrics.empty:
         return "<p>No epoch was finished.</p>"
-    return _curve_figures(metrics, ("val_accuracy", "train_loss"), "A curve for every exit, by epoch") + _agreement(
-        metrics
-    )
+    curves = _curve_figures(metrics, ("val_accuracy", "train_loss"), "A curve for every exit, by epoch", metric=metric)
+    return curves + _agreement(metrics)
 
 
 def _agreement(metrics: pandas.DataFrame) -> str:
@@ -205,8 +213,12 @@ def _agreement(metrics: pandas.DataFrame) -> str:
     return f"<h2>Agreement with backpropagation</h2><p>{escape(AGREEMENT)}</p>{figures}"
 
 
-def _curve_figures(metrics: pandas.DataFrame, quantities: Sequence[str], label: str) -> str:
-    svgs = [inline_svg(training_figure(metrics, quantities=[quantity]), quantity) for quantity in quantities]
+def _curve_figures(
+    metrics: pandas.DataFrame, quantities: Sequence[str], label: str, *, metric: str = "accuracy"
+) -> str:
+    svgs = [
+        inline_svg(training_figure(metrics, quantities=[quantity], metric=metric), quantity) for quantity in quantities
+    ]
     return _figures(svgs, label)
 
 

@@ -119,6 +119,8 @@ def test_backprop_trains_the_plain_network(cli: Cli, image_folder: Path, tmp_pat
     result = cli("train", "vgg-lct", "--data", image_folder, "--out", path, *arguments)
     assert [record["name"] for record in parse_strictly(result.out)["candidates"]] == ["main network"]
     assert len(lct.load_network(path).groups) == 1
+    assert cli("report", path).code == 0
+    assert "Trained whole, by backpropagation." in (path / "report.html").read_text()
     assert "Training vgg-lct in 1 group on" in result.err
     assert "1 epoch, batch 20" in result.err
     assert cli("train", "vgg-lct", "--method", "backprop", "--groups", 4).code == 2
@@ -414,7 +416,9 @@ def test_a_run_whose_data_is_gone_says_where_it_was(cli: Cli, image_folder: Path
     moved = folder.rename(tmp_path / "moved")
     result = cli("evaluate", tmp_path / "run")
     assert_one_line(result, code=1)
-    assert f"was trained on {folder}, which is gone; say where it is now: --data PATH" in result.err
+    assert f"was trained on data that is not in {folder}; say where it is now: --data PATH" in result.err
+    for name in ("evaluate", "report"):
+        assert_one_line(cli(name, tmp_path / "run", "--data", tmp_path / "nowhere"), code=2)
     for command in (["evaluate"], ["select"], ["export"], ["densify", "--epochs", 1], ["finetune", "--exit", 0]):
         result = cli(*command, tmp_path / "run", "--data", moved)
         assert result.code == 0, result.err

@@ -238,6 +238,9 @@ def test_size_is_that_of_all_parameters_and_buffers() -> None:
     assert lct.size_bytes(network) == 4 * (108 + 4) + 4 * 4 * 4 + 8
     assert lct.size_bytes(nn.Linear(3, 4).to(torch.bfloat16)) == 2 * 16
     assert lct.size_bytes(nn.Linear(3, 4).double()) == 8 * 16
+    tied = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    tied[1].weight = tied[0].weight
+    assert lct.size_bytes(tied) == 4 * 15
 
 
 # --- latency ---------------------------------------------------------------------------------------------------------

@@ -266,16 +266,21 @@ def test_data_that_has_moved_is_read_from_where_it_is_now(tmp_path: Path) -> Non
     assert (folder.name, folder.data_dir) == (str(tmp_path), "/gone")
 
 
-@pytest.mark.parametrize(
-    ("name", "place", "said"),
-    [
-        ("digits", ".", "digits comes with lctprune, so nothing is to be read from .;"),
-        ("cifar10", "nowhere", "nowhere; --data says where cifar10 is now"),
-    ],
-)
-def test_data_cannot_be_where_nothing_is(name: str, place: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        relocated(DataConfig(name=name), place)
+def test_data_without_files_is_nowhere_else() -> None:
+    with pytest.raises(ConfigError, match="digits comes with lctprune, so nothing is to be read from there;"):
+        relocated(DataConfig(name="digits"), "there")
+
+
+def test_other_pixels_and_labels_have_another_fingerprint(tmp_path: Path) -> None:
+    files, *_ = fashion_files()
+    changed = {name: content[:-1] + bytes([content[-1] ^ 1]) for name, content in files.items()}
+    folders = [files, *({**files, name: changed[name]} for name in files), files]
+    for number, each in enumerate(folders):
+        write_files(tmp_path / str(number) / "FashionMNIST" / "raw", each)
+    configs = [DataConfig(name="fashion-mnist", data_dir=str(tmp_path / str(n)), val_fraction=0.25) for n in range(6)]
+    fingerprints = [load_data(config).fingerprint for config in configs]
+    assert len(set(fingerprints)) == 5
+    assert fingerprints[0] == fingerprints[5]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])

@@ -277,3 +277,11 @@ def test_what_torchscript_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="Function cannot be converted to TorchScript"):
         lct.export(Function(Rounded.apply), samples(), tmp_path / "model.pt")
     assert files(tmp_path) == []
+
+
+def test_a_network_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 2))
+    network.last = network(torch.randn(1, 3))  # with its graph, which cannot be copied
+    with pytest.raises(ExportError, match="Sequential cannot be converted to TorchScript"):
+        export(network, torch.randn(2, 3), tmp_path / "model.pt")
+    assert files(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.family import family, member_of
+from lctprune.files import write_json
 from lctprune.finetuning import TaughtSplit, begin_finetuning, distillation_loss
 from lctprune.losses import mean_squared_error
 from lctprune.models import network_of
@@ -127,6 +129,15 @@ def test_settings_come_from_the_run(trained: lct.Run) -> None:
     assert begun == expected
     given = lct.finetune(trained, 1, lr=0.004, epochs=2).config["training"]
     assert (given["lr"], given["epochs"]) == (0.004, 2)
+
+
+def test_a_run_of_another_machine_is_trained_on_with_the_device_that_is_here(trained: lct.Run) -> None:
+    path = trained.path / "config.json"
+    config = json.loads(path.read_text())
+    config["training"]["device"] = "cuda"
+    write_json(path, config)
+    for added in (lct.finetune(lct.Run(trained.path), 0), lct.densify(lct.Run(trained.path), epochs=1)):
+        assert added.config["training"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_resumed_one_equals_an_uninterrupted_one(trained: lct.Run, tmp_path: Path) -> None:

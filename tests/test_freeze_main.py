@@ -211,17 +211,27 @@ def test_without_weights_there_is_nothing_to_keep(cli: Cli, image_folder: Path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_resumed_with_its_weights_only(cli: Cli, tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_its_weights_or_from_its_checkpoint_alone(cli: Cli, tmp_path: Path) -> None:
     settings = ("--data", table(tmp_path), "--task", "regression", "--model-args", "width=8,layers=2", "--groups", 2)
     for name in ("first", "second"):
         assert cli("train", "mlp", *settings, "--epochs", 1, "--out", tmp_path / name).code == 0
-    run = ("train", "mlp", *settings, "--epochs", 1, "--out", tmp_path / "run")
-    assert cli(*run, "--weights", tmp_path / "first", "--freeze-main").code == 0
-    for weights in ((), ("--weights", tmp_path / "second")):
-        result = cli(*run, *weights, "--resume")
-        assert result.code != 0
-        assert "was begun with another network (weights was" in result.err
-    assert cli(*run, "--weights", tmp_path / "first", "--freeze-main", "--resume").code == 0
+    run = ("train", "mlp", *settings, "--freeze-main", "--out", tmp_path / "run")
+    assert cli(*run, "--epochs", 1, "--weights", tmp_path / "first").code == 0
+    result = cli(*run, "--epochs", 1, "--weights", tmp_path / "second", "--resume")
+    assert result.code != 0
+    assert "was begun with another network (weights was" in result.err
+    assert cli(*run, "--epochs", 1, "--weights", tmp_path / "first", "--resume").code == 0
+
+    config = tmp_path / "run" / "config.json"
+    recorded = json.loads(config.read_text())
+    recorded["training"]["epochs"] = 2  # as if it had been interrupted after the first
+    config.write_text(json.dumps(recorded))
+    main = lct.load_network(tmp_path / "first").main_state_dict()
+    shutil.rmtree(tmp_path / "first")
+    result = cli(*run, "--epochs", 2, "--resume")
+    assert result.code == 0, result.err
+    assert lct.Run(tmp_path / "run").epochs_done == 2
+    torch.testing.assert_close(lct.load_network(tmp_path / "run").main_state_dict(), main, rtol=0, atol=0)
 
 
 def test_a_runs_weights_come_with_its_normalisation(cli: Cli, image_folder: Path, tmp_path: Path) -> None:

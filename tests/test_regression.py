@@ -233,6 +233,10 @@ def test_select_and_report_speak_of_r2(cli: Cli, run: Path) -> None:
     assert "0 classes" not in page
     assert "32 x 32" not in page
     assert "R2 (bars: 95% interval)" in page
+    assert "R2 and loss: on the validation split, with the 95% interval of the normal distribution" in page
+    assert ">accuracy</th>" not in page
+    assert "validation R2" in page
+    assert "validation accuracy" not in page
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.files import write_json
 from lctprune.runs import create_run, newest_run
 from lctprune.scores import score_exits
 
@@ -106,6 +107,20 @@ def test_a_network_made_by_hand_cannot_be_built_again(
         run.load_data()
 
 
+def test_data_with_a_relative_name_is_the_same_data_on_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,b,y\n" + "\n".join(f"{i},{-i},{i % 2}" for i in range(40)))
+    data = lct.load_data(lct.DataConfig(name="t.csv"))
+    recipe = lct.NetworkConfig(model="mlp", model_args={"width": 8, "layers": 2}, groups=2, features=2, num_outputs=2)
+    network = lct.build_network(recipe)
+    lct.train(network, data, CONFIG, run_dir="run")
+    resumed = lct.train(network, data, CONFIG, run_dir="run", resume=True)
+    lct.finetune(resumed, 0)
+    assert lct.finetune(lct.Run("run"), 0, resume=True).epochs_done == 1
+
+
 def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
     with pytest.raises(lct.RunError, match="no run below"):
         newest_run(tmp_path)
@@ -117,6 +132,10 @@ def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "checkpoint.safetensors").write_bytes(b"")
     assert newest_run(tmp_path).path == tmp_path / "a"
+    times = {"a": "2026-01-02T10:00:00+00:00", "b": "2026-01-02T11:00:00+02:00", "c": "2026-01-02T09:30:00-02:00"}
+    for name, created in times.items():
+        write_json(tmp_path / name / "config.json", {**settings, "created": created})
+    assert newest_run(tmp_path).path == tmp_path / "c"
 
 
 def test_runs_without_a_name_get_one_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -362,3 +362,26 @@ def test_volumes_are_trained(tmp_path: Path) -> None:
     critic = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
     network = lct.LocalCriticNetwork(groups, [critic])
     assert lct.train(network, data, BASE, run_dir=tmp_path).epochs_done == 2
+
+
+class Positions(torch.nn.Module):
+    """Weights each step by a table that it keeps, and makes longer when a longer sequence comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.ones(1)
+        self.linear = torch.nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [batch, steps, 3] -> [batch, 4]
+        if x.shape[1] > len(self.table):
+            self.table = torch.linspace(1, 0.5, x.shape[1])
+        return (self.linear(x) * self.table[: x.shape[1], None]).mean(1)
+
+
+def test_what_a_module_keeps_in_validation_is_fit_for_training(tmp_path: Path) -> None:
+    short, long = (lct.TensorSplit(torch.randn(32, steps, 3), torch.arange(32) % 2) for steps in (4, 9))
+    data = lct.Data(train=short, val=long, test=long, classes=("a", "b"))
+    network = lct.LocalCriticNetwork([Positions(), torch.nn.Linear(4, 2)], [torch.nn.Linear(4, 2)])
+    assert lct.train(network, data, BASE, run_dir=tmp_path / "run").epochs_done == 2
+    score_exits(network, lct.TensorSplit(torch.randn(8, 12, 3), torch.arange(8) % 2))
+    assert lct.train(network, data, BASE, run_dir=tmp_path / "again").epochs_done == 2
