@@ -15,8 +15,8 @@ from lctprune.cli.measured import (
     ThreadsOption,
     measured,
     opened,
+    refresh_results,
     show_candidates,
-    write_results,
 )
 from lctprune.cli.progress import show_progress
 from lctprune.dense import begin_dense
@@ -101,5 +101,5 @@ def finetune(
 def _show(run: Run, *, json: bool) -> None:
     """The whole family as it is now."""
     candidates = measured(run)
-    write_results(run, candidates)
+    refresh_results(run, candidates)
     show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)

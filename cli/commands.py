@@ -19,8 +19,8 @@ from lctprune.cli.measured import (
     measured,
     opened,
     present_selection,
+    refresh_results,
     show_candidates,
-    write_results,
 )
 from lctprune.deployment import deploy, deployment_record
 from lctprune.files import write_atomically
@@ -43,11 +43,7 @@ def evaluate(
     """
     found = opened(run, model=model, data=data, threads=threads)
     candidates = measured(found, latency_batch=latency_batch, again=True)
-    selection = present_selection(found)
-    if selection is None:
-        write_results(found, candidates)
-    else:
-        write_results(found, candidates, chosen=candidate_of(candidates, selection["exit"]), limits=selection["budget"])
+    refresh_results(found, candidates)
     headline = f"{found.path} on its validation split"
     show_candidates(found, candidates, headline, latency_batch=latency_batch, json=json)
 

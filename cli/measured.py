@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lctprune.candidates import Candidate
+from lctprune.candidates import Candidate, candidate_of
 from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
 from lctprune.deployment import SELECTED, measure_run, read_selection
 from lctprune.description import candidate_record
@@ -64,10 +64,13 @@ def present_selection(run: Run) -> dict[str, Any] | None:
 
 
 def refresh_results(run: Run, candidates: Sequence[Candidate]) -> None:
-    """Of a run that was selected from before it was trained to its end."""
-    if (run.path / CSV).exists():
+    """The files of `write_results`, with what was selected, as long as that is the run's still."""
+    selection = present_selection(run)
+    if selection is None:
         write_results(run, candidates)
-    present_selection(run)
+    else:
+        chosen = candidate_of(candidates, selection["exit"])
+        write_results(run, candidates, chosen=chosen, limits=selection["budget"])
 
 
 def write_results(

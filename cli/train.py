@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lctprune.cli.adding import add_critics
 from lctprune.cli.console import printed_warnings, stderr, stdout
-from lctprune.cli.measured import JsonOption, ThreadsOption, refresh_results, show_candidates
+from lctprune.cli.measured import CSV, JsonOption, ThreadsOption, refresh_results, show_candidates
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
@@ -190,7 +190,8 @@ def train(
             candidates = measure_run(run)
     if run is None:
         return
-    refresh_results(run, candidates)
+    if (run.path / CSV).exists():  # it was selected from before it was trained to its end
+        refresh_results(run, candidates)
     networks = "networks" if dense else "exits"
     show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
     if not json:

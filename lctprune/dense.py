@@ -21,7 +21,7 @@ from lctprune.errors import NetworkWarning, RunError
 from lctprune.family import DENSE, begun_below, origin_record
 from lctprune.heads import Head, heads_to_add
 from lctprune.job import Begun
-from lctprune.loading import load_network, recorded_training
+from lctprune.loading import load_network, recorded_training, require_recipe
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
@@ -60,6 +60,7 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
 
 def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Begun:
     """What `train_steps` takes to add critics. See `densify`."""
+    require_recipe(run)
     folder = run.path / DENSE
     begun = begun_below(run, folder, resume=resume)
     if run.epochs_done < run.config["training"]["epochs"]:

@@ -89,7 +89,7 @@ def train_epochs(
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None:
             continue
-        _require_finite(report.val_loss, 0, epoch, progress.step - 1)
+        _require_finite(report.val_loss, 0 if len(report.val_loss) > 1 else None, epoch, progress.step - 1)
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
         with _explained(epoch, progress.step - 1):
@@ -113,7 +113,7 @@ def _train_epoch(stage: Stage, data: Data | None, config: TrainConfig, epoch: in
         with autocast(config), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
         means = torch.stack([exit_losses.mean() for exit_losses in losses]).cpu()
-        _require_finite(means.tolist(), stage.workers[0].index, epoch, index)
+        _require_finite(means.tolist(), stage.first_exit, epoch, index)
         total += means
         stage.means = (total / (index + 1)).tolist()
         samples += len(targets)
@@ -200,10 +200,12 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
 
 
-def _require_finite(losses: Sequence[float], first_exit: int, epoch: int, step: int) -> None:
-    for exit, value in enumerate(losses, start=first_exit):
+def _require_finite(losses: Sequence[float], first_exit: int | None, epoch: int, step: int) -> None:
+    """`first_exit` is None of a network that has no exits but itself."""
+    for exit, value in enumerate(losses, start=first_exit or 0):
         if not math.isfinite(value):
+            which = "" if first_exit is None else f" of exit {exit}"
             raise TrainingError(
-                f"the loss of exit {exit} is {value} at epoch {epoch + 1}, step {step + 1}; "
-                f"try a smaller --lr{'. The last checkpoint is unharmed' if epoch else ', in another --out'}"
+                f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}; "
+                f"try a smaller --lr{'. The last checkpoint is unharmed' if epoch else ''}"
             )

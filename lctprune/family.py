@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lctprune.candidates import MAIN
 from lctprune.errors import NetworkError, RunError
 from lctprune.files import sha256
-from lctprune.runs import Run
+from lctprune.runs import CONFIG, Run
 from lctprune.weights import CHECKPOINT
 
 DENSE, FINETUNED = "dense", "finetuned"
@@ -85,7 +85,8 @@ def origin_record(run: Run, exits: list[str]) -> dict[str, Any]:
 
 
 def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
-    """The added run in `folder`, if it is to be resumed; None if it is to be begun.
+    """The added run in `folder`, if it is to be resumed; None if it is to be begun, also where one failed before it had
+    finished an epoch.
 
     Raises:
         RunError: networks cannot be added to this run, there is something in the folder already, or nothing that can be
@@ -94,6 +95,8 @@ def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
     if "origin" in run.config:
         raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
     if not resume:
+        if [entry.name for entry in folder.glob("*")] == [CONFIG]:  # it failed in its first epoch
+            (folder / CONFIG).unlink()
         if folder.is_dir() and any(folder.iterdir()):
             raise RunError(f"{folder} exists: that was begun before; go on with --resume, or remove it to begin anew")
         return None

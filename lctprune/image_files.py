@@ -28,7 +28,9 @@ def class_names(folder: Path) -> tuple[str, ...]:
     """
     classes = tuple(sorted(_class_folders(folder)))
     if len(classes) < 2:
-        raise DataError(f"{folder} holds {len(classes)} class folders; it needs at least 2, one folder of images each")
+        raise DataError(
+            f"{folder} needs one folder of images a class, at least 2; it holds {', '.join(classes) or 'none'}"
+        )
     return classes
 
 

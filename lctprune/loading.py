@@ -30,12 +30,8 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
             other than `model`, or by another version.
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
+    require_recipe(run)
     recipe = run.config["network"]
-    if recipe is None:
-        raise RunError(
-            f"{run.path} was trained on a network made in a program; build it there and load "
-            f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r}) into it"
-        )
     name = str(recipe.get("model"))
     if is_own_function(name) and name != (model or run.model):
         raise RunError(
@@ -53,6 +49,20 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
         network = build_network(NetworkConfig(**recipe))
         network.load_state_dict(weights)
     return network.eval()
+
+
+def require_recipe(run: Run) -> None:
+    """Refuse a run whose network cannot be built from what the run remembers.
+
+    Raises:
+        RunError: it was made in a program.
+    """
+    if run.config["network"] is None:
+        tensors = f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r})"
+        raise RunError(
+            f"{run.path} was trained on a network made in a program; build it there and load {tensors} into it, for "
+            "lct.evaluate and lct.export; all else needs a network that lct.build_network makes"
+        )
 
 
 def recorded_training(run: Run) -> TrainConfig:

@@ -90,8 +90,8 @@ class Run:
         recorded = self.config["data"]
         if recorded is None:
             raise RunError(
-                f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate, and give the "
-                "data to lct.densify and lct.finetune"
+                f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate"
+                f"{', and give the data to lct.densify and lct.finetune' if self.config['network'] else ''}"
             )
         with of_this_version(self, TypeError, ConfigError):
             config = DataConfig(**recorded["config"])

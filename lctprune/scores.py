@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.costs import device_of, evaluation_mode
-from lctprune.errors import DataError
+from lctprune.errors import DataError, first_line
 from lctprune.losses import Loss, default_loss, mean_per_sample, mean_squared_error
 from lctprune.network import LocalCriticNetwork
 from lctprune.splits import Split
@@ -40,10 +40,18 @@ class ScoreSheet:
         self._targets: list[Tensor] = []
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
-        """One batch: the output of each exit."""
+        """One batch: the output of each exit.
+
+        Raises:
+            DataError: a target is of a class that the outputs do not have.
+        """
         loss = self._loss or default_loss(targets)
         self._scores.append(torch.stack([score_samples(output, targets) for output in outputs]).double().cpu())
-        self._losses.append(torch.stack([loss(output, targets) for output in outputs]).double().cpu())
+        try:
+            losses = torch.stack([loss(output, targets) for output in outputs])
+        except IndexError as error:  # cross-entropy's
+            raise DataError(f"outputs and targets do not go together: {first_line(error)}") from error
+        self._losses.append(losses.double().cpu())
         self._targets.append(targets.cpu())
 
     def result(self) -> ExitScores:

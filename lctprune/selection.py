@@ -72,8 +72,9 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
     except ArithmeticError:
         value = Decimal("nan")
     if not (math.isfinite(value) and value > 0):
+        such = "5" if name == "latency_ms" else "1e9, 500M"
         raise ConfigError(
-            f"budget {name} is {given!r}; it must be a positive number such as 1e9, 500M, or 60% of the main network"
+            f"budget {name} is {given!r}; it must be a positive number such as {such}, or 60% of the main network"
         )
     return value, is_share
 

@@ -128,6 +128,12 @@ class Stage:
             self.workers[-1].update_critic(taught[0] if taught else None, losses)
 
     @property
+    def first_exit(self) -> int | None:
+        """The number of the first exit here; None where the network has no critics."""
+        first = self.workers[0]
+        return None if first.index == 0 and first.critic is None else first.index
+
+    @property
     def known_means(self) -> list[float]:
         """Mean training losses of the exits from the first one here on; those of other processes a little late."""
         return [*self.means, *self._later_means]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lctprune.costs import device_of, evaluation_mode
 from lctprune.data_set import Data
-from lctprune.errors import ConfigError, NetworkError, first_line
+from lctprune.errors import ConfigError, DataError, NetworkError, first_line
 from lctprune.layer_group import shared_tensor
 from lctprune.network import LocalCriticNetwork
 from lctprune.scores import score_samples
@@ -29,6 +29,7 @@ def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: b
         NetworkError: it does not run on them, a module changes its input in place, two parts that are trained apart
             hold the same tensor, or a state dict holds something else than tensors.
         ConfigError: there is no measure of how good such outputs are for such targets.
+        DataError: targets for training or validation are of classes that the outputs do not have.
     """
     parts = {f"group {index}": group for index, group in enumerate(network.groups)}
     parts |= {f"critic {index}": critic for index, critic in enumerate(network.critics)}
@@ -45,6 +46,18 @@ def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: b
             outputs.append(inputs if is_last else _run(f"critic {index}", network.critics[index], inputs))
     for output in outputs:
         _require_score(output, targets)
+    for name, split in (("training", data.train), ("validation", data.val)):
+        _require_classes(name, split.targets, outputs)
+
+
+def _require_classes(name: str, targets: Tensor, outputs: Sequence[Tensor]) -> None:
+    """As cross-entropy takes them: -100 is of a sample without a class."""
+    if targets.is_floating_point():
+        return
+    classes, highest, named = min(output.shape[1] for output in outputs), int(targets.max()), targets[targets != -100]
+    if highest >= classes or (named < 0).any():
+        wrong = highest if highest >= classes else int(named.min())
+        raise DataError(f"the {name} split has a target of {wrong}; outputs are of the classes 0 to {classes - 1}")
 
 
 def _require_tensors(parts: dict[str, nn.Module]) -> None:

@@ -80,8 +80,8 @@ def local_critic_backward(
         NetworkError: `loss` does not give one number per sample, or a group changes its input in place.
     """
     for name, share in (("matching", matching), ("distill", distill)):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} is {share}; it must lie between 0 and 1")
+        if isinstance(share, str) or not 0 <= share <= 1:
+            raise ConfigError(f"{name} is {share!r}; of one step it must be a number between 0 and 1")
     if distance is None:
         distance = distance_to_teacher(is_regression=y.is_floating_point())
     losses: list[Tensor] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,33 @@ def test_from_training_to_an_added_exit_in_use(trained: lct.Run, cli: Cli, tmp_p
     assert cli("export", path, "--json").document["model"].endswith("exit2/model.pt")  # by default the main network
     evaluated = cli("evaluate", path, "--json").document["candidates"]
     assert [record["exit"] for record in evaluated] == [record["exit"] for record in document["candidates"]]
+
+
+def test_what_diverges_in_its_first_epoch_is_begun_anew(trained: lct.Run, cli: Cli) -> None:
+    result = cli("finetune", trained.path, "--exit", 1, "--lr", 1e12)
+    assert result.code == 1
+    assert "the loss is nan at epoch 1" in result.err
+    assert result.err.strip().endswith("try a smaller --lr")
+    assert cli("finetune", trained.path, "--exit", 1, "--lr", 0.001).code == 0
+    result = cli("finetune", trained.path, "--exit", 1, "--lr", 0.002)
+    assert result.code == 1
+    assert "go on with --resume" in result.err
+
+
+def test_a_selection_stays_where_networks_are_added_and_the_run_is_copied(
+    trained: lct.Run, cli: Cli, tmp_path: Path
+) -> None:
+    assert cli("select", trained.path, "--budget-flops", "100%").code == 0
+    selected = (trained.path / "pareto.svg").read_text()
+    assert "budget: at most" in selected
+    assert cli("finetune", trained.path, "--exit", 0).code == 0
+    assert "budget: at most" in (trained.path / "pareto.svg").read_text()
+    copied = shutil.copytree(trained.path, tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(copied)
+    for path in (copied, tmp_path / "link"):
+        result = cli("report", path)
+        assert "select again" not in result.err
+        assert "<h2>Chosen" in (copied / "report.html").read_text()
 
 
 def test_percentages_are_of_the_main_network(trained: lct.Run, cli: Cli) -> None:

@@ -556,8 +556,8 @@ def test_too_few_classes(classes: str, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         make_classes(tmp_path / name, 5, classes=classes)
     message = error_of(folder_config(tmp_path))
-    assert f"{tmp_path / 'train'} holds {len(classes)} class folders" in message
-    assert "at least 2" in message
+    assert message.startswith(f"{tmp_path / 'train'} needs one folder of images a class, at least 2")
+    assert message.endswith(f"it holds {classes or 'none'}")
 
 
 @pytest.mark.parametrize(

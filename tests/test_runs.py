@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,13 @@ def test_a_network_made_by_hand_cannot_be_built_again(
 ) -> None:
     network = make_network()
     run = lct.train(network, data, CONFIG, run_dir=tmp_path)
-    with pytest.raises(lct.RunError, match="made in a program"):
-        lct.load_network(tmp_path)
+    for use in (lct.load_network, partial(lct.finetune, exit=1, data=data), partial(lct.densify, data=data)):
+        with pytest.raises(lct.RunError, match="network made in a program"):
+            use(run)
     again = make_network(seed=5)
     again.load_state_dict(run.read_checkpoint("network."))
     assert torch.equal(again.groups[0][0].weight, network.groups[0][0].weight)
-    with pytest.raises(lct.RunError, match="data made in a program"):
+    with pytest.raises(lct.RunError, match=r"data made in a program; evaluate it there with lct\.evaluate$"):
         run.load_data()
 
 

@@ -92,6 +92,22 @@ def test_what_cannot_be_trained_is_refused_and_nothing_begun(name: str, data: lc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("target", [3, -1])
+@pytest.mark.parametrize("place", ["train", "val"])
+def test_a_class_that_no_output_is_of_is_refused(place: str, target: int, tmp_path: Path) -> None:
+    known, other = (lct.TensorSplit(torch.randn(32, 5), torch.arange(32) % 3) for _ in range(2))
+    other.targets[20] = target
+    data = lct.Data(**({"train": known, "val": known, "test": known} | {place: other}), classes=("a", "b", "c"))
+    network = Network([nn.Linear(5, 3)])
+    with pytest.raises(lct.DataError, match=f"split has a target of {target}; outputs are of the classes 0 to 2"):
+        lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(lct.DataError, match=f"outputs and targets do not go together: Target {target} is out of"):
+        lct.evaluate(network, other, torch.randn(1, 5))
+    other.targets[20] = -100  # of no class
+    lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
+
+
 def test_an_unfit_regression_is_refused(tmp_path: Path) -> None:
     split = lct.TensorSplit(torch.randn(32, 5), torch.randn(32))
     data = lct.Data(train=split, val=split, test=split, classes=())

@@ -490,8 +490,8 @@ def test_peak_activation_memory_is_that_of_the_largest_group() -> None:
 
 
 @pytest.mark.parametrize("share", ["matching", "distill"])
-@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
-def test_shares_lie_between_0_and_1(share: str, value: float) -> None:
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf"), "0:1"])
+def test_shares_lie_between_0_and_1(share: str, value: float | str) -> None:
     x, y = plain_batch()
     network = plain_network()
     with pytest.raises(ConfigError, match=rf"{share} is .*between 0 and 1"):
