@@ -8,10 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lctprune.data import EMBEDDED
+from lctprune.data import NAMED
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
-from lctprune.sources import TORCHVISION
 from lctprune.train_config import TrainConfig, parse_ramp
 
 Number = TypeVar("Number", int, float)
@@ -68,7 +67,7 @@ def _value(text: str) -> Any:
 
 def data_name(name: str) -> str:
     """A known data set's name as it is; of a path the absolute one, so that a run finds its data from anywhere."""
-    return name if name in (*EMBEDDED, *TORCHVISION) or not Path(name).exists() else str(Path(name).resolve())
+    return name if name in NAMED or not Path(name).exists() else str(Path(name).resolve())
 
 
 def require_of_use(method: str, given: Mapping[str, Any]) -> None:

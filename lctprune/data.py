@@ -26,6 +26,7 @@ SMALL_IMAGE = 96  # images up to this side are held in memory
 IN_MEMORY_BYTES = 4 * 2**30
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 EMBEDDED = ("digits", "digits-rows")
+NAMED = (*EMBEDDED, *TORCHVISION)  # all other names are paths
 NO_FLIP = {"digits"}  # a mirrored digit is not a digit
 
 
@@ -107,7 +108,7 @@ def _in_memory(config: DataConfig, raw: RawData, normalization: Normalization | 
 def _image_folder(config: DataConfig, normalization: Normalization | None) -> Data:
     root = Path(config.name)
     if not root.is_dir():
-        known = ", ".join(EMBEDDED + tuple(TORCHVISION))
+        known = ", ".join(NAMED)
         raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
     if (root / "train.tsv").is_file():
         return text_data(config)

@@ -151,7 +151,7 @@ def deploy(
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
-        "trained_with": _trained_with(run, member),
+        "trained_with": {"run": run.path.resolve().name, **_trained_with(run, member)},
         **environment(),
     }
     write_json(description, record)
@@ -165,8 +165,8 @@ def deploy(
 
 
 def _trained_with(run: Run, member: Member) -> dict[str, Any]:
-    """The run and its checkpoint, and where the network was added to it, also that one's."""
-    record = {"run": run.path.resolve().name, "checkpoint_sha256": checkpoint_hash(run)}
+    """The run's checkpoint, and where the network was added to it, also that one's; wherever the run stands."""
+    record = {"checkpoint_sha256": checkpoint_hash(run)}
     if member.run is run:
         return record
     added = {"run": str(member.run.path.relative_to(run.path)), "checkpoint_sha256": checkpoint_hash(member.run)}
@@ -185,7 +185,7 @@ def read_selection(run: Run) -> dict[str, Any] | None:
         exported = run.path / SELECTED / description["file"]
         trained_with = _trained_with(run, member_of(run, description["exit"]))
         current = (
-            all(description["trained_with"].get(name) == value for name, value in trained_with.items() if name != "run")
+            all(description["trained_with"].get(name) == value for name, value in trained_with.items())
             and description["sha256"] == sha256(exported)
             and description["test"] is not None
         )

@@ -89,7 +89,7 @@ def train_epochs(
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None:
             continue
-        _require_finite(report.val_loss, 0 if len(report.val_loss) > 1 else None, epoch, progress.step - 1)
+        _require_finite(report.val_loss, stage.first_exit, epoch, progress.step - 1)
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
         with _explained(epoch, progress.step - 1):

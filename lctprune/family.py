@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from lctprune.candidates import MAIN
 from lctprune.errors import NetworkError, RunError
 from lctprune.files import sha256
+from lctprune.loading import require_recipe
 from lctprune.runs import CONFIG, Run
 from lctprune.weights import CHECKPOINT
 
@@ -43,7 +44,7 @@ def family(run: Run) -> list[Member]:
     finished epoch that were begun from the checkpoint that the run has now.
 
     Raises:
-        RunError: the run has no checkpoint.
+        RunError: the run has no checkpoint, or its network was made in a program.
     """
     exits = _own_exits(run)
     members = [Member(exit, MAIN if exit == exits - 1 else f"exit {exit}", run, exit) for exit in range(exits)]
@@ -142,7 +143,8 @@ def added_runs(run: Run) -> list[Run]:
 
 
 def _own_exits(run: Run) -> int:
-    recipe = run.config["network"] or {}
+    require_recipe(run)
+    recipe = run.config["network"]
     return 1 if recipe.get("exit") is not None else int(recipe.get("groups", 1))
 
 

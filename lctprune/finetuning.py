@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lctprune.data_set import Data
 from lctprune.errors import ConfigError, RunError
 from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_record
-from lctprune.loading import load_network, recorded_training, require_recipe
+from lctprune.loading import load_network, recorded_training
 from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
@@ -88,7 +88,6 @@ def begin_finetuning(
     """What `train_steps` takes to train one exit further. See `finetune`."""
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
-    require_recipe(run)
     member, folder = member_of(run, exit), run.path / FINETUNED / f"exit{exit}"
     begun = begun_below(run, folder, resume=resume)
     if begun is None:

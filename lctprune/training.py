@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lctprune.data import EMBEDDED, location
+from lctprune.data import NAMED, location
 from lctprune.data_set import Data, data_settings
 from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
@@ -23,7 +23,6 @@ from lctprune.optimizers import settled
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
-from lctprune.sources import TORCHVISION
 from lctprune.train_config import TrainConfig, moved, parse_ramp
 from lctprune.training_costs import group_seconds
 from lctprune.trial import require_trainable
@@ -124,8 +123,8 @@ def _forget_place(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> N
     if settings["data"] and recorded["data"]:
         now, was = settings["data"]["config"], recorded["data"]["config"]
         now["data_dir"] = was.get("data_dir", now["data_dir"])
-        if not {now["name"], was["name"]} & {*EMBEDDED, *TORCHVISION}:
-            now["name"] = was["name"]  # a path; hashes tell other data
+        if now["name"] not in NAMED and was["name"] not in NAMED:
+            now["name"] = was["name"]  # hashes tell other data
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
