@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
+from lctprune.data.builtin import stratified
 from lctprune.environment import machine
 from lctprune.image_networks import least_resnet_width
+from lctprune.measure.scores import score_exits
 from lctprune.models import fitted
-from lctprune.scores import score_exits
-from lctprune.sources import stratified
 
 
 class Trained(NamedTuple):

@@ -17,9 +17,9 @@ from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
-from lctprune.costs import group_costs
 from lctprune.family import FINETUNED
 from lctprune.image_networks import least_resnet_width
+from lctprune.measure.costs import group_costs
 from lctprune.models import build_model, fitted
 
 

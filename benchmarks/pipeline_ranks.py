@@ -20,12 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
 from lctprune.channel import Channel
-from lctprune.optimizers import Optimizers, apply_gradients
+from lctprune.data.splits import Batch
+from lctprune.measure.step_costs import critic_time_ns, group_seconds, output_bytes
+from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.pipeline import Pipeline, share_groups
 from lctprune.process_group import ProcessGroup, process_group
-from lctprune.splits import Batch
 from lctprune.train_config import TrainConfig, autocast
-from lctprune.training_costs import critic_time_ns, group_seconds, output_bytes
 from lctprune.worker import StepSettings, step_settings
 
 WARMUP = 2

@@ -11,12 +11,12 @@ from rich.table import Table
 from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
-from lctprune.costs import GroupCosts, group_costs
+from lctprune.measure.costs import GroupCosts, group_costs
+from lctprune.measure.step_costs import output_bytes
 from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
-from lctprune.optimizers import settled
+from lctprune.optim.optimizers import settled
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
-from lctprune.training_costs import output_bytes
 from lctprune.zoo import timm_names, torchvision_names
 
 TRAINING = TrainConfig()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lctprune.data import NAMED
+from lctprune.data.load import NAMED
 from lctprune.errors import ConfigError
 from lctprune.models import NetworkConfig
 from lctprune.train_config import TrainConfig, parse_ramp

@@ -16,7 +16,7 @@ from lctprune.cli.measured import CSV, JsonOption, ThreadsOption, refresh_result
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
-from lctprune.data_set import Data, DataConfig, split_sizes
+from lctprune.data.dataset import Data, DataConfig, split_sizes
 from lctprune.deployment import measure_run
 from lctprune.errors import ConfigError
 from lctprune.family import DENSE

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lctprune.costs import group_costs
-from lctprune.data_set import Data
+from lctprune.data.dataset import Data
 from lctprune.errors import NetworkWarning, RunError
 from lctprune.family import DENSE, begun_below, origin_record
 from lctprune.heads import Head, heads_to_add
 from lctprune.job import Begun
 from lctprune.loading import load_network, recorded_training, require_recipe
+from lctprune.measure.costs import group_costs
 from lctprune.models import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lctprune.candidates import Candidate, candidate_of
+from lctprune.data.text import PATTERN
+from lctprune.measure.candidates import Candidate, candidate_of
+from lctprune.measure.scores import ExitScores
+from lctprune.measure.selection import main_of
 from lctprune.runs import Run
-from lctprune.scores import ExitScores
-from lctprune.selection import main_of
-from lctprune.text import PATTERN
 
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 
 from lctprune.agreement import GroupAgreement
 from lctprune.compilation import compilation
-from lctprune.data_set import Data
+from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
 from lctprune.pipeline import Pipeline

@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lctprune.candidates import MAIN
 from lctprune.errors import NetworkError, RunError
 from lctprune.files import sha256
 from lctprune.loading import require_recipe
+from lctprune.measure.candidates import MAIN
 from lctprune.runs import CONFIG, Run
 from lctprune.weights import CHECKPOINT
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.data_set import Data
+from lctprune.data.dataset import Data
+from lctprune.data.splits import Batch, Split
 from lctprune.errors import ConfigError, RunError
 from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_record
 from lctprune.loading import load_network, recorded_training
@@ -18,7 +19,6 @@ from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.splits import Batch, Split
 from lctprune.train_config import TrainConfig, autocast, moved
 from lctprune.training import open_run, train_steps
 

@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lctprune.costs import count_flops, count_parameters
 from lctprune.critics import make_critic
 from lctprune.cut_points import CutPoint
 from lctprune.errors import ConfigError, NetworkError
+from lctprune.measure.costs import count_flops, count_parameters
 from lctprune.models import NetworkConfig, build_model
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition import all_places

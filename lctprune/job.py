@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lctprune.data import load_data
-from lctprune.data_set import Data, DataConfig, Statistics, recorded_statistics
+from lctprune.data.dataset import Data, DataConfig, Statistics, recorded_statistics
+from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.heads import heads_to_add
 from lctprune.models import NetworkConfig, build_network, fitted

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from lctprune.data_set import Data
+from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
 from lctprune.image_networks import sized_resnet, vgg_lct
 from lctprune.network import LocalCriticNetwork

@@ -23,8 +23,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lctprune.data import load_data, location, relocated
-from lctprune.data_set import Data, DataConfig, data_settings, recorded_statistics
+from lctprune.data.dataset import Data, DataConfig, data_settings, recorded_statistics
+from lctprune.data.load import load_data, location, relocated
 from lctprune.environment import environment
 from lctprune.errors import ConfigError, RunError
 from lctprune.files import write_atomically, write_json

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from lctprune.agreement import GroupAgreement, measure_agreement
 from lctprune.channel import Channel
-from lctprune.costs import evaluation_mode
+from lctprune.data.splits import Batch, Split
 from lctprune.errors import TrainingError
 from lctprune.losses import Loss
+from lctprune.measure.costs import evaluation_mode
+from lctprune.measure.scores import ExitScores, ScoreSheet
 from lctprune.network import LocalCriticNetwork
-from lctprune.scores import ExitScores, ScoreSheet
-from lctprune.splits import Batch, Split
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import dense
 from lctprune.worker import StepSettings, Worker

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lctprune.data import NAMED, location
-from lctprune.data_set import Data, data_settings
+from lctprune.data.dataset import Data, data_settings
+from lctprune.data.load import NAMED, location
 from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
+from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
-from lctprune.optimizers import settled
+from lctprune.optim.optimizers import settled
 from lctprune.pipeline import Pipeline, require_one_process
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
 from lctprune.train_config import TrainConfig, moved, parse_ramp
-from lctprune.training_costs import group_seconds
 from lctprune.trial import require_trainable
 from lctprune.weights import NETWORK_PREFIX
 

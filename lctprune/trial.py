@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lctprune.costs import device_of, evaluation_mode
-from lctprune.data_set import Data
+from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError, DataError, NetworkError, first_line
 from lctprune.layer_group import shared_tensor
+from lctprune.measure.costs import device_of, evaluation_mode
+from lctprune.measure.scores import score_samples
 from lctprune.network import LocalCriticNetwork
-from lctprune.scores import score_samples
 
 SAMPLES = 2
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
+from lctprune.data.splits import Normalization
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
-from lctprune.splits import Normalization
 
 Builder = Callable[..., nn.Module]
 TIMM = "timm/"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas
 
-from lctprune.candidates import Candidate
 from lctprune.errors import RunError
 from lctprune.files import write_atomically
+from lctprune.measure.candidates import Candidate
 from lctprune.runs import METRICS, Run
 
 FIELDS = [field.name for field in dataclasses.fields(Candidate)]

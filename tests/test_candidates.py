@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.candidates import ScoredExit, candidate_of, measure_costs
-from lctprune.scores import score_exits, score_networks
-from lctprune.splits import Batch
+from lctprune.data.splits import Batch
+from lctprune.measure.candidates import ScoredExit, candidate_of, measure_costs
+from lctprune.measure.scores import score_exits, score_networks
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import lctprune as lct
-from lctprune.scores import score_exits
+from lctprune.measure.scores import score_exits
 
 Cli = Callable[..., Any]
 QUICK = ("--epochs", 2, "--batch-size", 20, "--groups", 3, "--critic", "pooled", "--threads", 1)

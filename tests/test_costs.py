@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.costs import Latency, counting_flops, evaluation_mode
 from lctprune.errors import UnknownOperationError
+from lctprune.measure.costs import Latency, counting_flops, evaluation_mode
 from lctprune.models import MODELS
 
 

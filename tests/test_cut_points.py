@@ -11,8 +11,8 @@ from torch.nn import functional
 from torchvision.ops import Permute
 
 import lctprune as lct
-from lctprune.costs import saved_bytes
 from lctprune.cut_points import CutPoint, cut_points, distinct_points
+from lctprune.measure.costs import saved_bytes
 from lctprune.partition import cut_places, partition
 from lctprune.tracing import nodes_of, trace
 

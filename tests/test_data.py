@@ -19,10 +19,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
 
-from lctprune.data import Data, DataConfig, load_data, relocated
+from lctprune.data.image_files import FolderSplit
+from lctprune.data.load import Data, DataConfig, load_data, relocated
+from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.errors import ConfigError, DataError
-from lctprune.image_files import FolderSplit
-from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
 
 
 def stored(split: Split) -> Tensor:

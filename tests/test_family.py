@@ -14,7 +14,7 @@ from lctprune.dense import begin_dense
 from lctprune.deployment import deploy, read_selection
 from lctprune.family import added_runs, family, member_of, notes
 from lctprune.finetuning import begin_finetuning
-from lctprune.selection import main_of
+from lctprune.measure.selection import main_of
 
 
 def numbers(run: lct.Run) -> dict[int, tuple[str, str, int]]:

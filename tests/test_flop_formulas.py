@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from lctprune import flop_formulas
-from lctprune.flop_formulas import FORMULAS
+from lctprune.measure.flop_formulas import FORMULAS
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1}
 SIZES = [(1, 1, 1, 1), (1, 7, 5, 4), (3, 2, 6, 8), (2, 5, 8, 3)]  # batch, time, input, hidden

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lctprune.data.image_files import FolderSplit, decode_images
+from lctprune.data.splits import Augmentation, Normalization, TensorSplit
 from lctprune.errors import DataError
-from lctprune.image_files import FolderSplit, decode_images
-from lctprune.splits import Augmentation, Normalization, TensorSplit
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
 COLOURS = Normalization((0.1, 0.4, 0.6), (0.2, 0.5, 0.3))

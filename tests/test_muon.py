@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import lctprune as lct
-from lctprune.muon import DECAY_FACTOR, ITERATIONS, QUINTIC, SGD_FACTOR, orthogonalized
-from lctprune.optimizers import Optimizers, apply_gradients, is_convolutional
+from lctprune.optim.muon import DECAY_FACTOR, ITERATIONS, QUINTIC, SGD_FACTOR, orthogonalized
+from lctprune.optim.optimizers import Optimizers, apply_gradients, is_convolutional
 
 
 def by_singular_values(matrix: Tensor) -> Tensor:

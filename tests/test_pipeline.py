@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 
 import lctprune as lct
+from lctprune.measure.step_costs import group_seconds
 from lctprune.pipeline import require_processes, share_groups
-from lctprune.training_costs import group_seconds
 
 RANKS = Path(__file__).with_name("ranks.py")
 SLOW_TRAINING = [  # two epochs a second in one process

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from lctprune import Candidate, ConfigError, Run, RunError, reports
-from lctprune.candidates import MAIN, wilson_interval
+from lctprune.measure.candidates import MAIN, wilson_interval
+from lctprune.measure.units import engineering
 from lctprune.reports.figures import CHOSEN
-from lctprune.units import engineering
 
 ACCURACIES = (0.842, 0.858, 0.871, 0.884)
 FLOPS = (400_000_000, 639_000_000, 878_000_000, 1_109_000_000)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 import lctprune as lct
-from lctprune.candidates import MAIN, Candidate, wilson_interval
 from lctprune.errors import BudgetError, ConfigError
-from lctprune.selection import COSTS, fitting, main_of, parse_limit
+from lctprune.measure.candidates import MAIN, Candidate, wilson_interval
+from lctprune.measure.selection import COSTS, fitting, main_of, parse_limit
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

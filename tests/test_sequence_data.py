@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.sources import digits
-from lctprune.text import PADDING, UNKNOWN, Vocabulary, read_sentences
+from lctprune.data.builtin import digits
+from lctprune.data.text import PADDING, UNKNOWN, Vocabulary, read_sentences
 
 TRAIN = [(f"{word} film {'again ' * (index % 4)}", word) for index in range(10) for word in ("good", "bad")]
 TEST = [("a good film", "good"), ("bad", "bad"), ("", "bad"), ("never seen words", "good")]

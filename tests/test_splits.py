@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lctprune.data.splits import Augmentation, Normalization, TensorSplit, shift_and_flip
 from lctprune.errors import DataError
-from lctprune.splits import Augmentation, Normalization, TensorSplit, shift_and_flip
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
 COLOURS = Normalization((0.1, 0.4, 0.6), (0.2, 0.5, 0.3))

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lctprune.data.text import PADDING, PATTERN, UNKNOWN, Vocabulary, read_sentences, tokens
 from lctprune.errors import ConfigError, DataError
-from lctprune.text import PADDING, PATTERN, UNKNOWN, Vocabulary, read_sentences, tokens
 
 SENTENCES = ["A good film .", "a bad film, isn't it?", "Good , good !", "", "..."]
 sentences = st.lists(st.text(max_size=30), max_size=12)

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional
 
 import lctprune as lct
-from lctprune.muon import Muon
-from lctprune.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
-from lctprune.scores import score_exits
+from lctprune.measure.scores import score_exits
+from lctprune.optim.muon import Muon
+from lctprune.optim.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
 from lctprune.training import open_run
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]

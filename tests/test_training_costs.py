@@ -7,7 +7,7 @@ from equality import same
 from torch import nn
 
 import lctprune as lct
-from lctprune.training_costs import MEMORY_BYTES, as_timed, critic_time_ns, group_seconds, segment_times_ns
+from lctprune.measure.step_costs import MEMORY_BYTES, as_timed, critic_time_ns, group_seconds, segment_times_ns
 
 CONFIG = lct.TrainConfig(batch_size=64).resolved()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.optimizers import Optimizers, apply_gradients
+from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.stage import Stage
 from lctprune.update import Exit
 from lctprune.worker import Worker, step_settings, tensors_of

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lctprune.data_set import Data, DataConfig
+from lctprune.data.builtin import digits, stratified
+from lctprune.data.dataset import Data, DataConfig
+from lctprune.data.splits import Normalization, TensorSplit
+from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.errors import DataError
-from lctprune.sources import digits, stratified
-from lctprune.splits import Normalization, TensorSplit
-from lctprune.text import Vocabulary, read_sentences
 
 VALIDATION = ("val.tsv", "dev.tsv")
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lctprune.costs import evaluation_mode
 from lctprune.losses import Loss
+from lctprune.measure.costs import evaluation_mode
 from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
-from lctprune.optimizers import Optimizers, apply_gradients
+from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import backward_critic, backward_group, forward_group, run_exit
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
+from lctprune.data.splits import NO_AUGMENTATION, Augmentation, Batch, Normalization
 from lctprune.errors import DataError
-from lctprune.splits import NO_AUGMENTATION, Augmentation, Batch, Normalization
 
 
 def class_names(folder: Path) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lctprune.data_set import Data, DataConfig
+from lctprune.data.builtin import stratified
+from lctprune.data.dataset import Data, DataConfig
+from lctprune.data.splits import Normalization, TensorSplit
 from lctprune.errors import DataError
 from lctprune.files import sha256
-from lctprune.sources import stratified
-from lctprune.splits import Normalization, TensorSplit
 
 TEST_FRACTION = 0.2
 LEAST_ROWS = 10

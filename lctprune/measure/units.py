@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lctprune.selection import COSTS
+from lctprune.measure.selection import COSTS
 
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 

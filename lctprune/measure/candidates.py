@@ -9,20 +9,13 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lctprune.costs import (
-    Latency,
-    count_flops,
-    count_parameters,
-    device_of,
-    measure_latency,
-    size_bytes,
-)
+from lctprune.data.splits import Split
 from lctprune.errors import NetworkError, UnknownOperationError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
+from lctprune.measure.costs import Latency, count_flops, count_parameters, device_of, measure_latency, size_bytes
+from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
-from lctprune.scores import ExitScores, score_exits
-from lctprune.splits import Split
 
 MAIN = "main network"
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.costs import device_of, evaluation_mode
+from lctprune.data.splits import Split
 from lctprune.errors import DataError, first_line
 from lctprune.losses import Loss, default_loss, mean_per_sample, mean_squared_error
+from lctprune.measure.costs import device_of, evaluation_mode
 from lctprune.network import LocalCriticNetwork
-from lctprune.splits import Split
 
 
 class ExitScores(NamedTuple):

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lctprune.data_set import Data, DataConfig
+from lctprune.data.builtin import TORCHVISION, RawData, digits, stratified, torchvision_data
+from lctprune.data.dataset import Data, DataConfig
+from lctprune.data.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
+from lctprune.data.sentences import digit_rows, text_data
+from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
+from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, DataError
-from lctprune.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
-from lctprune.sequence_data import digit_rows, text_data
-from lctprune.sources import TORCHVISION, RawData, digits, stratified, torchvision_data
-from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
-from lctprune.tables import table_data
 
 SMALL_IMAGE = 96  # images up to this side are held in memory
 IN_MEMORY_BYTES = 4 * 2**30

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from lctprune.candidates import MAIN, Candidate
 from lctprune.errors import BudgetError, ConfigError
+from lctprune.measure.candidates import MAIN, Candidate
 
 COSTS = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # with their units
 _SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b": Decimal(10**9), "t": Decimal(10**12)}

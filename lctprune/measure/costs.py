@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-import lctprune.flop_formulas  # noqa: F401, registers them
+import lctprune.measure.flop_formulas  # noqa: F401, registers them
 from lctprune.errors import UnknownOperationError
 from lctprune.network import LocalCriticNetwork
 
