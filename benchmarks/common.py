@@ -19,9 +19,9 @@ from torch import Tensor
 import lctprune as lct
 from lctprune.data.builtin import stratified
 from lctprune.environment import machine
-from lctprune.image_networks import least_resnet_width
 from lctprune.measure.scores import score_exits
-from lctprune.models import fitted
+from lctprune.models.build import fitted
+from lctprune.models.images import least_resnet_width
 
 
 class Trained(NamedTuple):

@@ -34,7 +34,7 @@ from common import (
 
 import lctprune as lct
 from lctprune.measure.costs import evaluation_mode, group_costs
-from lctprune.models import fitted
+from lctprune.models.build import fitted
 
 # where Table 1 puts 1, 3 and 5 critics: at that of LC2, after the first three stages, after every two convolutions
 CUTS = {

@@ -18,9 +18,9 @@ from torch import nn
 
 import lctprune as lct
 from lctprune.family import FINETUNED
-from lctprune.image_networks import least_resnet_width
 from lctprune.measure.costs import group_costs
-from lctprune.models import build_model, fitted
+from lctprune.models.build import build_model, fitted
+from lctprune.models.images import least_resnet_width
 
 
 def training_macs(samples: int, trained: int, frozen: int = 0) -> int:

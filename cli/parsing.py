@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from lctprune.data.load import NAMED
 from lctprune.errors import ConfigError
-from lctprune.models import NetworkConfig
+from lctprune.models.build import NetworkConfig
 from lctprune.train_config import TrainConfig, parse_ramp
 
 Number = TypeVar("Number", int, float)

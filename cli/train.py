@@ -21,14 +21,14 @@ from lctprune.deployment import measure_run
 from lctprune.errors import ConfigError
 from lctprune.family import DENSE
 from lctprune.job import Job, begin
-from lctprune.models import NetworkConfig
+from lctprune.models.build import NetworkConfig
+from lctprune.models.external import is_own_function
 from lctprune.pipeline import require_one_process, require_processes
 from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
 from lctprune.runs import Run
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
 from lctprune.training import train_steps
-from lctprune.zoo import is_own_function
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 

@@ -36,9 +36,9 @@ from lctprune.losses import cross_entropy, mean_squared_error
 from lctprune.measure.candidates import Candidate, evaluate
 from lctprune.measure.costs import count_flops, count_parameters, measure_latency, size_bytes
 from lctprune.measure.selection import Budget, cheaper_alternative, pareto_front, select
-from lctprune.models import NetworkConfig, build_network
+from lctprune.models.build import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition import attach_critics
+from lctprune.partition.attach import attach_critics
 from lctprune.process_group import ProcessGroup, process_group
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig

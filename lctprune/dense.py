@@ -22,7 +22,7 @@ from lctprune.heads import Head, heads_to_add
 from lctprune.job import Begun
 from lctprune.loading import load_network, recorded_training, require_recipe
 from lctprune.measure.costs import group_costs
-from lctprune.models import NetworkConfig, build_network
+from lctprune.models.build import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig

@@ -15,8 +15,8 @@ from lctprune.errors import NetworkError, RunError
 from lctprune.files import sha256
 from lctprune.loading import require_recipe
 from lctprune.measure.candidates import MAIN
+from lctprune.models.weights import CHECKPOINT
 from lctprune.runs import CONFIG, Run
-from lctprune.weights import CHECKPOINT
 
 DENSE, FINETUNED = "dense", "finetuned"
 

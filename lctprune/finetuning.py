@@ -16,7 +16,7 @@ from lctprune.errors import ConfigError, RunError
 from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_record
 from lctprune.loading import load_network, recorded_training
 from lctprune.losses import Loss, default_loss, distance_to_teacher
-from lctprune.models import network_of
+from lctprune.models.build import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig, autocast, moved

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from lctprune.critics import make_critic
-from lctprune.cut_points import CutPoint
 from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_flops, count_parameters
-from lctprune.models import NetworkConfig, build_model
+from lctprune.models.build import NetworkConfig, build_model
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition import all_places
+from lctprune.partition.attach import all_places
+from lctprune.partition.cut_points import CutPoint
 
 NARROW = 0.5  # width of the second critic at each place, as a share of the first one's
 MOST_BETWEEN = 4  # places between two trained critics

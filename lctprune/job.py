@@ -16,13 +16,13 @@ from lctprune.data.dataset import Data, DataConfig, Statistics, recorded_statist
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.heads import heads_to_add
-from lctprune.models import NetworkConfig, build_network, fitted
+from lctprune.models.build import NetworkConfig, build_network, fitted
+from lctprune.models.external import default_normalization
 from lctprune.network import LocalCriticNetwork
 from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig
 from lctprune.training import open_run
-from lctprune.zoo import default_normalization
 
 
 @dataclass(frozen=True, kw_only=True)

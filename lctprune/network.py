@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lctprune.errors import NetworkError
 
 if TYPE_CHECKING:
-    from lctprune.models import NetworkConfig
+    from lctprune.models.build import NetworkConfig
 
 
 class LocalCriticNetwork(nn.Module):

@@ -21,11 +21,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from lctprune.balancing import balance
 from lctprune.channel import Channel
 from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
+from lctprune.partition.balancing import balance
 from lctprune.process_group import ProcessGroup, lost_processes
 from lctprune.stage import Links, Stage
 from lctprune.train_config import TrainConfig, moved

@@ -28,7 +28,7 @@ from lctprune.data.load import load_data, location, relocated
 from lctprune.environment import environment
 from lctprune.errors import ConfigError, RunError
 from lctprune.files import write_atomically, write_json
-from lctprune.weights import CHECKPOINT
+from lctprune.models.weights import CHECKPOINT
 
 RUNS = Path("runs")
 MOST_OF_REASON = 200  # characters of what PyTorch says of weights that do not fit

@@ -19,6 +19,7 @@ from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
 from lctprune.measure.step_costs import group_seconds
+from lctprune.models.weights import NETWORK_PREFIX
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import settled
 from lctprune.pipeline import Pipeline, require_one_process
@@ -26,7 +27,6 @@ from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
 from lctprune.train_config import TrainConfig, moved, parse_ramp
 from lctprune.trial import require_trainable
-from lctprune.weights import NETWORK_PREFIX
 
 
 def train(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lctprune.zoo import torchvision_names
+from lctprune.models.external import torchvision_names
 
 Cli = Callable[..., Any]
 HAS_TIMM = importlib.util.find_spec("timm") is not None

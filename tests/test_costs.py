@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.errors import UnknownOperationError
 from lctprune.measure.costs import Latency, counting_flops, evaluation_mode
-from lctprune.models import MODELS
+from lctprune.models.build import MODELS
 
 
 class Function(nn.Module):

@@ -11,10 +11,10 @@ from torch.nn import functional
 from torchvision.ops import Permute
 
 import lctprune as lct
-from lctprune.cut_points import CutPoint, cut_points, distinct_points
 from lctprune.measure.costs import saved_bytes
-from lctprune.partition import cut_places, partition
-from lctprune.tracing import nodes_of, trace
+from lctprune.partition.attach import cut_places, partition
+from lctprune.partition.cut_points import CutPoint, cut_points, distinct_points
+from lctprune.partition.tracing import nodes_of, trace
 
 
 def points_of(model: nn.Module, x: Tensor, balance_by: str = "flops") -> dict[str, CutPoint]:

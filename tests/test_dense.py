@@ -19,8 +19,8 @@ from lctprune.dense import begin_dense, default_epochs
 from lctprune.family import family
 from lctprune.heads import Head, heads_to_add
 from lctprune.measure.scores import score_exits
-from lctprune.models import build_model
-from lctprune.partition import all_places
+from lctprune.models.build import build_model
+from lctprune.partition.attach import all_places
 from lctprune.training import train_steps
 
 TableRun = Callable[..., lct.Run]

@@ -10,7 +10,7 @@ import torch
 
 import lctprune as lct
 from lctprune.job import Job, begin, skeleton
-from lctprune.models import NetworkConfig
+from lctprune.models.build import NetworkConfig
 
 RECIPES = {
     "resnet18": NetworkConfig(model="resnet18", groups=3, image_size=16),

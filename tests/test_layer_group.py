@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.layer_group import LayerGroup
-from lctprune.partition import partition
+from lctprune.partition.attach import partition
+from lctprune.partition.layer_group import LayerGroup
 
 TOKENS = torch.randn(4, 6, 5)
 

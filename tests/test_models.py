@@ -12,8 +12,8 @@ from torchvision.models import resnet
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.image_networks import _set_width
-from lctprune.models import ALIASES, MODELS, NetworkConfig, build_network
+from lctprune.models.build import ALIASES, MODELS, NetworkConfig, build_network
+from lctprune.models.images import _set_width
 
 SEQUENCES = ("lstm", "gru", "transformer", "mlp")
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.balancing import balance
-from lctprune.cut_points import cut_points
 from lctprune.errors import ConfigError, NetworkError, PartitionError
-from lctprune.models import MODELS
-from lctprune.partition import all_places, cut_places, partition
-from lctprune.tracing import BY_HAND, trace, without_leftovers
+from lctprune.models.build import MODELS
+from lctprune.partition.attach import all_places, cut_places, partition
+from lctprune.partition.balancing import balance
+from lctprune.partition.cut_points import cut_points
+from lctprune.partition.tracing import BY_HAND, trace, without_leftovers
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 

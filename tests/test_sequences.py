@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from lctprune import critics, sequences
 from lctprune.errors import ConfigError
-from lctprune.sequence_layers import (
+from lctprune.models.sequence_layers import (
     NormalizedPooling,
     Pooling,
     Positions,

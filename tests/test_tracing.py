@@ -17,8 +17,8 @@ from torchvision.ops import StochasticDepth
 
 import lctprune as lct
 from lctprune.errors import NetworkError, NetworkWarning, PartitionError
-from lctprune.partition import partition
-from lctprune.tracing import nodes_of, trace
+from lctprune.partition.attach import partition
+from lctprune.partition.tracing import nodes_of, trace
 
 IMAGES = torch.randn(4, 3, 8, 8)
 

@@ -17,8 +17,8 @@ from torchvision import models
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning
-from lctprune.models import NetworkConfig, build_network
-from lctprune.weights import load_weights, read_weights
+from lctprune.models.build import NetworkConfig, build_network
+from lctprune.models.weights import load_weights, read_weights
 
 
 def network(num_outputs: int = 3) -> nn.Sequential:

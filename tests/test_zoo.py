@@ -16,8 +16,8 @@ from torchvision.models import VisionTransformer, get_model
 
 import lctprune as lct
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, NetworkWarning
-from lctprune.models import NetworkConfig, build_model, build_network
-from lctprune.zoo import (
+from lctprune.models.build import NetworkConfig, build_model, build_network
+from lctprune.models.external import (
     default_normalization,
     find_builder,
     is_own_function,

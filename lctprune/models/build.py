@@ -14,14 +14,7 @@ from torchvision.models import resnet
 
 from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
-from lctprune.image_networks import sized_resnet, vgg_lct
-from lctprune.network import LocalCriticNetwork
-from lctprune.partition import attach_critics, cut_places
-from lctprune.sequences import gru, lstm, mlp, transformer
-from lctprune.settings import setting
-from lctprune.train_config import TrainConfig
-from lctprune.weights import load_weights, read_weights
-from lctprune.zoo import (
+from lctprune.models.external import (
     Builder,
     build,
     default_weights,
@@ -30,6 +23,13 @@ from lctprune.zoo import (
     timm_names,
     torchvision_names,
 )
+from lctprune.models.images import sized_resnet, vgg_lct
+from lctprune.models.sequences import gru, lstm, mlp, transformer
+from lctprune.models.weights import load_weights, read_weights
+from lctprune.network import LocalCriticNetwork
+from lctprune.partition.attach import attach_critics, cut_places
+from lctprune.settings import setting
+from lctprune.train_config import TrainConfig
 
 # name -> function that takes num_outputs and what it needs of in_channels, image_size, features and vocabulary
 MODELS: dict[str, Builder] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.measure.costs import counting_flops, evaluation_mode, saving_bytes
-from lctprune.tracing import nodes_of
+from lctprune.partition.tracing import nodes_of
 
 BATCH = 2  # samples of the run that counts: with more than one, the batch is told from other sides of length 1
 

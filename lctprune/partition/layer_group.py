@@ -8,8 +8,8 @@ from typing import cast
 
 from torch import Tensor, fx, nn
 
-from lctprune.cut_points import CutPoint
-from lctprune.tracing import Traced, nodes_of, output_of
+from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.tracing import Traced, nodes_of, output_of
 
 
 class LayerGroup(nn.Module):

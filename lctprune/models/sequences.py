@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from lctprune.errors import ConfigError
-from lctprune.sequence_layers import (
+from lctprune.models.sequence_layers import (
     NormalizedPooling,
     Pooling,
     RecurrentLayer,

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lctprune.balancing import balance
 from lctprune.errors import PartitionError
-from lctprune.node_costs import NodeCost, node_costs
-from lctprune.tracing import BY_HAND, Traced, nodes_of, output_of, owners
+from lctprune.partition.balancing import balance
+from lctprune.partition.node_costs import NodeCost, node_costs
+from lctprune.partition.tracing import BY_HAND, Traced, nodes_of, output_of, owners
 
 BALANCES = ("flops", "time", "memory")
 _FEATURES_LAST = (nn.LayerNorm, nn.Linear, nn.RNNBase, nn.MultiheadAttention, nn.Embedding)
