@@ -19,14 +19,14 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
-from lctprune.channel import Channel
 from lctprune.data.splits import Batch
 from lctprune.measure.step_costs import critic_time_ns, group_seconds, output_bytes
 from lctprune.optim.optimizers import Optimizers, apply_gradients
-from lctprune.pipeline import Pipeline, share_groups
-from lctprune.process_group import ProcessGroup, process_group
 from lctprune.train_config import TrainConfig, autocast
-from lctprune.worker import StepSettings, step_settings
+from lctprune.training.distributed.messages import Channel
+from lctprune.training.distributed.pipeline import Pipeline, share_groups
+from lctprune.training.distributed.process_group import ProcessGroup, process_group
+from lctprune.training.worker import StepSettings, step_settings
 
 WARMUP = 2
 SETTINGS = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)

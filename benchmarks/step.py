@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.compilation import compilation
 from lctprune.environment import machine
-from lctprune.pipeline import Pipeline
-from lctprune.stage import Stage
 from lctprune.train_config import autocast
-from lctprune.worker import StepSettings
+from lctprune.training.compilation import compilation
+from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.stage import Stage
+from lctprune.training.worker import StepSettings
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
 CONFIG = lct.TrainConfig().resolved()

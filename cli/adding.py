@@ -23,7 +23,7 @@ from lctprune.dense import begin_dense
 from lctprune.errors import ConfigError
 from lctprune.finetuning import begin_finetuning
 from lctprune.runs import Run
-from lctprune.training import train_steps
+from lctprune.training.trainer import train_steps
 
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last whole epoch.")]
 

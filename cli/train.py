@@ -23,12 +23,18 @@ from lctprune.family import DENSE
 from lctprune.job import Job, begin
 from lctprune.models.build import NetworkConfig
 from lctprune.models.external import is_own_function
-from lctprune.pipeline import require_one_process, require_processes
-from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
 from lctprune.runs import Run
 from lctprune.settings import help_of
 from lctprune.train_config import TrainConfig
-from lctprune.training import train_steps
+from lctprune.training.distributed.pipeline import require_one_process, require_processes
+from lctprune.training.distributed.process_group import (
+    ProcessGroup,
+    is_started,
+    local_processes,
+    process_count,
+    process_group,
+)
+from lctprune.training.trainer import train_steps
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 
@@ -175,7 +181,7 @@ def train(
     require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
     require_one_process(config, process_count(processes))
     if processes > 1 and not is_started():
-        from lctprune.launching import launch  # torch's launcher takes a while to import
+        from lctprune.training.distributed.launcher import launch  # torch's launcher takes a while to import
 
         launch(processes, sys.argv[1:])
         return

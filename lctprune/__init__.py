@@ -7,14 +7,12 @@ best = lctprune.select(candidates, lctprune.Budget(flops=1e9))
 lctprune.export(network.subnetwork(best.exit), example, "model.pt")
 """
 
-from lctprune.agreement import GroupAgreement, measure_agreement
 from lctprune.critics import make_critic
 from lctprune.data.dataset import Data, DataConfig
 from lctprune.data.load import load_data
 from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.dense import densify
 from lctprune.deployment import measure_run
-from lctprune.epochs import Progress
 from lctprune.errors import (
     BudgetError,
     ConfigError,
@@ -39,10 +37,12 @@ from lctprune.measure.selection import Budget, cheaper_alternative, pareto_front
 from lctprune.models.build import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
-from lctprune.process_group import ProcessGroup, process_group
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig
-from lctprune.training import open_run, train, train_steps
+from lctprune.training.agreement import GroupAgreement, measure_agreement
+from lctprune.training.distributed.process_group import ProcessGroup, process_group
+from lctprune.training.loop import Progress
+from lctprune.training.trainer import open_run, train, train_steps
 from lctprune.update import local_critic_backward
 
 __version__ = "0.1.0"

@@ -26,7 +26,7 @@ from lctprune.models.build import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig
-from lctprune.training import open_run, train_steps
+from lctprune.training.trainer import open_run, train_steps
 
 TRAINING_SHARE = 0.2  # of the run's own training, in FLOPs, that the added critics take at most by default
 

@@ -20,7 +20,7 @@ from lctprune.models.build import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig, autocast, moved
-from lctprune.training import open_run, train_steps
+from lctprune.training.trainer import open_run, train_steps
 
 EPOCHS = 1  # by default
 RATE_SHARE = 0.2  # of the run's highest learning rate, by default

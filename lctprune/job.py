@@ -19,10 +19,10 @@ from lctprune.heads import heads_to_add
 from lctprune.models.build import NetworkConfig, build_network, fitted
 from lctprune.models.external import default_normalization
 from lctprune.network import LocalCriticNetwork
-from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run
 from lctprune.train_config import TrainConfig
-from lctprune.training import open_run
+from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.trainer import open_run
 
 
 @dataclass(frozen=True, kw_only=True)

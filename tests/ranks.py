@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.process_group import ProcessGroup, process_group
+from lctprune.training.distributed.process_group import ProcessGroup, process_group
 
 
 class Turned(nn.Module):

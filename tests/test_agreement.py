@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import lctprune as lct
 from lctprune import reports
-from lctprune.pipeline import require_one_process
+from lctprune.training.distributed.pipeline import require_one_process
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 Cli = Callable[..., Any]

@@ -21,7 +21,7 @@ from lctprune.heads import Head, heads_to_add
 from lctprune.measure.scores import score_exits
 from lctprune.models.build import build_model
 from lctprune.partition.attach import all_places
-from lctprune.training import train_steps
+from lctprune.training.trainer import train_steps
 
 TableRun = Callable[..., lct.Run]
 TINY: dict[str, dict[str, Any]] = {

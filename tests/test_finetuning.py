@@ -20,7 +20,7 @@ from lctprune.files import write_json
 from lctprune.finetuning import TaughtSplit, begin_finetuning, distillation_loss
 from lctprune.losses import mean_squared_error
 from lctprune.models.build import network_of
-from lctprune.training import train_steps
+from lctprune.training.trainer import train_steps
 
 TableRun = Callable[..., lct.Run]
 

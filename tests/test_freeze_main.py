@@ -17,7 +17,7 @@ from equality import same
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.training import open_run
+from lctprune.training.trainer import open_run
 
 Cli = Callable[..., Any]
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]

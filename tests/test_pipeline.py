@@ -20,7 +20,7 @@ import torch
 
 import lctprune as lct
 from lctprune.measure.step_costs import group_seconds
-from lctprune.pipeline import require_processes, share_groups
+from lctprune.training.distributed.pipeline import require_processes, share_groups
 
 RANKS = Path(__file__).with_name("ranks.py")
 SLOW_TRAINING = [  # two epochs a second in one process

@@ -18,7 +18,7 @@ import lctprune as lct
 from lctprune.measure.scores import score_exits
 from lctprune.optim.muon import Muon
 from lctprune.optim.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
-from lctprune.training import open_run
+from lctprune.training.trainer import open_run
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 BASE = lct.TrainConfig(epochs=2, batch_size=16, precision="fp32", device="cpu")

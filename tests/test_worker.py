@@ -11,9 +11,9 @@ import torch
 
 import lctprune as lct
 from lctprune.optim.optimizers import Optimizers, apply_gradients
-from lctprune.stage import Stage
+from lctprune.training.stage import Stage
+from lctprune.training.worker import Worker, step_settings, tensors_of
 from lctprune.update import Exit
-from lctprune.worker import Worker, step_settings, tensors_of
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 

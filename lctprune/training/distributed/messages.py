@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lctprune.process_group import lost_processes
+from lctprune.training.distributed.process_group import lost_processes
 from lctprune.update import dense
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lctprune.agreement import GroupAgreement, measure_agreement
-from lctprune.channel import Channel
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import TrainingError
 from lctprune.losses import Loss
@@ -17,8 +15,10 @@ from lctprune.measure.costs import evaluation_mode
 from lctprune.measure.scores import ExitScores, ScoreSheet
 from lctprune.network import LocalCriticNetwork
 from lctprune.train_config import TrainConfig, autocast
+from lctprune.training.agreement import GroupAgreement, measure_agreement
+from lctprune.training.distributed.messages import Channel
+from lctprune.training.worker import StepSettings, Worker
 from lctprune.update import dense
-from lctprune.worker import StepSettings, Worker
 
 EVALUATION_BATCH = 512
 

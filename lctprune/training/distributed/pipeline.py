@@ -21,15 +21,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from lctprune.channel import Channel
 from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.balancing import balance
-from lctprune.process_group import ProcessGroup, lost_processes
-from lctprune.stage import Links, Stage
 from lctprune.train_config import TrainConfig, moved
-from lctprune.worker import Average, Worker, tensors_of
+from lctprune.training.distributed.messages import Channel
+from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
+from lctprune.training.stage import Links, Stage
+from lctprune.training.worker import Average, Worker, tensors_of
 
 
 def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lctprune.errors import INTERRUPTED, WRONG_USAGE, ConfigError, LctpruneError, TrainingError
-from lctprune.process_group import RUN_ID
+from lctprune.training.distributed.process_group import RUN_ID
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from lctprune.data.dataset import Data, data_settings
 from lctprune.data.load import NAMED, location
-from lctprune.epochs import Plan, Progress, train_epochs
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
 from lctprune.measure.step_costs import group_seconds
 from lctprune.models.weights import NETWORK_PREFIX
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import settled
-from lctprune.pipeline import Pipeline, require_one_process
-from lctprune.process_group import ProcessGroup
 from lctprune.runs import Run, create_run
 from lctprune.train_config import TrainConfig, moved, parse_ramp
-from lctprune.trial import require_trainable
+from lctprune.training.distributed.pipeline import Pipeline, require_one_process
+from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.preflight import require_trainable
 
 
 def train(

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lctprune.agreement import GroupAgreement
-from lctprune.compilation import compilation
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
-from lctprune.pipeline import Pipeline
 from lctprune.runs import Run
-from lctprune.stage import Stage
 from lctprune.train_config import TrainConfig, autocast
-from lctprune.worker import step_settings
+from lctprune.training.agreement import GroupAgreement
+from lctprune.training.compilation import compilation
+from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.stage import Stage
+from lctprune.training.worker import step_settings
 
 DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # of GroupAgreement, in metrics.csv
 
