@@ -18,10 +18,10 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.data.builtin import stratified
-from lctprune.environment import machine
 from lctprune.measure.scores import score_exits
 from lctprune.models.build import fitted
 from lctprune.models.images import least_resnet_width
+from lctprune.utils.environment import machine
 
 
 class Trained(NamedTuple):

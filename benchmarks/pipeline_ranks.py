@@ -19,10 +19,10 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
+from lctprune.config import TrainConfig, autocast
 from lctprune.data.splits import Batch
 from lctprune.measure.step_costs import critic_time_ns, group_seconds, output_bytes
 from lctprune.optim.optimizers import Optimizers, apply_gradients
-from lctprune.train_config import TrainConfig, autocast
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.pipeline import Pipeline, share_groups
 from lctprune.training.distributed.process_group import ProcessGroup, process_group

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.environment import machine
-from lctprune.train_config import autocast
+from lctprune.config import autocast
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.stage import Stage
 from lctprune.training.worker import StepSettings
+from lctprune.utils.environment import machine
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
 CONFIG = lct.TrainConfig().resolved()

@@ -21,10 +21,10 @@ from lctprune.cli.measured import (
     refresh_results,
     show_candidates,
 )
-from lctprune.deployment import deploy, deployment_record
-from lctprune.files import write_atomically
 from lctprune.measure.candidates import candidate_of
 from lctprune.measure.selection import main_of
+from lctprune.utils.files import write_atomically
+from lctprune.workflows.deployment import deploy, deployment_record
 
 
 def evaluate(

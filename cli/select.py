@@ -20,13 +20,13 @@ from lctprune.cli.measured import (
     show_candidates,
     write_results,
 )
-from lctprune.deployment import SELECTED, Deployment, deploy, deployment_record
-from lctprune.description import candidate_record
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Budget, cheaper_alternative, main_of
 from lctprune.measure.selection import select as choose
 from lctprune.measure.units import amount
 from lctprune.runs import Run
+from lctprune.workflows.deployment import SELECTED, Deployment, deploy, deployment_record
+from lctprune.workflows.model_card import candidate_record
 
 
 def select(

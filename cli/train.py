@@ -16,16 +16,12 @@ from lctprune.cli.measured import CSV, JsonOption, ThreadsOption, refresh_result
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
+from lctprune.config import TrainConfig, help_of
 from lctprune.data.dataset import Data, DataConfig, split_sizes
-from lctprune.deployment import measure_run
 from lctprune.errors import ConfigError
-from lctprune.family import DENSE
-from lctprune.job import Job, begin
 from lctprune.models.build import NetworkConfig
 from lctprune.models.external import is_own_function
 from lctprune.runs import Run
-from lctprune.settings import help_of
-from lctprune.train_config import TrainConfig
 from lctprune.training.distributed.pipeline import require_one_process, require_processes
 from lctprune.training.distributed.process_group import (
     ProcessGroup,
@@ -35,6 +31,9 @@ from lctprune.training.distributed.process_group import (
     process_group,
 )
 from lctprune.training.trainer import train_steps
+from lctprune.workflows.deployment import measure_run
+from lctprune.workflows.members import DENSE
+from lctprune.workflows.session import Job, begin
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 

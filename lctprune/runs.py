@@ -25,10 +25,10 @@ from torch import Tensor
 
 from lctprune.data.dataset import Data, DataConfig, data_settings, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
-from lctprune.environment import environment
 from lctprune.errors import ConfigError, RunError
-from lctprune.files import write_atomically, write_json
 from lctprune.models.weights import CHECKPOINT
+from lctprune.utils.environment import environment
+from lctprune.utils.files import write_atomically, write_json
 
 RUNS = Path("runs")
 MOST_OF_REASON = 200  # characters of what PyTorch says of weights that do not fit

@@ -15,13 +15,13 @@ from equality import digests, same
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.dense import begin_dense, default_epochs
-from lctprune.family import family
-from lctprune.heads import Head, heads_to_add
 from lctprune.measure.scores import score_exits
 from lctprune.models.build import build_model
 from lctprune.partition.attach import all_places
 from lctprune.training.trainer import train_steps
+from lctprune.workflows.added_critics import Head, heads_to_add
+from lctprune.workflows.densification import begin_dense, default_epochs
+from lctprune.workflows.members import family
 
 TableRun = Callable[..., lct.Run]
 TINY: dict[str, dict[str, Any]] = {

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.dense import begin_dense
-from lctprune.deployment import deploy, read_selection
-from lctprune.family import added_runs, family, member_of, notes
-from lctprune.finetuning import begin_finetuning
 from lctprune.measure.selection import main_of
+from lctprune.workflows.densification import begin_dense
+from lctprune.workflows.deployment import deploy, read_selection
+from lctprune.workflows.finetuning import begin_finetuning
+from lctprune.workflows.members import added_runs, family, member_of, notes
 
 
 def numbers(run: lct.Run) -> dict[int, tuple[str, str, int]]:

@@ -15,12 +15,12 @@ from equality import digests, same
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.family import family, member_of
-from lctprune.files import write_json
-from lctprune.finetuning import TaughtSplit, begin_finetuning, distillation_loss
 from lctprune.losses import mean_squared_error
 from lctprune.models.build import network_of
 from lctprune.training.trainer import train_steps
+from lctprune.utils.files import write_json
+from lctprune.workflows.finetuning import TaughtSplit, begin_finetuning, distillation_loss
+from lctprune.workflows.members import family, member_of
 
 TableRun = Callable[..., lct.Run]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.job import Job, begin, skeleton
 from lctprune.models.build import NetworkConfig
+from lctprune.workflows.session import Job, begin, skeleton
 
 RECIPES = {
     "resnet18": NetworkConfig(model="resnet18", groups=3, image_size=16),

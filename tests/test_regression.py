@@ -17,10 +17,10 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.description import candidate_record
 from lctprune.measure.candidates import Z_95
 from lctprune.measure.scores import score_exits
 from lctprune.reports import report_page
+from lctprune.workflows.model_card import candidate_record
 
 Cli = Callable[..., Any]
 TINY = {"layers": 2, "width": 16}

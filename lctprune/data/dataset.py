@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lctprune.config import setting
 from lctprune.data.splits import Normalization, Split
 from lctprune.errors import ConfigError
-from lctprune.settings import setting
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 

@@ -14,7 +14,7 @@ from lctprune.data.builtin import stratified
 from lctprune.data.dataset import Data, DataConfig
 from lctprune.data.splits import Normalization, TensorSplit
 from lctprune.errors import DataError
-from lctprune.files import sha256
+from lctprune.utils.files import sha256
 
 TEST_FRACTION = 0.2
 LEAST_ROWS = 10

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lctprune.config import TrainConfig, autocast
 from lctprune.losses import Loss
 from lctprune.measure.costs import evaluation_mode
-from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients
-from lctprune.train_config import TrainConfig, autocast
 from lctprune.update import backward_critic, backward_group, forward_group, run_exit
+from lctprune.utils.modules import training_for_now
 
 REPEATS = 3
 STATE_BYTES = 12  # of a parameter in training, its gradient and its momentum, in single precision

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from lctprune.config import TrainConfig, setting
 from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
 from lctprune.models.external import (
@@ -28,8 +29,6 @@ from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.weights import load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics, cut_places
-from lctprune.settings import setting
-from lctprune.train_config import TrainConfig
 
 # name -> function that takes num_outputs and what it needs of in_channels, image_size, features and vocabulary
 MODELS: dict[str, Builder] = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from lctprune.config import TrainConfig, parse_ramp
 from lctprune.optim.muon import Muon
-from lctprune.train_config import TrainConfig, parse_ramp
 
 PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.losses import Loss, cross_entropy
-from lctprune.measuring import training_for_now
 from lctprune.network import LocalCriticNetwork
 from lctprune.update import backward_group, dense, forward_group, run_exit
+from lctprune.utils.modules import training_for_now
 
 
 class GroupAgreement(NamedTuple):

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lctprune.config import TrainConfig, autocast
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
 from lctprune.runs import Run
-from lctprune.train_config import TrainConfig, autocast
 from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lctprune.config import TrainConfig, autocast
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import TrainingError
 from lctprune.losses import Loss
 from lctprune.measure.costs import evaluation_mode
 from lctprune.measure.scores import ExitScores, ScoreSheet
 from lctprune.network import LocalCriticNetwork
-from lctprune.train_config import TrainConfig, autocast
 from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.worker import StepSettings, Worker

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lctprune.config import TrainConfig, moved, parse_ramp
 from lctprune.data.dataset import Data, data_settings
 from lctprune.data.load import NAMED, location
 from lctprune.errors import ConfigError, RunError
@@ -22,7 +23,6 @@ from lctprune.models.weights import NETWORK_PREFIX
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import settled
 from lctprune.runs import Run, create_run
-from lctprune.train_config import TrainConfig, moved, parse_ramp
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs

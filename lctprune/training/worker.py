@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lctprune.config import TrainConfig
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.models.weights import NETWORK_PREFIX
 from lctprune.optim.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
-from lctprune.train_config import TrainConfig
 from lctprune.training.compilation import compiled
 from lctprune.update import Exit, GroupForward, backward_critic, backward_group, dense, forward_group, run_exit
 

@@ -21,11 +21,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from lctprune.config import TrainConfig, moved
 from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.balancing import balance
-from lctprune.train_config import TrainConfig, moved
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
 from lctprune.training.stage import Links, Stage

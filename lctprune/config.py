@@ -7,13 +7,24 @@ import itertools
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lctprune.errors import ConfigError
-from lctprune.settings import setting
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the sentence that `--help` shows for it."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def help_of(config: type, name: str) -> str:
+    """The sentence that documents a setting."""
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    return str(fields[name].metadata["help"])
+
 
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 METHODS = ("local-critic", "joint", "backprop")

@@ -10,17 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lctprune.config import TrainConfig, autocast, moved
 from lctprune.data.dataset import Data
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import ConfigError, RunError
-from lctprune.family import FINETUNED, Member, begun_below, member_of, origin_record
-from lctprune.loading import load_network, recorded_training
 from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models.build import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.train_config import TrainConfig, autocast, moved
 from lctprune.training.trainer import open_run, train_steps
+from lctprune.workflows.loading import load_network, recorded_training
+from lctprune.workflows.members import FINETUNED, Member, begun_below, member_of, origin_record
 
 EPOCHS = 1  # by default
 RATE_SHARE = 0.2  # of the run's highest learning rate, by default

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lctprune.errors import NetworkError, RunError
-from lctprune.files import sha256
-from lctprune.loading import require_recipe
 from lctprune.measure.candidates import MAIN
 from lctprune.models.weights import CHECKPOINT
 from lctprune.runs import CONFIG, Run
+from lctprune.utils.files import sha256
+from lctprune.workflows.loading import require_recipe
 
 DENSE, FINETUNED = "dense", "finetuned"
 

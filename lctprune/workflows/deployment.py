@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from lctprune.data.dataset import Data
-from lctprune.description import candidate_record, describe
-from lctprune.environment import environment, machine
 from lctprune.exporting import export
-from lctprune.family import Member, checkpoint_hash, family, member_of
-from lctprune.files import sha256, write_json
-from lctprune.loading import load_network
 from lctprune.measure.candidates import MAIN, Candidate, ScoredExit, measure_costs
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.runs import Run
+from lctprune.utils.environment import environment, machine
+from lctprune.utils.files import sha256, write_json
+from lctprune.workflows.loading import load_network
+from lctprune.workflows.members import Member, checkpoint_hash, family, member_of
+from lctprune.workflows.model_card import candidate_record, describe
 
 CANDIDATES, SELECTED, DESCRIPTION = "candidates.json", "selected", "model.json"
 COMPARED_SAMPLES = 32  # that an exported file is compared on

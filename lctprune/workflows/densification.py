@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lctprune.config import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import NetworkWarning, RunError
-from lctprune.family import DENSE, begun_below, origin_record
-from lctprune.heads import Head, heads_to_add
-from lctprune.job import Begun
-from lctprune.loading import load_network, recorded_training, require_recipe
 from lctprune.measure.costs import group_costs
 from lctprune.models.build import NetworkConfig, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.train_config import TrainConfig
 from lctprune.training.trainer import open_run, train_steps
+from lctprune.workflows.added_critics import Head, heads_to_add
+from lctprune.workflows.loading import load_network, recorded_training, require_recipe
+from lctprune.workflows.members import DENSE, begun_below, origin_record
+from lctprune.workflows.session import Begun
 
 TRAINING_SHARE = 0.2  # of the run's own training, in FLOPs, that the added critics take at most by default
 

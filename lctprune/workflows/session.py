@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lctprune.config import TrainConfig
 from lctprune.data.dataset import Data, DataConfig, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
-from lctprune.heads import heads_to_add
 from lctprune.models.build import NetworkConfig, build_network, fitted
 from lctprune.models.external import default_normalization
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.train_config import TrainConfig
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.trainer import open_run
+from lctprune.workflows.added_critics import heads_to_add
 
 
 @dataclass(frozen=True, kw_only=True)
