@@ -17,7 +17,7 @@ from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
-from lctprune.measure.costs import group_costs
+from lctprune.measure.group_costs import group_costs
 from lctprune.models.build import build_model, fitted
 from lctprune.models.images import least_resnet_width
 from lctprune.workflows.members import FINETUNED

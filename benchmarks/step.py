@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.config import autocast
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.stage import Stage
@@ -146,7 +145,7 @@ def make_step(
     settings = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 
     def step() -> None:
-        with autocast(config):
+        with config.autocast():
             stage.step(*batch, settings)
 
     return step

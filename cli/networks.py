@@ -11,10 +11,12 @@ from rich.table import Table
 from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
-from lctprune.config import TrainConfig, help_of
-from lctprune.measure.costs import GroupCosts, group_costs
+from lctprune.config.fields import help_of
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.measure.group_costs import GroupCosts, group_costs
 from lctprune.measure.step_costs import output_bytes
-from lctprune.models.build import MODELS, NetworkConfig, build_network, possible_cuts
+from lctprune.models.build import MODELS, build_network, possible_cuts
 from lctprune.models.external import timm_names, torchvision_names
 from lctprune.optim.optimizers import settled
 

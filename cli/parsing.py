@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lctprune.config import TrainConfig, parse_ramp
-from lctprune.data.load import NAMED
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig, parse_ramp
+from lctprune.data.builtin import NAMED
 from lctprune.errors import ConfigError
-from lctprune.models.build import NetworkConfig
 
 Number = TypeVar("Number", int, float)
 RAMPS = ("matching", "distill")

@@ -16,10 +16,12 @@ from lctprune.cli.measured import CSV, JsonOption, ThreadsOption, refresh_result
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
-from lctprune.config import TrainConfig, help_of
-from lctprune.data.dataset import Data, DataConfig, split_sizes
+from lctprune.config.data import DataConfig
+from lctprune.config.fields import help_of
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.data.dataset import Data, split_sizes
 from lctprune.errors import ConfigError
-from lctprune.models.build import NetworkConfig
 from lctprune.models.external import is_own_function
 from lctprune.runs import Run
 from lctprune.training.distributed.pipeline import require_one_process, require_processes

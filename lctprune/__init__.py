@@ -7,9 +7,11 @@ best = lctprune.select(candidates, lctprune.Budget(flops=1e9))
 lctprune.export(network.subnetwork(best.exit), example, "model.pt")
 """
 
-from lctprune.config import TrainConfig
+from lctprune.config.data import DataConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
 from lctprune.critics import make_critic
-from lctprune.data.dataset import Data, DataConfig
+from lctprune.data.dataset import Data
 from lctprune.data.load import load_data
 from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.errors import (
@@ -31,7 +33,7 @@ from lctprune.losses import cross_entropy, mean_squared_error
 from lctprune.measure.candidates import Candidate, evaluate
 from lctprune.measure.costs import count_flops, count_parameters, measure_latency, size_bytes
 from lctprune.measure.selection import Budget, cheaper_alternative, pareto_front, select
-from lctprune.models.build import NetworkConfig, build_network
+from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
 from lctprune.runs import Run

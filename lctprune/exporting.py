@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, ExportError, first_line
-from lctprune.measure.costs import device_of, evaluation_mode
 from lctprune.utils.files import write_atomically
+from lctprune.utils.modules import device_of, evaluation_mode
 
 FORMATS = ("torchscript",)
 SINGLE_SAMPLES = 8  # so many samples are also compared one by one

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision import datasets
 
+from lctprune.config.data import DataConfig
+from lctprune.data.dataset import Data
+from lctprune.data.splits import Normalization, TensorSplit, stratified
 from lctprune.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
@@ -19,6 +22,8 @@ TORCHVISION = {
     "cifar100": datasets.CIFAR100,
     "fashion-mnist": datasets.FashionMNIST,
 }
+EMBEDDED = ("digits", "digits-rows")
+NAMED = (*EMBEDDED, *TORCHVISION)  # all other names are paths
 
 
 class RawData(NamedTuple):
@@ -79,34 +84,23 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
     return RawData(splits[0], splits[1], tuple(split.classes), content.hexdigest())
 
 
-def stratified(
-    targets: Tensor,
-    fraction: float,
-    seed: int,
-    *,
-    remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
-) -> tuple[Tensor, Tensor]:
-    """Indices of the larger and of the held-out part, each with the same share of every class.
-
-    Raises:
-        DataError: a class is too small.
-    """
-    from sklearn.model_selection import train_test_split  # slow to import
-
-    try:
-        kept, held_out = train_test_split(
-            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
-        )
-    except ValueError as error:
-        smallest = int(targets.bincount().min())
-        raise DataError(
-            f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
-            f"hold out {fraction:.0%} of them; {remedy}"
-        ) from error
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
-
-
 def _resized(images: Tensor, size: int) -> Tensor:
     """[n, channels, h, w], 0..255 -> uint8 [n, size, size, channels]"""
     resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def digit_rows(config: DataConfig) -> Data:
+    """The embedded digits as sequences of 8 rows of 8 pixels."""
+    raw = digits(8)
+    images, targets = raw.train
+    train, val = stratified(targets, config.val_fraction, config.seed)
+    normalization = Normalization.of(images[train])
+    return Data(
+        train=TensorSplit(normalization.apply(images[train])[:, 0], targets[train]),
+        val=TensorSplit(normalization.apply(images[val])[:, 0], targets[val]),
+        test=TensorSplit(normalization.apply(raw.test[0])[:, 0], raw.test[1]),
+        classes=raw.classes,
+        normalization=normalization,
+        config=config,
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lctprune.data.builtin import digits, stratified
-from lctprune.data.dataset import Data, DataConfig
-from lctprune.data.splits import Normalization, TensorSplit
+from lctprune.config.data import DataConfig
+from lctprune.data.dataset import Data
+from lctprune.data.splits import TensorSplit, stratified
 from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.errors import DataError
 
@@ -58,22 +58,6 @@ def text_data(config: DataConfig) -> Data:
         config=config,
         vocabulary=vocabulary.words,
         typical=_of_median_length(val_split.inputs),
-    )
-
-
-def digit_rows(config: DataConfig) -> Data:
-    """The embedded digits as sequences of 8 rows of 8 pixels."""
-    raw = digits(8)
-    images, targets = raw.train
-    train, val = stratified(targets, config.val_fraction, config.seed)
-    normalization = Normalization.of(images[train])
-    return Data(
-        train=TensorSplit(normalization.apply(images[train])[:, 0], targets[train]),
-        val=TensorSplit(normalization.apply(images[val])[:, 0], targets[val]),
-        test=TensorSplit(normalization.apply(raw.test[0])[:, 0], raw.test[1]),
-        classes=raw.classes,
-        normalization=normalization,
-        config=config,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -163,3 +164,30 @@ def _shifted(batch: int, size: int, most: int, generator: torch.Generator) -> Te
     offsets = torch.randint(-most, most + 1, (batch, 1), generator=generator)
     positions = (torch.arange(size) + offsets).abs()
     return (size - 1) - ((size - 1) - positions).abs()
+
+
+def stratified(
+    targets: Tensor,
+    fraction: float,
+    seed: int,
+    *,
+    remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
+) -> tuple[Tensor, Tensor]:
+    """Indices of the larger and of the held-out part, each with the same share of every class.
+
+    Raises:
+        DataError: a class is too small.
+    """
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    try:
+        kept, held_out = train_test_split(
+            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
+        )
+    except ValueError as error:
+        smallest = int(targets.bincount().min())
+        raise DataError(
+            f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
+            f"hold out {fraction:.0%} of them; {remedy}"
+        ) from error
+    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values

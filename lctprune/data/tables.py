@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lctprune.data.builtin import stratified
-from lctprune.data.dataset import Data, DataConfig
-from lctprune.data.splits import Normalization, TensorSplit
+from lctprune.config.data import DataConfig
+from lctprune.data.dataset import Data
+from lctprune.data.splits import Normalization, TensorSplit, stratified
 from lctprune.errors import DataError
 from lctprune.utils.files import sha256
 

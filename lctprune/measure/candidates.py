@@ -13,9 +13,10 @@ from lctprune.data.splits import Split
 from lctprune.errors import NetworkError, UnknownOperationError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
-from lctprune.measure.costs import Latency, count_flops, count_parameters, device_of, measure_latency, size_bytes
+from lctprune.measure.costs import Latency, count_flops, count_parameters, measure_latency, size_bytes
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
+from lctprune.utils.modules import device_of
 
 MAIN = "main network"
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lctprune.data.splits import Split
 from lctprune.errors import DataError, first_line
 from lctprune.losses import Loss, default_loss, mean_per_sample, mean_squared_error
-from lctprune.measure.costs import device_of, evaluation_mode
 from lctprune.network import LocalCriticNetwork
+from lctprune.utils.modules import device_of, evaluation_mode
 
 
 class ExitScores(NamedTuple):

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lctprune.config import TrainConfig, autocast
+from lctprune.config.training import TrainConfig
 from lctprune.losses import Loss
-from lctprune.measure.costs import evaluation_mode
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.update import backward_critic, backward_group, forward_group, run_exit
-from lctprune.utils.modules import training_for_now
+from lctprune.utils.modules import evaluation_mode, training_for_now
 
 REPEATS = 3
 STATE_BYTES = 12  # of a parameter in training, its gradient and its momentum, in single precision
@@ -41,7 +40,7 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, config: Tra
         example: an input of the first, [batch, ...], of which the first sample is used.
         config: resolved: how many copies of it a batch has, the precision and the optimiser.
     """
-    with training_for_now(nn.ModuleList(segments)), autocast(config), torch.enable_grad():
+    with training_for_now(nn.ModuleList(segments)), config.autocast(), torch.enable_grad():
         times = [_one_run(segments, _training_batch(example, config.batch_size)) for _ in range(REPEATS)]
         updates = [_update_time_ns(Optimizers(segment, None, config)) for segment in segments]
     return [min(column) + update for *column, update in zip(*times, updates, strict=True)]
@@ -68,7 +67,7 @@ def group_seconds(
     """
     seconds = [[0.0] * len(network.groups) for _ in range(repeats)]
     updates: list[float] = []
-    with training_for_now(network), autocast(config):
+    with training_for_now(network), config.autocast():
         for row in seconds:
             x = inputs
             for index, group in enumerate(network.groups):
@@ -93,7 +92,7 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: TrainConfi
     inputs = _training_batch(torch.zeros(1, *shape), config.batch_size).requires_grad_()
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     times = []
-    with autocast(config), torch.enable_grad():
+    with config.autocast(), torch.enable_grad():
         for _ in range(REPEATS):
             start = time.perf_counter_ns()
             output = critic(inputs).sum()
@@ -169,7 +168,7 @@ def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str
     sizes = []
     x = example[:1].detach()
     config = TrainConfig(precision=precision, device=x.device.type)
-    with evaluation_mode(network), torch.no_grad(), autocast(config):
+    with evaluation_mode(network), torch.no_grad(), config.autocast():
         for group in network.groups:
             x = group(x)
             sizes.append(x.numel() * x.element_size())

@@ -11,61 +11,15 @@ No shape becomes a number here, and nothing branches on data, so that each netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
 from lctprune.errors import ConfigError
+from lctprune.pooling import one_of, valid_steps
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
-POOLS = ("mean", "last")
 LONGEST_WAVELENGTH = 10_000  # of positions, in steps and radians (Vaswani et al. 2017, arXiv 1706.03762, section 3.5)
-
-
-def valid_steps(x: Tensor) -> Tensor:
-    """Which steps are not padding: [batch, time, features] -> bool [batch, time, 1]."""
-    return (x != 0).any(-1, keepdim=True)
-
-
-def pooled(x: Tensor, valid: Tensor, kind: str) -> Tensor:
-    """The mean of the valid steps, or the last one; zeros where a sequence has none.
-
-    Args:
-        x: [batch, time, features].
-        valid: [batch, time, 1].
-        kind: "mean" or "last".
-
-    Returns:
-        [batch, features].
-    """
-    if kind == "mean":
-        return x.masked_fill(~valid, 0).sum(1) / valid.sum(1).clamp(min=1)
-    is_last = valid & (valid.cumsum(1) == valid.sum(1, keepdim=True))  # [batch, time, 1]
-    return x.masked_fill(~is_last, 0).sum(1)
-
-
-class Pooling(nn.Module):
-    """From a sequence to a vector: [batch, time, features] -> [batch, features]."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = _one_of(POOLS, kind, "pool")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return pooled(x, valid_steps(x), self.kind)
-
-
-class NormalizedPooling(nn.Module):
-    """Layer normalisation, then pooling. One module, because the normalisation makes padding its bias."""
-
-    def __init__(self, width: int, kind: str) -> None:
-        super().__init__()
-        self.kind = _one_of(POOLS, kind, "pool")
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:  # [batch, time, width] -> [batch, width]
-        return pooled(self.norm(x), valid_steps(x), self.kind)
 
 
 class Positions(nn.Module):
@@ -128,7 +82,7 @@ class RecurrentLayer(nn.Module):
 
     def __init__(self, cell: str, input_size: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.cell = CELLS[_one_of(CELLS, cell, "cell")](input_size, width, batch_first=True)
+        self.cell = CELLS[one_of(CELLS, cell, "cell")](input_size, width, batch_first=True)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,9 +138,3 @@ def at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise ConfigError(f"{name} is {value}; it must be at least {least}")
-
-
-def _one_of(known: Collection[str], value: str, name: str) -> str:
-    if value not in known:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
-    return value

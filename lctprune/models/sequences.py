@@ -11,15 +11,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from lctprune.errors import ConfigError
-from lctprune.models.sequence_layers import (
-    NormalizedPooling,
-    Pooling,
-    RecurrentLayer,
-    StepEmbedding,
-    TokenEmbedding,
-    TransformerLayer,
-    at_least,
-)
+from lctprune.models.sequence_layers import RecurrentLayer, StepEmbedding, TokenEmbedding, TransformerLayer, at_least
+from lctprune.pooling import NormalizedPooling, Pooling
 
 
 def lstm(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import NetworkError, NetworkWarning, first_line
+from lctprune.runs import CHECKPOINT, NETWORK_PREFIX
 
-CHECKPOINT, NETWORK_PREFIX = "checkpoint.safetensors", "network."  # of a run, and of the network's names in it
 NESTED = ("state_dict", "model_state_dict", "model")  # keys below which checkpoints keep a model's weights
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 

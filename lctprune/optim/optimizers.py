@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from lctprune.config import TrainConfig, parse_ramp
+from lctprune.config.training import TrainConfig
 from lctprune.optim.muon import Muon
 
 PAPER_CRITIC_LR = 1e-4  # of Adam; section IV
@@ -60,22 +59,6 @@ def apply_gradients(optimizer: Optimizer, lr: float) -> None:
             group["lr"] = lr * group.get("lr_factor", 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def learning_rate(progress: float, config: TrainConfig) -> float:
-    """The rate when a share `progress` (0 to 1) of all steps is done; `config` must be resolved."""
-    highest = config.lr or 0.0
-    if config.schedule == "step":
-        return highest * 0.1 ** ((progress >= 1 / 2) + (progress >= 3 / 4))
-    if progress < config.warmup:
-        return highest * min(1.0, max(progress, 1e-3) / config.warmup)
-    return highest * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
-
-
-def ramp_at(progress: float, name: str, value: float | str) -> float:
-    """A setting that may change over training, when a share `progress` (0 to 1) of all steps is done."""
-    begin, end = parse_ramp(name, value)
-    return begin + (end - begin) * progress
 
 
 def settled(config: TrainConfig, network: nn.Module, example: Tensor) -> TrainConfig:

@@ -15,16 +15,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lctprune.config import TrainConfig
+from lctprune.config.training import TrainConfig
 from lctprune.critics import make_critic
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
-from lctprune.measure.costs import count_parameters, evaluation_mode, saved_bytes
+from lctprune.measure.costs import count_parameters, saved_bytes
 from lctprune.measure.step_costs import as_timed, critic_time_ns, segment_times_ns, training_bytes
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import settled
 from lctprune.partition.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
-from lctprune.partition.layer_group import layer_groups, shared_tensor
+from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
+from lctprune.utils.modules import evaluation_mode, shared_tensor
 
 _T = TypeVar("_T")
 

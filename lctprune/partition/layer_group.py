@@ -82,17 +82,3 @@ def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[end])
     return graph
-
-
-def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
-    """The name of a parameter to train, or of a persistent buffer, that two modules hold, if there is one."""
-    seen: set[int] = set()
-    for part in parts:
-        held = part.state_dict(keep_vars=True).items()
-        frozen = {id(parameter) for parameter in part.parameters() if not parameter.requires_grad}
-        names = {id(tensor): name for name, tensor in held if id(tensor) not in frozen}
-        for key, name in names.items():
-            if key in seen:
-                return name
-        seen |= names.keys()
-    return None

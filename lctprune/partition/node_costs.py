@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from lctprune.measure.costs import counting_flops, evaluation_mode, saving_bytes
+from lctprune.measure.costs import counting_flops, saving_bytes
 from lctprune.partition.tracing import nodes_of
+from lctprune.utils.modules import evaluation_mode
 
 BATCH = 2  # samples of the run that counts: with more than one, the batch is told from other sides of length 1
 

@@ -21,7 +21,7 @@ import torch
 from torch import fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError, first_line
-from lctprune.measure.costs import evaluation_mode
+from lctprune.utils.modules import evaluation_mode
 
 CONSTANT = "_tensor_constant"  # how torch.fx names tensors that a network makes itself; it keeps them in the network
 WAS_VIEW = "was_view"  # of a node: in training tensors are channels last, which `view` cannot flatten

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lctprune.losses import Loss, cross_entropy
 from lctprune.network import LocalCriticNetwork
-from lctprune.update import backward_group, dense, forward_group, run_exit
-from lctprune.utils.modules import training_for_now
+from lctprune.update import backward_group, forward_group, run_exit
+from lctprune.utils.modules import packed, training_for_now
 
 
 class GroupAgreement(NamedTuple):
@@ -82,14 +82,14 @@ def _local_gradients(
         gradients.append(_vector(group, [parameter.grad for parameter in _trained(group)]))
         group.zero_grad(set_to_none=True)  # of what two groups share, the next one's is its own
         losses.append(exit.losses.detach())
-        x = dense(forward.output.detach())
+        x = packed(forward.output.detach())
     return losses, gradients
 
 
 def _true_gradients(network: LocalCriticNetwork, x: Tensor, y: Tensor, loss: Loss, seed: int) -> list[Tensor]:
     """Each group's gradient of the main network's mean loss, as one vector."""
     for _, group in _seeded_groups(network, seed):
-        x = dense(group(x))  # in the memory layout of the local pass
+        x = packed(group(x))  # in the memory layout of the local pass
     parameters = [parameter for group in network.groups for parameter in _trained(group)]
     found = iter(torch.autograd.grad(loss(x, y).mean(), parameters, allow_unused=True) if parameters else ())
     return [_vector(group, [next(found) for _ in _trained(group)]) for group in network.groups]

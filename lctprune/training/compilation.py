@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._functorch import config as functorch_config
 
-from lctprune.config import TrainConfig
+from lctprune.config.training import TrainConfig
 
 
 def compiled(module: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lctprune.config import TrainConfig, autocast
+from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
@@ -110,7 +110,7 @@ def _train_epoch(stage: Stage, data: Data | None, config: TrainConfig, epoch: in
     for index, (inputs, targets) in enumerate(stage.batches(split, seed=_epoch_seed(config.seed, epoch))):
         position = epoch * steps + index
         settings = step_settings(position, config.epochs * steps, config)
-        with autocast(config), compilation(config), _explained(epoch, index):
+        with config.autocast(), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
         means = torch.stack([exit_losses.mean() for exit_losses in losses]).cpu()
         _require_finite(means.tolist(), stage.first_exit, epoch, index)
@@ -127,7 +127,7 @@ def _train_epoch(stage: Stage, data: Data | None, config: TrainConfig, epoch: in
             images_per_s=samples * stage.replicas / seconds,
             seconds_left=seconds / (index + 1) * (config.epochs * steps - position - 1),
         )
-    with autocast(config), compilation(config), _explained(epoch, steps - 1):
+    with config.autocast(), compilation(config), _explained(epoch, steps - 1):
         stage.finish()
 
 

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError, DataError, NetworkError, first_line
-from lctprune.measure.costs import device_of, evaluation_mode
 from lctprune.measure.scores import score_samples
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition.layer_group import shared_tensor
+from lctprune.utils.modules import device_of, evaluation_mode, shared_tensor
 
 SAMPLES = 2
 

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lctprune.config import TrainConfig, autocast
+from lctprune.config.training import TrainConfig
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import TrainingError
 from lctprune.losses import Loss
-from lctprune.measure.costs import evaluation_mode
 from lctprune.measure.scores import ExitScores, ScoreSheet
 from lctprune.network import LocalCriticNetwork
 from lctprune.training.agreement import GroupAgreement, measure_agreement
-from lctprune.training.distributed.messages import Channel
+from lctprune.training.links import Links
 from lctprune.training.worker import StepSettings, Worker
-from lctprune.update import dense
+from lctprune.utils.modules import evaluation_mode, packed
 
 EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Links:
-    """Channels from one process of a pipeline to others; without any, it works alone.
-
-    Attributes:
-        source: where batches come from: the previous groups, or rank 0; None in rank 0, which reads the data.
-        previous: where the first exit's losses go back to, and its output where critics distil.
-        next: where the last group's output goes, and those of the next exit come from.
-        heads: of rank 0, to the first process of each further replica.
-    """
-
-    source: Channel | None = None
-    previous: Channel | None = None
-    next: Channel | None = None
-    heads: tuple[Channel, ...] = ()
-
-    @property
-    def channels(self) -> set[Channel]:
-        """Each once."""
-        return {each for each in (self.source, self.previous, self.next, *self.heads) if each is not None}
 
 
 class Stage:
@@ -79,9 +55,9 @@ class Stage:
         elif split is not None:
             for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
                 yield self._own_share(inputs, targets)
-        for channel in (self.links.next, *self.links.heads):
-            if channel is not None:
-                channel.send()
+        for link in (self.links.next, *self.links.first_ranks):
+            if link is not None:
+                link.send()
 
     def step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
         """One step of training, in which critics learn: all but the last one here, which learns in the next step.
@@ -149,12 +125,12 @@ class Stage:
         sheet = ScoreSheet(loss)
         batches = self._received() if split is None else split.batches(EVALUATION_BATCH)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
-        with evaluation_mode(self._modules), torch.no_grad(), autocast(self._config):
+        with evaluation_mode(self._modules), torch.no_grad(), self._config.autocast():
             for batch in batches:
                 inputs, targets = self._on_device(*batch)
                 outputs = []
                 for worker in self.workers:
-                    inputs = dense(worker.group(inputs))
+                    inputs = packed(worker.group(inputs))
                     outputs.append(inputs if worker.critic is None else worker.critic(inputs))
                 if self.links.next is not None:
                     self.links.next.send(tensors=[inputs, targets])
@@ -167,7 +143,7 @@ class Stage:
         """Of local and true gradients, on one batch, in the precision of training; all groups must be here."""
         critics = [worker.critic for worker in self.workers if worker.critic is not None]
         network = LocalCriticNetwork([worker.group for worker in self.workers], critics)
-        with autocast(self._config):
+        with self._config.autocast():
             return measure_agreement(
                 network, *self._on_device(inputs, targets), loss=self._loss, seed=self._config.seed
             )
@@ -179,12 +155,12 @@ class Stage:
     @property
     def replicas(self) -> int:
         """Pipelines side by side, as far as this process feeds them."""
-        return len(self.links.heads) + 1
+        return len(self.links.first_ranks) + 1
 
     @property
     def seconds_waited(self) -> float:
         """For other processes, since training began."""
-        return sum(channel.seconds_waited for channel in self.links.channels)
+        return sum(link.seconds_waited for link in self.links.all)
 
     def _received(self) -> Iterator[Batch]:
         assert self.links.source is not None
@@ -204,8 +180,8 @@ class Stage:
             )
         parts = zip(torch.split(inputs, share), torch.split(targets, share), strict=True)
         own = next(parts)
-        for channel, part in zip(self.links.heads, parts, strict=True):
-            channel.send(tensors=part)
+        for link, part in zip(self.links.first_ranks, parts, strict=True):
+            link.send(tensors=part)
         return own
 
     def _on_device(self, inputs: Tensor, targets: Tensor) -> Batch:

@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lctprune.config import TrainConfig, moved, parse_ramp
+from lctprune.config.training import TrainConfig, parse_ramp
+from lctprune.data.builtin import NAMED
 from lctprune.data.dataset import Data, data_settings
-from lctprune.data.load import NAMED, location
+from lctprune.data.load import location
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
 from lctprune.measure.step_costs import group_seconds
-from lctprune.models.weights import NETWORK_PREFIX
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import settled
-from lctprune.runs import Run, create_run
+from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
+from lctprune.utils.modules import moved
 
 
 def train(

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.config import TrainConfig
+from lctprune.config.training import TrainConfig
 from lctprune.losses import Distance, Loss, softened_distance
-from lctprune.models.weights import NETWORK_PREFIX
-from lctprune.optim.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
+from lctprune.optim.optimizers import Optimizers, apply_gradients
+from lctprune.optim.schedules import learning_rate, ramp_at
+from lctprune.runs import NETWORK_PREFIX
 from lctprune.training.compilation import compiled
-from lctprune.update import Exit, GroupForward, backward_critic, backward_group, dense, forward_group, run_exit
+from lctprune.update import Exit, GroupForward, backward_critic, backward_group, forward_group, run_exit
+from lctprune.utils.modules import packed
 
 Average = Callable[[Iterable[nn.Parameter]], None]  # makes gradients those of all replicas together
 
@@ -96,7 +98,7 @@ class Worker:
         """Equation 1: h_i, cut off from the group."""
         self._seed("group", settings)
         self._forward = forward_group(self._run_group, inputs, index=self.index)
-        return dense(self._forward.boundary.detach())
+        return packed(self._forward.boundary.detach())
 
     def run_exit(self, targets: Tensor, loss: Loss, settings: StepSettings) -> Exit:
         """Equation 3: the exit's output and L_i, detached."""

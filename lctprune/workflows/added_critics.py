@@ -9,10 +9,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from lctprune.config.network import NetworkConfig
 from lctprune.critics import make_critic
 from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_flops, count_parameters
-from lctprune.models.build import NetworkConfig, build_model
+from lctprune.models.build import build_model
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import all_places
 from lctprune.partition.cut_points import CutPoint

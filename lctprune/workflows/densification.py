@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lctprune.config import TrainConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import NetworkWarning, RunError
-from lctprune.measure.costs import group_costs
-from lctprune.models.build import NetworkConfig, build_network
+from lctprune.measure.group_costs import group_costs
+from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run, train_steps

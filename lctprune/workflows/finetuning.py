@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.config import TrainConfig, autocast, moved
+from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import ConfigError, RunError
@@ -19,6 +19,7 @@ from lctprune.models.build import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run, train_steps
+from lctprune.utils.modules import moved
 from lctprune.workflows.loading import load_network, recorded_training
 from lctprune.workflows.members import FINETUNED, Member, begun_below, member_of, origin_record
 
@@ -166,7 +167,7 @@ class TaughtSplit:
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         for inputs, targets in self._split.shuffled(batch_size, seed=seed):
-            with torch.no_grad(), autocast(self._config):
+            with torch.no_grad(), self._config.autocast():
                 outputs = self._teacher(inputs.to(self._config.device)).float().cpu()
             yield inputs, torch.cat([targets.float().reshape(len(targets), -1), outputs], 1)
 

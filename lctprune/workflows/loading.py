@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from lctprune.config import TrainConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError, NetworkWarning, RunError
-from lctprune.models.build import NetworkConfig, build_network
+from lctprune.models.build import build_network
 from lctprune.models.external import is_own_function
-from lctprune.models.weights import NETWORK_PREFIX
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run, of_this_version
+from lctprune.runs import NETWORK_PREFIX, Run, of_this_version
 
 
 def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from lctprune.errors import NetworkError, RunError
 from lctprune.measure.candidates import MAIN
-from lctprune.models.weights import CHECKPOINT
-from lctprune.runs import CONFIG, Run
+from lctprune.runs import CHECKPOINT, CONFIG, Run
 from lctprune.utils.files import sha256
 from lctprune.workflows.loading import require_recipe
 

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lctprune.config import TrainConfig
-from lctprune.data.dataset import Data, DataConfig, Statistics, recorded_statistics
+from lctprune.config.data import DataConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
-from lctprune.models.build import NetworkConfig, build_network, fitted
+from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
@@ -119,6 +121,7 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
 
 def _load(job: Job) -> Begun:
     config, weights = job.network, job.weights
+    require_known(config.model)  # before the data is read
     resumed = Run(job.out) if job.resume and job.out is not None else None
     if resumed:
         begun = resumed.config["network"] or {}

@@ -11,21 +11,15 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lctprune.training.distributed.process_group import lost_processes
-from lctprune.update import dense
-
-
-class Message(NamedTuple):
-    """What one process tells another."""
-
-    note: dict[str, Any]  # plain values
-    tensors: list[Tensor]
+from lctprune.training.links import Message
+from lctprune.utils.modules import packed
 
 
 class Channel:
@@ -57,7 +51,7 @@ class Channel:
             ProcessLostError: the other process is gone.
         """
         self.flush()
-        sent = [dense(tensor.detach()).cpu() for tensor in tensors]
+        sent = [packed(tensor.detach()).cpu() for tensor in tensors]
         header = {
             "note": note or {},
             "tensors": [[str(each.dtype).removeprefix("torch."), list(each.shape), each.stride()] for each in sent],

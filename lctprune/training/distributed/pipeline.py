@@ -21,15 +21,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from lctprune.config import TrainConfig, moved
+from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.balancing import balance
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
-from lctprune.training.stage import Links, Stage
+from lctprune.training.links import Links
+from lctprune.training.stage import Stage
 from lctprune.training.worker import Average, Worker, tensors_of
+from lctprune.utils.modules import moved
 
 
 def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None:
@@ -178,7 +180,7 @@ class Pipeline:
 
     def close(self) -> None:
         """End all channels, once training is over."""
-        for channel in [*self._links.channels, *self._reports]:
+        for channel in [*self._links.all, *self._reports]:
             channel.close()
 
     def _open(self) -> None:
@@ -189,9 +191,9 @@ class Pipeline:
 
         previous = ahead(rank - 1) if self.place > 0 else None
         source = previous if self.place > 0 or rank == 0 else ahead(0)
-        heads = tuple(ahead(replica * length) for replica in range(1, self.replicas)) if rank == 0 else ()
+        first_ranks = tuple(ahead(replica * length) for replica in range(1, self.replicas)) if rank == 0 else ()
         following = ahead(rank + 1) if self.place < length - 1 else None
-        self._links = Links(source=source, previous=previous, next=following, heads=heads)
+        self._links = Links(source=source, previous=previous, next=following, first_ranks=first_ranks)
         others = range(1, self._group.size) if rank == 0 else (0,)
         self._reports = [Channel(other, tag=1) for other in others]
         if self.replicas > 1:

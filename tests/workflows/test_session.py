@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.models.build import NetworkConfig
+from lctprune.config.network import NetworkConfig
 from lctprune.workflows.session import Job, begin, skeleton
 
 RECIPES = {

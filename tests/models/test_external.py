@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model
 
 import lctprune as lct
+from lctprune.config.network import NetworkConfig
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, NetworkWarning
-from lctprune.models.build import NetworkConfig, build_model, build_network
+from lctprune.models.build import build_model, build_network
 from lctprune.models.external import (
     default_normalization,
     find_builder,

@@ -17,7 +17,8 @@ from torch.nn import functional
 import lctprune as lct
 from lctprune.measure.scores import score_exits
 from lctprune.optim.muon import Muon
-from lctprune.optim.optimizers import Optimizers, apply_gradients, learning_rate, ramp_at
+from lctprune.optim.optimizers import Optimizers, apply_gradients
+from lctprune.optim.schedules import learning_rate, ramp_at
 from lctprune.training.trainer import open_run
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
+from lctprune.config.fields import setting
 from lctprune.errors import ConfigError
 
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with a default and the sentence that `--help` shows for it."""
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-def help_of(config: type, name: str) -> str:
-    """The sentence that documents a setting."""
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    return str(fields[name].metadata["help"])
-
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 METHODS = ("local-critic", "joint", "backprop")
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +108,8 @@ class TrainConfig:
         Raises:
             ConfigError: the device is not there.
         """
+        import torch  # here, so that the settings can be read without it
+
         device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
         device = "cpu" if device == "auto" else device
         if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
@@ -143,20 +131,12 @@ class TrainConfig:
             distill=_ramp(*parse_ramp("distill", self.distill)),
         )
 
+    def autocast(self) -> torch.autocast:
+        """Compute in the precision of training; the settings must be resolved."""
+        import torch
 
-def autocast(config: TrainConfig) -> AbstractContextManager[object]:
-    """The precision that training and its evaluation compute in; `config` must be resolved."""
-    # every module runs once a step, so a cache of cast weights would only hold memory
-    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=False)
-
-
-def moved(module: _Module, device: str) -> _Module:
-    """A module, in place, on a device, with feature maps' weights in the memory layout of training: channels last."""
-    module.to(device)
-    for tensor in itertools.chain(module.parameters(), module.buffers()):
-        if tensor.dim() == 4 and tensor.is_floating_point():
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    return module
+        # every module runs once a step, so a cache of cast weights would only hold memory
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
 
 def parse_ramp(name: str, value: float | str) -> tuple[float, float]:
@@ -181,6 +161,8 @@ def _ramp(begin: float, end: float) -> str:
 
 
 def _computes_in_bf16(device: str) -> bool:
+    import torch
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -188,6 +170,8 @@ def _computes_in_bf16(device: str) -> bool:
 
 
 def _also_cuda() -> str:
+    import torch
+
     return " and cuda" if torch.cuda.is_available() else " only"
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import UnknownOperationError
-from lctprune.measure.costs import Latency, counting_flops, evaluation_mode
+from lctprune.measure.costs import Latency, counting_flops
 from lctprune.models.build import MODELS
+from lctprune.utils.modules import evaluation_mode
 
 
 class Function(nn.Module):

@@ -11,8 +11,9 @@ import torch
 from torchvision.models import resnet
 
 import lctprune as lct
+from lctprune.config.network import ALIASES, NetworkConfig
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.models.build import ALIASES, MODELS, NetworkConfig, build_network
+from lctprune.models.build import MODELS, build_network
 from lctprune.models.images import _set_width
 
 SEQUENCES = ("lstm", "gru", "transformer", "mlp")
@@ -126,13 +127,13 @@ def test_an_unknown_model_is_refused_and_the_known_ones_named() -> None:
     with pytest.raises(
         ConfigError, match=r"'lenet' is unknown; .*known are resnet, resnet18, .*vgg-lct.*lctprune models"
     ):
-        NetworkConfig(model="lenet")
+        build_network(NetworkConfig(model="lenet"))
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("resnet81", "resnet18"), ("mobilenet_v3_smal", "mobilenet_v3_small")])
 def test_an_unknown_model_may_be_a_slip(wrong: str, right: str) -> None:
     with pytest.raises(ConfigError, match=rf"{wrong!r} is unknown; did you mean .*{right}.*\? known are"):
-        NetworkConfig(model=wrong)
+        build_network(NetworkConfig(model=wrong))
 
 
 SIZES = ["groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"]

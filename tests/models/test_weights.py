@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 import lctprune as lct
+from lctprune.config.network import NetworkConfig
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning
-from lctprune.models.build import NetworkConfig, build_network
+from lctprune.models.build import build_network
 from lctprune.models.weights import load_weights, read_weights
 
 

@@ -18,17 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from lctprune import critics, sequences
 from lctprune.errors import ConfigError
-from lctprune.models.sequence_layers import (
-    NormalizedPooling,
-    Pooling,
-    Positions,
-    RecurrentLayer,
-    StepEmbedding,
-    TokenEmbedding,
-    TransformerLayer,
-    pooled,
-    valid_steps,
-)
+from lctprune.models.sequence_layers import Positions, RecurrentLayer, StepEmbedding, TokenEmbedding, TransformerLayer
+from lctprune.pooling import NormalizedPooling, Pooling, pooled, valid_steps
 
 LENGTHS = (5, 0, 7, 1)  # of the sequences in a batch; one of them is nothing but padding
 VOCABULARY, FEATURES = 20, 5
