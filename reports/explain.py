@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import Budget, cheaper_alternative, fitting
+from lctprune.measure.selection import Limits, cheaper_alternative, fitting
 from lctprune.measure.units import amount
 from lctprune.reports.formats import percent
 from lctprune.runs import Run
@@ -19,7 +19,8 @@ def describe_run(run: Run) -> dict[str, str]:
     Args:
         run: whose config.json and number of epochs are described.
     """
-    config, training = run.config, run.config["training"]
+    config = run.config.to_dict()  # as recorded: settings of later versions have no defaults here
+    training = config["training"]
     critics = training if training.get("method", "local-critic") == "local-critic" else {}
     facts = {
         "model": _network(config["network"]),
@@ -66,7 +67,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     Raises:
         ConfigError: a limit is not a positive number.
     """
-    limits = Budget(**{cost: float(limit) for cost, limit in budget.items()})
+    limits = Limits(budget)
     possible = fitting(candidates, limits)
     asked = " and ".join(f"at most {amount(limit, cost)}" for cost, limit in budget.items())
     scope = f"{len(possible)} of {len(candidates)} candidates that fit the budget ({asked})"
