@@ -34,7 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def plain_model(run: lct.Run) -> nn.Module:
-    """The main network as one model that was never cut."""
+    """Build the main network as one model that was never cut."""
     network = lct.load_network(run)
     assert network.recipe is not None
     model = build_model(network.recipe)
@@ -43,7 +43,7 @@ def plain_model(run: lct.Run) -> nn.Module:
 
 
 def upto(model: nn.Module, name: str, x: Tensor) -> Tensor:
-    """What stands in a network of stages behind the module `name`."""
+    """Run a network of stages up to the module `name`."""
     for stage_name, stage in model.named_children():
         for position, layer in enumerate(stage):
             x = layer(x)
@@ -55,7 +55,7 @@ def upto(model: nn.Module, name: str, x: Tensor) -> Tensor:
 
 
 def hand_macs(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """Multiply-adds of convolutions and linear layers, counted one by one; and the output."""
+    """Count multiply-adds of convolutions and linear layers one by one; return them and the output."""
     total = 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -73,7 +73,7 @@ def hand_macs(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
 
 def network_macs(network: lct.LocalCriticNetwork, x: Tensor) -> tuple[list[int], list[int]]:
-    """Of each group, and of each critic."""
+    """Count the multiply-adds of each group, and of each critic."""
     groups, critics = [], []
     for index, group in enumerate(network.groups):
         count, x = hand_macs(group, x)
@@ -201,7 +201,7 @@ def test_resumed_equals_uninterrupted(trained: lct.Run, tmp_path: Path) -> None:
 
 
 def costs_of(added: list[AddedCritic], config: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
-    """Place, parameters and FLOPs of each critic's exit."""
+    """List cut point, parameters and FLOPs of each critic's exit."""
     costs = []
     for each in added:
         critic = lct.make_critic(
@@ -342,9 +342,9 @@ def test_no_critic_starts_from_a_part_of_one_for_maps_of_another_size(critic: st
     recipe = lct.NetworkConfig(**TINY["vgg-lct"], groups=3, critic=critic)
     network = lct.build_network(recipe)
     cuts = {place.node_name: place.shape for place in all_places(build_model(recipe), network.recipe.example)}
-    for critic in critics_to_add(network, network.recipe.example):
-        assert all(cuts[network.recipe.cuts[index]] == critic.cut.shape for index in critic.alike)
-        assert set(critic.alike) == {k for k in critic.nearest if cuts[network.recipe.cuts[k]] == critic.cut.shape}
+    for added in critics_to_add(network, network.recipe.example):
+        assert all(cuts[network.recipe.cuts[index]] == added.cut.shape for index in added.alike)
+        assert set(added.alike) == {k for k in added.nearest if cuts[network.recipe.cuts[k]] == added.cut.shape}
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------
