@@ -21,7 +21,6 @@ from lctprune.cli.measured import (
 from lctprune.cli.progress import show_progress
 from lctprune.errors import ConfigError
 from lctprune.runs import Run
-from lctprune.training.trainer import train_steps
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.finetuning import begin_finetuning
 
@@ -54,13 +53,12 @@ def densify(
 
 def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) -> None:
     """Train critics at further places, and show how it goes."""
-    begun = begin_dense(run, epochs=epochs, resume=resume)
-    assert begun.run is not None
+    session = begin_dense(run, epochs=epochs, resume=resume)
     stderr().print(
-        f"Training {len(begun.network.critics)} further critics on the main network of {run.path}, which stays as it "
-        f"is; epochs: {begun.run.config['training']['epochs']}"
+        f"Training {len(session.network.critics)} further critics on the main network of {run.path}, which stays as it "
+        f"is; epochs: {session.opened.config.training.epochs}"
     )
-    show_progress(train_steps(begun.network, begun.data, begun.run), stderr())
+    show_progress(session.steps(), stderr())
 
 
 def finetune(
@@ -91,15 +89,14 @@ def finetune(
     if exit is None:
         raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
     found = opened(run, model=model, data=data, threads=threads)
-    begun = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
-    stderr().print(f"Fine-tuning exit {exit} of {found.path} in {begun.run.path}")
-    steps = train_steps(begun.network, begun.data, begun.run, loss=begun.loss, validation_loss=begun.validation_loss)
-    show_progress(steps, stderr())
+    session = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    stderr().print(f"Fine-tuning exit {exit} of {found.path} in {session.opened.path}")
+    show_progress(session.steps(), stderr())
     _show(found, json=json)
 
 
 def _show(run: Run, *, json: bool) -> None:
-    """The whole family as it is now."""
+    """Show all networks of the run as they are now."""
     candidates = measured(run)
     refresh_results(run, candidates)
     show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)

@@ -21,10 +21,12 @@ from lctprune.cli.measured import (
     refresh_results,
     show_candidates,
 )
+from lctprune.exporting import known_format
 from lctprune.measure.candidates import candidate_of
 from lctprune.measure.selection import main_of
 from lctprune.utils.files import write_atomically
 from lctprune.workflows.deployment import deploy, deployment_record
+from lctprune.workflows.loading import LoadedRun
 
 
 def evaluate(
@@ -97,11 +99,12 @@ def export(
     lctprune export runs/mine --exit 1 --out deployed
     """
     found = opened(run, model=model, data=data)
-    candidates = measured(found, any_latency=True)
+    loaded = LoadedRun(found)
+    candidates = measured(found, any_latency=True, loaded=loaded)
     exit = candidate_of(candidates, main_of(candidates).exit if exit is None else exit).exit
     folder = out or found.path / "exports" / f"exit{exit}"
-    deployment = deploy(found, candidates, exit, folder, format=format)
+    deployment = deploy(found, candidates, exit, folder, format=known_format(format), loaded=loaded)
     if json:
         print_json(deployment_record(deployment))
     else:
-        stdout().print(f"Wrote {deployment.model} and {deployment.description}")
+        stdout().print(f"Wrote {deployment.model} and {deployment.model_card}")

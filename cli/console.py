@@ -25,7 +25,7 @@ ORIGINS = 50  # and further ones for how networks came to be that were added to 
 
 def units(run: Run, *, batch: int) -> str:
     """What the figures of `print_candidates` mean."""
-    steps = (run.config["network"] or {}).get("steps")
+    steps = run.config.network.steps if run.config.network else None
     sample = f"one sequence of {steps} steps" if steps else "one sample"
     return f"1 FLOP is one multiply or one add, for {sample}; latency is the median of one call, batch {batch}"
 

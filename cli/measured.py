@@ -14,6 +14,7 @@ from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run, newest_run
 from lctprune.workflows.deployment import SELECTED, measure_run, read_selection
+from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes
 from lctprune.workflows.model_card import candidate_record
 
@@ -44,15 +45,22 @@ def opened(path: Path | None, *, model: str | None = None, data: Path | None = N
     return newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
 
 
-def measured(run: Run, *, latency_batch: int = 1, again: bool = False, any_latency: bool = False) -> list[Candidate]:
+def measured(
+    run: Run,
+    *,
+    latency_batch: int = 1,
+    again: bool = False,
+    any_latency: bool = False,
+    loaded: LoadedRun | None = None,
+) -> list[Candidate]:
     """The run's candidates, as of `measure_run`; notes on stderr of what is unfinished."""
     console = stderr()
-    if run.epochs_done < (epochs := run.config["training"]["epochs"]):
+    if run.epochs_done < (epochs := run.config.training.epochs):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
     for note in notes(run):
         console.print(f"Note: {note}.")
     with console.status("Measuring every exit on the validation split"):
-        return measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency)
+        return measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency, loaded=loaded)
 
 
 def present_selection(run: Run) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from lctprune.measure.selection import select as choose
 from lctprune.measure.units import amount
 from lctprune.runs import Run
 from lctprune.workflows.deployment import SELECTED, Deployment, deploy, deployment_record
+from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.model_card import candidate_record
 
 
@@ -54,12 +55,14 @@ def select(
     """
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
     found = opened(run, model=model, data=data, threads=threads)
-    candidates = measured(found, latency_batch=latency_batch)
+    loaded = LoadedRun(found)
+    candidates = measured(found, latency_batch=latency_batch, loaded=loaded)
     limits = budget.limits(main_of(candidates))
-    chosen = choose(candidates, budget)
-    alternative = cheaper_alternative(candidates, budget, chosen)
+    chosen = choose(candidates, limits)
+    alternative = cheaper_alternative(candidates, limits, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
-        deployment = deploy(found, candidates, chosen.exit, found.path / SELECTED, budget=limits, measure_test=True)
+        folder = found.path / SELECTED
+        deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
     write_results(found, candidates, chosen=chosen, limits=limits)
     if json:
         print_json(_record(found, candidates, chosen, alternative, deployment, limits))
@@ -96,7 +99,7 @@ def _show(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
         f"{deployment.test_accuracy:.1%}; main network {deployment.main_test_accuracy:.1%}."
     )
-    console.print(f"Exported: {deployment.model} (how to feed it: {deployment.description.name} beside it).")
+    console.print(f"Exported: {deployment.model} (how to feed it: {deployment.model_card.name} beside it).")
     console.print(f"Tables and plots: {run.path}/candidates.csv, pareto.png, pareto.svg.")
 
 

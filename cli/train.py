@@ -32,10 +32,9 @@ from lctprune.training.distributed.process_group import (
     process_count,
     process_group,
 )
-from lctprune.training.trainer import train_steps
 from lctprune.workflows.deployment import measure_run
 from lctprune.workflows.members import DENSE
-from lctprune.workflows.session import Job, begin
+from lctprune.workflows.session import SessionSettings, begin
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 
@@ -169,7 +168,7 @@ def train(
         critic_width=numbers("critic width", critic_width, float),
         critic_pool=critic_pool,
     )
-    job = Job(
+    settings = SessionSettings(
         network=network_config,
         data=data_config,
         training=config,
@@ -189,7 +188,7 @@ def train(
     cores = torch.get_num_threads()
     torch.set_num_threads(threads or max(1, cores // local_processes()))
     with process_group(device=config.resolved().device, timeout_s=timeout, on_lost=end_as_lost) as group:
-        run = _train(job, group, replicas)
+        run = _train(settings, group, replicas)
         if run is not None:  # the others wait for rank 0
             torch.set_num_threads(threads or cores)
             if dense:
@@ -206,12 +205,13 @@ def train(
         stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
 
 
-def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:
+def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
     """The trained run; None in all processes but the first."""
     with printed_warnings(stderr()):
-        network, data, run = begin(job, group, replicas=replicas)
-    steps = train_steps(network, data, run, processes=group, replicas=replicas)
-    del network  # of which a process of several keeps its own groups only
+        session = begin(settings, group, replicas=replicas)
+    data, run = session.data, session.run
+    steps = session.steps(group, replicas=replicas)
+    del session  # a process of several keeps its own groups of the network only
     if run is None or data is None:
         for _ in steps:
             pass
@@ -221,24 +221,25 @@ def _train(job: Job, group: ProcessGroup | None, replicas: int) -> Run | None:
     return run
 
 
-def _objective(training: dict[str, Any]) -> str:
-    if training["method"] != "local-critic":
-        return f"method {training['method']}"
-    return f"matching {training['matching']}, distill {training['distill']}"
+def _objective(training: TrainConfig) -> str:
+    if training.method != "local-critic":
+        return f"method {training.method}"
+    return f"matching {training.matching}, distill {training.distill}"
 
 
 def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:
-    network, training = run.config["network"], run.config["training"]
+    network, training = run.config.network, run.config.training
+    assert network is not None  # a session builds it by its settings
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
     console.print(
-        f"Training {network['model']} in {_counted(network['groups'], 'group')} on "
-        f"{run.config['data']['config']['name']} ({sizes['train']} train, {sizes['val']} validation, "
+        f"Training {network.model} in {_counted(network.groups, 'group')} on "
+        f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
         f"{sizes['test']} test samples, {outputs})"
     )
     console.print(
-        f"{_counted(training['epochs'], 'epoch')}, batch {training['batch_size']}, {training['optimizer']}, "
-        f"{training['precision']} on {training['device']} with {_counted(torch.get_num_threads(), 'thread')}"
+        f"{_counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
+        f"{training.precision} on {training.device} with {_counted(torch.get_num_threads(), 'thread')}"
         f"{f' in each of {group.size} processes' if group else ''}, "
         f"{_objective(training)}; run directory {run.path}"
     )

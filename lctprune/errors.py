@@ -28,7 +28,7 @@ class NetworkWarning(UserWarning):
 
 
 class UnknownOperationError(LctpruneError, ValueError):
-    """A network uses an operation whose FLOPs nobody taught the counter."""
+    """A network uses an operation that has no FLOP formula."""
 
 
 class DataError(LctpruneError, ValueError):
@@ -43,7 +43,7 @@ class ProcessLostError(LctpruneError, RuntimeError):
     """Another process of the same training has ended, or does not answer.
 
     Attributes:
-        sibling: process number of one that does not answer, if this one's launcher started it too.
+        sibling: process number of the one that does not answer, if this process's launcher started it too.
     """
 
     def __init__(self, message: str, sibling: int | None = None) -> None:
@@ -56,17 +56,19 @@ class RunError(LctpruneError, RuntimeError):
 
 
 class ExportError(LctpruneError, RuntimeError):
-    """An exported network does not do what the original does; nothing was written."""
+    """An exported network differs from the original, or cannot be written; nothing was written."""
 
 
 class NearestCandidate(Protocol):
-    """What an error says of the candidate that comes nearest to a budget."""
+    """The candidate that comes nearest to a budget, as far as an error names it."""
 
     @property
-    def exit(self) -> int: ...
+    def exit(self) -> int:
+        """The number of the exit."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name for people."""
 
 
 class BudgetError(LctpruneError, ValueError):
@@ -86,5 +88,10 @@ class BudgetError(LctpruneError, ValueError):
 
 
 def first_line(error: BaseException, otherwise: str | None = None) -> str:
-    """What somebody else's error says, for a message of one line; `otherwise`, or its type, where it says nothing."""
+    """Return the first line of another library's error, for a message of one line.
+
+    Args:
+        error: the error.
+        otherwise: text for an error without a message; by default the name of its type.
+    """
     return next(iter(str(error).strip().splitlines()), otherwise or type(error).__name__)

@@ -1,7 +1,7 @@
 """The run directory: what training writes, and what is read back. Weights are safetensors; nothing here is a pickle.
 
 config.json              every setting as resolved, the command, versions, machine
-metrics.csv              a row an epoch
+metrics.csv              one row per epoch
 checkpoint.safetensors   weights and optimiser states after the last whole epoch
 """
 
@@ -23,29 +23,33 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lctprune.config.data import DataConfig
-from lctprune.data.dataset import Data, data_settings, recorded_statistics
+from lctprune.config.run import CONFIG, PARTS, RunConfig
+from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
-from lctprune.errors import ConfigError, RunError
+from lctprune.errors import RunError
 from lctprune.utils.environment import environment
 from lctprune.utils.files import write_atomically, write_json
 
-CHECKPOINT, NETWORK_PREFIX = "checkpoint.safetensors", "network."  # of a run, and of the network's names in it
-
-
 RUNS = Path("runs")
-MOST_OF_REASON = 200  # characters of what PyTorch says of weights that do not fit
-CONFIG, METRICS = "config.json", "metrics.csv"
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
+NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
+MAX_VALUE_LENGTH = 80  # characters of a value in a message
+MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
 
 class Run:
     """One training run, in its directory.
 
+    Attributes:
+        path: the directory.
+        config: the content of config.json.
+        model, data_path: the arguments.
+
     Args:
-        path: of the directory.
+        path: the directory.
         model: the user's own function from which the run's network was built, `package.module:callable`. Loading a
             network executes such a function only if it is named here, whatever the directory says.
-        data_path: where the files of the run's data are now, if elsewhere than in training: the folder or file, of
+        data_path: present location of the run's data, if it has moved since training: the folder or file, or for
             torchvision's data sets the folder that they are kept in.
 
     Raises:
@@ -56,13 +60,7 @@ class Run:
         self.path = Path(path)
         self.model = model
         self.data_path = data_path
-        try:
-            self.config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
-            self.config["network"], self.config["training"], self.config["data"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.path} is not a run directory (no readable {CONFIG} in it); give one that lctprune train made"
-            ) from error
+        self.config = _read_config(self.path)
 
     @property
     def metrics(self) -> list[dict[str, str]]:
@@ -75,14 +73,14 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs in the checkpoint; 0 where there is none."""
+        """The number of epochs in the checkpoint; 0 without a checkpoint."""
         if not (self.path / CHECKPOINT).exists():
             return 0
         with _open_checkpoint(self.path) as checkpoint:
             return int((checkpoint.metadata() or {}).get("epoch", 0))
 
     def load_data(self) -> Data:
-        """The data set that the run was trained on, with the same splits and normalisation.
+        """Load the data set that the run was trained on, with the same splits and normalisation.
 
         Raises:
             RunError: the run was trained on data made by hand, or by another version, or the data has changed
@@ -90,42 +88,51 @@ class Run:
             ConfigError: `data_path` is given for data that is in no file.
             DataError: the data cannot be read.
         """
-        recorded = self.config["data"]
+        recorded = self.config.data
         if recorded is None:
             raise RunError(
                 f"{self.path} was trained on data made in a program; evaluate it there with lct.evaluate"
-                f"{', and give the data to lct.densify and lct.finetune' if self.config['network'] else ''}"
+                f"{', and give the data to lct.densify and lct.finetune' if self.config.network else ''}"
             )
-        with of_this_version(self, TypeError, ConfigError):
-            config = DataConfig(**recorded["config"])
-        if self.data_path is not None:
-            config = relocated(config, self.data_path)
+        self.config.require_known("data")
+        config = recorded.config if self.data_path is None else relocated(recorded.config, self.data_path)
         place = location(config)
         if place is not None and place.is_absolute() and not place.exists():
             raise RunError(f"{self.path} was trained on data that is not in {place}; say where it is now: --data PATH")
         data = load_data(config, **recorded_statistics(recorded)._asdict())
-        self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
-        return data
+        return self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
 
     def require_alike(self, data: Data) -> Data:
-        """The data, if a network of this run can be trained on with it.
+        """Return the data, if a network of this run can be trained on with it.
 
         Raises:
             RunError: it has other classes, words, columns or normalisation than the run was trained on.
         """
-        self._require_equal(data, "classes", "vocabulary", "columns", "mean", "std")
+        return self._require_equal(data, "classes", "vocabulary", "columns", "mean", "std")
+
+    def _require_equal(self, data: Data, *fields: str) -> Data:
+        for field, was, now in self.differences(data, *fields):
+            raise RunError(f"the data has changed since {self.path} was trained: {field} was {was}, is {now}")
         return data
 
-    def _require_equal(self, data: Data, *keys: str) -> None:
-        """Of what is recorded; data made in a program has no record."""
-        recorded, now = self.config["data"] or {}, data_settings(data) or {}
-        for key in keys:
-            if recorded.get(key) is not None and key in now and now[key] != recorded[key]:
-                was, is_now = (textwrap.shorten(str(value), 100) for value in (recorded[key], now[key]))
-                raise RunError(f"the data has changed since {self.path} was trained: {key} was {was}, is {is_now}")
+    def differences(self, data: Data, *fields: str) -> Iterator[tuple[str, str, str]]:
+        """Compare data with what the run was trained on, as far as both were recorded.
+
+        Args:
+            data: the data; data made in a program has no record, and so no differences.
+            fields: names in `DataRecord`.
+
+        Yields:
+            Name, recorded value and present value of each field that differs, for messages.
+        """
+        recorded, now = self.config.data, data_record(data)
+        for field in fields if recorded and now else ():
+            was, is_now = getattr(recorded, field), getattr(now, field)
+            if was is not None and was != is_now:
+                yield field, _shown(was), _shown(is_now)
 
     def remove_leftovers(self) -> None:
-        """Parts of files that a process was killed over."""
+        """Delete parts of files that were left by a process killed while it wrote them."""
         for name in (CHECKPOINT, METRICS):
             for leftover in self.path.glob(f".{name}.*"):
                 leftover.unlink(missing_ok=True)
@@ -147,7 +154,7 @@ class Run:
         write_atomically(self.path / CHECKPOINT, content)
 
     def read_checkpoint(self, prefix: str) -> dict[str, Tensor]:
-        """The checkpoint's tensors whose name begins with `prefix`, without it.
+        """Read the checkpoint's tensors whose name begins with `prefix`, and take the prefix off their names.
 
         Raises:
             RunError: there is no whole checkpoint.
@@ -157,32 +164,47 @@ class Run:
             return {name.removeprefix(prefix): checkpoint.get_tensor(name) for name in names}
 
 
-def create_run(path: str | Path | None, config: Mapping[str, Any], *, model: str | None = None) -> Run:
-    """Make a run directory; without a path, one of its own below `runs/`.
+def _shown(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return textwrap.shorten(text, MAX_VALUE_LENGTH) or "none"
+
+
+def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: str | None = None) -> Run:
+    """Make a run directory.
+
+    Args:
+        path: the directory, new or empty; None: a new one below `runs/`, named after the model, the data and the time.
+        settings: what `run_settings` gives.
+        model: as in `Run`.
 
     Raises:
         RunError: the directory exists and is not empty, or cannot be written to.
     """
-    path = _new_path(config) if path is None else Path(path)
+    path = _new_path(RunConfig(settings)) if path is None else Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
-        write_json(path / CONFIG, {**environment(), **config})
+        write_json(path / CONFIG, {**environment(), **settings})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
     return Run(path, model=model)
 
 
 def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:
-    """The run below `folder` that was created last and has a checkpoint; `model` and `data_path` as of `Run`.
+    """Find the run below `folder` that was created last and has a checkpoint.
+
+    Args:
+        folder: parent of the run directories.
+        model: as in `Run`.
+        data_path: as in `Run`.
 
     Raises:
         RunError: there is none.
     """
     runs = []
     for checkpoint in Path(folder).glob(f"*/{CHECKPOINT}"):
-        with suppress(RunError):  # somebody else's directory
+        with suppress(RunError):  # a directory that is not a run
             runs.append(Run(checkpoint.parent, model=model, data_path=data_path))
     if not runs:
         raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
@@ -190,27 +212,42 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path
 
 
 def _created(run: Run) -> float:
-    """In seconds since 1970; 0 where it is not known."""
+    """Return the time of creation in seconds since 1970; 0 where it is not known."""
     try:
-        return datetime.datetime.fromisoformat(run.config["created"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+        return datetime.datetime.fromisoformat(run.config.created).timestamp()
+    except ValueError:
         return 0.0
 
 
 @contextmanager
-def of_this_version(run: Run, *errors: type[Exception], remedy: str = "train it again") -> Iterator[None]:
-    """Settings and weights of another version are refused in a few words."""
+def fits_this_version(run: Run, *errors: type[Exception], remedy: str = "train it again") -> Iterator[None]:
+    """Report errors raised inside as a run of another version, in a few words."""
     try:
         yield
     except errors as error:
-        reason = textwrap.shorten(str(error), MOST_OF_REASON, placeholder=" ...")
+        reason = textwrap.shorten(str(error), MAX_REASON_LENGTH, placeholder=" ...")
         raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}") from error
 
 
-def _new_path(config: Mapping[str, Any]) -> Path:
-    network, data = config.get("network"), config.get("data")
-    model = re.sub(r"[^\w.-]+", "-", network["model"]) if network else "network"
-    name = Path(data["config"]["name"]).resolve().name if data else "data"
+def _read_config(path: Path) -> RunConfig:
+    try:
+        document = json.loads((path / CONFIG).read_text())
+        missing = [part for part in PARTS if part not in {**document}]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} is not a run directory (it has no readable {CONFIG}); give one that lctprune train made"
+        ) from error
+    if missing:
+        raise RunError(
+            f"{path} is not a run directory (its {CONFIG} has no {', no '.join(missing)}); give one that lctprune "
+            "train made"
+        )
+    return RunConfig(document, path)
+
+
+def _new_path(config: RunConfig) -> Path:
+    model = re.sub(r"[^\w.-]+", "-", config.network.model) if config.network else "network"
+    name = Path(config.data.config.name).resolve().name if config.data else "data"
     stem = f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())

@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lctprune.config.network import NetworkConfig
+from lctprune.config.run import DataRecord
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import Budget, cheaper_alternative, fitting
+from lctprune.measure.selection import Limits, cheaper_alternative, fitting
 from lctprune.measure.units import amount
 from lctprune.reports.formats import percent
 from lctprune.runs import Run
@@ -19,11 +21,12 @@ def describe_run(run: Run) -> dict[str, str]:
     Args:
         run: whose config.json and number of epochs are described.
     """
-    config, training = run.config, run.config["training"]
+    config = run.config
+    training = config.to_dict()["training"]  # as recorded, without defaults for settings that are missing there
     critics = training if training.get("method", "local-critic") == "local-critic" else {}
     facts = {
-        "model": _network(config["network"]),
-        "data": _data(config["data"]),
+        "model": _network(config.network),
+        "data": _data(config.data),
         "method": training.get("method"),
         "epochs": f"{len(run.metrics)} of {training['epochs']}" if "epochs" in training else None,
         "matching": _share(
@@ -45,12 +48,12 @@ def describe_run(run: Run) -> dict[str, str]:
             },
         ),
         "machine": _joined(
-            config.get("machine") or {}, {"cpu": "{}", "cores": "{} cores", "threads": "{} threads", "gpu": "GPU {}"}
+            config.machine, {"cpu": "{}", "cores": "{} cores", "threads": "{} threads", "gpu": "GPU {}"}
         ),
-        "platform": (config.get("machine") or {}).get("platform"),
-        "versions": ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items()),
-        "started": config.get("created"),
-        "command": shlex.join(map(str, config.get("command") or [])),
+        "platform": config.machine.get("platform"),
+        "versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
+        "started": config.created,
+        "command": shlex.join(config.command),
     }
     return {term: str(fact) for term, fact in facts.items() if fact}
 
@@ -66,7 +69,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     Raises:
         ConfigError: a limit is not a positive number.
     """
-    limits = Budget(**{cost: float(limit) for cost, limit in budget.items()})
+    limits = Limits(budget)
     possible = fitting(candidates, limits)
     asked = " and ".join(f"at most {amount(limit, cost)}" for cost, limit in budget.items())
     scope = f"{len(possible)} of {len(candidates)} candidates that fit the budget ({asked})"
@@ -89,27 +92,29 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     return sentences
 
 
-def _network(recipe: Mapping[str, Any] | None) -> str:
+def _network(recipe: NetworkConfig | None) -> str:
     if recipe is None:
         return "made in a program"
-    parts = {"model": "{}", "groups": "{} layer groups", "critic": "critics of kind {}", "num_outputs": "{} outputs"}
-    return f"{_joined(recipe, parts)}, input {_input(recipe)}"
+    return (
+        f"{recipe.model}, {recipe.groups} layer groups, critics of kind {recipe.critic}, {recipe.num_outputs} outputs, "
+        f"input {_input(recipe)}"
+    )
 
 
-def _input(recipe: Mapping[str, Any]) -> str:
-    if vocabulary := recipe.get("vocabulary"):
-        return f"sentences, {vocabulary:,} different words"
-    if features := recipe.get("features"):
-        return f"sequences of {features} numbers a step" if recipe.get("steps") else f"{features} numbers"
-    return f"{recipe['in_channels']} x {recipe['image_size']} x {recipe['image_size']}"
+def _input(recipe: NetworkConfig) -> str:
+    if recipe.vocabulary:
+        return f"sentences, {recipe.vocabulary:,} different words"
+    if recipe.features:
+        return f"sequences of {recipe.features} numbers a step" if recipe.steps else f"{recipe.features} numbers"
+    return f"{recipe.in_channels} x {recipe.image_size} x {recipe.image_size}"
 
 
-def _data(recorded: Mapping[str, Any] | None) -> str:
+def _data(recorded: DataRecord | None) -> str:
     if recorded is None:
         return "made in a program"
-    samples = ", ".join(f"{name} {count:,}" for name, count in recorded["samples"].items())
-    outputs = f"{len(recorded['classes'])} classes" if recorded["classes"] else "regression"
-    return f"{recorded['config']['name']}, {outputs}; samples: {samples}"
+    samples = ", ".join(f"{name} {count:,}" for name, count in recorded.samples.items())
+    outputs = f"{len(recorded.classes)} classes" if recorded.classes else "regression"
+    return f"{recorded.config.name}, {outputs}; samples: {samples}"
 
 
 def _share(share: object, meaning: str) -> str | None:

@@ -95,7 +95,7 @@ def report_page(
     name = run.path.resolve().name
     sections = [
         f"<h1>{escape(name)}</h1>",
-        f'<p class="note">{METHODS[run.config["training"].get("method", "local-critic")]} Report by lctprune.</p>',
+        f'<p class="note">{METHODS[run.config.training.method]} Report by lctprune.</p>',
         _choice(candidates, chosen, budget or {}, test),
         f"<h2>Candidates</h2>{_table(candidates, chosen)}",
         f"<h2>Accuracy and cost</h2>{_pareto(candidates, chosen, budget)}",

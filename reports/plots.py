@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lctprune.errors import ConfigError
-from lctprune.measure.candidates import MAIN, Candidate
+from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import COSTS
 from lctprune.measure.units import amount
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
@@ -109,7 +109,7 @@ def pareto_figure(
 
 
 def _stands_out(point: ParetoPoint, chosen_exit: int | None) -> bool:
-    return point.on_front or point.exit == chosen_exit or point.name == MAIN
+    return point.on_front or point.exit == chosen_exit or point.is_main
 
 
 def _flops_limit(budget: Mapping[str, float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ class ParetoPoint(NamedTuple):
         low, high: the accuracy's 95% interval; None where the number of samples is not known.
         cost_low, cost_high: 5th and 95th percentile of a latency; None of other costs, or where not measured.
         on_front: no other candidate is at least as good in both.
+        is_main: whether it is the main network.
     """
 
     exit: int
@@ -31,6 +32,7 @@ class ParetoPoint(NamedTuple):
     cost_low: float | None
     cost_high: float | None
     on_front: bool
+    is_main: bool = False
 
 
 def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoint]:
@@ -63,6 +65,7 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
                 cost_low=p5,
                 cost_high=p95,
                 on_front=candidate in front,
+                is_main=candidate.is_main,
             )
         )
     return sorted(points, key=lambda point: (point.cost, point.accuracy))

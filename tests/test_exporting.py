@@ -208,7 +208,7 @@ ALL_SIGNS = torch.stack([torch.full((3, 8, 8), value) for value in (1.0, 1.0, 1.
     ],
 )
 def test_a_wrong_trace_is_refused(function: Callable[[Tensor], Tensor], example: Tensor, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="at inputs of") as caught:
+    with pytest.raises(ExportError, match="inputs of shape") as caught:
         export(Function(function), example, tmp_path / "folder" / "model.pt")
     assert "nothing was written" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -220,7 +220,7 @@ def padded_to_a_constant(x: Tensor) -> Tensor:  # [batch, steps, features] -> [b
 
 
 def test_a_length_frozen_into_the_file_is_found(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"at inputs of \[3, 4, 5\]"):
+    with pytest.raises(ExportError, match=r"inputs of shape \[3, 4, 5\]"):
         export(Function(padded_to_a_constant), torch.randn(3, 8, 5), tmp_path / "model.pt")
     assert files(tmp_path) == []
     flat = nn.Sequential(nn.Flatten(), nn.Linear(40, 2))  # takes no other length
@@ -236,7 +236,7 @@ def test_a_network_that_does_not_fit_its_example_is_refused(tmp_path: Path) -> N
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'onix' is unknown; known: torchscript"):
+    with pytest.raises(ConfigError, match=r"'onix' is unknown.*torchscript"):
         export(nn.Flatten(), samples(), tmp_path / "model.pt", format="onix")
     assert files(tmp_path) == []
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.config.run import DataRecord, StatisticsRecord
 from lctprune.data.splits import Augmentation, Normalization, Split
 
 NO_FLIP = {"digits"}  # a mirrored digit is not a digit
@@ -59,26 +58,23 @@ class Data:
         return inputs
 
 
-def data_settings(data: Data) -> dict[str, Any] | None:
-    """What config.json says of the data; None for data made in a program."""
+def data_record(data: Data) -> DataRecord | None:
+    """Return what a run remembers of the data; None for data made in a program."""
     if data.config is None:
         return None
-    normalization = data.normalization or Normalization((), ())
-    return {
-        "config": dataclasses.asdict(data.config),
-        "classes": list(data.classes),
-        "samples": split_sizes(data),
-        "fingerprint": data.fingerprint,
-        "resize": data.resize,
-        **_statistics(normalization),
-        "vocabulary": list(data.vocabulary),
-        "columns": list(data.columns),
-        "target": data.target_normalization and _statistics(data.target_normalization),
-    }
-
-
-def _statistics(normalization: Normalization) -> dict[str, list[float]]:
-    return {"mean": list(normalization.mean), "std": list(normalization.std)}
+    normalization, target = data.normalization or Normalization((), ()), data.target_normalization
+    return DataRecord(
+        config=data.config,
+        classes=data.classes,
+        samples=split_sizes(data),
+        fingerprint=data.fingerprint,
+        resize=data.resize,
+        mean=tuple(normalization.mean),
+        std=tuple(normalization.std),
+        vocabulary=data.vocabulary,
+        columns=data.columns,
+        target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
+    )
 
 
 def split_sizes(data: Data) -> dict[str, int]:
@@ -93,14 +89,15 @@ class Statistics(NamedTuple):
     target_normalization: Normalization | None = None
 
 
-def recorded_statistics(recorded: Mapping[str, Any]) -> Statistics:
-    """Those of a run's data, as `data_settings` recorded them."""
-    return Statistics(_read(recorded), _read(recorded.get("target") or {}))
+def recorded_statistics(recorded: DataRecord | None) -> Statistics:
+    """Return the statistics that a run's data was normalised by."""
+    if recorded is None:
+        return Statistics()
+    return Statistics(_normalization(recorded), _normalization(recorded.target) if recorded.target else None)
 
 
-def _read(recorded: Mapping[str, Any]) -> Normalization | None:
-    mean, std = (tuple(recorded.get(name, ())) for name in ("mean", "std"))
-    return Normalization(mean, std) if mean else None
+def _normalization(recorded: DataRecord | StatisticsRecord) -> Normalization | None:
+    return Normalization(recorded.mean, recorded.std) if recorded.mean else None
 
 
 def augmentation_of(config: DataConfig, size: int) -> Augmentation:

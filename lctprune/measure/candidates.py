@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -18,7 +18,8 @@ from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of
 
-MAIN = "main network"
+MAIN = "main network"  # name of the main network's candidate
+Cost = Literal["flops", "macs", "parameters", "latency_ms"]
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 
@@ -27,22 +28,22 @@ class Candidate:
     """One exit: a network that could be deployed.
 
     Attributes:
-        exit: its number, from 0; of the networks that were trained together the last is the main network, and numbers
-            beyond it are of networks that were added to a run later.
-        name: for people.
-        accuracy: share of samples classified right, 0 to 1; of a regression R2, the share of variance explained.
+        exit: number, from 0; the last of the networks that were trained together is the main network, and higher
+            numbers belong to networks that were added to a run later.
+        name: name for people.
+        accuracy: share of samples classified right, 0 to 1; in a regression R2, the share of variance explained.
         loss: mean loss per sample.
         flops: multiplies and adds for one sample; None where an operation has no known formula.
         macs: multiply-adds for one sample, flops / 2.
-        parameters: how many.
+        parameters: number of parameters.
         latency_ms: median time of one call; None where it was not measured.
-        size_bytes: of parameters and buffers.
-        samples: how many samples `accuracy` and `loss` were measured on.
-        latency_p5_ms, latency_p95_ms: 5th and 95th percentile.
+        size_bytes: size of parameters and buffers.
+        samples: number of samples that `accuracy` and `loss` were measured on.
+        latency_p5_ms, latency_p95_ms: 5th and 95th percentile of the time of one call.
         latency_batch: samples in one call.
-        metric: what `accuracy` is: "accuracy" or "R2".
+        metric: kind of `accuracy`: "accuracy" or "R2".
         accuracy_error: standard error of an R2.
-        origin: how it came to be, where it was not trained with the main network.
+        origin: how the network came to be, where it was not trained with the main network.
     """
 
     exit: int
@@ -63,8 +64,18 @@ class Candidate:
     origin: str = ""
 
     @property
+    def is_main(self) -> bool:
+        """Whether this is the main network."""
+        return self.name == MAIN
+
+    def cost(self, name: Cost) -> float | None:
+        """Return a cost by its name; None where it is not known."""
+        value: float | None = getattr(self, name)
+        return value
+
+    @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """95% interval of the accuracy: Wilson's, or of an R2 the normal one; 0 to 1 where nothing is known."""
+        """The 95% interval of the accuracy: Wilson's, or the normal one of an R2; 0 to 1 where nothing is known."""
         if self.accuracy_error is not None:
             half = Z_95 * self.accuracy_error
             return self.accuracy - half, min(1.0, self.accuracy + half)
@@ -85,10 +96,10 @@ def evaluate(
 
     Args:
         network: on any device; its mode is put back.
-        split: the samples that accuracy and loss are measured on, such as `data.val`.
-        example: an input, [batch, ...], for costs.
-        loss: per sample; by default that of `default_loss`.
-        batch_size: of the pass over the split, in which each group runs once a batch.
+        split: samples that accuracy and loss are measured on, such as `data.val`.
+        example: input, [batch, ...], for costs.
+        loss: loss per sample; by default that of `default_loss`.
+        batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples in the call whose latency is measured.
         latency_repeats: timed calls of each exit, in turns; 0 leaves latency out.
 
@@ -96,12 +107,20 @@ def evaluate(
         DataError: the split has no samples.
     """
     scores = score_exits(network, split, loss=loss, batch_size=batch_size)
-    last = len(network.groups) - 1
-    exits = [
-        ScoredExit(exit, MAIN if exit == last else f"exit {exit}", network.subnetwork(exit), scores, exit)
-        for exit in range(last + 1)
-    ]
+    count = len(network.groups)
+    exits = [ScoredExit(exit, exit_name(exit, count), network.subnetwork(exit), scores, exit) for exit in range(count)]
     return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
+
+
+def exit_name(number: int, exits: int | None = None) -> str:
+    """Name a candidate.
+
+    Args:
+        number: number of the exit.
+        exits: number of networks that were trained together with it, whose last is the main network; None for a network
+            that was added later.
+    """
+    return MAIN if exits is not None and number == exits - 1 else f"exit {number}"
 
 
 class ScoredExit(NamedTuple):
@@ -111,14 +130,21 @@ class ScoredExit(NamedTuple):
     name: str
     network: nn.Module
     scores: ExitScores
-    place: int  # of its figures in `scores`
+    position: int  # of its figures in `scores`
     origin: str = ""
 
 
 def measure_costs(
     exits: Sequence[ScoredExit], example: Tensor, *, latency_batch: int = 1, latency_repeats: int = 50
 ) -> list[Candidate]:
-    """What each network costs; latencies of all in turns. Arguments are those of `evaluate`."""
+    """Measure what each network costs, the latencies of all in turns.
+
+    Args:
+        exits: networks and their scores.
+        example: as in `evaluate`.
+        latency_batch: as in `evaluate`.
+        latency_repeats: as in `evaluate`.
+    """
     networks = [each.network for each in exits]
     example = example.to(device_of(networks[-1]))
     latencies: Sequence[Latency | None] = [None] * len(networks)
@@ -133,8 +159,8 @@ def measure_costs(
             Candidate(
                 exit=each.exit,
                 name=each.name,
-                accuracy=scores.accuracy[each.place],
-                loss=scores.loss[each.place],
+                accuracy=scores.accuracy[each.position],
+                loss=scores.loss[each.position],
                 flops=flops,
                 macs=None if flops is None else flops // 2,
                 parameters=count_parameters(each.network),
@@ -145,7 +171,7 @@ def measure_costs(
                 latency_p95_ms=latency and latency.p95_ms,
                 latency_batch=latency_batch,
                 metric=scores.metric,
-                accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.place],
+                accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
                 origin=each.origin,
             )
         )
@@ -153,7 +179,7 @@ def measure_costs(
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
-    """The candidate of an exit, by its number.
+    """Find the candidate of an exit by its number.
 
     Raises:
         NetworkError: there is none.
@@ -166,7 +192,7 @@ def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """95% confidence interval of a binomial share (Wilson 1927)."""
+    """Compute the 95% confidence interval of a binomial share (Wilson 1927)."""
     denominator = 1 + Z_95**2 / samples
     centre = (share + Z_95**2 / (2 * samples)) / denominator
     half = Z_95 / denominator * math.sqrt(share * (1 - share) / samples + Z_95**2 / (4 * samples**2))

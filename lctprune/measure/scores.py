@@ -1,4 +1,4 @@
-"""How good every exit is, from one pass over a split."""
+"""Score every exit in one pass over a split."""
 
 from __future__ import annotations
 
@@ -17,48 +17,60 @@ from lctprune.utils.modules import device_of, evaluation_mode
 
 
 class ExitScores(NamedTuple):
-    """What one pass over a split says of each exit."""
+    """The scores of each exit in one pass over a split.
+
+    Attributes:
+        accuracy: share of samples classified right, or R2, of each exit.
+        loss: mean loss per sample of each exit.
+        samples: number of samples.
+        metric: kind of `accuracy`: "accuracy" or "R2".
+        accuracy_error: standard error of each R2.
+    """
 
     accuracy: list[float]
     loss: list[float]
     samples: int
     metric: str = "accuracy"
-    accuracy_error: list[float] | None = None  # of an R2
+    accuracy_error: list[float] | None = None
 
 
 class ScoreSheet:
     """Collects the outputs of exits, batch by batch.
 
     Args:
-        loss: per sample; by default that of `default_loss`.
+        loss: loss per sample; by default that of `default_loss`.
     """
 
     def __init__(self, loss: Loss | None = None) -> None:
         self._loss = loss
-        self._scores: list[Tensor] = []  # [exits, batch] each: of `score_samples`
+        self._scores: list[Tensor] = []  # [exits, batch] each, from `score_samples`
         self._losses: list[Tensor] = []
         self._targets: list[Tensor] = []
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
-        """One batch: the output of each exit.
+        """Add one batch.
+
+        Args:
+            outputs: output of each exit, [batch, ...].
+            targets: targets, [batch, ...].
 
         Raises:
-            DataError: a target is of a class that the outputs do not have.
+            DataError: a target's class is beyond the outputs.
         """
         loss = self._loss or default_loss(targets)
         self._scores.append(torch.stack([score_samples(output, targets) for output in outputs]).double().cpu())
         try:
             losses = torch.stack([loss(output, targets) for output in outputs])
         except IndexError as error:  # cross-entropy's
-            raise DataError(f"outputs and targets do not go together: {first_line(error)}") from error
+            raise DataError(f"the outputs do not fit the targets: {first_line(error)}") from error
         self._losses.append(losses.double().cpu())
         self._targets.append(targets.cpu())
 
     def result(self) -> ExitScores:
-        """Of everything added.
+        """Return the scores over all batches.
 
         Raises:
-            DataError: there was nothing.
+            DataError: there were none.
         """
         if not self._scores:
             raise DataError("the split has no samples to measure accuracy on")
@@ -79,7 +91,13 @@ class ScoreSheet:
 def score_exits(
     network: LocalCriticNetwork, split: Split, *, loss: Loss | None = None, batch_size: int = 256
 ) -> ExitScores:
-    """Accuracy (of a regression: R2) and mean loss of every exit, from one pass over a split in evaluation mode.
+    """Measure accuracy (in a regression: R2) and mean loss of every exit, in evaluation mode.
+
+    Args:
+        network: network on any device; its mode is put back.
+        split: samples, which are read once.
+        loss: loss per sample; by default that of `default_loss`.
+        batch_size: samples per batch.
 
     Raises:
         DataError: the split has no samples.
@@ -93,7 +111,12 @@ def score_exits(
 
 
 def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: int = 256) -> ExitScores:
-    """The same of networks that have nothing in common but their input, from one pass over a split.
+    """Measure accuracy (in a regression: R2) and mean loss of networks that share nothing but their input.
+
+    Args:
+        networks: networks on one device; their modes are put back.
+        split: samples, which are read once.
+        batch_size: samples per batch.
 
     Raises:
         DataError: the split has no samples.
@@ -109,11 +132,15 @@ def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: i
 
 
 def score_samples(output: Tensor, target: Tensor) -> Tensor:
-    """[batch]: of class numbers whether each is right (over further dimensions the share that is), of a regression's
-    targets the squared error.
+    """Score each sample: squared error in a regression, otherwise whether the class is right.
+
+    Where a sample has several classes, in further dimensions, its score is the share of them that is right.
+
+    Returns:
+        [batch].
 
     Raises:
-        ValueError: the shapes do not go together.
+        ValueError: the shapes do not fit each other.
     """
     if target.is_floating_point():
         return mean_squared_error(output, target)

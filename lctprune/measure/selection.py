@@ -1,19 +1,19 @@
-"""Choose among measured candidates: the Pareto front, and the most accurate one that fits a budget. All functions here
-are pure.
+"""Choose among measured candidates: the Pareto front, and the most accurate candidate that fits a budget.
+
+All functions here are pure.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from lctprune.errors import BudgetError, ConfigError
-from lctprune.measure.candidates import MAIN, Candidate
+from lctprune.measure.candidates import Candidate, Cost
 
-COSTS = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # with their units
+COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
 _SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b": Decimal(10**9), "t": Decimal(10**12)}
 
 
@@ -36,29 +36,73 @@ class Budget:
         for cost, limit in self._given().items():
             parse_limit(limit, name=cost)
 
-    def limits(self, main: Candidate) -> dict[str, float]:
-        """The limits as plain numbers, by the name of the cost; percentages are of `main`.
+    def limits(self, main: Candidate) -> Limits:
+        """Compute the limits in absolute units; percentages are of `main`.
 
         Raises:
-            ConfigError: a percentage of a cost that is not known.
+            ConfigError: a percentage is of a cost that is not known.
         """
         limits = {}
         for cost, given in self._given().items():
             value, is_share = parse_limit(given, name=cost)
-            whole = getattr(main, cost) if is_share else 1
+            whole = main.cost(cost) if is_share else 1
             if whole is None:
-                raise ConfigError(f"{given} of the main network's {cost} means nothing: they were not measured")
+                raise ConfigError(
+                    f"budget {cost} is {given} of the main network's, whose {cost} was not measured; give a number"
+                )
             limits[cost] = limit = float(value * Decimal(whole))
             if not (math.isfinite(limit) and limit > 0):
                 raise ConfigError(f"budget {cost} is {given!r}, beyond what can be computed with; give a usual number")
-        return limits
+        return Limits(limits)
 
-    def _given(self) -> dict[str, float | str]:
-        return {cost: limit for cost, limit in dataclasses.asdict(self).items() if limit is not None}
+    def _given(self) -> dict[Cost, float | str]:
+        given = {cost: getattr(self, cost) for cost in COSTS}
+        return {cost: limit for cost, limit in given.items() if limit is not None}
+
+
+class Limits(Mapping[str, float]):
+    """A budget in absolute units: the largest value of each cost that is limited, by the cost's name.
+
+    Args:
+        values: limits, inclusive.
+
+    Raises:
+        ConfigError: a name is not that of a cost, or a limit is not a positive, finite number.
+    """
+
+    def __init__(self, values: Mapping[Cost, float] | Mapping[str, float]) -> None:
+        if unknown := sorted(set(values) - set(COSTS)):
+            raise ConfigError(f"budget names {', '.join(unknown)}; it may name {', '.join(COSTS)}")
+        self._values = {cost: float(values[cost]) for cost in COSTS if cost in values}
+        for cost, limit in self._values.items():
+            parse_limit(limit, name=cost)
+
+    def __getitem__(self, cost: str) -> float:
+        if cost not in self._values:
+            raise KeyError(cost)
+        return self._values[cost]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def excess(self, candidate: Candidate) -> float:
+        """Compute the largest cost / limit; infinity where a cost is not known, 0 without limits."""
+        return max(self._factors(candidate).values(), default=0.0)
+
+    def misses(self, candidate: Candidate) -> dict[Cost, float]:
+        """Compute cost / limit for each limit that a candidate exceeds."""
+        return {name: factor for name, factor in self._factors(candidate).items() if factor > 1}
+
+    def _factors(self, candidate: Candidate) -> dict[Cost, float]:
+        costs = {name: candidate.cost(name) for name in self._values}
+        return {name: math.inf if cost is None else cost / self._values[name] for name, cost in costs.items()}
 
 
 def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bool]:
-    """A limit's value, exactly, and whether it is a share of the main network's cost.
+    """Parse a limit: its value, exactly, and whether it is a share of the main network's cost.
 
     Raises:
         ConfigError: it is not a positive, finite number.
@@ -79,56 +123,71 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
     return value, is_share
 
 
-def pareto_front(candidates: Sequence[Candidate], cost: str = "flops") -> list[Candidate]:
-    """The candidates that no other one beats: none is at least as accurate and at most as costly, and better in one.
+def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[Candidate]:
+    """Find the candidates that no other one beats by being as accurate and as cheap, and better in one of the two.
 
     Args:
-        candidates: in any order.
-        cost: name of a `Candidate`'s cost; candidates whose cost is not known are left out.
+        candidates: candidates in any order.
+        cost: name of the cost; candidates whose cost is not known are left out.
 
     Returns:
-        In order of growing cost. Candidates equal in both are all kept.
+        The front in order of growing cost. Candidates equal in both are all kept.
     """
-    known = sorted(
-        (candidate for candidate in candidates if getattr(candidate, cost) is not None),
-        key=lambda candidate: (getattr(candidate, cost), -candidate.accuracy),
-    )
-    front: list[Candidate] = []
-    for candidate in known:
-        better = not front or candidate.accuracy > front[-1].accuracy
-        if better or _same(candidate, front[-1], cost):
-            front.append(candidate)
-    return front
+    known = [(value, candidate) for candidate in candidates if (value := candidate.cost(cost)) is not None]
+    front: list[tuple[float, Candidate]] = []
+    for value, candidate in sorted(known, key=lambda each: (each[0], -each[1].accuracy)):
+        is_better = not front or candidate.accuracy > front[-1][1].accuracy
+        if is_better or (value, candidate.accuracy) == (front[-1][0], front[-1][1].accuracy):
+            front.append((value, candidate))
+    return [candidate for _, candidate in front]
 
 
-def select(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
-    """The most accurate candidate that fits every limit; of equally accurate ones, the cheapest.
+def select(candidates: Sequence[Candidate], budget: Budget | Limits) -> Candidate:
+    """Choose the most accurate candidate that fits every limit; among equally accurate ones, the cheapest.
+
+    Args:
+        candidates: measured candidates.
+        budget: the budget, or the limits that `Budget.limits` made of it.
 
     Raises:
         BudgetError: none fits. It names the candidate that misses by the smallest factor.
     """
-    possible = fitting(candidates, budget)
+    limits = _limits(candidates, budget)
+    possible = fitting(candidates, limits)
     if not possible:
-        raise _nothing_fits(candidates, _limits(candidates, budget))
+        raise _nothing_fits(candidates, limits)
     return max(possible, key=lambda candidate: (candidate.accuracy, -_cost(candidate), -candidate.parameters))
 
 
-def fitting(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """The candidates that fit every limit; one whose cost is not known does not fit a limit on it.
+def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Candidate]:
+    """List the candidates that fit every limit; one whose cost is not known does not fit a limit on it.
+
+    Args:
+        candidates: measured candidates.
+        budget: as in `select`.
 
     Raises:
         BudgetError: there are no candidates.
     """
     limits = _limits(candidates, budget)
-    return [candidate for candidate in candidates if _excess(candidate, limits) <= 1]
+    return [candidate for candidate in candidates if limits.excess(candidate) <= 1]
 
 
-def cheaper_alternative(candidates: Sequence[Candidate], budget: Budget, chosen: Candidate) -> Candidate | None:
-    """The cheapest fitting candidate, in FLOPs, whose accuracy is statistically no worse than that of `chosen`; None
-    where no cheaper one is.
+def cheaper_alternative(
+    candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate
+) -> Candidate | None:
+    """Find the cheapest fitting candidate, in FLOPs, whose accuracy is statistically no worse than that of `chosen`.
 
     "No worse": the 95% interval of the difference of the two shares contains 0 (Newcombe 1998, method 10, which takes
     the two as independent and so errs towards naming an alternative).
+
+    Args:
+        candidates: measured candidates.
+        budget: as in `select`.
+        chosen: candidate to compare with.
+
+    Returns:
+        The alternative; None where no cheaper candidate is as good.
     """
     alternatives = [
         candidate
@@ -138,44 +197,36 @@ def cheaper_alternative(candidates: Sequence[Candidate], budget: Budget, chosen:
     return min(alternatives, key=_cost, default=None)
 
 
-def _limits(candidates: Sequence[Candidate], budget: Budget) -> dict[str, float]:
+def _limits(candidates: Sequence[Candidate], budget: Budget | Limits) -> Limits:
     if not candidates:
         raise BudgetError("there are no candidates to choose from; train a network first")
-    return budget.limits(main_of(candidates))
+    return budget.limits(main_of(candidates)) if isinstance(budget, Budget) else budget
 
 
 def main_of(candidates: Sequence[Candidate]) -> Candidate:
-    """The main network among them; where none has its name, the last exit."""
-    named = (candidate for candidate in candidates if candidate.name == MAIN)
-    return next(named, max(candidates, key=lambda candidate: candidate.exit))
+    """Find the main network; where no candidate is marked as such, the last exit."""
+    marked = (candidate for candidate in candidates if candidate.is_main)
+    return next(marked, max(candidates, key=lambda candidate: candidate.exit))
 
 
-def _nothing_fits(candidates: Sequence[Candidate], limits: dict[str, float]) -> BudgetError:
-    nearest = min(candidates, key=lambda candidate: _excess(candidate, limits))
-    if math.isinf(_excess(nearest, limits)):
+def _nothing_fits(candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
+    nearest = min(candidates, key=limits.excess)
+    if math.isinf(limits.excess(nearest)):
         return BudgetError(f"no candidate fits: the cost in {' and '.join(limits)} was not measured")
-    misses = {cost: getattr(nearest, cost) / limit for cost, limit in limits.items() if getattr(nearest, cost) > limit}
+    misses = limits.misses(nearest)
     details = " and ".join(
-        f"{getattr(nearest, cost):.4g} {COSTS[cost]} is {factor:.3g} times the limit of {limits[cost]:.4g}"
+        f"{nearest.cost(cost):.4g} {COSTS[cost]} is {factor:.3g} times the limit of {limits[cost]:.4g}"
         for cost, factor in misses.items()
     )
-    return BudgetError(f"no candidate fits; the nearest is {nearest.name}: {details}", nearest, misses)
-
-
-def _excess(candidate: Candidate, limits: dict[str, float]) -> float:
-    """The largest cost / limit; infinite where a cost is not known."""
-    costs = {cost: getattr(candidate, cost) for cost in limits}
-    return max(
-        (math.inf if costs[cost] is None else costs[cost] / limit for cost, limit in limits.items()), default=0.0
+    return BudgetError(
+        f"no candidate fits; the nearest is {nearest.name}: {details}",
+        nearest,
+        {str(cost): factor for cost, factor in misses.items()},
     )
 
 
 def _cost(candidate: Candidate) -> float:
     return math.inf if candidate.flops is None else candidate.flops
-
-
-def _same(left: Candidate, right: Candidate, cost: str) -> bool:
-    return bool(left.accuracy == right.accuracy and getattr(left, cost) == getattr(right, cost))
 
 
 def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:

@@ -1,18 +1,19 @@
-"""Numbers with their units, as people read them: the same on the command line, in plots and on the page."""
+"""Write numbers with their units, in one way on the command line, in plots and on the page."""
 
 from __future__ import annotations
 
+from lctprune.errors import ConfigError
 from lctprune.measure.selection import COSTS
 
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
 
 def engineering(value: float, digits: int = 3) -> str:
-    """A number with a power of 1000, such as 400M or 1.11G.
+    """Write a number with a power of 1000, such as 400M or 1.11G.
 
     Args:
-        value: 0 or more.
-        digits: significant ones that are kept; trailing zeros are not shown.
+        value: number, 0 or more.
+        digits: significant digits that are kept; trailing zeros are not shown.
     """
     rounded = float(f"{value:.{digits}g}")  # first, so that 999,999 becomes 1M and not 1000k
     for factor, prefix in PREFIXES.items():
@@ -22,12 +23,17 @@ def engineering(value: float, digits: int = 3) -> str:
 
 
 def amount(value: float, cost: str) -> str:
-    """A cost with its unit.
+    """Write a cost with its unit.
 
     Args:
-        value: of the cost.
-        cost: "flops", "macs", "parameters" or "latency_ms".
+        value: value of the cost.
+        cost: name of a cost in `COSTS`.
+
+    Raises:
+        ConfigError: there is no such cost.
     """
     if cost == "latency_ms":
         return f"{value:.3g} ms"
+    if cost not in COSTS:
+        raise ConfigError(f"cost is {cost!r}; it must be one of {', '.join(COSTS)}")
     return f"{engineering(value)} {COSTS[cost]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lctprune.config.run import Origin, run_settings
 from lctprune.config.training import TrainConfig, parse_ramp
 from lctprune.data.builtin import NAMED
-from lctprune.data.dataset import Data, data_settings
+from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
@@ -77,7 +77,7 @@ def open_run(
     *,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
 ) -> Run:
     """The new or resumed run directory that `train_steps` then fills.
 
@@ -92,14 +92,12 @@ def open_run(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
     require_trainable(network, data, freeze_main=config.freeze_main)
-    settings: dict[str, Any] = {
-        "network": network.recipe.to_dict() if network.recipe else None,
-        "data": data_settings(data),
-        "training": dataclasses.asdict(settled(config, network.groups, data.example)),
-    }
-    if origin is not None and not resume:
-        settings["origin"] = origin
-    settings = json.loads(json.dumps(settings))  # as they are read back
+    settings = run_settings(
+        network=network.recipe,
+        data=data_record(data),
+        training=settled(config, network.groups, data.example),
+        origin=None if resume else origin,
+    )
     model = network.recipe.model if network.recipe else None
     if not resume:
         return create_run(run_dir, settings, model=model)
@@ -108,10 +106,11 @@ def open_run(
     place = location(data.config) if data.config else None
     run = Run(run_dir, model=model, data_path=place)
     run.remove_leftovers()
-    _forget_place(settings, run.config)
+    recorded = run.config.to_dict()
+    _forget_place(settings, recorded)
     for part, values in settings.items():
-        if values != run.config[part]:
-            changed = list(_changes(run.config[part] or {}, values or {}))
+        if values != recorded[part]:
+            changed = list(_changes(recorded[part] or {}, values or {}))
             raise RunError(
                 f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                 "resume with the same settings"
@@ -201,8 +200,9 @@ def train_steps(
 def _plan(data: Data | None, run: Run | None) -> Plan | None:
     if data is None or run is None:
         return None
-    targets, training = data.train.targets, run.config["training"]
-    return Plan(training, max(1, len(targets) // training["batch_size"]), run.epochs_done, targets.is_floating_point())
+    targets, training = data.train.targets, run.config.training
+    steps = max(1, len(targets) // training.batch_size)
+    return Plan(dataclasses.asdict(training), steps, run.epochs_done, targets.is_floating_point())
 
 
 def _require_no_distance(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""When, how and on what something was made: what its figures depend on."""
+"""Record when, how and on what machine something was made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def environment() -> dict[str, Any]:
-    """When, how and on what: the part of config.json that is not a setting."""
+    """Return the time, the command, the versions and the machine: the part of config.json that is not a setting."""
     return {
         "created": datetime.datetime.now().astimezone().isoformat(),
         "command": sys.argv,
@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What figures of speed depend on."""
+    """Describe the machine, as far as speed depends on it."""
     capabilities = torch.cpu.get_capabilities()
     return {
         "platform": platform.platform(),

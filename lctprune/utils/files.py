@@ -1,4 +1,4 @@
-"""Files that are whole whenever they can be seen."""
+"""Write files atomically: a reader sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, making its folder; a crash leaves the old file or the new one, never a part.
+    """Write a file, and make its folder; a crash leaves the old file or the new one, never a part.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -37,6 +37,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

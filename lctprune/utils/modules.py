@@ -1,4 +1,4 @@
-"""Measure a network as it is in training, and leave no trace."""
+"""Module utilities: change a network's mode for a while, move it, look at its tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @contextmanager
 def training_for_now(network: nn.Module) -> Iterator[None]:
-    """Training mode inside, without gradients at first; afterwards everything is as it was.
+    """Set training mode inside the block, without gradients at first, and restore the network on exit.
 
-    That is: `.grad` of every parameter, buffers (batch norm's running statistics), the mode of each module, and the
-    global random generator. Whoever changes parameters inside must put them back.
+    Restored are `.grad` of every parameter, buffers (batch norm's running statistics), the mode of each module, and the
+    global random generator. A caller that changes parameters inside must put them back itself.
     """
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
     buffers = [
@@ -27,7 +27,7 @@ def training_for_now(network: nn.Module) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False)
     ]
     modes = [(module, module.training) for module in network.modules()]
-    # a seed set inside would be that of all devices
+    # a seed set inside is set for all devices
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     network.train()
     try:
@@ -46,13 +46,13 @@ def training_for_now(network: nn.Module) -> Iterator[None]:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where the network's tensors are; the CPU where it has none."""
+    """Return the device of the network's tensors; the CPU if it has none."""
     return next(iter(network.state_dict().values()), torch.empty(0)).device
 
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module is in the mode it was in."""
+    """Set evaluation mode inside the block, and restore the mode of each module on exit."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -63,7 +63,11 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
-    """The name of a parameter to train, or of a persistent buffer, that two modules hold, if there is one."""
+    """Find a parameter to train, or a persistent buffer, that two modules hold.
+
+    Returns:
+        Its name in the second module; None if there is none.
+    """
     seen: set[int] = set()
     for part in parts:
         held = part.state_dict(keep_vars=True).items()
@@ -77,7 +81,7 @@ def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
 
 
 def moved(module: _Module, device: str) -> _Module:
-    """A module, in place, on a device, with feature maps' weights in the memory layout of training: channels last."""
+    """Move a module to a device, in place, and give 4-d weights the memory layout of training: channels last."""
     module.to(device)
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor.dim() == 4 and tensor.is_floating_point():
@@ -88,8 +92,8 @@ def moved(module: _Module, device: str) -> _Module:
 def packed(tensor: Tensor) -> Tensor:
     """Return the tensor if it is dense in memory (any stride order), else a compact copy.
 
-    What a group gives is handed on so, whether to the next module or to another process: sums over the same numbers are
-    the same to the bit only in the same memory layout.
+    A group's output is handed on in this form, to the next module as to another process: sums over equal numbers are
+    equal to the bit only in the same memory layout.
     """
-    kept = torch.empty_like(tensor, device="meta")  # keeps the strides of just such tensors
+    kept = torch.empty_like(tensor, device="meta")  # has the strides of a tensor that is dense in memory
     return tensor if kept.stride() == tensor.stride() else torch.empty_like(tensor).copy_(tensor)

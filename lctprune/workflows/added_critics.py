@@ -1,4 +1,4 @@
-"""Where a network with critics can be given further ones, and how wide they are."""
+"""Choose further critics for a network: at which cut points, and how wide."""
 
 from __future__ import annotations
 
@@ -18,24 +18,32 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import all_places
 from lctprune.partition.cut_points import CutPoint
 
-NARROW = 0.5  # width of the second critic at each place, as a share of the first one's
-MOST_BETWEEN = 4  # places between two trained critics
-LEAST_REST = 0.02  # of the network's FLOPs, behind a place
+NARROW = 0.5  # width of the second critic at each cut point, as a share of the first one's
+MOST_BETWEEN = 4  # cut points between two trained critics
+LEAST_REST = 0.02  # of the network's FLOPs, behind a cut point
 _T = TypeVar("_T")
 
 
-class Head(NamedTuple):
-    """A critic that is to be added."""
+class AddedCritic(NamedTuple):
+    """A critic that is to be added.
+
+    Attributes:
+        cut: cut point at which it stands.
+        width: factor on its width.
+        depth: its depth; None: the default.
+        nearest: indices of the trained critics, by their distance from it in FLOPs.
+        alike: the indices among them of critics that see a tensor of its shape.
+    """
 
     cut: CutPoint
     width: float
     depth: int | None
-    nearest: tuple[int, ...]  # the trained critics, by how far they stand from it in FLOPs
-    alike: tuple[int, ...]  # those of them that see a tensor of the same shape
+    nearest: tuple[int, ...]
+    alike: tuple[int, ...]
 
     @property
-    def said(self) -> str:
-        """Where it stands, for people."""
+    def origin(self) -> str:
+        """Where it stands and how wide it is, for people."""
         return f"at {self.cut.name}" + ("" if self.width == 1 else f", {self.width:g} x as wide")
 
 
@@ -44,74 +52,77 @@ class _Size(NamedTuple):
     flops: int
 
 
-def heads_to_add(network: LocalCriticNetwork, example: Tensor) -> list[Head]:
-    """The critics that a network can be given beside those that it has, in its order.
+def critics_to_add(network: LocalCriticNetwork, example: Tensor) -> list[AddedCritic]:
+    """List the critics that can be added to a network, from its input to its output.
 
-    At each place there are at most two, one as wide as the nearest trained critic and one half as wide; none of them
-    has the size of another one there, and none makes an exit that costs as much as the main network.
+    At each cut point there are at most two, one as wide as the nearest trained critic and one half as wide; none of
+    them has the size of another one there, and none makes an exit that costs as much as the main network.
+
+    Args:
+        network: network with a recipe.
+        example: input, [batch, ...].
 
     Raises:
-        NetworkError: there is no place for one.
+        NetworkError: no critic can be added.
     """
     recipe = network.recipe
     assert recipe is not None
     every = all_places(build_model(recipe), example, also=recipe.cuts or ())
-    trained = [next(place for place in every if place.node_name == name) for name in recipe.cuts or ()]
+    trained = [next(cut for cut in every if cut.node_name == name) for name in recipe.cuts or ()]
     end = every[-1].flops
-    heads = []
-    for place in _places(every, trained):
-        nearest = tuple(sorted(range(len(trained)), key=lambda k: abs(trained[k].flops - place.flops)))
-        alike = tuple(k for k in nearest if trained[k].shape == place.shape)
+    added = []
+    for cut in _cut_points(every, trained):
+        nearest = tuple(sorted(range(len(trained)), key=lambda k: abs(trained[k].flops - cut.flops)))
+        alike = tuple(k for k in nearest if trained[k].shape == cut.shape)
         first = next(iter(nearest), None)
-        depth, width = _of_critic(recipe.critic_depth, first), _of_critic(recipe.critic_width, first) or 1.0
-        here = [k for k, other in enumerate(trained) if other == place]
+        depth, width = _setting(recipe.critic_depth, first), _setting(recipe.critic_width, first) or 1.0
+        here = [k for k, other in enumerate(trained) if other == cut]
         known = {
-            _size(recipe, place, _of_critic(recipe.critic_depth, k), _of_critic(recipe.critic_width, k) or 1.0)
-            for k in here
+            _size(recipe, cut, _setting(recipe.critic_depth, k), _setting(recipe.critic_width, k) or 1.0) for k in here
         }
         for each in (width, width * NARROW):
-            size = _size(recipe, place, depth, each)
-            if size is not None and size not in known and place.flops + size.flops < end:
+            size = _size(recipe, cut, depth, each)
+            if size is not None and size not in known and cut.flops + size.flops < end:
                 known.add(size)
-                heads.append(Head(place, each, depth, nearest, alike))
-    if not heads:
+                added.append(AddedCritic(cut, each, depth, nearest, alike))
+    if not added:
         raise NetworkError(
-            f"{recipe.model} has no place for a further {recipe.critic!r} critic whose exit would cost less than the "
-            "main network"
+            f"{recipe.model} has no cut point for a further {recipe.critic!r} critic whose exit would cost less than "
+            "the main network"
         )
-    return heads
+    return added
 
 
-def _places(every: Sequence[CutPoint], trained: Sequence[CutPoint]) -> list[CutPoint]:
-    """Those of the trained critics, and the most even of those between."""
+def _cut_points(every: Sequence[CutPoint], trained: Sequence[CutPoint]) -> list[CutPoint]:
+    """Choose cut points: those of the trained critics, and some between them, evenly spread."""
     *inner, end = every
-    taken = [place.flops for place in trained]
-    free = [place for place in inner if place.flops not in taken and end.flops - place.flops >= LEAST_REST * end.flops]
+    taken = [cut.flops for cut in trained]
+    free = [cut for cut in inner if cut.flops not in taken and end.flops - cut.flops >= LEAST_REST * end.flops]
     kept = dict.fromkeys(trained)
     for low, high in itertools.pairwise([0, *taken, end.flops]):
-        between = [place for place in free if low <= place.flops < high]
+        between = [cut for cut in free if low <= cut.flops < high]
         kept |= dict.fromkeys(_spread(between, MOST_BETWEEN, low, high))
-    return sorted(kept, key=lambda place: place.node)
+    return sorted(kept, key=lambda cut: cut.node)
 
 
-def _spread(places: Sequence[CutPoint], most: int, low: int, high: int) -> list[CutPoint]:
-    """At most so many places, as evenly spread over the FLOPs between two as can be."""
-    if len(places) <= most:
-        return list(places)
+def _spread(cuts: Sequence[CutPoint], most: int, low: int, high: int) -> list[CutPoint]:
+    """Choose at most `most` cut points, as evenly spread between `low` and `high` FLOPs as possible."""
+    if len(cuts) <= most:
+        return list(cuts)
     aims = [low + (high - low) * (index + 1) / (most + 1) for index in range(most)]
-    nearest = [min(places, key=lambda place: abs(place.flops - aim)) for aim in aims]
+    nearest = [min(cuts, key=lambda cut: abs(cut.flops - aim)) for aim in aims]
     return list(dict.fromkeys(nearest))
 
 
-def _of_critic(values: Sequence[_T] | None, index: int | None) -> _T | None:
-    """What a trained critic has of a setting that may be one for all."""
+def _setting(values: Sequence[_T] | None, index: int | None) -> _T | None:
+    """Return a trained critic's value of a setting that may be one for all critics."""
     if not values:
         return None
     return values[0 if len(values) == 1 or index is None else index]
 
 
 def _size(recipe: NetworkConfig, cut: CutPoint, depth: int | None, width: float) -> _Size | None:
-    """Of a critic; None where it cannot be."""
+    """Measure the size of a critic; None where it cannot be built."""
     try:
         with torch.random.fork_rng(devices=[]):
             critic = make_critic(
@@ -123,6 +134,6 @@ def _size(recipe: NetworkConfig, cut: CutPoint, depth: int | None, width: float)
                 channels_last=cut.channels_last,
                 pool=recipe.critic_pool,
             )
-    except (NetworkError, ConfigError):  # no such critic behind that tensor, or none of another width
+    except (NetworkError, ConfigError):  # no such critic takes that tensor, or its width cannot be changed
         return None
     return _Size(count_parameters(critic), count_flops(critic, torch.zeros(1, *cut.shape)))

@@ -1,11 +1,10 @@
-"""Train one exit of a run further, end to end, as a network of its own, with the main network as its teacher."""
+"""Fine-tune one exit of a run: train it end to end, as a network of its own, with the main network as its teacher."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +17,16 @@ from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models.build import network_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.training.trainer import open_run, train_steps
+from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
-from lctprune.workflows.loading import load_network, recorded_training
-from lctprune.workflows.members import FINETUNED, Member, begun_below, member_of, origin_record
+from lctprune.workflows.loading import load_network, recorded_training, require_recipe
+from lctprune.workflows.members import FINETUNED, Member, begun_below, member_of, new_origin
+from lctprune.workflows.session import Session
 
-EPOCHS = 1  # by default
-RATE_SHARE = 0.2  # of the run's highest learning rate, by default
-DISTILL = 0.5  # by default
-
-
-class Finetuning(NamedTuple):
-    """What `train_steps` takes to fine-tune."""
-
-    network: LocalCriticNetwork
-    data: Data
-    run: Run
-    loss: Loss
-    validation_loss: Loss
+# defaults
+EPOCHS = 1
+RATE_SHARE = 0.2  # of the run's highest learning rate
+DISTILL = 0.5
 
 
 def finetune(
@@ -54,15 +45,15 @@ def finetune(
     candidates.
 
     Args:
-        run: with a finished epoch.
+        run: run with a finished epoch.
         exit: number of the candidate.
-        data: what to train on, by the default loss; by default what the run was trained on. Only the samples may be
+        data: data to train on, by the default loss; by default what the run was trained on. Only the samples may be
             others.
         epochs: passes over the training split, by default 1.
         lr: highest learning rate; by default a fifth of the run's.
-        distill: share of the loss that is the distance to the main network's outputs (of classes: softened by a
+        distill: share of the loss that is the distance to the main network's outputs (in classification softened by a
             temperature of 4), 0 to 1, by default 0.5; the rest is the loss of the labels.
-        resume: continue from the last whole epoch. What is not given is then as it was begun with.
+        resume: whether to continue from the last whole epoch. Settings not given are then those it was begun with.
 
     Raises:
         ConfigError: a value is out of range.
@@ -70,10 +61,10 @@ def finetune(
         RunError: this exit was fine-tuned already, or begun with other settings, or the run cannot be loaded, or was
             itself added to one; or `data` has other classes, words, columns or normalisation.
     """
-    begun = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
-    for _ in train_steps(*begun[:3], loss=begun.loss, validation_loss=begun.validation_loss):
+    session = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    for _ in session.steps():
         pass
-    return begun.run
+    return session.opened
 
 
 def begin_finetuning(
@@ -85,45 +76,58 @@ def begin_finetuning(
     lr: float | None = None,
     distill: float | None = None,
     resume: bool = False,
-) -> Finetuning:
-    """What `train_steps` takes to train one exit further. See `finetune`."""
+) -> Session:
+    """Load one exit as a network of its own and open the added run. See `finetune`."""
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
     member, folder = member_of(run, exit), run.path / FINETUNED / f"exit{exit}"
     begun = begun_below(run, folder, resume=resume)
-    if begun is None:
-        distill = DISTILL if distill is None else distill
-    else:
-        recorded = begun.config["origin"]["distill"]
-        if distill not in (None, recorded):
-            raise RunError(f"{folder} was begun with distill {recorded:g}; resume with the same settings")
-        distill = recorded
+    weight = _distill(begun, distill)
     config = _config(begun or run, epochs=epochs, lr=lr, is_begun=begun is not None)
     network = _network(member)
     data = run.load_data() if data is None else run.require_alike(data)
-    teacher = load_network(run) if distill else None
-    origin = {**origin_record(run, [f"{member.origin or member.name}, fine-tuned"]), "distill": distill}
+    teacher = load_network(run) if weight else None
+    origin = new_origin(run, [f"{member.origin or member.name}, fine-tuned"], distill=weight)
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
     if teacher is not None:
         data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config))
-        loss = partial(distillation_loss, loss=loss, weight=distill, is_regression=is_regression)
-    return Finetuning(network, data, opened, loss, default_loss(data.val.targets))
+        loss = partial(distillation_loss, loss=loss, weight=weight, is_regression=is_regression)
+    return Session(network, data, opened, loss, default_loss(data.val.targets))
+
+
+def _distill(begun: Run | None, given: float | None) -> float:
+    """Return the share of distillation: as it was begun with, or as given, or the default.
+
+    Raises:
+        RunError: another share is given than it was begun with.
+    """
+    if begun is None or begun.config.origin is None:
+        return DISTILL if given is None else given
+    recorded = begun.config.origin.distill or 0.0
+    if given not in (None, recorded):
+        raise RunError(f"{begun.path} was begun with distill {recorded:g}; resume with the same settings")
+    return recorded
 
 
 def _network(member: Member) -> LocalCriticNetwork:
-    """The member alone, as a network of one group."""
-    source = load_network(member.run)
-    recipe = source.recipe
-    assert recipe is not None  # or the run could not have been loaded
+    """Load the member alone, as a network of one group."""
+    source, recipe = load_network(member.run), require_recipe(member.run)
     if recipe.exit is not None:
         return source  # it was fine-tuned before
-    return network_of(source, dataclasses.replace(recipe, exit=member.exit))
+    return network_of(source, dataclasses.replace(source.recipe or recipe, exit=member.exit))
 
 
 def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -> TrainConfig:
-    """Of fine-tuning: from the settings of the run, or as it was begun; what is given comes first."""
+    """Make the settings of fine-tuning from those of the run, or from those it was begun with.
+
+    Args:
+        run: the run whose exit is fine-tuned, or the begun fine-tuning.
+        epochs: passes over the training split, if given.
+        lr: highest learning rate, if given.
+        is_begun: whether `run` is the begun fine-tuning.
+    """
     config = recorded_training(run)
     if not is_begun:
         rate = RATE_SHARE * (config.lr or 0.0)
@@ -144,14 +148,14 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -
 
 
 class TaughtSplit:
-    """A split whose shuffled batches carry, behind each target, what a teacher gives for the input.
+    """A split whose shuffled batches carry, behind each target, a teacher's output for the input.
 
-    Targets become [batch, target's numbers + outputs], in single precision; `batches` are as they were.
+    Targets become [batch, target's numbers + outputs], in single precision; `batches` are unchanged.
 
     Args:
-        split: of labelled samples.
-        teacher: in evaluation mode.
-        config: of the training, which says in which precision the teacher computes; resolved.
+        split: labelled samples.
+        teacher: network, which is moved to the device of training.
+        config: settings of training, which say in which precision the teacher computes.
     """
 
     def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig) -> None:
@@ -160,12 +164,15 @@ class TaughtSplit:
 
     @property
     def targets(self) -> Tensor:
+        """The targets of the split."""
         return self._split.targets
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Return the batches of the split, with their own targets."""
         return self._split.batches(batch_size)
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""
         for inputs, targets in self._split.shuffled(batch_size, seed=seed):
             with torch.no_grad(), self._config.autocast():
                 outputs = self._teacher(inputs.to(self._config.device)).float().cpu()
@@ -173,15 +180,15 @@ class TaughtSplit:
 
 
 def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: float, is_regression: bool) -> Tensor:
-    """(1 - weight) loss(output, label) + weight distance(output, teacher's output), per sample.
+    """Compute (1 - weight) loss(output, label) + weight distance(output, teacher's output) per sample.
 
     The distance is that of `distance_to_teacher`.
 
     Args:
-        output: [batch, outputs].
-        target: [batch, label's numbers + outputs], as `TaughtSplit` gives it.
-        loss: of the labels.
-        weight: 0 to 1.
+        output: output of the network, [batch, outputs].
+        target: labels and the teacher's outputs, [batch, label's numbers + outputs], as `TaughtSplit` gives them.
+        loss: loss of the labels.
+        weight: share of the distance, 0 to 1.
         is_regression: whether labels are numbers to predict, not class indices.
 
     Returns:

@@ -1,75 +1,103 @@
-"""What a run's files become again: its network, and the settings of its training."""
+"""Load a run: its network, its data, and the settings of its training."""
 
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.errors import ConfigError, NetworkWarning, RunError
+from lctprune.data.dataset import Data
+from lctprune.errors import NetworkWarning, RunError
 from lctprune.models.build import build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import NETWORK_PREFIX, Run, of_this_version
+from lctprune.runs import NETWORK_PREFIX, Run, fits_this_version
+
+
+class LoadedRun:
+    """A run with its data and networks, each loaded when it is first asked for, and once.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._networks: dict[Path, LocalCriticNetwork] = {}
+
+    @cached_property
+    def data(self) -> Data:
+        """The data that the run was trained on."""
+        return self.run.load_data()
+
+    def network(self, run: Run | None = None) -> LocalCriticNetwork:
+        """Load the network of the run, or of a run that was added to it; to be used as it is, not to be trained."""
+        run = run or self.run
+        if run.path not in self._networks:
+            self._networks[run.path] = load_network(run)
+        return self._networks[run.path]
 
 
 def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:
-    """The trained network of a run directory, on the CPU, in evaluation mode.
+    """Load the trained network of a run directory, on the CPU, in evaluation mode.
 
-    Executes no code but this package's, torchvision's and timm's, and the function that `model` names.
+    Executes no code but this package's, torchvision's and timm's, and the function that `model` names. The network is
+    cut where it was cut in training; nothing is measured.
 
     Args:
         run: the run or its directory.
-        model: as of `Run`.
+        model: as in `Run`.
 
     Raises:
         RunError: the directory is not a run, has no checkpoint yet, its network was made by hand, or by a function
             other than `model`, or by another version.
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
-    require_recipe(run)
-    recipe = run.config["network"]
-    name = str(recipe.get("model"))
-    if is_own_function(name) and name != (model or run.model):
+    recipe = require_recipe(run)
+    if is_own_function(recipe.model) and recipe.model != (model or run.model):
         raise RunError(
-            f"{run.path} was trained on {name}, which is code outside lctprune; to execute it, name it: --model {name}"
+            f"{run.path} was trained on {recipe.model}, which is code outside lctprune; to execute it, name it: "
+            f"--model {recipe.model}"
         )
     weights = run.read_checkpoint(NETWORK_PREFIX)
     remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
+    run.config.require_known("network", remedy=remedy)
     with (
-        of_this_version(run, TypeError, RuntimeError, remedy=remedy),
+        fits_this_version(run, TypeError, RuntimeError, remedy=remedy),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", NetworkWarning)  # said when it was trained
-        torch.manual_seed(run.config["training"]["seed"])  # for what no state dict holds
-        network = build_network(NetworkConfig(**recipe))
+        warnings.simplefilter("ignore", NetworkWarning)  # shown when it was trained
+        torch.manual_seed(run.config.training.seed)  # for tensors that no state dict holds
+        network = build_network(recipe)
         network.load_state_dict(weights)
     return network.eval()
 
 
-def require_recipe(run: Run) -> None:
-    """Refuse a run whose network cannot be built from what the run remembers.
+def require_recipe(run: Run) -> NetworkConfig:
+    """Return how to build a run's network.
 
     Raises:
-        RunError: it was made in a program.
+        RunError: the network was made in a program.
     """
-    if run.config["network"] is None:
+    if run.config.network is None:
         tensors = f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r})"
         raise RunError(
             f"{run.path} was trained on a network made in a program; build it there and load {tensors} into it, for "
             "lct.evaluate and lct.export; all else needs a network that lct.build_network makes"
         )
+    return run.config.network
 
 
 def recorded_training(run: Run) -> TrainConfig:
-    """How a run was trained.
+    """Return how a run was trained, to train on in that way.
 
     Raises:
-        RunError: by another version, with settings that this one does not know.
+        RunError: it was trained by another version, with settings that this one does not know.
     """
-    with of_this_version(run, TypeError, ConfigError):
-        return TrainConfig(**run.config["training"])
+    run.config.require_known("training")
+    return run.config.training

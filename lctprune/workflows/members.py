@@ -1,7 +1,7 @@
-"""All networks of a run: its exits, and what was added to it later, which stands in runs of their own below it.
+"""The members of a run: its own exits, and the networks added to it later, in runs of their own below it.
 
-dense/                  critics at further places, trained on the run's main network, which stays as it is
-finetuned/exitK/        exit K as one network, trained on end to end
+dense/                  the densified front: critics at further cut points, trained on the run's frozen main network
+finetuned/exitK/        exit K as one network, trained further from end to end
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lctprune.config.run import CONFIG, Origin
 from lctprune.errors import NetworkError, RunError
-from lctprune.measure.candidates import MAIN
-from lctprune.runs import CHECKPOINT, CONFIG, Run
+from lctprune.measure.candidates import exit_name
+from lctprune.runs import CHECKPOINT, Run
 from lctprune.utils.files import sha256
 from lctprune.workflows.loading import require_recipe
 
@@ -21,13 +22,13 @@ DENSE, FINETUNED = "dense", "finetuned"
 
 
 class Member(NamedTuple):
-    """One network of a run's family.
+    """One network of a run.
 
     Attributes:
-        number: of its candidate, for `--exit`.
-        name: of its candidate.
-        run: whose checkpoint holds it: the run itself, or one below it.
-        exit: which of the exits of that run.
+        number: number of its candidate, for `--exit`.
+        name: name of its candidate.
+        run: the run whose checkpoint holds it: the run itself, or one below it.
+        exit: its exit in that run.
         origin: how it came to be; empty for the exits of the run itself.
     """
 
@@ -38,33 +39,32 @@ class Member(NamedTuple):
     origin: str = ""
 
 
-def family(run: Run) -> list[Member]:
-    """The run's own exits, the main network last of them, and then what was added; of added runs only those with a
-    finished epoch that were begun from the checkpoint that the run has now.
+def members_of(run: Run) -> list[Member]:
+    """List the run's own exits, the main network last, and then the networks of the runs added to it.
+
+    An added run counts if it has a finished epoch and was begun from the run's present checkpoint.
 
     Raises:
         RunError: the run has no checkpoint, or its network was made in a program.
     """
     exits = _own_exits(run)
-    members = [Member(exit, MAIN if exit == exits - 1 else f"exit {exit}", run, exit) for exit in range(exits)]
+    members = [Member(exit, exit_name(exit, exits), run, exit) for exit in range(exits)]
     current = checkpoint_hash(run)
-    for added in added_runs(run):
-        origin = added.config["origin"]
-        if origin["checkpoint_sha256"] == current and added.epochs_done:
-            members += [
-                Member(origin["first_number"] + exit, f"exit {origin['first_number'] + exit}", added, exit, text)
-                for exit, text in enumerate(origin["exits"])
-            ]
+    for added, origin in _added(run):
+        if origin.checkpoint_sha256 == current and added.epochs_done:
+            for exit, text in enumerate(origin.exits):
+                number = origin.first_number + exit
+                members.append(Member(number, exit_name(number), added, exit, text))
     return members
 
 
 def member_of(run: Run, number: int) -> Member:
-    """The network with that number.
+    """Find the network with that number.
 
     Raises:
         NetworkError: there is none.
     """
-    members = family(run)
+    members = members_of(run)
     for member in members:
         if member.number == number:
             return member
@@ -72,27 +72,28 @@ def member_of(run: Run, number: int) -> Member:
     raise NetworkError(f"exit {number} does not exist; {run.path} has exits {known}")
 
 
-def origin_record(run: Run, exits: list[str]) -> dict[str, Any]:
-    """What an added run remembers of where it comes from.
+def new_origin(run: Run, exits: list[str], *, distill: float | None = None) -> Origin:
+    """Describe where networks come from that are about to be added to a run; numbers once given are not given again.
 
     Args:
-        run: to which it is added.
-        exits: how each of its networks came to be.
+        run: the run to which they are added.
+        exits: how each of them came to be.
+        distill: as in `Origin`.
     """
-    taken = [added.config["origin"] for added in added_runs(run)]
-    ends = [_own_exits(run), *(origin["first_number"] + len(origin["exits"]) for origin in taken)]
-    return {"checkpoint_sha256": checkpoint_hash(run), "first_number": max(ends), "exits": exits}
+    number = max([_own_exits(run), *(origin.next_number for _, origin in _added(run))])
+    return Origin(checkpoint_sha256=checkpoint_hash(run), first_number=number, exits=tuple(exits), distill=distill)
 
 
 def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
-    """The added run in `folder`, if it is to be resumed; None if it is to be begun, also where one failed before it had
-    finished an epoch.
+    """Open the added run in `folder` to resume it.
+
+    Returns:
+        The added run; None if a new one is to be begun. The folder of one that failed in its first epoch is cleared.
 
     Raises:
-        RunError: networks cannot be added to this run, there is something in the folder already, or nothing that can be
-            resumed.
+        RunError: nothing can be added to this run, or `folder` already holds something, or holds nothing to resume.
     """
-    if "origin" in run.config:
+    if run.config.origin is not None:
         raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
     if not resume:
         if [entry.name for entry in folder.glob("*")] == [CONFIG]:  # it failed in its first epoch
@@ -104,54 +105,60 @@ def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
         begun = Run(folder, model=run.model)
     except RunError as error:
         raise RunError(f"there is nothing to resume in {folder}; leave out --resume") from error
-    if "origin" not in begun.config:
+    if begun.config.origin is None:
         raise RunError(f"{folder} holds a run of its own, which was not added to {run.path}; move it away")
-    if begun.config["origin"]["checkpoint_sha256"] != checkpoint_hash(run):
+    if begun.config.origin.checkpoint_sha256 != checkpoint_hash(run):
         raise RunError(f"{folder} was begun from another checkpoint of {run.path}; remove it, and begin anew")
     return begun
 
 
 def notes(run: Run) -> list[str]:
-    """What there is to say of the added runs that are not finished, or left out of the family, and of a run that is an
-    added one itself; a sentence each.
+    """List what a user should know of added runs: those unfinished or left out, or that the run is an added one itself.
+
+    Returns:
+        Clauses for a note, without a full stop.
 
     Raises:
         RunError: the run has no checkpoint.
     """
-    if "origin" in run.config:
+    if run.config.origin is not None:
         return [f"{run.path} was added to the run that it stands in, which has all networks"]
-    said = []
+    found = []
     current = checkpoint_hash(run)
-    for added in added_runs(run):
-        done, epochs = added.epochs_done, added.config["training"]["epochs"]
-        if added.config["origin"]["checkpoint_sha256"] != current:
-            said.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
+    for added, origin in _added(run):
+        done, epochs = added.epochs_done, added.config.training.epochs
+        if origin.checkpoint_sha256 != current:
+            found.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
         elif done < epochs:
-            said.append(f"{added.path} stands at epoch {done} of {epochs}{'' if done else ' and is left out'}")
-    return said
+            found.append(f"{added.path} stands at epoch {done} of {epochs}{'' if done else ' and is left out'}")
+    return found
 
 
 def added_runs(run: Run) -> list[Run]:
-    """Runs below a run, in the order in which they were begun."""
-    added = []
+    """List the runs that were added to a run, in the order in which they were begun."""
+    return [added for added, _ in _added(run)]
+
+
+def _added(run: Run) -> list[tuple[Run, Origin]]:
+    found = []
     for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*")):
-        with suppress(RunError):  # not begun, or somebody else's
-            added.append(Run(folder, model=run.model))
-    begun = [each for each in added if "origin" in each.config]
-    return sorted(begun, key=lambda each: each.config["origin"]["first_number"])
+        with suppress(RunError):  # not begun, or something else
+            added = Run(folder, model=run.model)
+            if added.config.origin is not None:
+                found.append((added, added.config.origin))
+    return sorted(found, key=lambda each: each[1].first_number)
 
 
 def _own_exits(run: Run) -> int:
-    require_recipe(run)
-    recipe = run.config["network"]
-    return 1 if recipe.get("exit") is not None else int(recipe.get("groups", 1))
+    recipe = require_recipe(run)
+    return 1 if recipe.exit is not None else recipe.groups
 
 
 def checkpoint_hash(run: Run) -> str:
-    """SHA-256 of a run's checkpoint.
+    """Return the SHA-256 of a run's checkpoint.
 
     Raises:
-        RunError: it has none.
+        RunError: the run has no checkpoint.
     """
     try:
         state = (run.path / CHECKPOINT).stat()
@@ -162,5 +169,5 @@ def checkpoint_hash(run: Run) -> str:
 
 @functools.cache
 def _hash_of(path: Path, mtime_ns: int, size: int) -> str:
-    """Once for each state of the file, which is large and asked for again and again."""
+    """Hash the file, which is large and asked for again and again, once for each of its states."""
     return sha256(path)

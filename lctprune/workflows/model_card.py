@@ -1,12 +1,14 @@
-"""What model.json says of an exported network: how to feed it, how good it is, what it costs."""
+"""The model card, model.json: how to feed an exported network, how good it is, what it costs."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from lctprune.config.network import NetworkConfig
+from lctprune.config.run import DataRecord
 from lctprune.data.text import PATTERN
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import ExitScores
@@ -15,29 +17,30 @@ from lctprune.runs import Run
 
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as plain JSON values, with the 95% interval of its accuracy."""
+    """Return a candidate as plain JSON values, with the 95% interval of its accuracy."""
     low, high = candidate.accuracy_interval
     loss = candidate.loss if math.isfinite(candidate.loss) else None  # JSON has no infinity
     return dataclasses.asdict(candidate) | {"loss": loss, "accuracy_low": low, "accuracy_high": high}
 
 
-def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitScores | None) -> dict[str, Any]:
-    """One exit of a run, for whoever has the exported file and nothing else.
+def model_card(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitScores | None) -> dict[str, Any]:
+    """Describe one exit of a run, for whoever has the exported file and nothing else.
 
     Args:
-        run: where the network comes from.
-        candidates: all of the run's.
-        exit: which.
-        scores: of this network and of the main network on the test split, where they were measured.
+        run: the run that the network comes from.
+        candidates: all candidates of the run.
+        exit: number of the candidate.
+        scores: scores of this network and of the main network on the test split, where they were measured.
     """
-    recipe, data = run.config["network"], run.config["data"]
+    recipe, data = run.config.network, run.config.data
+    assert recipe is not None and data is not None  # noqa: PT018, or neither could have been loaded
     return {
-        "model": recipe["model"],
+        "model": recipe.model,
         "exit": exit,
-        "classes": data["classes"],
+        "classes": list(data.classes),
         "input": _input(recipe, data),
         "output": _output(recipe, data),
-        "costs_are_for": f"one sequence of {recipe['steps']} steps" if recipe.get("steps") else "one sample",
+        "costs_are_for": f"one sequence of {recipe.steps} steps" if recipe.steps else "one sample",
         "validation": candidate_record(candidate_of(candidates, exit)),
         "test": scores and _on_test(scores, 0),
         "main_network": {
@@ -47,13 +50,13 @@ def describe(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitS
     }
 
 
-def _on_test(scores: ExitScores, place: int) -> dict[str, Any]:
-    return {"accuracy": scores.accuracy[place], "samples": scores.samples, "metric": scores.metric}
+def _on_test(scores: ExitScores, index: int) -> dict[str, Any]:
+    return {"accuracy": scores.accuracy[index], "samples": scores.samples, "metric": scores.metric}
 
 
-def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    normalization = {"mean": data["mean"], "std": data["std"]}
-    if recipe.get("vocabulary") is not None:
+def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+    normalization = {"mean": list(data.mean), "std": list(data.std)}
+    if recipe.vocabulary is not None:
         return {
             "shape": ["batch", "time"],
             "dtype": "int64",
@@ -63,37 +66,37 @@ def _input(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
                 "fill up with 0 at the end"
             ),
             "pattern": PATTERN,
-            "max_length": data["config"]["max_length"],
-            "vocabulary": data.get("vocabulary"),
+            "max_length": data.config.max_length,
+            "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
         }
-    if recipe.get("features") is None:
+    if recipe.features is None:
         return {
-            "shape": ["batch", recipe["in_channels"], recipe["image_size"], recipe["image_size"]],
+            "shape": ["batch", recipe.in_channels, recipe.image_size, recipe.image_size],
             "dtype": "float32",
-            "channels": "RGB" if recipe["in_channels"] == 3 else "grey",
-            "preprocessing": f"resize the shorter side to {data['resize']}, crop the centre (bilinear, antialiased), "
+            "channels": "RGB" if recipe.in_channels == 3 else "grey",
+            "preprocessing": f"resize the shorter side to {data.resize}, crop the centre (bilinear, antialiased), "
             "divide by 255, subtract mean, divide by std",
             **normalization,
         }
-    if recipe.get("steps") is None:
+    if recipe.steps is None:
         return {
-            "shape": ["batch", recipe.get("features")],
+            "shape": ["batch", recipe.features],
             "dtype": "float32",
-            "columns": data.get("columns"),
+            "columns": None if data.columns is None else list(data.columns),
             "preprocessing": "subtract mean, divide by std, each of its column",
             **normalization,
         }
     return {
-        "shape": ["batch", "time", recipe.get("features")],
+        "shape": ["batch", "time", recipe.features],
         "dtype": "float32",
         "preprocessing": "scale to 0..1, subtract mean, divide by std; steps of zeros at the end are padding",
         **normalization,
     }
 
 
-def _output(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    shape = ["batch", recipe["num_outputs"]]
-    target = data.get("target")
-    if target is None:
+def _output(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+    shape = ["batch", recipe.num_outputs]
+    if data.target is None:
         return {"shape": shape, "meaning": "one logit per class; the largest wins"}
-    return {"shape": shape, "meaning": "the standardised target: multiply by std, add mean", **target}
+    statistics = {"mean": list(data.target.mean), "std": list(data.target.std)}
+    return {"shape": shape, "meaning": "the standardised target: multiply by std, add mean", **statistics}

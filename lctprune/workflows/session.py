@@ -1,10 +1,10 @@
-"""One training from its settings: the data, the network and the run that they ask for, in one process or in several."""
+"""Begin a session of training from its settings: load the data, build the network and open the run."""
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +18,28 @@ from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
+from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
-from lctprune.training.trainer import open_run
-from lctprune.workflows.added_critics import heads_to_add
+from lctprune.training.loop import Progress
+from lctprune.training.trainer import open_run, train_steps
+from lctprune.workflows.added_critics import critics_to_add
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to train, on what, how.
+class SessionSettings:
+    """The settings of a session: what to train, on what, how.
 
     Attributes:
-        network, data, training: the settings; the network's inputs and outputs are fitted to the data.
-        weights: of the main network, to start from: a file, a run directory, or `default`. See `build_network`.
+        network, data, training: settings of each part; the network's inputs and outputs are fitted to the data.
+        weights: weights of the main network to start from: a file, a run directory, or `default`. See `build_network`.
         download: whether the data may be downloaded.
-        out: the run directory, new or empty; by default one below `runs/`.
-        resume: continue the run in `out`; once that has a checkpoint, `weights` may be left out.
-        dense: critics are to be added after training, so where none can be, nothing is begun. See `densify`.
+        out: run directory, new or empty; by default one below `runs/`.
+        resume: whether to continue the run in `out`; once that has a checkpoint, `weights` may be left out.
+        dense: whether the front is to be densified after training; if that is impossible, nothing is begun.
 
     Raises:
         ConfigError: the main network is to stay as it is, but has no weights.
@@ -59,8 +61,8 @@ class Job:
             object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What must be the same in all processes, by name."""
+    def common(self) -> dict[str, Any]:
+        """The settings that must be equal in all processes, by name."""
         parts: dict[str, Any] = {"network": self.network, "data": self.data, "training": self.training}
         settings = {
             f"{part} {name}": value
@@ -72,41 +74,73 @@ class Job:
         return {**settings, "weights": self.weights and Path(self.weights).name, "torch": torch.__version__}
 
 
-class Begun(NamedTuple):
-    """What `train_steps` takes; data and run are rank 0's alone."""
+class Session(NamedTuple):
+    """A training that is ready to start.
+
+    Attributes:
+        network: network to train.
+        data: data to train and validate on; None in all processes but the first.
+        run: run that training writes; None in all processes but the first.
+        loss, validation_loss: as in `train_steps`; by default those of the run's settings.
+    """
 
     network: LocalCriticNetwork
     data: Data | None
     run: Run | None
+    loss: Loss | None = None
+    validation_loss: Loss | None = None
+
+    @property
+    def opened(self) -> Run:
+        """The run, in a process that has it."""
+        assert self.run is not None, "only the first process has the run"
+        return self.run
+
+    def steps(self, processes: ProcessGroup | None = None, *, replicas: int = 1) -> Iterator[Progress]:
+        """Train, yielding progress after every step. See `train_steps`."""
+        return train_steps(
+            self.network,
+            self.data,
+            self.run,
+            loss=self.loss,
+            validation_loss=self.validation_loss,
+            processes=processes,
+            replicas=replicas,
+        )
 
 
-def begin(job: Job, processes: ProcessGroup | None = None, *, replicas: int = 1) -> Begun:
+def begin(settings: SessionSettings, processes: ProcessGroup | None = None, *, replicas: int = 1) -> Session:
     """Load the data, build the network and open the run: all in rank 0, and its network in every process.
+
+    Args:
+        settings: settings of the session.
+        processes: as in `train_steps`.
+        replicas: as in `train_steps`.
 
     Raises:
         ConfigError: the processes were started with different settings, or settings do not fit each other.
-        DataError, NetworkError, PartitionError, RunError: as of what is loaded and built.
+        DataError, NetworkError, PartitionError, RunError: a part cannot be loaded or built.
     """
     if processes is None:
-        return _load(job)
-    processes.require_equal({**job.settings, "replicas": replicas})
-    begun = _load(job) if processes.rank == 0 else None
-    recipe = processes.share(begun and begun.network.recipe and begun.network.recipe.to_dict())
-    if begun is not None:
-        return begun
+        return _begin(settings)
+    processes.require_equal({**settings.common, "replicas": replicas})
+    session = _begin(settings) if processes.rank == 0 else None
+    recipe = processes.share(session and session.network.recipe and session.network.recipe.to_dict())
+    if session is not None:
+        return session
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NetworkWarning)  # rank 0 says it
-        return Begun(skeleton(NetworkConfig(**recipe), seed=job.training.seed), None, None)
+        warnings.simplefilter("ignore", NetworkWarning)  # rank 0 shows it
+        return Session(skeleton(NetworkConfig(**recipe), seed=settings.training.seed), None, None)
 
 
 def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
-    """A network for which weights will come from elsewhere: without memory for them, wherever that is possible.
+    """Build a network whose weights will come from elsewhere, without memory for them if possible.
 
-    It is where a state dict holds all tensors that the network has, and where it can be built on PyTorch's meta device.
+    It is possible if a state dict holds all tensors of the network, and PyTorch's meta device can build it.
 
     Args:
-        recipe: with the places where the network is cut.
-        seed: for what no state dict holds.
+        recipe: how to build it, with its cut points.
+        seed: random seed for tensors that no state dict holds.
     """
     with suppress(Exception):  # a network's own code may ask for numbers, which there are none of on the meta device
         with torch.device("meta"):
@@ -119,51 +153,61 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
     return build_network(recipe)
 
 
-def _load(job: Job) -> Begun:
-    config, weights = job.network, job.weights
-    require_known(config.model)  # before the data is read
-    resumed = Run(job.out) if job.resume and job.out is not None else None
-    if resumed:
-        begun = resumed.config["network"] or {}
-        config = dataclasses.replace(config, cuts=begun.get("cuts") if begun.get("model") == config.model else None)
-        if weights is None and resumed.epochs_done:  # the checkpoint has what became of them
-            config = dataclasses.replace(config, weights=begun.get("weights"))
-    given = Run(weights) if weights and Path(weights).is_dir() else None
-    statistics = _statistics(config, weights, given or (resumed if config.weights else None))
-    data = load_data(job.data, download=job.download, **statistics._asdict())
+def _begin(settings: SessionSettings) -> Session:
+    require_known(settings.network.model)  # before the data is read
+    resumed = Run(settings.out) if settings.resume and settings.out is not None else None
+    config = _resumed(settings, resumed) if resumed else settings.network
+    given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
+    statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
+    data = load_data(settings.data, download=settings.download, **statistics._asdict())
     if given:
-        _require_alike(given, data, job)
-    torch.manual_seed(job.training.seed)
-    network = build_network(fitted(config, data), weights=weights, training=job.training)
-    if job.dense:
+        _require_alike(given, data, settings)
+    torch.manual_seed(settings.training.seed)
+    network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
+    if settings.dense:
         with torch.random.fork_rng(devices=[]):
-            heads_to_add(network, data.example)
-    return Begun(network, data, open_run(network, data, job.training, run_dir=job.out, resume=job.resume))
+            critics_to_add(network, data.example)
+    run = open_run(network, data, settings.training, run_dir=settings.out, resume=settings.resume)
+    return Session(network, data, run)
+
+
+def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
+    """Take from the run what was decided when it was begun: the network's cut points and the source of its weights."""
+    config, begun = settings.network, run.config.network
+    cuts = begun.cuts if begun and begun.model == config.model else None
+    weights = config.weights
+    if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
+        weights = begun.weights if begun else None
+    return dataclasses.replace(config, cuts=cuts, weights=weights)
 
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
-    """What the weights, the model's own or those of a run, were trained with."""
+    """Return the statistics that the weights, the model's own or those of a run, were trained with."""
     if given is not None:
-        return recorded_statistics(given.config["data"] or {})
+        return recorded_statistics(given.config.data)
     return Statistics(default_normalization(config.model) if weights == "default" else None)
 
 
-def _require_alike(given: Run, data: Data, job: Job) -> None:
-    """What goes into a run's main network and comes out must mean the same in the new data; where all is trained on,
-    other classes get a warning."""
-    recorded = given.config["data"] or {}
-    for what, own in (("vocabulary", data.vocabulary), ("columns", data.columns)):
-        if list(own) != recorded.get(what, [] if what == "vocabulary" else list(own)):
-            raise ConfigError(
-                f"{given.path} was trained with other {what} than {job.data.name} has; give the same data"
-            )
-    classes = recorded.get("classes", list(data.classes))
-    if classes == list(data.classes):
-        return
-    was, now = (textwrap.shorten(", ".join(names), 60) or "none" for names in (classes, data.classes))
-    if job.training.freeze_main:
+def _require_alike(given: Run, data: Data, settings: SessionSettings) -> None:
+    """Refuse data whose inputs mean something else than those of the run whose weights are taken.
+
+    The classes, too, must be the run's if the main network is frozen; otherwise other classes get a warning.
+
+    Raises:
+        ConfigError: the data differs.
+    """
+    others = [field for field, *_ in given.differences(data, "vocabulary", "columns")]
+    if given.config.data is None and data.vocabulary:
+        others = ["vocabulary"]  # the run did not record its own
+    if others:
         raise ConfigError(
-            f"{given.path} was trained on other classes ({was}, not {now}), which --freeze-main keeps; leave it out"
+            f"{given.path} was trained with other {others[0]} than {settings.data.name} has; give the same data"
         )
-    if len(classes) == len(data.classes):  # else the classifier is new, and a warning says so
-        warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)
+    for _, was, now in given.differences(data, "classes"):
+        if settings.training.freeze_main:
+            raise ConfigError(
+                f"{given.path} was trained on other classes ({was}, not {now}), which --freeze-main keeps; leave it out"
+            )
+        recorded = given.config.data
+        if recorded and len(recorded.classes) == len(data.classes):  # else the classifier is new, and a warning says so
+            warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)

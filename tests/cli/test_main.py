@@ -101,7 +101,7 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
     arguments = [item for option in options.items() for item in option]
     result = cli("train", "resnet", "--data", image_folder, "--out", tmp_path / "run", *arguments)
     assert result.code == 0, result.err
-    config = lct.Run(tmp_path / "run").config
+    config = lct.Run(tmp_path / "run").config.to_dict()
     recorded = {**config["network"], **config["data"]["config"], **config["training"], **config["machine"]}
     for option, value in options.items():
         expected = value.split(",") if option in ("--split-at", "--critic-depth", "--critic-width") else [value]
@@ -386,7 +386,7 @@ def test_sizes_that_do_not_match_are_resized(cli: Cli, image_folder: Path, tmp_p
     Image.new("RGB", (20, 12)).save(folder / "train" / "red" / "wide.png")
     path = tmp_path / "run"
     assert cli("train", "vgg-lct", "--data", folder, "--out", path, "--image-size", 8, *QUICK).code == 0
-    assert lct.Run(path).config["network"]["image_size"] == 8
+    assert lct.Run(path).config.network.image_size == 8
 
 
 def test_what_was_selected_before_training_went_on_is_said_to_be_old(

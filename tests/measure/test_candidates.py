@@ -121,8 +121,8 @@ def test_what_each_network_costs_stands_beside_its_own_scores(make_network: Make
     candidates = measure_costs(exits, data.example, latency_repeats=2)
     for candidate, each in zip(candidates, exits, strict=True):
         assert (candidate.exit, candidate.name, candidate.origin) == (each.exit, each.name, each.origin)
-        assert candidate.accuracy == each.scores.accuracy[each.place]
-        assert candidate.loss == each.scores.loss[each.place]
+        assert candidate.accuracy == each.scores.accuracy[each.position]
+        assert candidate.loss == each.scores.loss[each.position]
         assert candidate.flops == lct.count_flops(each.network, data.example)
         assert candidate.parameters == lct.count_parameters(each.network)
         assert candidate.latency_ms > 0

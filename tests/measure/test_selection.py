@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import MAIN, Candidate, wilson_interval
-from lctprune.measure.selection import COSTS, fitting, main_of, parse_limit
+from lctprune.measure.selection import COSTS, Limits, fitting, main_of, parse_limit
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -123,12 +123,16 @@ def test_select_agrees_with_brute_force(candidates: list[Candidate], given_limit
         return
     possible = [each for each in candidates if fits(each, limits)]
     assert fitting(candidates, budget) == possible
+    absolute = budget.limits(main_of(candidates))
+    assert absolute == pytest.approx(limits)
+    assert fitting(candidates, absolute) == possible
     if not possible:
         check_budget_error(candidates, budget, limits)
         return
     best = lct.select(candidates, budget)
     assert best in possible
     assert best.accuracy == max(each.accuracy for each in possible)
+    assert lct.select(candidates, absolute) is best
     rivals = [each for each in possible if each.accuracy == best.accuracy]
     if all(each.flops is not None for each in rivals):
         assert best.flops == min(each.flops for each in rivals if each.flops is not None)
@@ -206,7 +210,7 @@ def test_a_missing_cost_does_not_fit() -> None:
         lct.select(candidates, lct.Budget(flops=1e9))
     assert caught.value.nearest is None
     assert lct.select(candidates, lct.Budget(latency_ms=1.5)).exit == 0
-    with pytest.raises(ConfigError, match="50% of the main network's flops means nothing"):
+    with pytest.raises(ConfigError, match=r"flops is 50%.* main network.* not measured"):
         lct.select(candidates, lct.Budget(flops="50%"))
 
 
@@ -281,6 +285,16 @@ def test_what_is_no_positive_number_is_refused(text: str) -> None:
 def test_numbers_that_are_no_limit_are_refused(number: float) -> None:
     with pytest.raises(ConfigError, match="budget flops is"):
         lct.Budget(flops=number)
+
+
+def test_limits_in_absolute_units_are_checked() -> None:
+    assert dict(Limits({"latency_ms": 2, "flops": 1e6})) == {"flops": 1e6, "latency_ms": 2.0}
+    with pytest.raises(KeyError):
+        _ = Limits({"flops": 1})["macs"]
+    with pytest.raises(ConfigError, match="budget names watts; it may name flops"):
+        Limits({"watts": 3})
+    with pytest.raises(ConfigError, match="budget macs is -1"):
+        Limits({"macs": -1.0})
 
 
 @MANY

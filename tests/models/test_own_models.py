@@ -114,8 +114,8 @@ def assert_refused(result: Any, folder: Path, *words: str, code: int = 1) -> Non
 
 
 def test_the_run_records_how_to_build_it(run: Path) -> None:
-    recipe = lct.Run(run).config["network"]
-    assert (recipe["model"], recipe["groups"], recipe["num_outputs"], recipe["image_size"]) == ("mynet:build", 2, 3, 8)
+    recipe = lct.Run(run).config.network
+    assert (recipe.model, recipe.groups, recipe.num_outputs, recipe.image_size) == ("mynet:build", 2, 3, 8)
 
 
 @pytest.mark.parametrize("command", ["select", "evaluate", "export"])

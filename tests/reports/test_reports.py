@@ -529,7 +529,9 @@ def test_the_page_escapes_every_name(tmp_path: Path) -> None:
 
 def test_the_page_of_a_run_with_nothing_known(tmp_path: Path) -> None:
     run = make_run(tmp_path / "bare", epochs=0)
-    run.config |= {"network": None, "data": None, "training": {}, "machine": None, "command": None}
+    unknown = {"network": None, "data": None, "training": {}, "machine": None, "command": None}
+    (run.path / "config.json").write_text(json.dumps(run.config.to_dict() | unknown))
+    run = Run(run.path)
     candidates = make_candidates(flops=(None,) * 4, latencies=(None,) * 4, samples=None)
     text = Page(reports.report_page(run, candidates)).text
     for expected in ("No epoch was finished", "made in a program", "not known", "not measured"):

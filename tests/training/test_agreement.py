@@ -257,7 +257,7 @@ def test_from_the_command_line_to_the_page(cli: Cli, image_folder: Path, tmp_pat
     result = cli("train", "vgg-lct", *arguments, "--threads", 1, "--diagnostics", "--out", tmp_path / "run")
     assert result.code == 0, result.err
     run = lct.Run(tmp_path / "run")
-    assert run.config["training"]["diagnostics"] is True
+    assert run.config.training.diagnostics is True
     with (run.path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:

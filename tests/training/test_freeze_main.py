@@ -182,7 +182,7 @@ def test_from_a_file_of_weights(
     for name, more in (("frozen", ("--freeze-main",)), ("joint", ())):
         result = cli("train", "vgg-lct", "--out", tmp_path / name, *options, *more)
         assert result.code == 0, result.err
-        assert lct.Run(tmp_path / name).config["training"]["freeze_main"] is (name == "frozen")
+        assert lct.Run(tmp_path / name).config.training.freeze_main is (name == "frozen")
     assert same(main_of(tmp_path / "frozen"), state)
     assert not same(main_of(tmp_path / "joint"), state)
     again = cli("train", "vgg-lct", "--out", tmp_path / "frozen", *options, "--freeze-main", "--resume")
@@ -243,7 +243,7 @@ def test_a_runs_weights_come_with_its_normalisation(cli: Cli, image_folder: Path
     path.write_text(json.dumps(config))
     arguments = ("--weights", tmp_path / "first", "--freeze-main", "--out", tmp_path / "second")
     assert cli("train", "resnet", "--data", image_folder, *small, *arguments).code == 0
-    assert lct.Run(tmp_path / "second").config["data"]["mean"] == [0.1, 0.2, 0.3]
+    assert lct.Run(tmp_path / "second").config.data.mean == (0.1, 0.2, 0.3)
 
 
 def hot_or_cold(path: Path, mean: float, columns: str = "degrees,noise,kind") -> Path:
@@ -263,7 +263,7 @@ def test_a_tables_columns_are_standardised_as_the_weights_know_them(cli: Cli, tm
     warmer = hot_or_cold(tmp_path / "b.csv", 60)
     assert cli(*given, "--data", warmer, "--out", tmp_path / "second").code == 0
     runs = [lct.Run(tmp_path / name) for name in ("first", "second")]
-    assert runs[0].config["data"]["mean"] == runs[1].config["data"]["mean"]
+    assert runs[0].config.data.mean == runs[1].config.data.mean
     data = runs[1].load_data()
     assert lct.evaluate(lct.load_network(runs[1]), data.val, data.example)[-1].accuracy > 0.8
     swapped = hot_or_cold(tmp_path / "c.csv", 55, "noise,degrees,kind")

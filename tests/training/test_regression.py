@@ -262,9 +262,9 @@ def test_the_target_decides_what_is_predicted(cli: Cli, table: Path, tmp_path: P
     quick = ("--task", "regression", "--epochs", 1, "--model-args", "width=8", "--groups", 2)
     for name, options in (("price", ()), ("area", ("--target", "area"))):
         assert cli("train", "mlp", "--data", table, "--out", tmp_path / name, *options, *quick).code == 0
-    statistics = [lct.Run(tmp_path / name).config["data"]["target"]["mean"][0] for name in ("price", "area")]
+    statistics = [lct.Run(tmp_path / name).config.data.target.mean[0] for name in ("price", "area")]
     assert statistics[0] > 1000 > statistics[1]
-    assert lct.Run(tmp_path / "area").config["data"]["columns"] == ["age", "noise", "price"]
+    assert lct.Run(tmp_path / "area").config.data.columns == ("age", "noise", "price")
     losses = [lct.Run(tmp_path / name).metrics[0]["exit0_train_loss"] for name in ("price", "area")]
     assert losses[0] != losses[1]
     refused = cli("train", "mlp", "--data", table, "--target", "nosuch", *quick)

@@ -136,7 +136,7 @@ def test_words_that_are_cut_off_change_the_run(cli: Cli, text: Path, tmp_path: P
     assert whole.metrics[0]["exit0_train_loss"] != cut.metrics[0]["exit0_train_loss"]
     assert cli("select", cut.path).code == 0
     assert described(cut.path)[0]["input"]["max_length"] == 2
-    assert (cut.load_data().example.shape[1], cut.config["network"]["steps"]) == (2, 2)
+    assert (cut.load_data().example.shape[1], cut.config.network.steps) == (2, 2)
 
 
 def test_the_vocabulary_is_the_runs(cli: Cli, text: Path, tmp_path: Path) -> None:
@@ -229,6 +229,6 @@ def test_settings_of_sequences_change_what_is_learnt(cli: Cli, tmp_path: Path) -
     assert losses.pop("adamw") == losses["base"]  # what auto means for sequences
     assert len(set(losses.values())) == len(losses), losses
     recorded = lct.Run(tmp_path / "dropout").config
-    assert recorded["network"]["model_args"] == {"layers": 2, "width": 8, "dropout": 0.9}
-    assert (recorded["training"]["optimizer"], recorded["training"]["lr"]) == ("adamw", 0.001)
-    assert lct.Run(tmp_path / "sgd").config["training"]["lr"] == 0.2
+    assert recorded.network.model_args == {"layers": 2, "width": 8, "dropout": 0.9}
+    assert (recorded.training.optimizer, recorded.training.lr) == ("adamw", 0.001)
+    assert lct.Run(tmp_path / "sgd").config.training.lr == 0.2

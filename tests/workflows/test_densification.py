@@ -18,10 +18,9 @@ import lctprune as lct
 from lctprune.measure.scores import score_exits
 from lctprune.models.build import build_model
 from lctprune.partition.attach import all_places
-from lctprune.training.trainer import train_steps
-from lctprune.workflows.added_critics import Head, heads_to_add
+from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.densification import begin_dense, default_epochs
-from lctprune.workflows.members import family
+from lctprune.workflows.members import members_of
 
 TableRun = Callable[..., lct.Run]
 TINY: dict[str, dict[str, Any]] = {
@@ -35,7 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def plain_model(run: lct.Run) -> nn.Module:
-    """The main network as one model that was never cut."""
+    """Build the main network as one model that was never cut."""
     network = lct.load_network(run)
     assert network.recipe is not None
     model = build_model(network.recipe)
@@ -44,7 +43,7 @@ def plain_model(run: lct.Run) -> nn.Module:
 
 
 def upto(model: nn.Module, name: str, x: Tensor) -> Tensor:
-    """What stands in a network of stages behind the module `name`."""
+    """Run a network of stages up to the module `name`."""
     for stage_name, stage in model.named_children():
         for position, layer in enumerate(stage):
             x = layer(x)
@@ -56,7 +55,7 @@ def upto(model: nn.Module, name: str, x: Tensor) -> Tensor:
 
 
 def hand_macs(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """Multiply-adds of convolutions and linear layers, counted one by one; and the output."""
+    """Count multiply-adds of convolutions and linear layers one by one; return them and the output."""
     total = 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -74,7 +73,7 @@ def hand_macs(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
 
 def network_macs(network: lct.LocalCriticNetwork, x: Tensor) -> tuple[list[int], list[int]]:
-    """Of each group, and of each critic."""
+    """Count the multiply-adds of each group, and of each critic."""
     groups, critics = [], []
     for index, group in enumerate(network.groups):
         count, x = hand_macs(group, x)
@@ -111,7 +110,7 @@ def test_an_added_exit_is_the_main_network_up_to_its_place_and_its_critic(traine
     dense = lct.densify(trained, epochs=1)
     model, network = plain_model(trained), lct.load_network(dense)
     x = next(inputs_of(trained))
-    added = [member for member in family(trained) if member.run.path == dense.path]
+    added = [member for member in members_of(trained) if member.run.path == dense.path]
     assert len(added) == len(network.critics) >= 5
     for member in added:
         place = member.origin.removeprefix("at ").partition(",")[0]
@@ -126,7 +125,7 @@ def test_critics_learn(trained: lct.Run) -> None:
     before = [
         {name: tensor.clone() for name, tensor in critic.state_dict().items()} for critic in begun.network.critics
     ]
-    for _ in train_steps(*begun):
+    for _ in begun.steps():
         pass
     for critic, state in zip(begun.network.critics, before, strict=True):
         assert not same(critic.state_dict(), state)
@@ -179,13 +178,13 @@ def test_the_added_training_costs_at_most_a_fifth(trained: lct.Run, training: lc
     share = 0.2 * training.epochs * trained_parts
     assert epochs * added <= share < (epochs + 1) * added
     assert epochs > 1
-    assert begin_dense(trained, resume=True).run.config["training"]["epochs"] == 1  # of two epochs a fifth is less
+    assert begin_dense(trained, resume=True).opened.config.training.epochs == 1  # of two epochs a fifth is less
 
 
 def test_resumed_equals_uninterrupted(trained: lct.Run, tmp_path: Path) -> None:
     other = lct.Run(trained.path)
     begun = begin_dense(trained, epochs=3)
-    for progress in train_steps(*begun):
+    for progress in begun.steps():
         if progress.epoch == 2 and progress.step == 2:
             break
     assert begun.run.epochs_done == 1
@@ -201,20 +200,20 @@ def test_resumed_equals_uninterrupted(trained: lct.Run, tmp_path: Path) -> None:
 # --- where -----------------------------------------------------------------------------------------------------------
 
 
-def costs_of(heads: list[Head], config: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
-    """Place, parameters and FLOPs of each head's exit."""
+def costs_of(added: list[AddedCritic], config: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
+    """List cut point, parameters and FLOPs of each critic's exit."""
     costs = []
-    for head in heads:
+    for each in added:
         critic = lct.make_critic(
             kind,
-            head.cut.shape,
+            each.cut.shape,
             config.get("num_outputs", 10),
-            width=head.width,
-            depth=head.depth,
-            channels_last=head.cut.channels_last,
+            width=each.width,
+            depth=each.depth,
+            channels_last=each.cut.channels_last,
         )
-        flops = head.cut.flops + lct.count_flops(critic, torch.zeros(1, *head.cut.shape))
-        costs.append((head.cut.node_name, lct.count_parameters(critic), flops))
+        flops = each.cut.flops + lct.count_flops(critic, torch.zeros(1, *each.cut.shape))
+        costs.append((each.cut.node_name, lct.count_parameters(critic), flops))
     return costs
 
 
@@ -223,59 +222,59 @@ def costs_of(heads: list[Head], config: dict[str, Any], kind: str) -> list[tuple
 def test_every_added_exit_is_another_network_and_cheaper_than_the_main_one(name: str, groups: int) -> None:
     network = lct.build_network(lct.NetworkConfig(**TINY[name], groups=groups))
     example = network.recipe.example
-    heads = heads_to_add(network, example)
-    costs = costs_of(heads, TINY[name], "tail")
+    added = critics_to_add(network, example)
+    costs = costs_of(added, TINY[name], "tail")
     standing = list(zip(network.cuts, (lct.count_parameters(critic) for critic in network.critics), strict=True))
     places = [(place, parameters) for place, parameters, _ in costs] + standing
     assert len(set(places)) == len(places)
     assert all(flops < lct.count_flops(network, example) for *_, flops in costs)
-    assert [head.cut.node for head in heads] == sorted(head.cut.node for head in heads)
-    assert {head.width for head in heads} <= {1.0, 0.5}
+    assert [critic.cut.node for critic in added] == sorted(critic.cut.node for critic in added)
+    assert {critic.width for critic in added} <= {1.0, 0.5}
     dense = lct.build_network(
         lct.NetworkConfig(
             **TINY[name],
-            cuts=[head.cut.node_name for head in heads],
-            critic_width=[head.width for head in heads],
-            groups=len(heads) + 1,
+            cuts=[critic.cut.node_name for critic in added],
+            critic_width=[critic.width for critic in added],
+            groups=len(added) + 1,
         )
     )
-    assert len(dense.exits(example)) == len(heads) + 1
+    assert len(dense.exits(example)) == len(added) + 1
 
 
 def test_a_resnet_gets_at_least_12_candidates() -> None:
     network = lct.build_network(lct.NetworkConfig(model="resnet18", groups=4))
-    assert len(network.groups) + len(heads_to_add(network, network.recipe.example)) >= 12
+    assert len(network.groups) + len(critics_to_add(network, network.recipe.example)) >= 12
 
 
 @pytest.mark.parametrize(("kind", "widths"), [("linear", {1.0}), ("paper", {1.0, 0.5}), ("pooled", {1.0, 0.5})])
 def test_critics_of_every_kind(kind: str, widths: set[float]) -> None:
     network = lct.build_network(lct.NetworkConfig(**TINY["vgg-lct"] | {"model_args": {"width": 32}}, critic=kind))
-    heads = heads_to_add(network, network.recipe.example)
-    assert {head.width for head in heads} == widths
-    assert all(head.cut.node_name not in network.cuts for head in heads if head.width == 1)
+    added = critics_to_add(network, network.recipe.example)
+    assert {critic.width for critic in added} == widths
+    assert all(critic.cut.node_name not in network.cuts for critic in added if critic.width == 1)
 
 
 def test_depth_and_width_are_those_of_the_nearest_critic() -> None:
     settings = {"critic_depth": (1, 2), "critic_width": (0.5, 2.0), "split_at": ("stage1", "stage2")}
     network = lct.build_network(lct.NetworkConfig(**TINY["vgg-lct"], **settings))
-    heads = heads_to_add(network, network.recipe.example)
-    assert {head.nearest for head in heads} == {(0, 1), (1, 0)}
-    for head in heads:
-        assert head.depth == (1, 2)[head.nearest[0]]
-        assert head.width in ((0.5, 0.25), (2.0, 1.0))[head.nearest[0]]
+    added = critics_to_add(network, network.recipe.example)
+    assert {critic.nearest for critic in added} == {(0, 1), (1, 0)}
+    for critic in added:
+        assert critic.depth == (1, 2)[critic.nearest[0]]
+        assert critic.width in ((0.5, 0.25), (2.0, 1.0))[critic.nearest[0]]
 
 
 def test_what_stands_there_twice_is_not_added_again() -> None:
     settings = {"split_at": ("layer2", "layer2", "layer4"), "critic_width": (1, 0.5, 2)}
     network = lct.build_network(lct.NetworkConfig(**TINY["mlp"], **settings))
-    heads = heads_to_add(network, network.recipe.example)
-    assert [head.width for head in heads if head.cut.name == "layer2"] == []
-    assert [head.width for head in heads if head.cut.name == "layer1"] == [1, 0.5]
+    added = critics_to_add(network, network.recipe.example)
+    assert [critic.width for critic in added if critic.cut.name == "layer2"] == []
+    assert [critic.width for critic in added if critic.cut.name == "layer1"] == [1, 0.5]
 
 
 def test_without_a_place_nothing_is_begun(table_run: TableRun) -> None:
     run = table_run(method="backprop", model_args={"width": 4, "layers": 1})
-    with pytest.raises(lct.NetworkError, match="no place for a further 'tail' critic"):
+    with pytest.raises(lct.NetworkError, match="no cut point for a further 'tail' critic"):
         lct.densify(run)
     assert not (run.path / "dense").exists()
 
@@ -343,9 +342,9 @@ def test_no_critic_starts_from_a_part_of_one_for_maps_of_another_size(critic: st
     recipe = lct.NetworkConfig(**TINY["vgg-lct"], groups=3, critic=critic)
     network = lct.build_network(recipe)
     cuts = {place.node_name: place.shape for place in all_places(build_model(recipe), network.recipe.example)}
-    for head in heads_to_add(network, network.recipe.example):
-        assert all(cuts[network.recipe.cuts[index]] == head.cut.shape for index in head.alike)
-        assert set(head.alike) == {k for k in head.nearest if cuts[network.recipe.cuts[k]] == head.cut.shape}
+    for added in critics_to_add(network, network.recipe.example):
+        assert all(cuts[network.recipe.cuts[index]] == added.cut.shape for index in added.alike)
+        assert set(added.alike) == {k for k in added.nearest if cuts[network.recipe.cuts[k]] == added.cut.shape}
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------

@@ -17,10 +17,9 @@ from torch import Tensor
 import lctprune as lct
 from lctprune.losses import mean_squared_error
 from lctprune.models.build import network_of
-from lctprune.training.trainer import train_steps
 from lctprune.utils.files import write_json
 from lctprune.workflows.finetuning import TaughtSplit, begin_finetuning, distillation_loss
-from lctprune.workflows.members import family, member_of
+from lctprune.workflows.members import member_of, members_of
 
 TableRun = Callable[..., lct.Run]
 
@@ -90,7 +89,7 @@ def test_without_distillation_it_is_plain_training_of_that_network(exit: int, tr
     fine = lct.finetune(trained, exit, epochs=2, distill=0, lr=0.03)
     source = lct.load_network(trained)
     network = network_of(source, dataclasses.replace(source.recipe, exit=exit))
-    config = dataclasses.replace(lct.TrainConfig(**trained.config["training"]), method="backprop", epochs=2, lr=0.03)
+    config = dataclasses.replace(trained.config.training, method="backprop", epochs=2, lr=0.03)
     plain = lct.train(network, trained.load_data(), config, run_dir=tmp_path / "plain")
     assert same(checkpoint(fine), checkpoint(plain))
 
@@ -123,11 +122,11 @@ def test_it_learns_what_the_main_network_gives(trained: lct.Run) -> None:
 
 
 def test_settings_come_from_the_run(trained: lct.Run) -> None:
-    begun = lct.finetune(trained, 0).config["training"]
-    expected = trained.config["training"] | {"method": "backprop", "epochs": 1, "distill": "0"}
+    begun = lct.finetune(trained, 0).config.to_dict()["training"]
+    expected = trained.config.to_dict()["training"] | {"method": "backprop", "epochs": 1, "distill": "0"}
     assert begun.pop("lr") == pytest.approx(0.2 * expected.pop("lr"))
     assert begun == expected
-    given = lct.finetune(trained, 1, lr=0.004, epochs=2).config["training"]
+    given = lct.finetune(trained, 1, lr=0.004, epochs=2).config.to_dict()["training"]
     assert (given["lr"], given["epochs"]) == (0.004, 2)
 
 
@@ -137,14 +136,14 @@ def test_a_run_of_another_machine_is_trained_on_with_the_device_that_is_here(tra
     config["training"]["device"] = "cuda"
     write_json(path, config)
     for added in (lct.finetune(lct.Run(trained.path), 0), lct.densify(lct.Run(trained.path), epochs=1)):
-        assert added.config["training"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert added.config.training.device == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_resumed_one_equals_an_uninterrupted_one(trained: lct.Run, tmp_path: Path) -> None:
     whole = lct.finetune(trained, 0, epochs=3, distill=0.4, lr=0.02)
     whole.path.rename(tmp_path / "whole")
     begun = begin_finetuning(trained, 0, epochs=3, distill=0.4, lr=0.02)
-    steps = train_steps(begun.network, begun.data, begun.run, loss=begun.loss, validation_loss=begun.validation_loss)
+    steps = begun.steps()
     for progress in steps:
         if progress.epoch == 2 and progress.step == 2:
             break
@@ -192,7 +191,7 @@ def test_the_result_is_a_candidate_and_the_run_stays_as_it_is(trained: lct.Run) 
 
 def test_an_added_exit_is_trained_on(trained: lct.Run) -> None:
     lct.densify(trained, epochs=1)
-    added = family(trained)[-1]
+    added = members_of(trained)[-1]
     fine = lct.finetune(trained, added.number)
     member = member_of(trained, added.number + 1)
     assert member.run.path == fine.path

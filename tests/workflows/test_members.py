@@ -14,13 +14,13 @@ from lctprune.measure.selection import main_of
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.deployment import deploy, read_selection
 from lctprune.workflows.finetuning import begin_finetuning
-from lctprune.workflows.members import added_runs, family, member_of, notes
+from lctprune.workflows.members import added_runs, member_of, members_of, notes
 
 
 def numbers(run: lct.Run) -> dict[int, tuple[str, str, int]]:
     return {
         member.number: (member.origin, str(member.run.path.relative_to(run.path)), member.exit)
-        for member in family(run)
+        for member in members_of(run)
     }
 
 
@@ -33,7 +33,7 @@ def change_checkpoint(run: lct.Run) -> None:
 
 def test_a_run_alone_has_its_exits(trained: lct.Run) -> None:
     assert numbers(trained) == {exit: ("", ".", exit) for exit in range(3)}
-    assert [member.name for member in family(trained)] == ["exit 0", "exit 1", "main network"]
+    assert [member.name for member in members_of(trained)] == ["exit 0", "exit 1", "main network"]
     assert added_runs(trained) == []
     assert notes(trained) == []
 
@@ -83,7 +83,7 @@ def test_what_was_begun_from_another_checkpoint_is_left_out(trained: lct.Run) ->
         lct.densify(trained, resume=True)
     with pytest.raises(lct.RunError, match="exit0 was begun from another checkpoint"):
         lct.finetune(trained, 0, resume=True)
-    taken = max(run.config["origin"]["first_number"] for run in added_runs(trained))
+    taken = max(run.config.origin.first_number for run in added_runs(trained))
     lct.finetune(trained, 1)
     assert max(numbers(trained)) > taken  # the numbers of what is left out are not given again
 
@@ -141,7 +141,7 @@ def test_an_added_exit_is_deployed_and_its_selection_read_while_it_is_there(trai
     fine = lct.finetune(trained, 0)
     candidates = lct.measure_run(trained)
     deployment = deploy(trained, candidates, 3, trained.path / "selected", measure_test=True)
-    description = json.loads(deployment.description.read_text())
+    description = json.loads(deployment.model_card.read_text())
     assert description["exit"] == 3
     assert description["validation"]["origin"] == "exit 0, fine-tuned"
     assert description["main_network"]["validation"]["exit"] == 2
@@ -187,7 +187,7 @@ def test_critics_of_another_version_are_refused_in_a_few_words(trained: lct.Run)
     ) as info:
         lct.load_network(trained.path)
     assert len(str(info.value)) < 400 + 2 * len(str(trained.path))
-    recipe = lct.NetworkConfig(**trained.config["network"])
+    recipe = trained.config.network
     again = lct.build_network(recipe, weights=str(trained.path)).main_state_dict()
     for name, tensor in again.items():
         assert any(torch.equal(tensor, old) for key, old in tensors.items() if key.endswith(name))

@@ -10,7 +10,7 @@ import torch
 
 import lctprune as lct
 from lctprune.config.network import NetworkConfig
-from lctprune.workflows.session import Job, begin, skeleton
+from lctprune.workflows.session import SessionSettings, begin, skeleton
 
 RECIPES = {
     "resnet18": NetworkConfig(model="resnet18", groups=3, image_size=16),
@@ -58,11 +58,11 @@ def test_what_no_state_dict_holds_is_built(tmp_path: Path, monkeypatch: pytest.M
         assert torch.equal(ours, theirs)
 
 
-def test_the_cuts_suit_the_jobs_training(tmp_path: Path) -> None:
+def test_the_cuts_suit_the_sessions_training(tmp_path: Path) -> None:
     network = NetworkConfig(model="vgg-lct", model_args={"width": 8}, balance="memory")
     cuts = {
         size: begin(
-            Job(
+            SessionSettings(
                 network=network,
                 data=lct.DataConfig(name="digits"),
                 training=lct.TrainConfig(batch_size=size),

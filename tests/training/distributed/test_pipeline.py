@@ -195,7 +195,7 @@ def test_a_batch_is_as_many_samples_for_each_replica(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     run = lct.Run(tmp_path / "run")
-    assert run.config["training"]["batch_size"] == 64
+    assert run.config.training.batch_size == 64
     assert len(json.loads(out)["candidates"]) == 4
     assert run.epochs_done == 1
 

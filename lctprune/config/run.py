@@ -1,0 +1,191 @@
+"""The record of a run: config.json, part by part, as typed values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lctprune.config.data import DataConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.reading import from_json, unknown_fields
+from lctprune.config.training import TrainConfig
+from lctprune.errors import RunError
+
+CONFIG = "config.json"
+PARTS = ("network", "data", "training")  # that every run has
+Part = Literal["network", "data", "training", "origin"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsRecord:
+    """Mean and standard deviation by which values were normalised.
+
+    Attributes:
+        mean, std: one number per channel or column.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The data that a run was trained on.
+
+    Attributes:
+        config: where the data came from, and how it was split.
+        classes: names of the classes, in the order of the labels; empty in a regression.
+        samples: number of samples per split.
+        fingerprint: hash of the data; None for data that comes with lctprune.
+        resize: the shorter side to which images were resized before their centre was taken.
+        mean, std: normalisation of the inputs; empty where inputs are not normalised.
+        vocabulary: words of a text, by their numbers; None where an earlier version did not record it.
+        columns: names of a table's input columns; None where an earlier version did not record them.
+        target: normalisation of a regression's target.
+    """
+
+    config: DataConfig
+    classes: tuple[str, ...]
+    samples: Mapping[str, int]
+    fingerprint: str | None = None
+    resize: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    vocabulary: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    target: StatisticsRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run comes from that was added to another run.
+
+    Attributes:
+        checkpoint_sha256: hash of the other run's checkpoint.
+        first_number: number of this run's first exit among the candidates of the other run.
+        exits: for each exit, how it came to be.
+        distill: share of the loss that is the distance to the main network's outputs; of a fine-tuned exit only.
+    """
+
+    checkpoint_sha256: str
+    first_number: int
+    exits: tuple[str, ...]
+    distill: float | None = None
+
+    @property
+    def next_number(self) -> int:
+        """The first number behind those of this run's exits."""
+        return self.first_number + len(self.exits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they stand in config.json."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The content of a run's config.json.
+
+    A part is read when it is first asked for, so that a run of another version still gives whatever this version
+    understands: settings that it does not know are left out, and settings that were not recorded have their present
+    defaults. `require_known` refuses the former; `to_dict` gives the content of the file as it is.
+
+    Args:
+        document: content of the file.
+        path: run directory, for messages.
+
+    Raises:
+        RunError: in reading a part, if a field is missing or has a value that cannot be used.
+    """
+
+    document: Mapping[str, Any]
+    path: Path = Path()
+
+    @cached_property
+    def network(self) -> NetworkConfig | None:
+        """How to build the network; None for a network made in a program."""
+        return None if self.document["network"] is None else self._read("network", NetworkConfig)
+
+    @cached_property
+    def training(self) -> TrainConfig:
+        """How the network was trained, as resolved for the machine that trained it."""
+        return self._read("training", TrainConfig)
+
+    @cached_property
+    def data(self) -> DataRecord | None:
+        """What the network was trained on; None for data made in a program."""
+        return None if self.document["data"] is None else self._read("data", DataRecord)
+
+    @cached_property
+    def origin(self) -> Origin | None:
+        """Where the run comes from, if it was added to another one; otherwise None."""
+        return self._read("origin", Origin) if "origin" in self.document else None
+
+    @property
+    def created(self) -> str:
+        """When the run was created, in ISO 8601; empty where that was not recorded."""
+        return str(self.document.get("created") or "")
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that created the run; empty where that was not recorded."""
+        return tuple(map(str, self.document.get("command") or ()))
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The version of each package."""
+        return self.document.get("versions") or {}
+
+    @property
+    def machine(self) -> Mapping[str, Any]:
+        """The machine that trained: platform, cpu, cores, threads, gpu."""
+        return self.document.get("machine") or {}
+
+    def require_known(self, part: Part, *, remedy: str = "train it again") -> None:
+        """Refuse a part with settings that this version does not know.
+
+        Raises:
+            RunError: there are such settings.
+        """
+        if unknown := unknown_fields(_TYPES[part], self.document[part], part):
+            raise RunError(
+                f"{self.path} does not fit this version of lctprune (unknown settings: {', '.join(unknown)}); {remedy}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of config.json."""
+        return dict(self.document)
+
+    def _read(self, part: Part, kind: type[_T]) -> _T:
+        return from_json(kind, self.document[part], part, file=self.path / CONFIG)
+
+
+_TYPES: dict[Part, type] = {"network": NetworkConfig, "data": DataRecord, "training": TrainConfig, "origin": Origin}
+
+
+def run_settings(
+    *, network: NetworkConfig | None, data: DataRecord | None, training: TrainConfig, origin: Origin | None = None
+) -> dict[str, Any]:
+    """Return what config.json says of a new run, except when, how and on what machine it was created.
+
+    Args:
+        network: how to build the network; None for a network made in a program.
+        data: what the network is trained on; None for data made in a program.
+        training: how it is trained, resolved.
+        origin: where the run comes from, if it is added to another one.
+    """
+    settings: dict[str, Any] = {
+        "network": network and network.to_dict(),
+        "data": data and dataclasses.asdict(data),
+        "training": dataclasses.asdict(training),
+    }
+    if origin is not None:
+        settings["origin"] = origin.to_dict()
+    read_back: dict[str, Any] = json.loads(json.dumps(settings))  # lists in place of tuples
+    return read_back

@@ -1,0 +1,79 @@
+"""Loading a run: each network is built once per command, at the cut points that were recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lctprune as lct
+from lctprune.workflows.deployment import deploy
+from lctprune.workflows.loading import LoadedRun
+
+Cli = Callable[..., Any]
+SOURCE = """
+from pathlib import Path
+
+from torch import nn
+
+
+def build(num_classes, features):
+    with Path("built").open("a") as file:
+        file.write("x")
+    return nn.Sequential(nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enter a folder with a module whose network writes an x whenever it is built."""
+    (tmp_path / "counted_net.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, table_run: Callable[..., lct.Run]) -> lct.Run:
+    """Train a network that counts how often it is built."""
+    run = table_run(model="counted_net:build", model_args={})
+    (folder / "built").unlink()
+    return lct.Run(run.path, model="counted_net:build")
+
+
+def test_a_selection_builds_the_network_once(run: lct.Run, folder: Path, cli: Cli) -> None:
+    result = cli("select", run.path, "--budget-flops", "100%", "--model", "counted_net:build", "--threads", 1)
+    assert result.code == 0, result.err
+    assert (folder / "built").read_text() == "x"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_measured_and_deployed_together_as_each_alone(run: lct.Run, folder: Path) -> None:
+    loaded = LoadedRun(run)
+    candidates = lct.measure_run(run, again=True, loaded=loaded)
+    together = deploy(run, candidates, 0, folder / "together", measure_test=True, loaded=loaded)
+    assert (folder / "built").read_text() == "x"
+    alone = deploy(run, candidates, 0, folder / "alone", measure_test=True)
+    measured = [dataclasses.replace(together, model=alone.model, model_card=alone.model_card), alone]
+    assert measured[0] == measured[1]
+    x = loaded.data.example
+    outputs = [torch.jit.load(each.model)(x) for each in (together, alone)]
+    assert torch.equal(*outputs)
+    assert loaded.data is loaded.data
+
+
+def test_added_networks_are_loaded_beside_the_runs_own(trained: lct.Run) -> None:
+    fine, loaded = lct.finetune(trained, 0), LoadedRun(trained)
+    lct.measure_run(trained, again=True, loaded=loaded)
+    assert len(loaded.network(fine).groups) == 1
+    assert len(loaded.network().groups) == 3
+    assert loaded.network() is loaded.network(trained)
+
+
+def test_a_loaded_network_is_cut_where_the_run_was(trained: lct.Run) -> None:
+    assert trained.config.network is not None
+    assert lct.load_network(trained).cuts == trained.config.network.cuts
