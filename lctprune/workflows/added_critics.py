@@ -15,8 +15,8 @@ from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_flops, count_parameters
 from lctprune.models.build import build_model
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition.attach import all_places
-from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.cut_points import MeasuredCutPoint
+from lctprune.partition.cutting import all_cut_points
 
 NARROW = 0.5  # width of the second critic at each place, as a share of the first one's
 MOST_BETWEEN = 4  # places between two trained critics
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 class Head(NamedTuple):
     """A critic that is to be added."""
 
-    cut: CutPoint
+    cut: MeasuredCutPoint
     width: float
     depth: int | None
     nearest: tuple[int, ...]  # the trained critics, by how far they stand from it in FLOPs
@@ -55,7 +55,7 @@ def heads_to_add(network: LocalCriticNetwork, example: Tensor) -> list[Head]:
     """
     recipe = network.recipe
     assert recipe is not None
-    every = all_places(build_model(recipe), example, also=recipe.cuts or ())
+    every = all_cut_points(build_model(recipe), example, also=recipe.cuts or ())
     trained = [next(place for place in every if place.node_name == name) for name in recipe.cuts or ()]
     end = every[-1].flops
     heads = []
@@ -82,7 +82,7 @@ def heads_to_add(network: LocalCriticNetwork, example: Tensor) -> list[Head]:
     return heads
 
 
-def _places(every: Sequence[CutPoint], trained: Sequence[CutPoint]) -> list[CutPoint]:
+def _places(every: Sequence[MeasuredCutPoint], trained: Sequence[MeasuredCutPoint]) -> list[MeasuredCutPoint]:
     """Those of the trained critics, and the most even of those between."""
     *inner, end = every
     taken = [place.flops for place in trained]
@@ -94,7 +94,7 @@ def _places(every: Sequence[CutPoint], trained: Sequence[CutPoint]) -> list[CutP
     return sorted(kept, key=lambda place: place.node)
 
 
-def _spread(places: Sequence[CutPoint], most: int, low: int, high: int) -> list[CutPoint]:
+def _spread(places: Sequence[MeasuredCutPoint], most: int, low: int, high: int) -> list[MeasuredCutPoint]:
     """At most so many places, as evenly spread over the FLOPs between two as can be."""
     if len(places) <= most:
         return list(places)
@@ -110,7 +110,7 @@ def _of_critic(values: Sequence[_T] | None, index: int | None) -> _T | None:
     return values[0 if len(values) == 1 or index is None else index]
 
 
-def _size(recipe: NetworkConfig, cut: CutPoint, depth: int | None, width: float) -> _Size | None:
+def _size(recipe: NetworkConfig, cut: MeasuredCutPoint, depth: int | None, width: float) -> _Size | None:
     """Of a critic; None where it cannot be."""
     try:
         with torch.random.fork_rng(devices=[]):
