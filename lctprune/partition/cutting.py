@@ -154,7 +154,7 @@ def _output(model: nn.Module, example: Tensor) -> Tensor:
     with _model_must_run(model, example), evaluation_mode(model), torch.no_grad():
         output = model(example)
     if not isinstance(output, Tensor):
-        raise PartitionError(f"{type(model).__name__} does not give one tensor; {BY_HAND}")
+        raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
     return output
 
 
