@@ -18,7 +18,7 @@ from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.weights import load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition.attach import attach_critics
+from lctprune.partition.attach import Pool, attach_critics
 from lctprune.partition.choosing import Balance
 from lctprune.partition.cutting import possible_cut_points
 
@@ -70,9 +70,9 @@ def build_network(
         critic=config.critic,
         critic_depth=config.critic_depth,
         critic_width=config.critic_width,
-        critic_pool=config.critic_pool,
+        critic_pool=cast(Pool, config.critic_pool),  # these two are checked where they are used
         split_at=_given_cut_points(config),
-        balance_by=cast(Balance, config.balance),  # which attach_critics checks
+        balance_by=cast(Balance, config.balance),
         training=training,
     )
     if given is not None:

@@ -38,7 +38,7 @@ def timm_names() -> list[str]:
 
 
 def is_own_function(name: str) -> bool:
-    """Tell whether a name is that of a user's function, `package.module:callable`, whose use executes the user's code."""
+    """Tell whether a name is that of a user's function, `package.module:callable`, so that its use runs user code."""
     return ":" in name
 
 

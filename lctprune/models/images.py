@@ -78,8 +78,8 @@ def _set_width(model: resnet.ResNet, width: int, *, least: int) -> None:
     _require_width(width)
     if width < least:
         raise ConfigError(
-            f"width is {width}; a ResNet needs at least {least} channels for images of this size: with fewer, PyTorch's "
-            "backward pass of a strided 1x1 convolution crashes on some processors"
+            f"width is {width}; a ResNet needs at least {least} channels for images of this size: with fewer, "
+            "PyTorch's backward pass of a strided 1x1 convolution crashes on some processors"
         )
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
     if not isinstance(stages[0][0], _resnet().BasicBlock):

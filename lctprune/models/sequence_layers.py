@@ -33,7 +33,8 @@ class Positions(nn.Module):
         exponents = [index / math.ceil(width / 2) for index in range(math.ceil(width / 2))]
         self.register_buffer("frequencies", Tensor([LONGEST_WAVELENGTH**-exponent for exponent in exponents]))
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # [batch, time, width], [batch, time, 1]
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Add positions to the valid steps: x [batch, time, width], valid [batch, time, 1]."""
         angles = valid.cumsum(1) * self.frequencies  # [batch, time, ceil(width / 2)]
         return x + cat([angles.sin(), angles.cos()], -1)[..., : self.width].to(x.dtype)
 
@@ -48,6 +49,7 @@ class TokenEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Embed ids and their positions; padding becomes zeros."""
         valid = (ids != 0).unsqueeze(-1)
         x: Tensor = self.tokens(ids)
         if self.positions is not None:
@@ -66,6 +68,7 @@ class StepEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, steps: Tensor) -> Tensor:
+        """Embed steps and their positions; padding becomes zeros."""
         valid = valid_steps(steps)
         x: Tensor = self.linear(steps)
         if self.positions is not None:
@@ -86,6 +89,7 @@ class RecurrentLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer over all steps; padding becomes zeros."""
         valid = valid_steps(x)
         x = self.dropout(self.cell(x)[0])
         return x.masked_fill(~valid, 0)
@@ -113,6 +117,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, time, width] -> [batch, time, width]
+        """Run attention and the feed-forward part; padding becomes zeros."""
         valid = valid_steps(x)
         x = x + self.dropout(self._attended(self.norm1(x), valid))
         hidden = self.dropout(functional.gelu(self.up(self.norm2(x))))

@@ -20,6 +20,7 @@ from lctprune.partition.choosing import Balance
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
 
+Pool = Literal["mean", "last"]
 _T = TypeVar("_T")
 
 
@@ -32,7 +33,7 @@ def attach_critics(
     critic: str = "tail",
     critic_depth: Sequence[int] | None = None,
     critic_width: Sequence[float] | None = None,
-    critic_pool: Literal["mean", "last"] = "mean",
+    critic_pool: Pool = "mean",
     split_at: Sequence[str] | None = None,
     balance_by: Balance = "flops",
     training: TrainConfig | None = None,
@@ -99,7 +100,9 @@ def _one_per_critic(name: str, given: Sequence[_T] | None, count: int, default: 
     return [*given] * (count if len(given) == 1 else 1)
 
 
-def _new_critic(cut: CutPoint, *, kind: str, num_outputs: int, depth: int | None, width: float, pool: str) -> nn.Module:
+def _new_critic(
+    cut: CutPoint, *, kind: str, num_outputs: int, depth: int | None, width: float, pool: Pool
+) -> nn.Module:
     return make_critic(
         kind, cut.shape, num_outputs, depth=depth, width=width, channels_last=cut.channels_last, pool=pool
     )

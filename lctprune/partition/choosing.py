@@ -59,7 +59,7 @@ def _why_no_cut_point(traced: Traced, inside: Sequence[int]) -> str:
     return f"is not a cut point of the model{why}"
 
 
-def flop_balanced_cut_points(points: Sequence[MeasuredCutPoint], groups: int) -> list[MeasuredCutPoint]:
+def flop_balanced_cut_points(points: Sequence[MeasuredCutPoint], groups: int) -> list[CutPoint]:
     """Take the cut points for which the group with the most FLOPs has as few as possible.
 
     Args:
@@ -90,7 +90,7 @@ def training_balanced_cut_points(
     example: Tensor,
     config: TrainConfig,
     critic_cost: Callable[[CutPoint, TrainConfig], int],
-) -> list[MeasuredCutPoint]:
+) -> list[CutPoint]:
     """Take the cut points for which the group that costs a training step most, with its critic, is cheapest.
 
     Args:

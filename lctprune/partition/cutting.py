@@ -42,7 +42,7 @@ class Partition(NamedTuple):
     """A network in layer groups, and where it was cut."""
 
     groups: list[nn.Module]
-    cuts: Sequence[CutPoint]
+    cuts: list[CutPoint]
     output_shape: tuple[int, ...]  # of the network's output, without the batch
 
 
@@ -83,15 +83,16 @@ def partition_model(
         traced = trace(model)
         if split_at:  # known cut points need shapes, but neither costs nor a search
             with _model_must_run(model, example):
-                points: Sequence[CutPoint] = find_cut_points(traced, example)
-            cuts = named_cut_points(traced, points, split_at)
+                points = find_cut_points(traced, example)
+            cuts, shape = named_cut_points(traced, points, split_at), points[-1].shape
         else:
-            points = measured = measure_cut_points(traced, example)
+            measured = measure_cut_points(traced, example)
             cuts = _balanced_cut_points(traced, measured, example, groups, balance_by, training, critic_cost)
+            shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
         raise PartitionError(f"the parameter {shared} is used on both sides of a cut; cut elsewhere, or {BY_HAND}")
-    return Partition(parts, cuts, points[-1].shape)
+    return Partition(parts, cuts, shape)
 
 
 def possible_cut_points(model: nn.Module, example: Tensor) -> list[MeasuredCutPoint]:
@@ -123,7 +124,7 @@ def _balanced_cut_points(
     balance_by: Balance,
     training: TrainConfig | None,
     critic_cost: CriticCost,
-) -> Sequence[CutPoint]:
+) -> list[CutPoint]:
     if balance_by == "flops":
         return flop_balanced_cut_points(points, groups)
     here = dataclasses.replace(training or TrainConfig(), device="cpu")  # where networks are built
