@@ -137,7 +137,7 @@ def measure_costs(
         deployed = [to_torchscript(network, repeated) for network in networks]
         latencies = measure_latency(deployed, repeated, repeats=latency_repeats)
     counts = [count_known_flops(network, example) for network in networks]
-    warn_of_unknown_operations(counts, "FLOPs and MACs of some exits are missing")
+    warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
     candidates = []
     for each, latency, count in zip(exits, latencies, counts, strict=True):
         flops, scores = count.total, each.scores

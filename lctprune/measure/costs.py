@@ -23,6 +23,11 @@ from lctprune.measure.flop_formulas import FREE, missing_formulas
 from lctprune.utils.modules import evaluation_mode
 
 
+_REMEDY = (
+    "register one with torch.utils.flop_counter.register_flop_formula, or build the layer from operations that have one"
+)
+
+
 class Latency(NamedTuple):
     """Time of one call in milliseconds: median, 5th and 95th percentile."""
 
@@ -55,7 +60,7 @@ def count_flops(network: nn.Module, example: Tensor) -> int:
     """
     count = count_known_flops(network, example)
     if count.unknown:
-        raise UnknownOperationError(_without_formula(count.unknown))
+        raise UnknownOperationError(f"{_without_formula(count.unknown)}; {_REMEDY}")
     return count.known
 
 
@@ -77,7 +82,7 @@ def warn_of_unknown_operations(counts: Iterable[FlopCount], consequence: str) ->
     """
     unknown = [name for count in counts for name in count.unknown]
     if unknown:
-        warnings.warn(f"{consequence}: {_without_formula(unknown)}", NetworkWarning, stacklevel=3)
+        warnings.warn(f"{_without_formula(unknown)}, so {consequence}; {_REMEDY}", NetworkWarning, stacklevel=3)
 
 
 @contextmanager
@@ -119,10 +124,7 @@ def _is_free(operation: Any) -> bool:
 def _without_formula(names: Iterable[str]) -> str:
     unique = dict.fromkeys(names)
     subject = "the operation {} has" if len(unique) == 1 else "the operations {} have"
-    return (
-        f"{subject.format(', '.join(unique))} no FLOP formula; register one with "
-        "torch.utils.flop_counter.register_flop_formula, or build the layer from operations that have one"
-    )
+    return f"{subject.format(', '.join(unique))} no FLOP formula"
 
 
 def count_parameters(network: nn.Module) -> int:

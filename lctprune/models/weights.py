@@ -38,7 +38,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise NetworkError(f"cannot read the weights {path} ({error.strerror or error})") from error
+        raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a pickle of other objects, whose message recommends to trust it, or a broken file
         refused = type(error).__name__ == "UnpicklingError"
         reason = "it contains other objects than tensors, or is broken" if refused else first_line(error, "broken")

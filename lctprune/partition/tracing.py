@@ -95,7 +95,7 @@ def owners(node: fx.Node) -> list[str]:
 
 
 class _Tracer(fx.Tracer):
-    """Remembers in which module tracing failed, and does not trace into what timm declares untraceable."""
+    """Remembers in which module tracing failed, and does not trace into what is known to be untraceable."""
 
     proxy_buffer_attributes = True  # or values computed from a buffer would become constants
 
@@ -124,10 +124,15 @@ class _Tracer(fx.Tracer):
 
 
 def _opaque_to_tracing() -> tuple[tuple[type, ...], tuple[Callable[..., Any], ...]]:
-    timm = sys.modules.get("timm.models")  # the network may be timm's only if timm was imported
-    if timm is None:
-        return (), ()
-    return tuple(timm.get_notrace_modules()), tuple(timm.get_notrace_functions())
+    """Return the modules and functions that tracing must not enter, of the libraries that have been imported."""
+    modules: list[type] = []
+    functions: list[Callable[..., Any]] = []
+    if (operations := sys.modules.get("torchvision.ops")) is not None:
+        modules.append(operations.DeformConv2d)  # branches on shapes
+    if (timm := sys.modules.get("timm.models")) is not None:
+        modules += timm.get_notrace_modules()
+        functions += timm.get_notrace_functions()
+    return tuple(modules), tuple(functions)
 
 
 def _graph(model: nn.Module) -> fx.Graph:

@@ -36,7 +36,7 @@ def counted(function: Callable[[], object], *, training: bool = False) -> tuple[
 
 
 def unrolled(network: nn.RNNBase, x: Tensor) -> Tensor:
-    """A recurrent network by hand, cell by cell: [batch, time, input] -> [batch, time, directions * hidden]."""
+    """Run a recurrent network by hand, cell by cell: [batch, time, input] -> [batch, time, directions * hidden]."""
     directions = 2 if network.bidirectional else 1
     weights = list(network.parameters())
     per_direction = len(weights) // (network.num_layers * directions)

@@ -74,7 +74,7 @@ text = "not a function"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with a module `mynet` that leaves a mark when it is imported."""
+    """Return the current folder, with a module `mynet` that leaves a mark when it is imported."""
     (tmp_path / "mynet.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -98,7 +98,7 @@ def was_imported(folder: Path) -> bool:
 
 @pytest.fixture
 def run(folder: Path, cli: Cli, image_folder: Path) -> Path:
-    """A run of the user's network, in a session that has forgotten the module."""
+    """Train a run of the user's network, in a session that has forgotten the module."""
     result = cli("train", "mynet:build", "--data", image_folder, "--out", "run", *QUICK)
     assert result.code == 0, result.err
     assert "--model mynet:build" in result.out

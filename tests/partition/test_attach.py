@@ -95,7 +95,7 @@ def test_balance_by_hand() -> None:
 
 
 def built(name: str, image_size: int) -> tuple[nn.Module, Tensor]:
-    """A model in evaluation mode, whose batch norms do something, and two images."""
+    """Build a model in evaluation mode, whose batch norms do something, and two images."""
     torch.manual_seed(0)
     model = MODELS[name](num_outputs=10, in_channels=3, image_size=image_size).eval()
     for module in model.modules():
@@ -649,3 +649,31 @@ def test_hooks_that_no_group_would_call_are_refused() -> None:
     model.register_forward_hook(lambda _, __, output: 2 * output)
     with pytest.raises(PartitionError, match="SmallNet has forward hooks of its own"):
         groups_of(model, IMAGE, groups=2)
+
+
+# --- cut points that are known ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_network_is_cut_again_where_it_was_cut(named: bool) -> None:
+    model, x = built("resnet18", 32)
+    torch.manual_seed(1)
+    first = lct.attach_critics(model, x, num_outputs=10, groups=4)
+    torch.manual_seed(1)
+    split_at = first.cut_point_names if named else first.cuts
+    second = lct.attach_critics(model, x, num_outputs=10, split_at=split_at)
+    assert (second.cuts, second.cut_point_names) == (first.cuts, first.cut_point_names)
+    torch.testing.assert_close(dict(second.state_dict()), dict(first.state_dict()), rtol=0, atol=0)
+
+
+def test_known_cut_points_take_one_run_of_the_model() -> None:
+    runs = []
+    model = SmallNet()
+    model.fc.register_forward_hook(lambda _, inputs, __: runs.append(isinstance(inputs[0], Tensor)))
+    lct.attach_critics(model, IMAGE, num_outputs=5, split_at=["relu_1", "block2"])
+    assert runs.count(True) == 1
+
+
+def test_a_model_that_does_not_run_is_refused_where_the_cut_points_are_known() -> None:
+    with pytest.raises(NetworkError, match=r"does not run on an input of \[1, 4, 8, 8\]"):
+        lct.attach_critics(SmallNet(), torch.zeros(1, 4, 8, 8), num_outputs=5, split_at=["block2"])
