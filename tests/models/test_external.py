@@ -17,7 +17,7 @@ from torchvision.models import VisionTransformer, get_model
 import lctprune as lct
 from lctprune.config.network import NetworkConfig
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, NetworkWarning
-from lctprune.models.build import build_model, build_network
+from lctprune.models.build import build_model, build_network, require_known
 from lctprune.models.external import (
     default_normalization,
     find_builder,
@@ -221,7 +221,7 @@ def test_a_slip_in_timms_names() -> None:
     pytest.importorskip("timm")
     assert "timm/convnext_atto" in timm_names()
     with pytest.raises(ConfigError, match=r"'timm/convnext_ato' is unknown; did you mean .*timm/convnext_atto"):
-        NetworkConfig(model="timm/convnext_ato")
+        require_known("timm/convnext_ato")
 
 
 # --- the user's own --------------------------------------------------------------------------------------------------
