@@ -33,7 +33,7 @@ from common import (
 )
 
 import lctprune as lct
-from lctprune.measure.group_costs import group_costs
+from lctprune.measure.group_costs import measure_groups
 from lctprune.models.build import fitted
 from lctprune.utils.modules import evaluation_mode
 
@@ -176,7 +176,7 @@ def ensemble_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> li
 
 def ensemble_macs(network: lct.LocalCriticNetwork, data: lct.Data, size: int) -> int:
     """Of the first `size` exits together: each group once, and each critic."""
-    costs = group_costs(network, data.example)[:size]
+    costs = measure_groups(network, data.example)[:size]
     return sum(group.flops + group.critic_flops for group in costs) // 2
 
 

@@ -17,7 +17,7 @@ from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
-from lctprune.measure.group_costs import group_costs
+from lctprune.measure.group_costs import measure_groups
 from lctprune.models.build import build_model, fitted
 from lctprune.models.images import least_resnet_width
 from lctprune.workflows.members import FINETUNED
@@ -35,7 +35,7 @@ class Experiment:
         self.arguments, self.data, self.seed = arguments, data, seed
         family = self.family()
         self.exit_macs = macs(family)
-        whole = sum(costs.flops + costs.critic_flops for costs in group_costs(family, data.example)) // 2
+        whole = sum(costs.flops + costs.critic_flops for costs in measure_groups(family, data.example)) // 2
         self.epoch_samples = len(data.train.targets)
         self.compute = training_macs(arguments.epochs * self.epoch_samples, whole)
 
@@ -67,7 +67,7 @@ class Experiment:
         start = time.perf_counter()
         run = lct.densify(run, data=self.data)
         seconds, network = time.perf_counter() - start, lct.load_network(run)
-        costs = group_costs(network, self.data.example)
+        costs = measure_groups(network, self.data.example)
         critics, frozen = (sum(each) // 2 for each in zip(*((c.critic_flops, c.flops) for c in costs), strict=True))
         cost = training_macs(run.epochs_done * self.epoch_samples, critics, frozen)
         added = list(self.measured(ADDED, "exit", WHOLE, network, run.epochs_done, self.compute + cost, seconds))

@@ -43,7 +43,6 @@ def densify(
     The main network and the critics that are there stay as they are, to the last bit.
 
     Example:
-
     lctprune densify runs/mine
     """
     found = opened(run, model=model, data=data, threads=threads)
@@ -83,7 +82,6 @@ def finetune(
     The result is one more candidate of the run; the exit itself stays as it is.
 
     Example:
-
     lctprune finetune runs/mine --exit 1 --epochs 2
     """
     if exit is None:

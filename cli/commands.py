@@ -40,7 +40,6 @@ def evaluate(
     """Measure every exit anew: accuracy on the validation split, FLOPs, parameters, latency.
 
     Example:
-
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
     found = opened(run, model=model, data=data, threads=threads)
@@ -56,7 +55,6 @@ def report(
     """Write one self-contained HTML page about a run, and about what was selected from it.
 
     Example:
-
     lctprune report runs/mine
     """
     from lctprune.reports import report_page  # pandas and matplotlib take a second to import
@@ -95,7 +93,6 @@ def export(
     """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
 
     Example:
-
     lctprune export runs/mine --exit 1 --out deployed
     """
     found = opened(run, model=model, data=data)

@@ -14,9 +14,9 @@ from lctprune.cli.parsing import arguments, group_count, names, numbers
 from lctprune.config.fields import help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.measure.group_costs import GroupCosts, group_costs
+from lctprune.measure.group_costs import GroupCosts, measure_groups
 from lctprune.measure.step_costs import output_bytes
-from lctprune.models.build import MODELS, build_network, possible_cuts
+from lctprune.models.build import MODELS, build_network, cut_point_names
 from lctprune.models.external import timm_names, torchvision_names
 from lctprune.optim.optimizers import settled
 
@@ -32,7 +32,6 @@ def models(
     Any other goes by package.module:callable, a function that takes num_classes and returns an nn.Module.
 
     Example:
-
     lctprune models mobilenet
     """
     kinds = {"built-in": list(MODELS), "torchvision": torchvision_names(), "timm": timm_names()}
@@ -69,7 +68,6 @@ def inspect(
     """Show where a network can be cut, and what its groups and critics are and cost, without training.
 
     Examples:
-
     lctprune inspect resnet50 --image-size 224 --groups 6
 
     lctprune inspect lstm --vocabulary 10000 --steps 20
@@ -93,8 +91,8 @@ def inspect(
     training = TrainConfig(batch_size=batch_size, precision=precision)
     torch.manual_seed(0)
     with printed_warnings(stderr()):
-        network, cuts = build_network(config, training=training), possible_cuts(config)
-    costs = group_costs(network, config.example)
+        network, cuts = build_network(config, training=training), cut_point_names(config)
+        costs = measure_groups(network, config.example)
     precision = settled(training, network.groups, config.example).precision
     *passed_on, output = output_bytes(network, config.example, precision=precision)
     sent = [size * batch_size for size in [*passed_on, 0]]

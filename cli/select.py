@@ -48,7 +48,6 @@ def select(
     validation split; the test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
 
     Examples:
-
     lctprune select --budget-flops 1e9
 
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%

@@ -113,7 +113,6 @@ def train(
     """Train a network with local critics: every exit becomes a network of its own.
 
     Examples:
-
     lctprune train resnet
 
     lctprune train resnet --data path/to/folder --epochs 8

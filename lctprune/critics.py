@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import Permute
 
 from lctprune.errors import ConfigError, NetworkError
 from lctprune.pooling import POOLS, NormalizedPooling, Pooling
@@ -159,6 +158,17 @@ def vector_mlp(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequen
 def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
     """The least critic of [batch, width_in]."""
     return nn.Sequential(nn.Linear(width_in, num_outputs))
+
+
+class Permute(nn.Module):
+    """Reorder the dimensions of a tensor."""
+
+    def __init__(self, dims: list[int]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.dims)
 
 
 class TailBlock(nn.Module):

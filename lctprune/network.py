@@ -30,7 +30,7 @@ class LocalCriticNetwork(nn.Module):
         self.groups = nn.ModuleList(groups)
         self.critics = nn.ModuleList(critics)
         self.cuts: tuple[str, ...] = ()  # nodes of the original network's graph behind which it was cut
-        self.places: tuple[str, ...] = ()  # the same for people: the modules that end there
+        self.cut_point_names: tuple[str, ...] = ()  # of the modules that end there, or of the nodes
         self.recipe: NetworkConfig | None = None  # how to build it again, where a built-in name made it
         if len(self.groups) == 0:
             raise NetworkError("a network needs at least 1 group, got 0")

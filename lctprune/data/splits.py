@@ -62,7 +62,8 @@ class Split(Protocol):
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Full batches in random order, augmented; what remains of the last batch is left out. `seed` is the pass's:
-        those of consecutive passes are consecutive numbers."""
+        those of consecutive passes are consecutive numbers.
+        """
 
 
 class TensorSplit:
@@ -122,7 +123,8 @@ class TensorSplit:
     def _mirrored(self, seed: int) -> Tensor:
         """Which images a pass mirrors, [n]: a random half, and in the next pass all others, so that two passes show
         every image from both sides (alternating flip: Jordan 2024, arXiv 2404.00498). So the half is the same for all
-        seeds."""
+        seeds.
+        """
         if not self.augmentation.flip:
             return torch.zeros(len(self.targets), dtype=torch.bool)
         half = torch.rand(len(self.targets), generator=torch.Generator().manual_seed(0)) < 0.5

@@ -10,10 +10,17 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from lctprune.data.splits import Split
-from lctprune.errors import NetworkError, UnknownOperationError
+from lctprune.errors import NetworkError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
-from lctprune.measure.costs import Latency, count_flops, count_parameters, measure_latency, size_bytes
+from lctprune.measure.costs import (
+    Latency,
+    count_known_flops,
+    count_parameters,
+    measure_latency,
+    size_bytes,
+    warn_of_unknown_operations,
+)
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of
@@ -105,6 +112,9 @@ def evaluate(
 
     Raises:
         DataError: the split has no samples.
+
+    Warns:
+        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing.
     """
     scores = score_exits(network, split, loss=loss, batch_size=batch_size)
     count = len(network.groups)
@@ -152,9 +162,11 @@ def measure_costs(
         repeated = example[:1].expand(latency_batch, *example.shape[1:]).contiguous()
         deployed = [to_torchscript(network, repeated) for network in networks]
         latencies = measure_latency(deployed, repeated, repeats=latency_repeats)
+    counts = [count_known_flops(network, example) for network in networks]
+    warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
     candidates = []
-    for each, latency in zip(exits, latencies, strict=True):
-        flops, scores = _known_flops(each.network, example), each.scores
+    for each, latency, count in zip(exits, latencies, counts, strict=True):
+        flops, scores = count.total, each.scores
         candidates.append(
             Candidate(
                 exit=each.exit,
@@ -197,10 +209,3 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     centre = (share + Z_95**2 / (2 * samples)) / denominator
     half = Z_95 / denominator * math.sqrt(share * (1 - share) / samples + Z_95**2 / (4 * samples**2))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _known_flops(network: nn.Module, example: Tensor) -> int | None:
-    try:
-        return count_flops(network, example)
-    except UnknownOperationError:
-        return None

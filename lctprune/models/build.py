@@ -1,59 +1,62 @@
-"""Built-in networks by name, and the recipe from which a run builds its network again."""
+"""Build networks with critics by name, and rebuild a run's network from its recipe."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from torchvision.models import resnet
 
 from lctprune.config.network import ALIASES, NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
-from lctprune.models.external import Builder, build, default_weights, find_builder, timm_names, torchvision_names
+from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
 from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.weights import load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition.attach import attach_critics, cut_places
+from lctprune.partition.attach import Pool, attach_critics
+from lctprune.partition.choosing import Balance
+from lctprune.partition.cutting import possible_cut_points
 
-# name -> function that takes num_outputs and what it needs of in_channels, image_size, features and vocabulary
+# name -> function that takes num_outputs, and those of in_channels, image_size, features and vocabulary that it needs
 MODELS: dict[str, Builder] = {
-    "resnet18": sized_resnet(resnet.resnet18),
-    "resnet34": sized_resnet(resnet.resnet34),
-    "resnet50": sized_resnet(resnet.resnet50),
-    "resnet101": sized_resnet(resnet.resnet101),
+    "resnet18": sized_resnet("resnet18"),
+    "resnet34": sized_resnet("resnet34"),
+    "resnet50": sized_resnet("resnet50"),
+    "resnet101": sized_resnet("resnet101"),
     "vgg-lct": vgg_lct,
     "lstm": lstm,
     "gru": gru,
     "transformer": transformer,
     "mlp": mlp,
 }
-# where the paper cuts, for the number of groups that it uses; otherwise cuts balance a cost
+# where the paper cuts, for the number of groups that it uses; other networks are cut so that a cost balances
 PAPER_CUTS = {("vgg-lct", 4): ("stage1", "stage2", "stage3")}
 
 
 def build_network(
     config: NetworkConfig, *, weights: str | None = None, training: TrainConfig | None = None
 ) -> LocalCriticNetwork:
-    """A new network with critics; its weights come from PyTorch's global random generator.
+    """Build a new network with critics, with weights from PyTorch's global random generator.
+
+    Cut points that the config records (`cuts`) are taken as they are: nothing is searched or measured.
 
     Args:
-        config: which network.
-        weights: of the main network, to start from: `default`, torchvision's or timm's own; a file with a state dict of
-            the original model; or the directory of a run with the same model, whose main network is taken.
-        training: that the cuts are to suit, where they balance its time or memory; see `attach_critics`.
+        config: description of the network.
+        weights: weights with which the main network starts: `default`, those of torchvision or timm; a file with a
+            state dict of the original model; or the directory of a run with the same model, for its main network.
+        training: training whose time or memory the groups balance; see `attach_critics`.
 
     Raises:
         PartitionError, ConfigError: the model cannot be built or cut as asked.
         NetworkError: the weights cannot be read (a run may have no checkpoint yet), or do not fit.
 
     Warns:
-        NetworkWarning: an auxiliary head is left out, or the classifier is new.
+        NetworkWarning: an auxiliary head is left out, the classifier is new, or an operation has no FLOP formula.
     """
     model = build_model(config)
     given = None
@@ -67,13 +70,13 @@ def build_network(
         critic=config.critic,
         critic_depth=config.critic_depth,
         critic_width=config.critic_width,
-        critic_pool=config.critic_pool,
-        split_at=_cuts(config),
-        balance_by=config.balance,
+        critic_pool=cast(Pool, config.critic_pool),  # these two are checked where they are used
+        split_at=_given_cut_points(config),
+        balance_by=cast(Balance, config.balance),
         training=training,
     )
     if given is not None:
-        is_run = weights != "default" and Path(str(weights)).is_dir()  # which has what its groups have, and no more
+        is_run = weights != "default" and Path(str(weights)).is_dir()  # whose checkpoint lacks what no group runs
         optional = model.state_dict().keys() - network.main_state_dict().keys() if is_run else set()
         load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}", optional=optional)
     recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
@@ -81,7 +84,7 @@ def build_network(
 
 
 def network_of(network: LocalCriticNetwork, recipe: NetworkConfig) -> LocalCriticNetwork:
-    """The network that a recipe means: all of it, or the one exit that the recipe names.
+    """Return the network that a recipe describes: all of it, or the one exit that the recipe names.
 
     Raises:
         NetworkError: there is no such exit.
@@ -92,15 +95,15 @@ def network_of(network: LocalCriticNetwork, recipe: NetworkConfig) -> LocalCriti
     return network
 
 
-def _cuts(config: NetworkConfig) -> tuple[str, ...] | None:
-    """Where to cut, if something other than the balance says so."""
+def _given_cut_points(config: NetworkConfig) -> tuple[str, ...] | None:
+    """Return the cut points that the run recorded, the user named or the paper uses; None to balance a cost."""
     if config.cuts or config.split_at:
         return config.cuts or config.split_at
     return PAPER_CUTS.get((config.model, config.groups)) if config.balance == "flops" else None
 
 
 def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
-    """The same for the inputs and outputs of a data set."""
+    """Adapt a config to the inputs and outputs of a data set."""
     shape = tuple(data.example.shape[1:])
     inputs: dict[str, Any]
     if data.vocabulary:
@@ -112,9 +115,9 @@ def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
     return dataclasses.replace(config, num_outputs=data.num_outputs, **inputs)
 
 
-def possible_cuts(config: NetworkConfig) -> list[str]:
-    """Names of the modules behind which the network can be cut, for `split_at`."""
-    return [point.name for point in cut_places(build_model(config), config.example)]
+def cut_point_names(config: NetworkConfig) -> list[str]:
+    """List the network's possible cut points, for `split_at`."""
+    return [point.name for point in possible_cut_points(build_model(config), config.example)]
 
 
 def require_known(model: str) -> Builder:
@@ -129,17 +132,17 @@ def require_known(model: str) -> Builder:
         near = difflib.get_close_matches(model, [*known, *torchvision_names(), *timm_names()], n=3)
         raise ConfigError(
             f"model {model!r} is unknown; {'did you mean ' + ', '.join(dict.fromkeys(near)) + '? ' if near else ''}"
-            f"known are {', '.join(known)}, those that `lctprune models` lists, and package.module:callable"
+            f"known are {', '.join(known)}, the names that `lctprune models` lists, and package.module:callable"
         )
     return builder
 
 
 def build_model(config: NetworkConfig) -> nn.Module:
-    """The plain network, whole, with new weights."""
+    """Build the plain network, uncut, with new weights."""
     builder = require_known(config.model)
     if config.vocabulary is not None or config.features is not None:
         shape = {"steps": config.steps, "features": config.features, "vocabulary": config.vocabulary}
     else:
         shape = {"in_channels": config.in_channels, "image_size": config.image_size}
     settings = {"num_outputs": config.num_outputs, **shape}
-    return build(config.model, builder, settings, config.model_args)
+    return call_builder(config.model, builder, settings, config.model_args)

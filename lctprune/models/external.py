@@ -1,4 +1,7 @@
-"""Networks by name that are not built in: torchvision's, timm's, and the user's own functions."""
+"""Find networks that are not built in: torchvision's, timm's, and the user's own functions.
+
+torchvision and timm are imported where they are used, as importing them takes long.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchvision import models as torchvision_models
 
 from lctprune.data.splits import Normalization
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
@@ -23,24 +25,25 @@ _ALIASES = {"num_outputs": "num_classes", "in_channels": "in_chans", "image_size
 
 
 def torchvision_names() -> list[str]:
-    """torchvision's classification models."""
-    return list(torchvision_models.list_models(module=torchvision_models))
+    """List torchvision's classification models."""
+    models = _torchvision_models()
+    return list(models.list_models(module=models))
 
 
 def timm_names() -> list[str]:
-    """timm's models, with the prefix by which they are called here; none where timm is not installed."""
+    """List timm's models with the prefix "timm/"; none where timm is not installed."""
     if importlib.util.find_spec("timm") is None:
         return []
     return [f"{TIMM}{name}" for name in _timm().list_models()]
 
 
 def is_own_function(name: str) -> bool:
-    """Whether a name is that of a user's function, `package.module:callable`: using it executes the user's code."""
+    """Tell whether a name is that of a user's function, `package.module:callable`, so that its use runs user code."""
     return ":" in name
 
 
 def find_builder(name: str) -> Builder | None:
-    """The function that builds a network; None where nothing has that name.
+    """Find the function that builds a network; None where nothing has that name.
 
     Raises:
         ConfigError: a user's function cannot be imported, or timm is not installed.
@@ -55,31 +58,33 @@ def find_builder(name: str) -> Builder | None:
     return None
 
 
-def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping[str, Any]) -> nn.Module:
+def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping[str, Any]) -> nn.Module:
     """Call a builder with those of the settings that it takes.
 
     Args:
-        name: for messages.
-        builder: takes `num_outputs` or `num_classes`, and maybe `in_channels` (`in_chans`), `image_size` (`img_size`),
-            `features`, `steps`, `vocabulary`.
-        settings: what is known of input and output.
-        own: further arguments, which it must take.
+        name: name of the network, for messages.
+        builder: function that takes `num_outputs` or `num_classes`, and maybe `in_channels` (`in_chans`), `image_size`
+            (`img_size`), `features`, `steps`, `vocabulary`.
+        settings: known properties of input and output.
+        own: further arguments, all of which the builder must take.
 
     Raises:
-        ConfigError: it takes no number of outputs, or not an argument of `own`.
-        NetworkError: it fails, or gives no nn.Module.
+        ConfigError: the builder takes no number of outputs, needs what is not known, or refuses an argument of `own`.
+        NetworkError: the builder fails, or returns no nn.Module.
     """
     decided = {*settings, *(_ALIASES.get(setting, setting) for setting in settings)}
     refused = [key for key in own if key in decided or key.startswith("pretrained") or key == "checkpoint_path"]
     if refused:
         raise ConfigError(
-            f"model arguments may not be {', '.join(refused)}: the data says what goes in and out, "
-            "and weights come from --weights"
+            f"model arguments may not contain {', '.join(refused)}: the data decides inputs and outputs, "
+            "and --weights the weights"
         )
     try:
         parameters = inspect.signature(builder).parameters
-    except ValueError as error:  # something of Python's own
-        raise ConfigError(f"{name} does not say what it takes; give a function of num_outputs") from error
+    except ValueError as error:  # a function of Python's own
+        raise ConfigError(
+            f"{name} does not tell its arguments; give a Python function that takes num_outputs"
+        ) from error
     takes_any = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
     arguments: dict[str, Any] = {}
     for setting, value in settings.items():
@@ -88,7 +93,7 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
             arguments[accepted[0]] = value
         elif setting == "num_outputs" and not accepted:
             if not takes_any:
-                raise ConfigError(f"{name} takes neither num_classes nor num_outputs; give it one of them")
+                raise ConfigError(f"{name} takes neither num_classes nor num_outputs; add one of these arguments to it")
             arguments["num_classes"] = value
     missing = [
         key
@@ -100,7 +105,9 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
         known = ", ".join(key for key, value in settings.items() if value is not None)
         own_names = [key for key in missing if key not in decided]
         remedy = f"; give --model-args {own_names[0]}=..." if own_names else ""
-        raise ConfigError(f"{name} needs {', '.join(missing)}, which this data does not have; it has {known}{remedy}")
+        raise ConfigError(
+            f"{name} needs {', '.join(missing)}, which this data does not provide; it provides {known}{remedy}"
+        )
     unknown = [key for key in own if key not in parameters and not takes_any]
     if unknown:
         raise ConfigError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(parameters)}")
@@ -113,12 +120,12 @@ def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping
             f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"
         ) from error
     if not isinstance(model, nn.Module):
-        raise NetworkError(f"{name} gave a {type(model).__name__}, not an nn.Module")
+        raise NetworkError(f"{name} returned a {type(model).__name__}, not an nn.Module")
     return model
 
 
 def default_weights(name: str) -> Mapping[str, Tensor]:
-    """torchvision's or timm's own weights, from their cache or by download.
+    """Load torchvision's or timm's own weights, from their cache or by download.
 
     Raises:
         ConfigError: there are none for this model.
@@ -130,26 +137,26 @@ def default_weights(name: str) -> Mapping[str, Tensor]:
                 Mapping[str, Tensor], _timm().create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
             )
         if name in torchvision_names():
-            weights = torchvision_models.get_model_weights(name).DEFAULT
+            weights = _torchvision_models().get_model_weights(name).DEFAULT
             return cast(
                 Mapping[str, Tensor], weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
             )
-    except Exception as error:  # no connection, a broken file: as the downloader puts it
+    except Exception as error:  # no connection, a broken file, whatever the downloader raises
         raise NetworkError(
-            f"the weights of {name} cannot be had ({first_line(error, 'no reason given')}); give a file of weights"
+            f"cannot load the weights of {name} ({first_line(error, 'no reason given')}); give a file of weights"
         ) from error
-    raise ConfigError(f"{name} has no default weights; those of torchvision and timm have")
+    raise ConfigError(f"{name} has no default weights; only torchvision's and timm's models have")
 
 
 def default_normalization(name: str) -> Normalization | None:
-    """That of the images with which `default_weights` were trained."""
+    """Return the normalisation of the images with which `default_weights` were trained."""
     if name.startswith(TIMM):
         cfg = _timm().models.get_pretrained_cfg(name.removeprefix(TIMM))
         return cfg and Normalization(tuple(cfg.mean), tuple(cfg.std))
-    if name in ("googlenet", "inception_v3"):  # what torchvision's `transform_input` makes of ImageNet's own
+    if name in ("googlenet", "inception_v3"):  # to which `transform_input` converts ImageNet's
         return Normalization((0.5,) * 3, (0.5,) * 3)
     if name in torchvision_names():
-        transforms = torchvision_models.get_model_weights(name).DEFAULT.transforms()
+        transforms = _torchvision_models().get_model_weights(name).DEFAULT.transforms()
         return Normalization(tuple(transforms.mean), tuple(transforms.std))
     return None
 
@@ -162,7 +169,7 @@ def _build_torchvision(name: str, *, num_outputs: int, in_channels: int, image_s
         sizes = {"input_size": (image_size, image_size)}
     elif name in ("googlenet", "inception_v3"):
         sizes = {"init_weights": True}
-    model = torchvision_models.get_model(name, weights=None, num_classes=num_outputs, **sizes, **own)
+    model = _torchvision_models().get_model(name, weights=None, num_classes=num_outputs, **sizes, **own)
     return with_input_channels(model, in_channels)
 
 
@@ -175,7 +182,7 @@ def _build_timm(name: str, *, num_outputs: int, in_channels: int, image_size: in
 
 
 def with_input_channels(model: nn.Module, in_channels: int) -> nn.Module:
-    """The model with its first convolution, if it is one of 3 channels, replaced by a new one of `in_channels`."""
+    """Replace the first convolution, if it takes 3 channels, by a new one that takes `in_channels`."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             if module.in_channels == 3 and in_channels != 3:
@@ -212,13 +219,17 @@ def _own_function(name: str) -> Builder:
             "it must be package.module:callable, importable from here"
         ) from error
     if not callable(builder):
-        raise ConfigError(f"model {name!r} is no function, but a {type(builder).__name__}")
+        raise ConfigError(f"model {name!r} is a {type(builder).__name__}, not a function")
     return cast(Builder, builder)
 
 
 def _require_timm(name: str) -> None:
     if importlib.util.find_spec("timm") is None:
-        raise ConfigError(f"model {name!r} needs timm, which is not installed; pip install 'lctprune[timm]'")
+        raise ConfigError(f"model {name!r} needs timm, which is not installed; run pip install 'lctprune[timm]'")
+
+
+def _torchvision_models() -> Any:
+    return importlib.import_module("torchvision.models")
 
 
 def _timm() -> Any:

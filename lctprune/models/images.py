@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
-from torchvision.models import resnet
 
 from lctprune.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torchvision.models import resnet
+
 # With fewer input channels, torch 2.14's backward pass of a strided 1x1 convolution in channels-last layout writes
-# beyond its memory: of any map on processors with AVX2, of large ones (from 56 x 56 on, as was seen) with AVX-512.
+# beyond its memory: for every map on processors with AVX2, for large maps (seen from 56 x 56 on) with AVX-512.
 LEAST_WIDTH, LARGE_MAP, LEAST_WIDTH_OF_LARGE = 8, 50, 16
 SMALL_IMAGE = 64  # up to this side a ResNet gets the 3x3 stem without pooling that is usual for CIFAR
 
 
 def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
-    """The network of the paper's Tables 4 and 5: four stages of 3x3 convolutions, then a linear layer.
+    """Build the network of the paper's Tables 4 and 5: four stages of 3x3 convolutions, then a linear layer.
 
     The stages have 1, 2, 4 and 8 times `width` channels; the paper's width is 64.
     """
@@ -44,11 +47,14 @@ def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int, width: int =
     return network
 
 
-def sized_resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module]:
-    """torchvision's ResNet for images of any size and number of channels; those of basic blocks in any width."""
+def sized_resnet(name: str) -> Callable[..., nn.Module]:
+    """Return a builder of torchvision's ResNet for images of any size and number of channels.
+
+    ResNets that consist of basic blocks can have any width.
+    """
 
     def network(*, num_outputs: int, in_channels: int, image_size: int, width: int = 64) -> nn.Module:
-        model = build(num_classes=num_outputs)
+        model: resnet.ResNet = getattr(_resnet(), name)(num_classes=num_outputs)
         if width != 64:
             _set_width(model, width, least=least_resnet_width(image_size))
         if image_size <= SMALL_IMAGE:
@@ -62,22 +68,22 @@ def sized_resnet(build: Callable[..., resnet.ResNet]) -> Callable[..., nn.Module
 
 
 def least_resnet_width(image_size: int) -> int:
-    """Channels of its first stage that a ResNet of basic blocks must have, for images of that side."""
+    """Return the least width of a ResNet's first stage, in channels, for images of that side."""
     side = image_size if image_size <= SMALL_IMAGE else -(-image_size // 4)
     return LEAST_WIDTH if side <= LARGE_MAP else LEAST_WIDTH_OF_LARGE
 
 
 def _set_width(model: resnet.ResNet, width: int, *, least: int) -> None:
-    """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further one."""
+    """Give a ResNet of basic blocks `width` channels in its first stage, and twice as many in each further stage."""
     _require_width(width)
     if width < least:
         raise ConfigError(
-            f"width is {width}; a ResNet needs at least {least} channels for images of this size: PyTorch's backward "
-            "pass of a strided 1x1 convolution with fewer crashes on some processors"
+            f"width is {width}; a ResNet needs at least {least} channels for images of this size: with fewer, "
+            "PyTorch's backward pass of a strided 1x1 convolution crashes on some processors"
         )
     stages = [model.layer1, model.layer2, model.layer3, model.layer4]
-    if not isinstance(stages[0][0], resnet.BasicBlock):
-        raise ConfigError("width is for ResNets of basic blocks: resnet18 and resnet34")
+    if not isinstance(stages[0][0], _resnet().BasicBlock):
+        raise ConfigError("width applies only to ResNets of basic blocks: resnet18 and resnet34")
     model.bn1 = nn.BatchNorm2d(width)
     channels = width
     for index, stage in enumerate(stages):
@@ -97,12 +103,12 @@ def _require_width(width: int) -> None:
 def _basic_block(in_channels: int, channels: int, *, stride: int) -> resnet.BasicBlock:
     shortcut = None
     if stride != 1 or in_channels != channels:
-        shortcut = nn.Sequential(resnet.conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
-    block = resnet.BasicBlock(in_channels, channels, stride, shortcut)
+        shortcut = nn.Sequential(_resnet().conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
+    block: resnet.BasicBlock = _resnet().BasicBlock(in_channels, channels, stride, shortcut)
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             _initialize(module)
-    return cast(resnet.BasicBlock, block)
+    return block
 
 
 def _stem_convolution(in_channels: int, width: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
@@ -112,5 +118,9 @@ def _stem_convolution(in_channels: int, width: int, *, kernel_size: int, stride:
 
 
 def _initialize(convolution: nn.Conv2d) -> None:
-    """As torchvision's ResNets do it."""
+    """Initialise a convolution as torchvision's ResNets do."""
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _resnet() -> Any:
+    return importlib.import_module("torchvision.models.resnet")  # here, because it takes long

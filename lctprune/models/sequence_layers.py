@@ -1,11 +1,11 @@
-"""Layers of sequence networks: embeddings, recurrent and transformer layers, pooling.
+"""Layers of sequence networks: embeddings, recurrent and transformer layers.
 
 A sequence is one tensor, [batch, time, features]. A step whose features are all exactly zero is padding, and padding
-stands at the end; so one tensor carries a sequence and its length from layer to layer. Every layer finds the padding in
-its own input and gives padding where it got some. (Dropout that happens to silence all features of a step makes it
-padding, too: at a width of 16 or more that is rarer than one step in 10^11 with the default settings.)
+comes last, so that one tensor carries a sequence and its length from layer to layer. Every layer finds the padding in
+its own input and returns zeros there. (If dropout happens to zero all features of a step, that step becomes padding,
+too: at a width of 16 or more this happens to less than one step in 10^11 with the default settings.)
 
-No shape becomes a number here, and nothing branches on data, so that each network can be traced and cut.
+No shape is turned into a Python number and nothing branches on data, so that each network can be traced and cut.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lctprune.errors import ConfigError
 from lctprune.pooling import one_of, valid_steps
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
-LONGEST_WAVELENGTH = 10_000  # of positions, in steps and radians (Vaswani et al. 2017, arXiv 1706.03762, section 3.5)
+LONGEST_WAVELENGTH = 10_000  # base of the positions' wavelengths (Vaswani et al. 2017, arXiv 1706.03762, section 3.5)
 
 
 class Positions(nn.Module):
-    """Adds to each valid step the sines and cosines of its position, which starts at 1. Of any length."""
+    """Adds to each valid step the sines and cosines of its position, counted from 1, for sequences of any length."""
 
     frequencies: Tensor
 
@@ -33,13 +33,14 @@ class Positions(nn.Module):
         exponents = [index / math.ceil(width / 2) for index in range(math.ceil(width / 2))]
         self.register_buffer("frequencies", Tensor([LONGEST_WAVELENGTH**-exponent for exponent in exponents]))
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # [batch, time, width], [batch, time, 1]
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Add positions to the valid steps: x [batch, time, width], valid [batch, time, 1]."""
         angles = valid.cumsum(1) * self.frequencies  # [batch, time, ceil(width / 2)]
         return x + cat([angles.sin(), angles.cos()], -1)[..., : self.width].to(x.dtype)
 
 
 class TokenEmbedding(nn.Module):
-    """Token ids, int64 [batch, time], where 0 is padding -> [batch, time, width]."""
+    """Embeds token ids, int64 [batch, time] with 0 for padding, as [batch, time, width]."""
 
     def __init__(self, vocabulary: int, width: int, dropout: float, positions: bool) -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class TokenEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Embed ids and their positions; padding becomes zeros."""
         valid = (ids != 0).unsqueeze(-1)
         x: Tensor = self.tokens(ids)
         if self.positions is not None:
@@ -57,7 +59,7 @@ class TokenEmbedding(nn.Module):
 
 
 class StepEmbedding(nn.Module):
-    """The linear counterpart for numbers: [batch, time, features] -> [batch, time, width]."""
+    """Embeds steps of numbers by a linear layer: [batch, time, features] -> [batch, time, width]."""
 
     def __init__(self, features: int, width: int, dropout: float, positions: bool) -> None:
         super().__init__()
@@ -66,6 +68,7 @@ class StepEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, steps: Tensor) -> Tensor:
+        """Embed steps and their positions; padding becomes zeros."""
         valid = valid_steps(steps)
         x: Tensor = self.linear(steps)
         if self.positions is not None:
@@ -75,9 +78,9 @@ class StepEmbedding(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """One layer of LSTM or GRU and dropout: [batch, time, input_size] -> [batch, time, width].
+    """One layer of LSTM or GRU with dropout: [batch, time, input_size] -> [batch, time, width].
 
-    It runs forward only, so that no valid step sees the padding behind it.
+    It runs forward in time only, so that no valid step sees the padding after it.
     """
 
     def __init__(self, cell: str, input_size: int, width: int, dropout: float) -> None:
@@ -86,16 +89,17 @@ class RecurrentLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer over all steps; padding becomes zeros."""
         valid = valid_steps(x)
         x = self.dropout(self.cell(x)[0])
         return x.masked_fill(~valid, 0)
 
 
 class TransformerLayer(nn.Module):
-    """An encoder layer, normalised before each part (Xiong et al. 2020, arXiv 2002.04745); width stays as it is.
+    """An encoder layer with normalisation before each part (Xiong et al. 2020, arXiv 2002.04745); keeps the width.
 
-    Dropout is on what is added to the residual stream and on the hidden units. The attention itself has none: it would
-    have to be a functional one, which a trace freezes in one mode.
+    Dropout applies to what is added to the residual stream and to the hidden units. The attention weights have none: it
+    would have to be a functional dropout, which a trace freezes in one mode.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -113,6 +117,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # [batch, time, width] -> [batch, time, width]
+        """Run attention and the feed-forward part; padding becomes zeros."""
         valid = valid_steps(x)
         x = x + self.dropout(self._attended(self.norm1(x), valid))
         hidden = self.dropout(functional.gelu(self.up(self.norm2(x))))
@@ -120,7 +125,7 @@ class TransformerLayer(nn.Module):
         return x.masked_fill(~valid, 0)
 
     def _attended(self, x: Tensor, valid: Tensor) -> Tensor:
-        # where a sequence has no valid step, all are attended to: a softmax over nothing is not a number
+        # a sequence without a valid step attends to all its steps, as a softmax over nothing is not a number
         keys = (valid | ~valid.any(1, keepdim=True)).transpose(1, 2).unsqueeze(1)  # [batch, 1, 1, time]
         qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [batch, time, 3, heads, width / heads]
         query, key, value = qkv.transpose(1, 3).unbind(2)  # [batch, heads, time, width / heads] each
@@ -130,10 +135,10 @@ class TransformerLayer(nn.Module):
 
 
 def at_least(least: int, **values: int) -> None:
-    """Refuse a value that is too small.
+    """Require each value to be at least `least`.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: a value is smaller.
     """
     for name, value in values.items():
         if value < least:

@@ -1,4 +1,4 @@
-"""Sequence networks, LSTM, GRU and transformer classifiers, and a plain MLP for vectors.
+"""Build sequence networks (LSTM, GRU and transformer classifiers), and a plain MLP for vectors.
 
 Each is a chain of layers with one tensor between them (see `sequence_layers`), so that it can be traced and cut.
 """
@@ -24,21 +24,21 @@ def lstm(
     width: int = 128,
     dropout: float = 0.2,
 ) -> nn.Sequential:
-    """An LSTM classifier, with the mean over time as its last feature vector.
+    """Build an LSTM classifier, whose last feature vector is the mean over time.
 
     Args:
         num_outputs: width of the output.
         vocabulary: number of token ids, for int64 input [batch, time]; id 0 is padding.
-        features: width of a step, for input [batch, time, features]; in place of `vocabulary`.
-        layers: how many, of `width` each.
-        width: of every layer.
-        dropout: share of features that are dropped behind each layer while training.
+        features: width of a step, for input [batch, time, features]; replaces `vocabulary`.
+        layers: number of layers.
+        width: number of features of each layer.
+        dropout: fraction of the features that are dropped after each layer in training.
 
     Returns:
         Modules named `embed`, `layer1` and so on, and `head`.
 
     Raises:
-        ConfigError: a value is out of range, or not exactly one of `vocabulary` and `features` is given.
+        ConfigError: a value is out of range, or both or neither of `vocabulary` and `features` are given.
     """
     return _recurrent("lstm", num_outputs, vocabulary, features, layers, width, dropout)
 
@@ -52,7 +52,7 @@ def gru(
     width: int = 128,
     dropout: float = 0.2,
 ) -> nn.Sequential:
-    """As `lstm`, with gated recurrent units."""
+    """Build a classifier like that of `lstm`, with gated recurrent units."""
     return _recurrent("gru", num_outputs, vocabulary, features, layers, width, dropout)
 
 
@@ -66,9 +66,9 @@ def transformer(
     heads: int = 4,
     dropout: float = 0.1,
 ) -> nn.Sequential:
-    """As `lstm`, with sinusoidal positions, and encoder layers of `heads` heads and 4 * `width` hidden units each.
+    """Build a transformer classifier with sinusoidal positions; arguments not named here are those of `lstm`.
 
-    `width` must be a multiple of `heads`.
+    Each encoder layer has `heads` heads and 4 * `width` hidden units; `width` must be a multiple of `heads`.
     """
     _check(num_outputs, layers, width, dropout)
     embed = _embedding(vocabulary, features, width, dropout, positions=True)
@@ -77,7 +77,7 @@ def transformer(
 
 
 def mlp(*, num_outputs: int, features: int, layers: int = 4, width: int = 256, dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers with ReLU for vectors, [batch, features]; as `lstm` otherwise, but without `embed`."""
+    """Build linear layers with ReLU for vectors, [batch, features], named as those of `lstm`, but without `embed`."""
     _check(num_outputs, layers, width, dropout)
     at_least(1, features=features)
     sizes = [features, *[width] * (layers - 1)]

@@ -116,7 +116,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def _factor(squares: Tensor) -> Tensor:
-    """a I + b S + c S^2."""
+    """A I + b S + c S^2."""
     a, b, c = QUINTIC
     factor: Tensor = torch.addmm(squares, squares, squares, beta=b, alpha=c)
     factor.diagonal().add_(a)

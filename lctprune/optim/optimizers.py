@@ -112,7 +112,8 @@ def _convolutions(module: nn.Module) -> dict[int, Tensor]:
 
 def _mixing_convolutions(module: nn.Module) -> list[nn.Conv2d]:
     """Those whose weight mixes channels as a matrix does: that of grouped ones does not, and one that is computed from
-    others (spectral norm, say) is no parameter."""
+    others (spectral norm, say) is no parameter.
+    """
     found = [each for each in module.modules() if isinstance(each, nn.Conv2d) and each.groups == 1]
     return [each for each in found if "weight" in each._parameters]
 

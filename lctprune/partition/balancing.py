@@ -1,4 +1,4 @@
-"""Cut a row of costs into parts as even as can be. Pure."""
+"""Cut a row of costs into parts that are as even as possible; pure functions."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 
 def balance(cumulative: Sequence[int], parts: int, end_costs: Sequence[int] | None = None) -> list[int]:
-    """Cut a row of costs into parts so that the largest part is smallest; among those, the sum of squares is.
+    """Cut a row of costs so that the largest part is as small as possible, and then the sum of squares.
 
     Args:
-        cumulative: growing; the cost of everything up to each place, the whole cost last.
-        parts: how many; at most `len(cumulative)`.
-        end_costs: what the part that ends at each place costs beside; by default nothing.
+        cumulative: cost of everything up to each cut point, in order, with the whole cost last.
+        parts: number of parts, at most `len(cumulative)`.
+        end_costs: further cost of a part that ends at each cut point; by default none.
 
     Returns:
-        `parts - 1` places (indices into `cumulative`) after which to cut, in order.
+        The `parts - 1` cut points (indices into `cumulative`), in order.
     """
     ends = list(enumerate(zip(cumulative, end_costs or [0] * len(cumulative), strict=True)))
     starts = [(-1, 0), *enumerate(cumulative)]
@@ -33,9 +33,9 @@ def balance(cumulative: Sequence[int], parts: int, end_costs: Sequence[int] | No
 
 
 def _least_squares(sizes: Mapping[tuple[int, int], int], parts: int, bound: int) -> list[int] | None:
-    """The cuts with the least sum of squares of which no part is larger than `bound`, by dynamic programming."""
+    """Find the cuts with the least sum of squares and no part larger than `bound`, by dynamic programming."""
     last = max(end for _, end in sizes)
-    best: dict[int, tuple[int, tuple[int, ...]]] = {-1: (0, ())}  # by the place up to which all is cut; -1: nothing
+    best: dict[int, tuple[int, tuple[int, ...]]] = {-1: (0, ())}  # by the last cut so far; -1: none
     for _ in range(parts):
         extended: dict[int, tuple[int, tuple[int, ...]]] = {}
         for end in range(last + 1):

@@ -1,4 +1,4 @@
-"""Layer groups, cut from a traced network."""
+"""Make layer groups from a traced network and its cut points."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lctprune.partition.tracing import Traced, nodes_of, output_of
 
 
 class LayerGroup(nn.Module):
-    """A stretch of a network, on its own modules and parameters, under the names they have there.
+    """A consecutive part of a network, which shares the network's modules and parameters and their names.
 
     Args:
-        root: the network.
-        evaluation, training: what to run in each mode: a graph of one input and one output, of nodes of `root`.
+        root: network.
+        evaluation, training: graphs of one input and one output to run in each mode, with nodes of `root`.
     """
 
     def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph) -> None:
         super().__init__()
         nodes = [*training.nodes, *evaluation.nodes]
-        for op in ("call_module", "get_attr"):  # a module before a parameter inside of it
+        for op in ("call_module", "get_attr"):  # a module before a parameter inside it
             for target in dict.fromkeys(str(node.target) for node in nodes if node.op == op):
                 _adopt(root, self, target)
         self._run_in_training = _function(training)
@@ -31,11 +31,12 @@ class LayerGroup(nn.Module):
         self.training = root.training
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the graph of the current mode."""
         return self._run_in_training(self, x) if self.training else self._run_in_evaluation(self, x)
 
 
 def _function(graph: fx.Graph) -> Callable[[nn.Module, Tensor], Tensor]:
-    """The graph as Python code, which is what torch.fx makes of a graph to run it."""
+    """Compile the graph to a Python function, as torch.fx does to run a graph."""
     code = graph.python_code("self")
     namespace = dict(code.globals)
     exec(compile(code.src, f"<layer group of {len(graph.nodes)} nodes>", "exec"), namespace)
@@ -43,7 +44,7 @@ def _function(graph: fx.Graph) -> Callable[[nn.Module, Tensor], Tensor]:
 
 
 def _adopt(root: nn.Module, group: nn.Module, target: str) -> None:
-    """Give `group` what stands in `root` under a dotted name, under the same name."""
+    """Share a module, parameter or buffer of `root` with `group`, under its dotted name."""
     *path, name = target.split(".")
     source, own = root, group
     for part in path:
@@ -63,7 +64,7 @@ def _adopt(root: nn.Module, group: nn.Module, target: str) -> None:
 
 
 def layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:
-    """The network's groups between the cuts, in both modes."""
+    """Make the groups between consecutive cuts, which run in both modes."""
     evaluation, training = nodes_of(traced.evaluation), nodes_of(traced.training)
     ends = [evaluation[cut.node] for cut in cuts]
     edges = [evaluation[0], *ends, output_of(traced.evaluation)]
@@ -75,7 +76,7 @@ def layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:
 
 
 def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph:
-    """The nodes behind `start` up to and including `end`, as a graph of one input."""
+    """Copy the nodes after `start`, up to and including `end`, to a graph of one input."""
     graph = fx.Graph()
     copies = {start: graph.placeholder("x")}
     for node in nodes[nodes.index(start) + 1 : nodes.index(end) + 1]:

@@ -1,6 +1,7 @@
-"""The graphs of a network, one of training and one of evaluation, as torch.fx sees them.
+"""Trace a network with torch.fx, once in training mode and once in evaluation mode.
 
-A functional dropout, stochastic depth or an auxiliary head make the two differ; a layer group runs its part of either.
+A functional dropout, stochastic depth or an auxiliary head makes the two graphs differ; a layer group runs its part of
+the graph of the current mode.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from torch import fx, nn
 from lctprune.errors import NetworkWarning, PartitionError, first_line
 from lctprune.utils.modules import evaluation_mode
 
-CONSTANT = "_tensor_constant"  # how torch.fx names tensors that a network makes itself; it keeps them in the network
-WAS_VIEW = "was_view"  # of a node: in training tensors are channels last, which `view` cannot flatten
-BY_HAND = "give the groups by hand to LocalCriticNetwork"
+CONSTANT = "_tensor_constant"  # how torch.fx names tensors that a network makes itself, which it stores there
+WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
+BY_HAND = "give the groups to LocalCriticNetwork by hand"
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Traced:
     """A network's two graphs, each from one tensor to one tensor.
 
     Attributes:
-        root: the network.
-        evaluation, training: its graph in each mode.
-        counterparts: the nodes of `evaluation` that `training` has too, with those.
-        has_auxiliary: whether it gives more than its output in training; `training` does not.
+        root: network.
+        evaluation, training: graph in each mode.
+        counterparts: map from nodes of `evaluation` to those that do the same in `training`.
+        has_auxiliary: whether the network has auxiliary outputs in training, which `training` leaves out.
     """
 
     root: nn.Module
@@ -49,17 +50,19 @@ class Traced:
 def trace(model: nn.Module) -> Traced:
     """Trace a network of one input in both modes.
 
-    Auxiliary outputs, which a network gives in training only, are left out with a `NetworkWarning`, and so are the
-    modules that make them.
+    Auxiliary outputs, which a network returns in training only, are left out, and so are the modules that make them.
 
     Raises:
-        PartitionError: it cannot be traced, or gives several outputs.
+        PartitionError: the network cannot be traced, or returns several outputs in evaluation.
+
+    Warns:
+        NetworkWarning: auxiliary outputs are left out.
     """
-    with evaluation_mode(model):  # puts every module's own mode back
+    with evaluation_mode(model):  # restores each module's own mode
         evaluation, training = (_graph(model.train(mode)) for mode in (False, True))
     name = type(model).__name__
     if not isinstance(output_of(evaluation), fx.Node):
-        raise PartitionError(f"{name} does not give one tensor; {BY_HAND}")
+        raise PartitionError(f"{name} does not return one tensor; {BY_HAND}")
     outputs = output_of(training)
     has_auxiliary = isinstance(outputs, tuple | list) and bool(outputs) and isinstance(outputs[0], fx.Node)
     if has_auxiliary:
@@ -67,13 +70,13 @@ def trace(model: nn.Module) -> Traced:
         makers = f" ({', '.join(dropped)})" if dropped else ""
         warnings.warn(f"{name}'s auxiliary outputs in training are left out{makers}", NetworkWarning, stacklevel=3)
     elif not isinstance(outputs, fx.Node):
-        raise PartitionError(f"{name} does not give one tensor in training; {BY_HAND}")
+        raise PartitionError(f"{name} does not return one tensor in training; {BY_HAND}")
     return Traced(model, evaluation, training, _aligned(evaluation, training), has_auxiliary)
 
 
 @contextmanager
 def without_leftovers(model: nn.Module) -> Iterator[None]:
-    """Take the constants that tracing left in a network out again."""
+    """Remove the constants that tracing leaves in a network."""
     try:
         yield
     finally:
@@ -82,19 +85,19 @@ def without_leftovers(model: nn.Module) -> Iterator[None]:
 
 
 def nodes_of(graph: fx.Graph) -> list[fx.Node]:
-    """All nodes but the output."""
+    """List all nodes but the output."""
     return [node for node in graph.nodes if node.op != "output"]
 
 
 def owners(node: fx.Node) -> list[str]:
-    """Names of the modules that a node belongs to, outermost first."""
+    """Name the modules that a node belongs to, outermost first."""
     return [path.split("@")[0] for path in node.meta.get("nn_module_stack", {})]
 
 
 class _Tracer(fx.Tracer):
-    """Remembers in which module tracing failed; steps over what timm declares to be untraceable."""
+    """Remembers in which module tracing failed, and does not trace into what is known to be untraceable."""
 
-    proxy_buffer_attributes = True  # or what is computed from a buffer becomes a constant
+    proxy_buffer_attributes = True  # or values computed from a buffer would become constants
 
     def __init__(self) -> None:
         modules, functions = _opaque_to_tracing()
@@ -105,7 +108,7 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """One input: all others keep their defaults."""
+        """Create one input; all others keep their defaults."""
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -121,26 +124,31 @@ class _Tracer(fx.Tracer):
 
 
 def _opaque_to_tracing() -> tuple[tuple[type, ...], tuple[Callable[..., Any], ...]]:
-    timm = sys.modules.get("timm.models")  # somebody's import of timm: its networks may be here
-    if timm is None:
-        return (), ()
-    return tuple(timm.get_notrace_modules()), tuple(timm.get_notrace_functions())
+    """Return the modules and functions that tracing must not enter, of the libraries that have been imported."""
+    modules: list[type] = []
+    functions: list[Callable[..., Any]] = []
+    if (operations := sys.modules.get("torchvision.ops")) is not None:
+        modules.append(operations.DeformConv2d)  # branches on shapes
+    if (timm := sys.modules.get("timm.models")) is not None:
+        modules += timm.get_notrace_modules()
+        functions += timm.get_notrace_functions()
+    return tuple(modules), tuple(functions)
 
 
 def _graph(model: nn.Module) -> fx.Graph:
     name = type(model).__name__
     if model._forward_pre_hooks or model._forward_hooks:
-        raise PartitionError(f"{name} has forward hooks of its own, which its groups would not call; {BY_HAND}")
+        raise PartitionError(f"{name} has forward hooks of its own, which layer groups would not call; {BY_HAND}")
     tracer = _Tracer()
     before = _random_states()
     try:
         graph = tracer.trace(model)
-    except Exception as error:  # fx raises whatever the model's own code raises on a proxy
+    except Exception as error:  # whatever the model's own code raises when it is traced
         place = f" at {tracer.inside[-1]}" if tracer.inside else ""
         raise PartitionError(f"{name} cannot be traced{place} ({first_line(error)}); {BY_HAND}") from error
     if _random_states() != before:
         raise PartitionError(
-            f"{name} draws random numbers in Python, which a trace would freeze (stochastic depth written by hand?); "
+            f"{name} draws random numbers in Python, which tracing would freeze (hand-written stochastic depth?); "
             f"use torchvision.ops.StochasticDepth, or {BY_HAND}"
         )
     for node in graph.nodes:
@@ -155,15 +163,15 @@ def _views_as_type(node: fx.Node) -> bool:
 
 
 def _random_states() -> tuple[object, ...]:
-    """Of the generators that a network's Python code may draw from."""
+    """Return the states of the random generators that a network's Python code may draw from."""
     return torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state())
 
 
 def require_one_input(model: nn.Module) -> None:
-    """Refuse a network that a call must give several inputs.
+    """Refuse a network that needs several inputs.
 
     Raises:
-        PartitionError: it takes several.
+        PartitionError: the network needs several inputs.
     """
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.values()
@@ -173,15 +181,15 @@ def require_one_input(model: nn.Module) -> None:
 
 
 def output_of(graph: fx.Graph) -> Any:
-    """What the graph returns: a node, or several in a tuple or the like."""
+    """Return the graph's output: a node, or several in a tuple or another container."""
     output: Any = next(iter(reversed(graph.nodes))).args[0]
     if isinstance(output, fx.Node) and isinstance(output.target, type) and issubclass(output.target, tuple):
-        return output.args  # a named tuple, made in the network
+        return output.args  # a named tuple that the network makes
     return output
 
 
 def _keep_first_output(graph: fx.Graph) -> list[str]:
-    """Make the first of several outputs the only one; returns what made the others: names of modules, or of nodes."""
+    """Make the first of several outputs the only one, and return the modules or nodes that made the others."""
     output = next(iter(reversed(graph.nodes)))
     container = set(output.all_input_nodes) - set(output_of(graph))  # a named tuple
     first, *others_given = output_of(graph)
@@ -217,13 +225,13 @@ def _erase(graph: fx.Graph, nodes: set[fx.Node]) -> None:
 
 
 def _key(node: fx.Node) -> tuple[str, ...]:
-    """What a node does, and where: the same in both graphs."""
+    """Describe what a node does and where, equally for both graphs."""
     is_constant = node.op == "get_attr" and str(node.target).startswith(CONSTANT)
     return (node.op, CONSTANT if is_constant else str(node.target), *owners(node))
 
 
 def _aligned(evaluation: fx.Graph, training: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """Nodes that do the same in both graphs."""
+    """Map nodes of one graph to those that do the same in the other."""
     left, right = nodes_of(evaluation), nodes_of(training)
     keys = [[_key(node) for node in side] for side in (left, right)]
     if keys[0] == keys[1]:

@@ -15,8 +15,8 @@ from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_flops, count_parameters
 from lctprune.models.build import build_model
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition.attach import all_places
-from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.cut_points import MeasuredCutPoint
+from lctprune.partition.cutting import all_cut_points
 
 NARROW = 0.5  # width of the second critic at each cut point, as a share of the first one's
 MOST_BETWEEN = 4  # cut points between two trained critics
@@ -35,7 +35,7 @@ class AddedCritic(NamedTuple):
         alike: the indices among them of critics that see a tensor of its shape.
     """
 
-    cut: CutPoint
+    cut: MeasuredCutPoint
     width: float
     depth: int | None
     nearest: tuple[int, ...]
@@ -67,7 +67,7 @@ def critics_to_add(network: LocalCriticNetwork, example: Tensor) -> list[AddedCr
     """
     recipe = network.recipe
     assert recipe is not None
-    every = all_places(build_model(recipe), example, also=recipe.cuts or ())
+    every = all_cut_points(build_model(recipe), example, also=recipe.cuts or ())
     trained = [next(cut for cut in every if cut.node_name == name) for name in recipe.cuts or ()]
     end = every[-1].flops
     added = []
@@ -93,7 +93,7 @@ def critics_to_add(network: LocalCriticNetwork, example: Tensor) -> list[AddedCr
     return added
 
 
-def _cut_points(every: Sequence[CutPoint], trained: Sequence[CutPoint]) -> list[CutPoint]:
+def _cut_points(every: Sequence[MeasuredCutPoint], trained: Sequence[MeasuredCutPoint]) -> list[MeasuredCutPoint]:
     """Choose cut points: those of the trained critics, and some between them, evenly spread."""
     *inner, end = every
     taken = [cut.flops for cut in trained]
@@ -105,7 +105,7 @@ def _cut_points(every: Sequence[CutPoint], trained: Sequence[CutPoint]) -> list[
     return sorted(kept, key=lambda cut: cut.node)
 
 
-def _spread(cuts: Sequence[CutPoint], most: int, low: int, high: int) -> list[CutPoint]:
+def _spread(cuts: Sequence[MeasuredCutPoint], most: int, low: int, high: int) -> list[MeasuredCutPoint]:
     """Choose at most `most` cut points, as evenly spread between `low` and `high` FLOPs as possible."""
     if len(cuts) <= most:
         return list(cuts)
@@ -121,7 +121,7 @@ def _setting(values: Sequence[_T] | None, index: int | None) -> _T | None:
     return values[0 if len(values) == 1 or index is None else index]
 
 
-def _size(recipe: NetworkConfig, cut: CutPoint, depth: int | None, width: float) -> _Size | None:
+def _size(recipe: NetworkConfig, cut: MeasuredCutPoint, depth: int | None, width: float) -> _Size | None:
     """Measure the size of a critic; None where it cannot be built."""
     try:
         with torch.random.fork_rng(devices=[]):

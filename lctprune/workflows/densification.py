@@ -18,7 +18,7 @@ from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import NetworkWarning, RunError
-from lctprune.measure.group_costs import group_costs
+from lctprune.measure.group_costs import measure_groups
 from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
@@ -144,7 +144,7 @@ def default_epochs(
 ) -> int:
     """Compute the epochs that cost at most `TRAINING_SHARE` of the run's training, but at least 1.
 
-    A backward pass counts as two forward passes.
+    A backward pass counts as two forward passes. Without known FLOPs it is 1.
 
     Args:
         network: the run's network.
@@ -152,9 +152,13 @@ def default_epochs(
         example: input, [batch, ...].
         training: how the run was trained.
     """
-    costs = group_costs(network, example)
-    step = 3 * sum(cost.flops + cost.critic_flops for cost in costs)
-    if training.freeze_main:
-        step -= 2 * sum(cost.flops for cost in costs)
-    added = sum(cost.flops + 3 * cost.critic_flops for cost in group_costs(densified, example))
+    step, added = 0, 0
+    for cost in measure_groups(network, example):
+        if cost.flops is None or cost.critic_flops is None:
+            return 1
+        step += (1 if training.freeze_main else 3) * cost.flops + 3 * cost.critic_flops
+    for cost in measure_groups(densified, example):
+        if cost.flops is None or cost.critic_flops is None:
+            return 1
+        added += cost.flops + 3 * cost.critic_flops
     return max(1, int(TRAINING_SHARE * training.epochs * step / added))

@@ -99,7 +99,7 @@ def test_width_of_a_resnet(name: str, blocks: tuple[int, ...], image_size: int) 
         ("resnet18", 0, "at least 1"),
         ("vgg-lct", 0, "at least 1"),
         ("resnet50", 32, "basic blocks"),
-        ("resnet18", 7, r"width is 7; a ResNet needs at least 8 channels for images of this size: PyTorch's backward"),
+        ("resnet18", 7, r"width is 7; a ResNet needs at least 8 channels for images of this size"),
     ],
 )
 def test_widths_that_cannot_be_are_refused(model: str, width: int, says: str) -> None:
@@ -230,7 +230,7 @@ def test_every_built_in_network_is_in_the_contract() -> None:
 def test_a_sequence_network_needs_to_know_its_input() -> None:
     with pytest.raises(
         ConfigError,
-        match="mlp needs features, which this data does not have; it has num_outputs, in_channels, image_size",
+        match=r"mlp needs features, .*num_outputs, in_channels, image_size",
     ):
         build_network(NetworkConfig(model="mlp"))
 
@@ -277,7 +277,7 @@ def test_the_cuts_suit_the_training() -> None:
 
 @pytest.mark.parametrize("name", ["num_classes", "num_outputs", "image_size", "pretrained", "checkpoint_path"])
 def test_arguments_that_the_data_or_the_weights_decide_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"may not be {name}"):
+    with pytest.raises(ConfigError, match=f"may not contain {name}"):
         build_network(NetworkConfig(model="mobilenet_v3_small", model_args={name: 3}))
 
 

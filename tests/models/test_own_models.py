@@ -74,7 +74,7 @@ text = "not a function"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with a module `mynet` that leaves a mark when it is imported."""
+    """Return the current folder, with a module `mynet` that leaves a mark when it is imported."""
     (tmp_path / "mynet.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -98,7 +98,7 @@ def was_imported(folder: Path) -> bool:
 
 @pytest.fixture
 def run(folder: Path, cli: Cli, image_folder: Path) -> Path:
-    """A run of the user's network, in a session that has forgotten the module."""
+    """Train a run of the user's network, in a session that has forgotten the module."""
     result = cli("train", "mynet:build", "--data", image_folder, "--out", "run", *QUICK)
     assert result.code == 0, result.err
     assert "--model mynet:build" in result.out
@@ -219,9 +219,9 @@ def test_arguments_and_packages(folder: Path, cli: Cli, image_folder: Path) -> N
         ("nosuchmodule:build", 2, "cannot be imported"),
         ("mynet:nosuch", 2, "cannot be imported"),
         ("mynet:", 2, "cannot be imported"),
-        ("mynet:text", 2, "no function"),
+        ("mynet:text", 2, "not a function"),
         ("mynet:no_outputs", 2, "neither num_classes nor num_outputs"),
-        ("mynet:demanding", 2, "needs depth, which this data does not have; it has num_outputs, in_channels"),
+        ("mynet:demanding", 2, "needs depth, which this data does not provide; it provides num_outputs, in_channels"),
         ("mynet:demanding", 2, "give --model-args depth=..."),
         ("mynet:broken", 1, "KeyError"),
         ("mynet:exits", 1, "SystemExit"),

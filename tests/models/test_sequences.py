@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
 from lctprune import critics
-from lctprune.models import sequences
 from lctprune.errors import ConfigError
+from lctprune.models import sequences
 from lctprune.models.sequence_layers import Positions, RecurrentLayer, StepEmbedding, TokenEmbedding, TransformerLayer
 from lctprune.pooling import NormalizedPooling, Pooling, pooled, valid_steps
 
@@ -59,7 +59,7 @@ def inputs_of(layer: str, lengths: Sequence[int]) -> Tensor:
 
 
 def small(name: str, source: str, **settings: int | float) -> nn.Sequential:
-    """A network of two layers; `source` says what its input is."""
+    """Build a network of two layers; `source` says what its input is."""
     size = VOCABULARY if source == "vocabulary" else FEATURES
     return BUILDERS[name](num_outputs=3, layers=2, width=16, **{source: size}, **settings)
 
@@ -329,7 +329,7 @@ def test_a_setting_that_cannot_be_used(build: Callable[[], nn.Module], message: 
 
 
 def behind(graph: fx.Graph, name: str) -> set[fx.Node]:
-    """What is still needed behind the last node of a module."""
+    """List what is still needed after the last node of a module."""
     nodes = [node for node in graph.nodes if node.op != "output"]
     inside = [name in (path.split("@")[0] for path in node.meta.get("nn_module_stack", {})) for node in nodes]
     end = len(nodes) - inside[::-1].index(True)

@@ -1,8 +1,9 @@
-"""Where a network can be cut: what one place gives, costs, and how its tensor lies."""
+"""Where a network can be cut: what each cut point costs, and how its tensor lies."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,25 @@ from torchvision.ops import Permute
 
 import lctprune as lct
 from lctprune.measure.costs import saved_bytes
-from lctprune.partition.attach import cut_places, partition
-from lctprune.partition.cut_points import CutPoint, cut_points, distinct_points
+from lctprune.partition.cut_points import MeasuredCutPoint, distinct_cut_points, find_cut_points, measure_cut_points
+from lctprune.partition.cutting import partition_model, possible_cut_points
+from lctprune.partition.node_costs import count_node_memory
 from lctprune.partition.tracing import nodes_of, trace
 
 
-def points_of(model: nn.Module, x: Tensor, balance_by: str = "flops") -> dict[str, CutPoint]:
-    return {point.name: point for point in cut_points(trace(model), x, balance_by=balance_by)}
+def groups_of(model: nn.Module, example: Tensor, **settings: Any) -> list[nn.Module]:
+    return partition_model(model, example, **settings).groups
+
+
+def points_of(model: nn.Module, x: Tensor) -> dict[str, MeasuredCutPoint]:
+    return {point.name: point for point in measure_cut_points(trace(model), x)}
+
+
+def memory_of(model: nn.Module, x: Tensor) -> list[int]:
+    """Bytes that autograd saves up to each cut point."""
+    traced = trace(model)
+    saved = list(itertools.accumulate(count_node_memory(traced.root, traced.evaluation, x)))
+    return [saved[point.node] for point in find_cut_points(traced, x)]
 
 
 def tiny() -> nn.Sequential:
@@ -42,23 +55,22 @@ def test_shapes_and_flops(batch: int) -> None:
     assert [point.flops for point in points.values()] == [
         first, first, first + second, first + second, first + second + third,
     ]  # fmt: skip
-    assert all(point.cost == point.flops for point in points.values())
+    assert not any(point.unknown for point in points.values())
 
 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_memory_is_what_autograd_saves(batch: int) -> None:
-    points = points_of(tiny(), torch.randn(batch, 3, 4, 4), "memory")
     convolution = 4 * 3 * 16  # its input, 4 bytes a number
     relu = 4 * 4 * 16  # its output, which is the second convolution's input
     linear = 4 * 128  # its input
-    assert [point.cost for point in points.values()] == [
+    assert memory_of(tiny(), torch.randn(batch, 3, 4, 4)) == [
         convolution, convolution + relu, convolution + relu, convolution + relu, convolution + relu + linear,
     ]  # fmt: skip
 
 
 def test_memory_of_all_nodes_is_the_networks() -> None:
     model, x = tiny(), torch.randn(1, 3, 4, 4)
-    assert list(points_of(model, x, "memory").values())[-1].cost == saved_bytes(model, x)
+    assert memory_of(model, x)[-1] == saved_bytes(model, x)
 
 
 def test_measuring_leaves_no_trace() -> None:
@@ -67,15 +79,16 @@ def test_measuring_leaves_no_trace() -> None:
         torch.randn(2, 3, 4, 4),
     )
     state, images = {name: tensor.clone() for name, tensor in model.state_dict().items()}, x.clone()
-    for balance_by in ("flops", "time", "memory"):
-        points_of(model, x, balance_by)
+    find_cut_points(trace(model), x)
+    points_of(model, x)
+    memory_of(model, x)
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
     assert torch.equal(x, images)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
 
 
-# --- which places ----------------------------------------------------------------------------------------------------
+# --- which cut points ------------------------------------------------------------------------------------------------
 
 
 def test_a_place_before_an_operation_in_place_is_none() -> None:
@@ -101,7 +114,7 @@ def test_no_group_changes_its_input() -> None:
             return x
 
     model, x = InPlace(), torch.randn(3, 4)
-    parts = partition(model, x, groups=3)
+    parts = groups_of(model, x, groups=3)
     expected = model(x)
     for part in parts:
         version, before = x._version, x.clone()
@@ -112,7 +125,7 @@ def test_no_group_changes_its_input() -> None:
     assert torch.equal(x, expected)
 
 
-def test_only_single_tensors_are_places() -> None:
+def test_only_single_tensors_are_cut_points() -> None:
     class TwoPaths(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -144,17 +157,17 @@ def test_the_number_of_samples_is_no_feature() -> None:
     assert names[-1] == "c"
 
 
-def test_of_places_with_the_same_flops_the_last_map_counts() -> None:
+def test_of_cut_points_with_equal_flops_the_last_map_counts() -> None:
     x = torch.randn(2, 3, 4, 4)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(4, 2),
     )  # fmt: skip
-    assert [point.name for point in distinct_points(list(points_of(model, x).values()))] == ["1", "4", "6"]
-    assert [point.name for point in cut_places(model, x)] == ["1", "4"]
+    assert [point.name for point in distinct_cut_points(list(points_of(model, x).values()))] == ["1", "4", "6"]
+    assert [point.name for point in possible_cut_points(model, x)] == ["1", "4"]
 
 
-def test_places_come_in_order() -> None:
+def test_cut_points_come_in_order() -> None:
     points = list(points_of(tiny(), torch.randn(1, 3, 4, 4)).values())
     assert all(left.node < right.node and left.flops <= right.flops for left, right in itertools.pairwise(points))
     traced = trace(tiny())
@@ -210,23 +223,23 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("build", "shape", "place", "features_last", "width"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("build", "shape", "cut", "features_last", "width"), CASES.values(), ids=CASES)
 def test_where_the_features_are(
-    build: type[nn.Module], shape: tuple[int, ...], place: str, features_last: bool, width: int
+    build: type[nn.Module], shape: tuple[int, ...], cut: str, features_last: bool, width: int
 ) -> None:
     model = build()
-    point = points_of(model, torch.randn(1, *shape))[place]
+    point = points_of(model, torch.randn(1, *shape))[cut]
     assert point.channels_last == features_last
     assert point.shape[-1 if features_last else 0] == width
 
 
 @pytest.mark.parametrize("critic", ["tail", "linear"])
-@pytest.mark.parametrize(("build", "shape", "place", "features_last", "width"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("build", "shape", "cut", "features_last", "width"), CASES.values(), ids=CASES)
 def test_critics_read_the_features(
-    build: type[nn.Module], shape: tuple[int, ...], place: str, features_last: bool, width: int, critic: str
+    build: type[nn.Module], shape: tuple[int, ...], cut: str, features_last: bool, width: int, critic: str
 ) -> None:
     x = torch.randn(4, *shape)
-    network = lct.attach_critics(build(), x, num_outputs=5, critic=critic, split_at=[place])
+    network = lct.attach_critics(build(), x, num_outputs=5, critic=critic, split_at=[cut])
     assert [output.shape for output in network.exits(x)] == [(4, 5)] * 2
     first = next(module for module in network.critics[0].modules() if isinstance(module, nn.Linear | nn.Conv2d))
     assert width == (first.in_features if isinstance(first, nn.Linear) else first.in_channels)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.partition.attach import partition
+from lctprune.partition.cutting import partition_model
 from lctprune.partition.layer_group import LayerGroup
 
 TOKENS = torch.randn(4, 6, 5)
+
+
+def groups_of(model: nn.Module, example: Tensor, **settings: Any) -> list[nn.Module]:
+    return partition_model(model, example, **settings).groups
 
 
 class Layer(nn.Module):
@@ -45,7 +50,7 @@ class TokenNet(nn.Module):
 
 
 def cut(model: nn.Module) -> nn.Sequential:
-    parts = partition(model, TOKENS, groups=3)
+    parts = groups_of(model, TOKENS, groups=3)
     assert all(isinstance(part, LayerGroup) for part in parts)
     return nn.Sequential(*parts)
 
@@ -133,7 +138,7 @@ def test_each_group_has_but_what_it_uses() -> None:
 
 def test_the_mode_reaches_inner_modules() -> None:
     model = nn.Sequential(nn.Linear(5, 5), nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 5)), nn.Linear(5, 3))
-    parts = nn.Sequential(*partition(model, TOKENS[:, 0], groups=3))
+    parts = nn.Sequential(*groups_of(model, TOKENS[:, 0], groups=3))
     parts.eval()
     assert not any(module.training for module in model.modules() if not list(module.children()))
     parts.train()
@@ -143,7 +148,7 @@ def test_the_mode_reaches_inner_modules() -> None:
 def test_a_frozen_layer_stays_in_its_mode() -> None:
     model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 5), nn.Linear(5, 3))
     model[1].eval()
-    parts = partition(model, TOKENS[:, 0], groups=2)
+    parts = groups_of(model, TOKENS[:, 0], groups=2)
     assert all(part.training for part in parts)
     parts[0](TOKENS[:, 0])
     assert torch.equal(model[1].running_mean, torch.zeros(5))

@@ -17,10 +17,14 @@ from torchvision.ops import StochasticDepth
 
 import lctprune as lct
 from lctprune.errors import NetworkError, NetworkWarning, PartitionError
-from lctprune.partition.attach import partition
+from lctprune.partition.cutting import partition_model
 from lctprune.partition.tracing import nodes_of, trace
 
 IMAGES = torch.randn(4, 3, 8, 8)
+
+
+def groups_of(model: nn.Module, example: Tensor, **settings: Any) -> list[nn.Module]:
+    return partition_model(model, example, **settings).groups
 
 
 def identity(_: nn.Module, x: Tensor) -> Tensor:
@@ -92,7 +96,7 @@ RANDOM: dict[str, Callable[[], Net]] = {
 @pytest.mark.parametrize("build", RANDOM.values(), ids=RANDOM)
 def test_every_group_is_random_in_training_as_the_model_is(build: Callable[[], Net]) -> None:
     model = build()
-    parts = partition(model, IMAGES, groups=3)
+    parts = groups_of(model, IMAGES, groups=3)
     check_same_in_both_modes(model, parts, IMAGES)
     x = IMAGES
     for part in parts:
@@ -104,13 +108,13 @@ def test_every_group_is_random_in_training_as_the_model_is(build: Callable[[], N
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_mode_at_cutting_does_not_matter(mode: bool) -> None:
     model = Net(lambda self, x: functional.dropout(x, 0.5, self.training)).train(mode)
-    parts = partition(model, IMAGES, groups=3)
+    parts = groups_of(model, IMAGES, groups=3)
     assert all(part.training == mode for part in parts)
     check_same_in_both_modes(model, parts, IMAGES)
 
 
 def test_dropout_that_is_always_on_stays_on() -> None:
-    parts = partition(Net(lambda self, x: functional.dropout(x, 0.5)), IMAGES, groups=3)
+    parts = groups_of(Net(lambda self, x: functional.dropout(x, 0.5)), IMAGES, groups=3)
     assert all(varies(part.eval(), IMAGES if part is parts[0] else torch.ones(4, 4, 6, 6)) for part in parts)
 
 
@@ -118,13 +122,13 @@ def test_dropout_that_is_always_on_stays_on() -> None:
 def test_stochastic_depth_of_torchvision_is_on(name: str) -> None:
     model = models.get_model(name, weights=None, num_classes=3)
     x = torch.randn(2, 3, 32, 32)
-    check_same_in_both_modes(model, partition(model, x, groups=4), x)
+    check_same_in_both_modes(model, groups_of(model, x, groups=4), x)
 
 
 def test_running_statistics_follow_the_models() -> None:
     model, again = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)) for _ in range(2))
     again.load_state_dict(model.state_dict())
-    parts = partition(model, IMAGES, groups=2)
+    parts = groups_of(model, IMAGES, groups=2)
     assert torch.equal(chained(parts, IMAGES), again(IMAGES))
     assert torch.equal(model[1].running_mean, again[1].running_mean)
     assert model[1].num_batches_tracked == 1
@@ -156,7 +160,7 @@ class Auxiliary(Net):
 def test_auxiliary_outputs_are_left_out_and_their_makers_named(give: Callable[[Tensor, Tensor], Any]) -> None:
     model = Auxiliary(give)
     with pytest.warns(NetworkWarning, match=r"Auxiliary's auxiliary outputs in training are left out \(side\)$"):
-        parts = partition(model, IMAGES, groups=3)
+        parts = groups_of(model, IMAGES, groups=3)
     assert sorted(name for part in parts for name in part.state_dict()) == sorted(
         name for name in model.state_dict() if not name.startswith("side")
     )
@@ -174,7 +178,7 @@ def test_an_output_that_no_module_makes_is_left_out_too() -> None:
             return (y, features) if self.training else y
 
     with pytest.warns(NetworkWarning, match="auxiliary outputs in training are left out$"):
-        parts = partition(WithFeatures(), IMAGES, groups=3)
+        parts = groups_of(WithFeatures(), IMAGES, groups=3)
     assert chained(parts, IMAGES).shape == (4, 5)
 
 
@@ -186,8 +190,8 @@ def test_googlenets_heads_are_named() -> None:
 
 def test_a_dict_in_training_is_refused() -> None:
     model = Auxiliary(lambda y, side: {"out": y, "side": side})
-    with pytest.raises(PartitionError, match="does not give one tensor in training"):
-        partition(model, IMAGES, groups=2)
+    with pytest.raises(PartitionError, match="does not return one tensor in training"):
+        groups_of(model, IMAGES, groups=2)
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ def test_optional_inputs_keep_their_defaults(build: type[Net]) -> None:
     model = build()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        parts = partition(model, IMAGES, groups=3)
+        parts = groups_of(model, IMAGES, groups=3)
     check_same_in_both_modes(model, parts, IMAGES)
 
 
@@ -244,7 +248,7 @@ class Constants(Net):
 def test_constants_leave_nothing_in_the_users_model() -> None:
     model = Constants()
     before, state = set(vars(model)), list(model.state_dict())
-    parts = partition(model, IMAGES, groups=3)
+    parts = groups_of(model, IMAGES, groups=3)
     assert set(vars(model)) == before
     assert list(model.state_dict()) == state
     assert [name for part in parts for name in part.state_dict()] == state
@@ -255,7 +259,7 @@ def test_a_failure_leaves_nothing_either() -> None:
     model = Constants()
     before = set(vars(model))
     with pytest.raises(PartitionError, match="not in the model"):
-        partition(model, IMAGES, split_at=["nothing"])
+        groups_of(model, IMAGES, split_at=["nothing"])
     assert set(vars(model)) == before
 
 
@@ -263,7 +267,7 @@ def test_buffers_are_not_frozen_into_the_graph() -> None:
     model = Net()
     model.register_buffer("scale", torch.tensor(2.0))
     model.between = lambda self, x: x * (self.scale + 1)
-    parts = partition(model, IMAGES, split_at=["a"])
+    parts = groups_of(model, IMAGES, split_at=["a"])
     model.scale.fill_(5.0)
     check_same_in_both_modes(model, parts, IMAGES)
 
@@ -285,9 +289,9 @@ def test_what_is_done_in_training_only_has_no_counterpart() -> None:
 def test_a_shared_layer_is_refused_across_a_cut_whatever_its_name() -> None:
     model = Net()
     model.c.weight = model.b.weight
-    with pytest.raises(PartitionError, match=r"split point 'b' .*: the parameter [bc]\.weight is used on both sides"):
-        partition(model, IMAGES, split_at=["b"])
-    assert len(partition(model, IMAGES, split_at=["a"])) == 2
+    with pytest.raises(PartitionError, match=r"'b'.*: the parameter [bc]\.weight is used on both sides"):
+        groups_of(model, IMAGES, split_at=["b"])
+    assert len(groups_of(model, IMAGES, split_at=["a"])) == 2
 
 
 def test_a_network_by_hand_is_the_way_out() -> None:
@@ -297,7 +301,7 @@ def test_a_network_by_hand_is_the_way_out() -> None:
 
     body = nn.Sequential(nn.Conv2d(3, 4, 3), Depends())
     head = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 5))
-    with pytest.raises(PartitionError, match="give the groups by hand to LocalCriticNetwork"):
+    with pytest.raises(PartitionError, match="give the groups to LocalCriticNetwork by hand"):
         lct.attach_critics(nn.Sequential(body, head), IMAGES, num_outputs=5, groups=2)
     network = lct.LocalCriticNetwork([body, head], [lct.make_critic("tail", (4, 6, 6), 5)])
     losses = lct.local_critic_backward(network, IMAGES, torch.tensor([0, 1, 2, 3]))
@@ -311,7 +315,7 @@ def test_a_branch_drawn_in_python_is_refused(draw: Callable[[], float]) -> None:
     # it would be drawn once, when the network is traced, and stay
     model = Net(lambda self, x: x * 2 if self.training and draw() < 0.5 else x)
     with pytest.raises(PartitionError, match=r"draws random numbers in Python.*StochasticDepth"):
-        partition(model, torch.zeros(2, 3, 8, 8), groups=2)
+        groups_of(model, torch.zeros(2, 3, 8, 8), groups=2)
 
 
 def test_one_group_gives_one_tensor_in_training_too() -> None:
@@ -324,4 +328,4 @@ def test_one_group_gives_one_tensor_in_training_too() -> None:
 
 def test_a_model_that_does_not_run_on_the_example_is_named() -> None:
     with pytest.raises(NetworkError, match=r"Sequential does not run on an input of \[1, 2\] \(.*shapes"):
-        partition(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), torch.zeros(1, 2), groups=2)
+        groups_of(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), torch.zeros(1, 2), groups=2)

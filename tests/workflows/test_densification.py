@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.measure.scores import score_exits
 from lctprune.models.build import build_model
-from lctprune.partition.attach import all_places
+from lctprune.partition.cutting import all_cut_points
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.densification import begin_dense, default_epochs
 from lctprune.workflows.members import members_of
@@ -341,7 +341,7 @@ def test_no_critic_starts_from_a_part_of_one_for_maps_of_another_size(critic: st
     """What flattens a map has other positions where a narrower critic has other channels."""
     recipe = lct.NetworkConfig(**TINY["vgg-lct"], groups=3, critic=critic)
     network = lct.build_network(recipe)
-    cuts = {place.node_name: place.shape for place in all_places(build_model(recipe), network.recipe.example)}
+    cuts = {place.node_name: place.shape for place in all_cut_points(build_model(recipe), network.recipe.example)}
     for added in critics_to_add(network, network.recipe.example):
         assert all(cuts[network.recipe.cuts[index]] == added.cut.shape for index in added.alike)
         assert set(added.alike) == {k for k in added.nearest if cuts[network.recipe.cuts[k]] == added.cut.shape}

@@ -1,0 +1,173 @@
+"""Cut a traceable network into layer groups: trace it, find its cut points, choose some, and make the groups.
+
+The network is traced with torch.fx. It has a cut point after each node behind which exactly one tensor is alive, so
+that a group takes one tensor and returns one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.config.training import TrainConfig
+from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
+from lctprune.optim.optimizers import settled
+from lctprune.partition.choosing import (
+    BALANCES,
+    Balance,
+    flop_balanced_cut_points,
+    named_cut_points,
+    training_balanced_cut_points,
+)
+from lctprune.partition.cut_points import (
+    CutPoint,
+    MeasuredCutPoint,
+    distinct_cut_points,
+    find_cut_points,
+    measure_cut_points,
+)
+from lctprune.partition.layer_group import layer_groups
+from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
+from lctprune.utils.modules import evaluation_mode, shared_tensor
+
+CriticCost = Callable[[CutPoint, TrainConfig], int]
+
+
+class Partition(NamedTuple):
+    """A network in layer groups, and where it was cut."""
+
+    groups: list[nn.Module]
+    cuts: list[CutPoint]
+    output_shape: tuple[int, ...]  # of the network's output, without the batch
+
+
+def partition_model(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    groups: int = 4,
+    split_at: Sequence[str] | None = None,
+    balance_by: Balance = "flops",
+    training: TrainConfig | None = None,
+    critic_cost: CriticCost = lambda cut, config: 0,
+) -> Partition:
+    """Cut a model into layer groups, which compute in a row what the model computes, on its own parameters.
+
+    Errors and warnings are those of `attach_critics`. The groups keep the names of the model's parameters.
+
+    Args:
+        model: network to cut.
+        example: input, [batch, ...].
+        groups: number of layer groups.
+        split_at: names of cut points; replaces `groups`.
+        balance_by: what the groups balance.
+        training: training whose time or memory is balanced.
+        critic_cost: function that returns the time or memory of a critic at a cut point.
+    """
+    if groups < 1:
+        raise ConfigError(f"groups is {groups}; it must be at least 1")
+    if balance_by not in BALANCES:
+        raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
+    require_one_input(model)
+    example = example[:1].detach().contiguous()
+    if not split_at:  # run the model first, so that what fails later is not the model itself
+        output = _output(model, example)
+        if groups == 1:
+            return Partition([_whole(model)], [], tuple(output.shape[1:]))
+    with without_leftovers(model):
+        traced = trace(model)
+        if split_at:  # known cut points need shapes, but neither costs nor a search
+            with _model_must_run(model, example):
+                points = find_cut_points(traced, example)
+            cuts, shape = named_cut_points(traced, points, split_at), points[-1].shape
+        else:
+            measured = measure_cut_points(traced, example)
+            cuts = _balanced_cut_points(traced, measured, example, groups, balance_by, training, critic_cost)
+            shape = measured[-1].shape
+        parts = layer_groups(traced, cuts)
+    if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
+        raise PartitionError(f"the parameter {shared} is used on both sides of a cut; cut elsewhere, or {BY_HAND}")
+    return Partition(parts, cuts, shape)
+
+
+def possible_cut_points(model: nn.Module, example: Tensor) -> list[MeasuredCutPoint]:
+    """Find the cut points among which a balanced partition chooses.
+
+    Raises:
+        PartitionError: the model cannot be traced.
+    """
+    return all_cut_points(model, example)[:-1]
+
+
+def all_cut_points(model: nn.Module, example: Tensor, *, also: Collection[str] = ()) -> list[MeasuredCutPoint]:
+    """Find the possible cut points, those at the nodes named in `also`, and the output, in the network's order.
+
+    Raises:
+        PartitionError: the model cannot be traced.
+    """
+    with without_leftovers(model):
+        points = measure_cut_points(trace(model), example)
+    distinct = distinct_cut_points(points)
+    return [point for point in points if point in distinct or point.node_name in also]
+
+
+def _balanced_cut_points(
+    traced: Traced,
+    points: Sequence[MeasuredCutPoint],
+    example: Tensor,
+    groups: int,
+    balance_by: Balance,
+    training: TrainConfig | None,
+    critic_cost: CriticCost,
+) -> list[CutPoint]:
+    if balance_by == "flops":
+        return flop_balanced_cut_points(points, groups)
+    here = dataclasses.replace(training or TrainConfig(), device="cpu")  # where networks are built
+    return training_balanced_cut_points(
+        traced,
+        points,
+        groups,
+        balance_by=balance_by,
+        example=example,
+        config=settled(here, traced.root, example),
+        critic_cost=critic_cost,
+    )
+
+
+@contextmanager
+def _model_must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
+    """Turn any error of the model's own code inside into a `NetworkError`."""
+    try:
+        yield
+    except Exception as error:  # whatever the model's own code raises
+        raise NetworkError(
+            f"{type(model).__name__} does not run on an input of {list(example.shape)} ({first_line(error)}); "
+            "check that the data, and the size of an image, are what it takes"
+        ) from error
+
+
+def _output(model: nn.Module, example: Tensor) -> Tensor:
+    with _model_must_run(model, example), evaluation_mode(model), torch.no_grad():
+        output = model(example)
+    if not isinstance(output, Tensor):
+        raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
+    return output
+
+
+def _whole(model: nn.Module) -> nn.Module:
+    """Return the model as the only group; traced if it has auxiliary outputs, or flattens by `view`.
+
+    Training uses the channels-last memory layout, which `view` cannot flatten.
+    """
+    try:
+        with without_leftovers(model):
+            traced = trace(model)
+            is_changed = traced.has_auxiliary or any(WAS_VIEW in node.meta for node in traced.training.nodes)
+            return layer_groups(traced, [])[0] if is_changed else model
+    except PartitionError:  # it need not be cut, so it need not be traced
+        return model
