@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ def group_costs(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts
     leaves = [
         [name for name, module in group.named_modules() if not any(module.children())] for group in network.groups
     ]
-    for index, (group, critic) in enumerate(itertools.zip_longest(network.groups, network.critics)):
+    for index, group, critic in network.parts():
         elsewhere = [name for other, names in enumerate(leaves) if other != index for name in names]
         flops, activation_bytes = count_flops(group, x), saved_bytes(group, x)
         with evaluation_mode(group), torch.no_grad():

@@ -15,13 +15,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.critics import make_critic
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.measure.costs import count_parameters, saved_bytes
 from lctprune.measure.step_costs import as_timed, critic_time_ns, segment_times_ns, training_bytes
 from lctprune.network import LocalCriticNetwork
-from lctprune.optim.optimizers import settled
+from lctprune.optim.optimizers import resolved_for
 from lctprune.partition.cut_points import BALANCES, CutPoint, balanced_cuts, cut_points, distinct_points, named_cuts
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
@@ -84,7 +84,7 @@ def attach_critics(
             pool=critic_pool,
         )
 
-    def critic_cost(cut: CutPoint, config: TrainConfig) -> int:
+    def critic_cost(cut: CutPoint, config: ResolvedTrainConfig) -> int:
         with torch.random.fork_rng(devices=[]), suppress(ConfigError):  # no critic of this kind can stand there
             head = critic_behind(cut, depths[0] if depths else None, widths[0] if widths else 1.0)
             if balance_by == "memory":
@@ -144,7 +144,7 @@ def _partition(
     split_at: Sequence[str] | None,
     balance_by: str,
     training: TrainConfig | None = None,
-    critic_cost: Callable[[CutPoint, TrainConfig], int] | None = None,
+    critic_cost: Callable[[CutPoint, ResolvedTrainConfig], int] | None = None,
 ) -> tuple[list[nn.Module], list[CutPoint]]:
     if groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
@@ -164,7 +164,7 @@ def _partition(
             cuts = balanced_cuts(places, groups)
         else:
             here = dataclasses.replace(training or TrainConfig(), device="cpu")  # where networks are built
-            config = settled(here, model, example)
+            config = resolved_for(model, example, here)
             cuts = _cuts_for_training(traced, places, example, groups, balance_by, config, critic_cost)
         parts = layer_groups(traced, cuts)
     if shared := shared_tensor(parts):  # in training only: `cut_points` looks at evaluation
@@ -224,8 +224,8 @@ def _cuts_for_training(
     example: Tensor,
     groups: int,
     balance_by: str,
-    config: TrainConfig,
-    critic_cost: Callable[[CutPoint, TrainConfig], int] | None,
+    config: ResolvedTrainConfig,
+    critic_cost: Callable[[CutPoint, ResolvedTrainConfig], int] | None,
 ) -> list[CutPoint]:
     """Those that balance what a step of training costs each group, with its critic."""
     segments = layer_groups(traced, places[:-1])

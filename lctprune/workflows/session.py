@@ -91,7 +91,7 @@ def begin(job: Job, processes: ProcessGroup | None = None, *, replicas: int = 1)
         return _load(job)
     processes.require_equal({**job.settings, "replicas": replicas})
     begun = _load(job) if processes.rank == 0 else None
-    recipe = processes.share(begun and begun.network.recipe and begun.network.recipe.to_dict())
+    recipe = processes.broadcast(begun and begun.network.recipe and begun.network.recipe.to_dict())
     if begun is not None:
         return begun
     with warnings.catch_warnings():
