@@ -29,8 +29,8 @@ import lctprune as lct
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
-from lctprune.training.stage import Stage
 from lctprune.training.group_trainer import StepSettings
+from lctprune.training.stage import Stage
 from lctprune.utils.environment import machine
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from lctprune.config.network import NetworkConfig
 from lctprune.errors import NetworkError
 
-
 Part = tuple[int, nn.Module, nn.Module | None]  # number of a group, the group, and its critic: the last has none
 
 

@@ -11,7 +11,7 @@ chain and in logits.
 
 Group i needs nothing from later groups, and critic i only the next exit's losses, a vector of `batch` numbers, and its
 output where it distils. `local_critic_step` is the one step that everything uses. It yields an event after each part,
-so that its caller can put optimizers, seeds, clocks or messages to other processes in between.
+so that its caller can put optimisers, seeds, clocks or messages to other processes in between.
 """
 
 from __future__ import annotations

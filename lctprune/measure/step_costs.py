@@ -31,13 +31,13 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, config: Res
     """Measure the nanoseconds that each of consecutive segments adds to a step of training, in training mode.
 
     All segments run forward, then all backward in reverse, as in training: what a segment saves has left the cache by
-    the time its backward pass wants it. The optimizer's step counts too. Leaves states, gradients and the random
+    the time its backward pass wants it. The optimiser's step counts too. Leaves states, gradients and the random
     generator as they were.
 
     Args:
         segments: modules, each of which takes the output of the one before.
         example: input of the first segment, [batch, ...], of which the first sample is used.
-        config: training whose batch size, precision and optimizer are used.
+        config: training whose batch size, precision and optimiser are used.
     """
     with training_for_now(nn.ModuleList(segments)), config.autocast(), torch.enable_grad():
         times = [_one_run(segments, _training_batch(example, config.batch_size)) for _ in range(REPEATS)]
@@ -62,7 +62,7 @@ def group_seconds(
         network: network on the device of the batch.
         inputs: inputs of a batch.
         targets: targets of the batch, [batch, ...].
-        config: training whose precision and optimizer are used.
+        config: training whose precision and optimiser are used.
         loss: loss per sample.
         repeats: number of steps.
     """
@@ -84,7 +84,7 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: ResolvedTr
     Args:
         critic: critic, on the CPU.
         shape: shape of its input without the batch.
-        config: training whose batch size, precision and optimizer are used.
+        config: training whose batch size, precision and optimiser are used.
     """
     inputs = _training_batch(torch.zeros(1, *shape), config.batch_size).requires_grad_()
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
@@ -139,7 +139,7 @@ def _training_batch(example: Tensor, size: int) -> Tensor:
 
 
 def _update_time_ns(optimizers: Optimizers) -> int:
-    """Measure the nanoseconds of the optimizers' step. Weights stay as they are; gradients are freed."""
+    """Measure the nanoseconds of the optimisers' step. Weights stay as they are; gradients are freed."""
     parts = list(optimizers.all.values())
     parameters = [parameter for part in parts for group in part.param_groups for parameter in group["params"]]
     times = []

@@ -1,4 +1,4 @@
-"""The optimizers of groups and critics."""
+"""The optimisers of groups and critics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAPER_CRITIC_LR = 1e-4  # learning rate of Adam; section IV
 
 
 class Optimizers:
-    """The optimizers of one group and of its critic; None where there is nothing to train."""
+    """The optimisers of one group and of its critic; None where there is nothing to train."""
 
     def __init__(self, group: nn.Module, critic: nn.Module | None, config: ResolvedTrainConfig) -> None:
         make_critic_optimizer = _scheduled if config.critic_optimizer == "sgd" else _adam
@@ -25,7 +25,7 @@ class Optimizers:
 
     @property
     def all(self) -> dict[str, Optimizer]:
-        """The optimizers that there are, by the part that they train."""
+        """The optimisers that there are, by the part that they train."""
         both = {"group": self.group, "critic": self.critic}
         return {part: optimizer for part, optimizer in both.items() if optimizer is not None}
 
@@ -75,7 +75,7 @@ def is_convolutional(network: nn.Module) -> bool:
 
 
 def _scheduled(module: nn.Module, config: ResolvedTrainConfig) -> Optimizer | None:
-    """Make the optimizer that `config` names, whose rate the schedule sets; None if there is nothing to train."""
+    """Make the optimiser that `config` names, whose rate the schedule sets; None if there is nothing to train."""
     convolutions = _convolutions(module) if config.optimizer == "muon" else {}
     parameters = [each for each in module.parameters() if each.requires_grad and id(each) not in convolutions]
     weights = [parameter for parameter in parameters if parameter.dim() > 1]
@@ -125,5 +125,5 @@ def _adam(module: nn.Module, config: ResolvedTrainConfig) -> Adam | None:
 
 
 def _laid_out_as(parameter: Tensor, state: Tensor) -> Tensor:
-    """Copy a state into its parameter's memory layout (channels last), which fused optimizers take for granted."""
+    """Copy a state into its parameter's memory layout (channels last), which fused optimisers take for granted."""
     return torch.empty_like(parameter).copy_(state) if state.shape == parameter.shape else state

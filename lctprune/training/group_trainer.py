@@ -1,4 +1,4 @@
-"""One group with its critic and their optimizers: all that training changes of one part of a network.
+"""One group with its critic and their optimisers: all that training changes of one part of a network.
 
 In one process all groups of a network are trained side by side; in several, each process holds some of them. Nothing
 here knows which.
@@ -54,7 +54,7 @@ def step_settings(step: int, steps: int, config: ResolvedTrainConfig) -> StepSet
 
 
 class GroupTrainer:
-    """One group of a network, its critic and their optimizers.
+    """One group of a network, its critic and their optimisers.
 
     Args:
         part: group, on its device, and critic.
@@ -130,7 +130,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def optimizer_prefix(index: int) -> str:
-    """Return what the names of group `index`'s optimizer states begin with in a checkpoint."""
+    """Return what the names of group `index`'s optimiser states begin with in a checkpoint."""
     return f"optimizer.{index}."
 
 

@@ -72,7 +72,7 @@ def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:
 
 
 def _precedence(failure: ProcessFailure) -> int:
-    """Rank failures: one that a process reports as its own, then a silent death, then consequences of other failures."""
+    """Order failures: those a process reports as its own, then silent deaths, then consequences of other failures."""
     record = failure.error_file_data
     if "exit_code" in record:
         return 0 if record["is_cause"] else 2
