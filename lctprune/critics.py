@@ -1,4 +1,4 @@
-"""Critic heads: small networks from a group's output to the network's output.
+"""Critics: small networks from a group's output to the network's output.
 
 A group's output may be a feature map, [batch, channels, height, width], a sequence, [batch, steps, features], or a
 vector, [batch, features].

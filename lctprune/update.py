@@ -29,7 +29,7 @@ from lctprune.network import LocalCriticNetwork, Part
 from lctprune.utils.modules import packed
 
 MATCHING = 0.0  # critics learn from labels and from the next exit's outputs, not from its losses
-DISTILL = 0.25  # what training's ramp from 0 to 0.5 is halfway; the best objective measured here
+DISTILL = 0.25  # the middle of training's default ramp, 0:0.5; benchmarks/ablation.py compares objectives
 
 
 class GroupForward(NamedTuple):
@@ -125,8 +125,7 @@ def local_critic_backward(
         loss: `loss(output, target) -> [batch]`.
         objective: "paper" for the paper's objective of critics, which is `matching=1, distill=0`.
         matching: m of the critics' objective, 0 to 1: 0, the default, is greedy local training, 1 loss matching.
-        distill: weight w of the distance to the next exit's output in the critics' objective, 0 to 1; by default
-            `DISTILL`, 0.25.
+        distill: w of the critics' objective, 0 to 1, the weight of the distance; by default `DISTILL`, 0.25.
         distance: `distance(output, next exit's output) -> [batch]`; by default softened Kullback-Leibler divergence,
             or mean squared error where `y` is of floating-point numbers.
         critic_update: whether the critics get gradients in this step (the paper's Table 3 skips some).

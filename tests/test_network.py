@@ -43,6 +43,15 @@ def storages(module: nn.Module) -> set[int]:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
+def test_parts_are_all_groups_with_their_critics_in_order(groups: int) -> None:
+    network = small_network(groups)
+    indices, bodies, critics = zip(*network.parts(), strict=True)
+    assert indices == tuple(range(groups))
+    assert all(body is group for body, group in zip(bodies, network.groups, strict=True))
+    assert all(one is other for one, other in zip(critics, [*network.critics, None], strict=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
 def test_a_subnetwork_gives_exactly_what_its_exit_gives(groups: int) -> None:
     network = small_network(groups).eval()
     outputs = network.exits(images())
