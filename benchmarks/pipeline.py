@@ -21,6 +21,7 @@ import torch
 from scaling import Link, scale, step_seconds
 
 import lctprune as lct
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.utils.environment import machine
 
 RANKS = Path(__file__).with_name("pipeline_ranks.py")
@@ -46,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for model in arguments.model or list(NETWORKS):
         network = NETWORKS[model]
-        training = json.loads(json.dumps(vars(resolved(model, arguments))))
+        training = resolved(model, arguments).to_dict()
         settings = {"network": network, "training": training, "critics": CRITICS[model], "peers": True}
         settings |= {"steps": arguments.steps, "repeats": arguments.repeats, "cores": CORES}
         print(f"\n{model} {network}, {training['optimizer']}, {training['precision']}, {machine()}, seed 0")
@@ -63,7 +64,7 @@ def main() -> None:
             print_scale(speeds, settings["critics"])
 
 
-def resolved(model: str, arguments: argparse.Namespace) -> lct.TrainConfig:
+def resolved(model: str, arguments: argparse.Namespace) -> ResolvedTrainConfig:
     config = lct.TrainConfig(batch_size=arguments.batch_size, optimizer=arguments.optimizer)
     return config.resolved(images=model != "lstm", convolutional=model != "lstm")
 

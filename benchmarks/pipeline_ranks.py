@@ -19,17 +19,17 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.splits import Batch
 from lctprune.measure.step_costs import critic_time_ns, group_seconds, output_bytes
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.training.distributed.messages import Channel
-from lctprune.training.distributed.pipeline import Pipeline, share_groups
+from lctprune.training.distributed.pipeline import Pipeline, assign_groups
 from lctprune.training.distributed.process_group import ProcessGroup, process_group
-from lctprune.training.worker import StepSettings, step_settings
+from lctprune.training.group_trainer import StepSettings, step_settings
 
 WARMUP = 2
-SETTINGS = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
+SETTINGS = StepSettings(step=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 MICROBATCHES = (1, 4, 8)
 
 
@@ -47,15 +47,17 @@ def recipe_of(settings: dict[str, Any], **changes: Any) -> lct.NetworkConfig:
     return lct.NetworkConfig(**{**settings["network"], **changes})
 
 
-def built(recipe: lct.NetworkConfig, config: TrainConfig | None = None) -> lct.LocalCriticNetwork:
+def built(recipe: lct.NetworkConfig, config: ResolvedTrainConfig | None = None) -> lct.LocalCriticNetwork:
     torch.manual_seed(0)
     return lct.build_network(recipe, training=config).to(memory_format=torch.channels_last).train()
 
 
-def built_everywhere(recipe: lct.NetworkConfig, group: ProcessGroup, config: TrainConfig) -> lct.LocalCriticNetwork:
+def built_everywhere(
+    recipe: lct.NetworkConfig, group: ProcessGroup, config: ResolvedTrainConfig
+) -> lct.LocalCriticNetwork:
     """With the cuts that rank 0 measures for that training."""
     network = built(recipe, config) if group.rank == 0 else None
-    found = group.share(network and network.recipe and network.recipe.to_dict())
+    found = group.broadcast(network and network.recipe and network.recipe.to_dict())
     return network or built(lct.NetworkConfig(**found))
 
 
@@ -100,7 +102,9 @@ def at_once(measure: Callable[[], float], pipeline: Pipeline) -> Callable[[], li
     return run
 
 
-def alone(network: lct.LocalCriticNetwork, config: TrainConfig, batch: Batch, steps: int) -> Callable[[], float]:
+def alone(
+    network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, batch: Batch, steps: int
+) -> Callable[[], float]:
     stage = whole_stage(network, config)
 
     def measure() -> float:
@@ -111,10 +115,10 @@ def alone(network: lct.LocalCriticNetwork, config: TrainConfig, batch: Batch, st
 
 
 def decoupled(
-    network: lct.LocalCriticNetwork, pipeline: Pipeline, config: TrainConfig, batch: Batch, steps: int
+    network: lct.LocalCriticNetwork, pipeline: Pipeline, config: ResolvedTrainConfig, batch: Batch, steps: int
 ) -> Callable[[], list[Any]]:
     """Seconds and waiting per step of each process, in the steady state."""
-    shares = share_groups(len(network.groups), len(network.groups))
+    shares = assign_groups(len(network.groups), len(network.groups))
     stage = pipeline.stage(network, shares, config, lct.cross_entropy)
 
     def run() -> list[Any]:
@@ -127,7 +131,7 @@ def decoupled(
                     start, waited = time.perf_counter(), stage.seconds_waited
             seconds = (time.perf_counter() - start) / steps
             waited = (stage.seconds_waited - waited) / steps
-            stage.finish()
+            stage.flush_critic_update()
         return pipeline.gather({"seconds": seconds, "waited": waited}) or []
 
     return run
@@ -164,7 +168,12 @@ class PipelinedGroup(nn.Module):
 
 
 def one_forward_one_backward(
-    network: lct.LocalCriticNetwork, group: ProcessGroup, config: TrainConfig, batch: Batch, steps: int, micro: int
+    network: lct.LocalCriticNetwork,
+    group: ProcessGroup,
+    config: ResolvedTrainConfig,
+    batch: Batch,
+    steps: int,
+    micro: int,
 ) -> Callable[[], list[Any]]:
     """The same groups by backpropagation, on torch.distributed.pipelining's schedule."""
     place = {"is_first": group.rank == 0, "is_last": group.rank == group.size - 1}
@@ -183,7 +192,7 @@ def one_forward_one_backward(
 
 
 def data_parallel(
-    network: lct.LocalCriticNetwork, group: ProcessGroup, config: TrainConfig, batch: Batch, steps: int
+    network: lct.LocalCriticNetwork, group: ProcessGroup, config: ResolvedTrainConfig, batch: Batch, steps: int
 ) -> Callable[[], list[Any]]:
     """The whole network in each process, on its part of the batch."""
     model = DistributedDataParallel(nn.Sequential(*network.groups), process_group=dist.new_group())
@@ -196,7 +205,7 @@ def data_parallel(
 
 
 def together(
-    group: ProcessGroup, module: nn.Module, config: TrainConfig, backward: Callable[[], None], steps: int
+    group: ProcessGroup, module: nn.Module, config: ResolvedTrainConfig, backward: Callable[[], None], steps: int
 ) -> Callable[[], list[Any]]:
     """All processes take steps of backpropagation, each with the optimiser of local critics for its own module."""
     optimizers = Optimizers(module, None, config).all.values()
@@ -216,7 +225,7 @@ def together(
 
 def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     """Seconds per step of every arrangement, taken in turns."""
-    config = TrainConfig(**settings["training"])
+    config = TrainConfig(**settings["training"]).resolved()
     steps, repeats = settings["steps"], settings["repeats"]
     batch = random_batch(recipe_of(settings), config.batch_size)
     runs: dict[str, Callable[[], list[Any]]] = {}
@@ -261,13 +270,14 @@ def speed(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     return {"runs": results, "groups": groups, "critics": critics, "sent": sent, "link": link}
 
 
-def critic_seconds(network: lct.LocalCriticNetwork, batch: Batch, config: TrainConfig) -> float:
+def critic_seconds(network: lct.LocalCriticNetwork, batch: Batch, config: ResolvedTrainConfig) -> float:
     """What a critic adds to a step: the mean over all."""
     times, x = [], batch[0][:1]
     with torch.no_grad():
-        for group, critic in zip(network.groups, network.critics, strict=False):
+        for _, group, critic in network.parts():
             x = group.eval()(x)
-            times.append(critic_time_ns(critic, tuple(x.shape[1:]), config) / 1e9)
+            if critic is not None:
+                times.append(critic_time_ns(critic, tuple(x.shape[1:]), config) / 1e9)
     network.train()
     return sum(times) / len(times)
 
@@ -297,11 +307,11 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
     """Whether the processes hold, after some steps, what one process does, to the bit: by settings."""
     found = {}
     pipeline = Pipeline(group, groups=4)
-    shares = share_groups(4, group.size)
+    shares = assign_groups(4, group.size)
     here = TrainConfig().resolved().precision  # without bf16 units, PyTorch has no LSTM in bf16
     for precision, matching, period in itertools.product(dict.fromkeys(("fp32", here)), (0.0, 0.5, 1.0), (1, 3)):
         changes = {"precision": precision, "matching": matching, "critic_period": period, "lr": 0.01}
-        config = TrainConfig(**{**settings["training"], **changes})
+        config = TrainConfig(**{**settings["training"], **changes}).resolved()
         batch = random_batch(recipe_of(settings), settings["batch_size"])
         stages = [pipeline.stage(built(recipe_of(settings)), shares, config, lct.cross_entropy)]
         if group.rank == 0:
@@ -311,7 +321,7 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
             with config.autocast():
                 for position, (inputs, targets) in enumerate(stage.batches(split, seed=0)):  # type: ignore[arg-type]
                     stage.step(inputs, targets, step_settings(position, settings["steps"], config))
-                stage.finish()
+                stage.flush_critic_update()
         tensors = pipeline.collect(stages[0])
         if tensors is not None:
             expected = stages[1].tensors()
@@ -325,23 +335,23 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
 
 def memory(settings: dict[str, Any], group: ProcessGroup | None) -> list[Any]:
     """Of each process: saved tensors with parameters and optimiser states, and the growth of its peak RSS."""
-    config = TrainConfig(**settings["training"])
+    config = TrainConfig(**settings["training"]).resolved()
     before = rss_bytes()
     groups = group.size if group else 1
     pipeline = Pipeline(group, groups=groups)
     recipe = recipe_of(settings, groups=groups)
     network = built_everywhere(recipe, group, config) if group else built(recipe)
-    stage = pipeline.stage(network, share_groups(groups, groups), config, lct.cross_entropy)
+    stage = pipeline.stage(network, assign_groups(groups, groups), config, lct.cross_entropy)
     del network
     batch = random_batch(recipe, config.batch_size) if pipeline.is_first else None
-    own = nn.ModuleList(worker.modules for worker in stage.workers)
+    own = nn.ModuleList(trainer.modules for trainer in stage.trainers)
 
     def steps() -> None:
         split = Repeated(batch, 3) if batch else None
         with config.autocast():
             for inputs, targets in stage.batches(split, seed=0):  # type: ignore[arg-type]
                 stage.step(inputs, targets, SETTINGS)
-            stage.finish()
+            stage.flush_critic_update()
 
     steps()
     peak = peak_rss_bytes()

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.group_trainer import StepSettings
 from lctprune.training.stage import Stage
-from lctprune.training.worker import StepSettings
 from lctprune.utils.environment import machine
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
@@ -116,7 +117,7 @@ def print_compiled(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> 
     batch = random_batch(recipe, batch_size)
     network = build(recipe)
     steps = {"eager": make_step(network, batch), "compiled": make_step(network, batch, compile=True)}
-    with compilation(lct.TrainConfig(compile=True)):
+    with compilation(dataclasses.replace(CONFIG, compile=True)):
         start = time.perf_counter()
         steps["compiled"]()
         warmup = time.perf_counter() - start
@@ -142,7 +143,7 @@ def make_step(
     """A training step, as lctprune.train takes it."""
     config = dataclasses.replace(CONFIG, compile=compile)
     stage = whole_stage(network, config)
-    settings = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
+    settings = StepSettings(step=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 
     def step() -> None:
         with config.autocast():
@@ -151,7 +152,7 @@ def make_step(
     return step
 
 
-def whole_stage(network: lct.LocalCriticNetwork, config: lct.TrainConfig) -> Stage:
+def whole_stage(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig) -> Stage:
     """All groups in this process."""
     count = len(network.groups)
     return Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
@@ -173,10 +174,11 @@ def critic_flops(network: lct.LocalCriticNetwork, inputs: Tensor) -> list[int]:
     """FLOPs of each critic for one sample."""
     network.eval()
     flops, x = [], inputs[:1]
-    for group, critic in zip(network.groups, network.critics, strict=False):
+    for _, group, critic in network.parts():
         with torch.no_grad():
             x = group(x)
-        flops.append(lct.count_flops(critic, x))
+        if critic is not None:
+            flops.append(lct.count_flops(critic, x))
     network.train()
     return flops
 

@@ -18,7 +18,7 @@ from lctprune.measure.group_costs import GroupCosts, measure_groups
 from lctprune.measure.step_costs import output_bytes
 from lctprune.models.build import MODELS, build_network, cut_point_names
 from lctprune.models.external import timm_names, torchvision_names
-from lctprune.optim.optimizers import settled
+from lctprune.optim.optimizers import resolved_for
 
 TRAINING = TrainConfig()
 
@@ -93,7 +93,7 @@ def inspect(
     with printed_warnings(stderr()):
         network, cuts = build_network(config, training=training), cut_point_names(config)
         costs = measure_groups(network, config.example)
-    precision = settled(training, network.groups, config.example).precision
+    precision = resolved_for(network.groups, config.example, training).precision
     *passed_on, output = output_bytes(network, config.example, precision=precision)
     sent = [size * batch_size for size in [*passed_on, 0]]
     if json:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lctprune.config.network import NetworkConfig
-from lctprune.config.training import TrainConfig, parse_ramp
+from lctprune.config.ramp import Ramp
+from lctprune.config.training import TrainConfig
 from lctprune.data.builtin import NAMED
 from lctprune.errors import ConfigError
 
@@ -76,7 +77,7 @@ def require_of_use(method: str, given: Mapping[str, Any]) -> None:
     unused = {"joint": OBJECTIVE, "backprop": (*OBJECTIVE, "balance")}.get(method, ())
     defaults = {**vars(NetworkConfig()), **vars(TrainConfig())}
     for name in unused:
-        own, plain = (parse_ramp(name, each) if name in RAMPS else each for each in (given[name], defaults[name]))
+        own, plain = (Ramp.parse(name, each) if name in RAMPS else each for each in (given[name], defaults[name]))
         if own != plain:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} {given[name]} changes nothing with --method {method}; leave it out")

@@ -1,8 +1,9 @@
-"""Critic heads: small networks from a group's output to the network's output.
+"""Critics: small networks from a group's output to the network's output.
 
-The output may be a feature map, [batch, channels, height, width], a sequence, [batch, steps, features], or a vector.
+A group's output may be a feature map, [batch, channels, height, width], a sequence, [batch, steps, features], or a
+vector, [batch, features].
 
-The critic's shape decides more than anything else how good a sub-network is; `tail` is the best one known here.
+The critic's shape decides more than anything else how good a sub-network is; `tail` is the best kind measured so far.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from lctprune.pooling import POOLS, NormalizedPooling, Pooling
 
 PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 128 channels"
 TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7
-TAIL_FEATURES = 1.5  # pooled, for each channel of a tail's last block
-TAIL_AREA = 4096  # channels x side of a tail's input at most; a ResNet-50's wide maps are narrowed to it
+TAIL_FEATURES = 1.5  # pooled features per channel of a tail's last block
+TAIL_AREA = 4096  # limit of channels x side of a tail's first block; the wide maps of a ResNet-50 are narrowed to it
 POOLED_SIDE = 4  # side of the map that a pooled critic flattens
 
 
@@ -32,25 +33,25 @@ def make_critic(
     channels_last: bool | None = None,
     pool: str = "mean",
 ) -> nn.Module:
-    """A critic of one of the kinds in `CRITICS`, for feature maps, sequences and vectors.
+    """Make a critic of one of the kinds in `CRITICS`, for feature maps, sequences or vectors.
 
-    Of a sequence (tokens, time steps) `tail` makes layer normalisation, pooling and a small perceptron, and `linear`
-    pooling and a linear layer; a step whose features are all zero is padding. Of a vector they do the same without
-    pooling. `pooled` and `paper` are convolutions, for feature maps alone.
+    For a sequence (tokens, time steps), `tail` is layer normalisation, pooling and a small perceptron, and `linear` is
+    pooling and a linear layer; a step whose features are all zero is padding. For a vector there is no pooling and no
+    normalisation. `pooled` and `paper` are convolutions, for feature maps alone.
 
     Args:
         kind: `tail`, `pooled`, `paper` or `linear`.
-        shape: the group's output without the batch: channels, height, width; or steps, features; or features.
+        shape: shape of the group's output without the batch: channels, height, width; or steps, features; or features.
         num_outputs: width of the network's output.
-        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map); of the
+        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map); number of
             residual blocks at each size of a map, for `tail` (default 1).
         width: factor on the number of channels, or of hidden features; `linear` has none.
         channels_last: whether the features are the last dimension; by default those of feature maps are the first.
-        pool: of sequences: `mean` over the steps, or the `last` step.
+        pool: pooling of sequences: `mean` over the steps, or the `last` step.
 
     Raises:
-        ConfigError: the kind is unknown, or `depth` or `width` does not apply to it or is too small.
-        NetworkError: the group's output is nothing that this kind of critic can read.
+        ConfigError: the kind is unknown, or `depth` or `width` does not apply to it or is out of range.
+        NetworkError: this kind of critic cannot read an output of the group's shape.
     """
     if kind not in CRITICS:
         raise ConfigError(f"critic {kind!r} is unknown; known: {', '.join(CRITICS)}")
@@ -87,7 +88,7 @@ def _check_size(kind: str, depth: int | None, width: float, *, is_map: bool) -> 
 
 
 def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
-    """The paper's critic: `depth` 3x3 convolutions to 128 channels with ReLU (its Table 2), flatten, linear."""
+    """Make the paper's critic: `depth` 3x3 convolutions to 128 channels with ReLU (its Table 2), flatten, linear."""
     channels, height, side = shape
     layers: list[nn.Module] = []
     for _ in range(depth or 1):
@@ -97,7 +98,7 @@ def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = Non
 
 
 def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
-    """The paper's critic made cheap at any size: convolutions of stride 2, and pooling to 4x4 before the flatten."""
+    """Make the paper's critic cheap at any size: convolutions of stride 2, and pooling to 4x4 before the flatten."""
     channels, *sides = shape
     depth = depth or min(2, max(1, _halvings(min(sides), 2 * POOLED_SIDE)))
     layers: list[nn.Module] = []
@@ -112,12 +113,12 @@ def pooled_critic(shape: Sequence[int], num_outputs: int, depth: int | None = No
 
 
 def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
-    """A thin residual tail: a stride-2 residual block for each remaining halving of the map, a 1x1 convolution to half
-    as many channels again, global pooling, linear.
+    """Make a thin residual tail: residual blocks, a 1x1 convolution, global pooling and a linear layer.
 
-    The first block keeps the group's channels, times `width` (fewer where the map is wider than `TAIL_AREA`, as after a
-    bottleneck block), each further one doubles them. With a `depth` of more than 1, blocks of stride 1 follow each. A
-    map that is not to be halved is pooled as it is.
+    There is a stride-2 block for each remaining halving of the map. The first block keeps the group's channels, times
+    `width` (fewer where channels x side is above `TAIL_AREA`, as after a bottleneck block); each further one doubles
+    them. With a `depth` of more than 1, blocks of stride 1 follow each. The 1x1 convolution has `TAIL_FEATURES` times
+    as many channels as the last block. A map that is too small to be halved is pooled as it is.
     """
     channels, *sides = shape
     side = min(sides)
@@ -135,28 +136,28 @@ def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None
 
 
 def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
-    """Global average pooling and a linear layer: the cheapest."""
+    """Make the cheapest critic: global average pooling and a linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], num_outputs))
 
 
 def token_mlp(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
-    """A critic of [batch, time, width_in]: normalisation, pooling, and one hidden layer of `width` times as much."""
+    """Make a critic for [batch, time, width_in]: normalisation, pooling, a hidden layer of `width` times the width."""
     return nn.Sequential(NormalizedPooling(width_in, pool), *vector_mlp(width_in, num_outputs, width))
 
 
 def token_linear(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
-    """The least critic of [batch, time, width_in]: pooling, linear."""
+    """Make the smallest critic for [batch, time, width_in]: pooling and a linear layer."""
     return nn.Sequential(Pooling(pool), nn.Linear(width_in, num_outputs))
 
 
 def vector_mlp(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
-    """A critic of [batch, width_in] with one hidden layer of `width` times as many features."""
+    """Make a critic for [batch, width_in] with one hidden layer of `width` times as many features."""
     hidden = _scaled(width_in, width)
     return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), nn.Linear(hidden, num_outputs))
 
 
 def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
-    """The least critic of [batch, width_in]."""
+    """Make the smallest critic for [batch, width_in]: a linear layer."""
     return nn.Sequential(nn.Linear(width_in, num_outputs))
 
 
@@ -172,9 +173,10 @@ class Permute(nn.Module):
 
 
 class TailBlock(nn.Module):
-    """A residual block of two 3x3 convolutions that may halve the map. Its shortcut has no parameters and keeps nothing
-    for the backward pass: average pooling, then channels of zeros (He et al. 2016, arXiv 1512.03385, option A), or the
-    first channels only.
+    """A residual block of two 3x3 convolutions that may halve the map.
+
+    Its shortcut has no parameters and keeps nothing for the backward pass: average pooling, then channels of zeros (He
+    et al. 2016, arXiv 1512.03385, option A), or the first channels only.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
@@ -187,7 +189,8 @@ class TailBlock(nn.Module):
         self.pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         self.more_channels = out_channels - in_channels
 
-    def forward(self, x: Tensor) -> Tensor:  # [batch, in_channels, h, w] -> [batch, out_channels, h', w'], rounded up
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, in_channels, h, w] to [batch, out_channels, h / stride, w / stride], sides rounded up."""
         residual, shortcut = self.residual(x), self.pool(x)
         if self.more_channels:
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.more_channels))
@@ -195,7 +198,7 @@ class TailBlock(nn.Module):
 
 
 def _normalized_convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """With batch normalisation in place of a bias."""
+    """Make a convolution with batch normalisation in place of a bias."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(out_channels)]
 
@@ -205,7 +208,7 @@ def _scaled(channels: int, width: float) -> int:
 
 
 def _halvings(side: int, least: int) -> int:
-    """How often `side` is halved (rounding up) while it is at least `least`."""
+    """Count how often `side` is halved (rounding up) while it is at least `least`."""
     count = 0
     while side >= least:
         side, count = -(-side // 2), count + 1

@@ -1,4 +1,4 @@
-"""Losses per sample: `loss(output, target) -> [batch]`. Any callable of that form will do."""
+"""Losses per sample: `loss(output, target) -> [batch]`; any callable of that form will do. Distances to a teacher."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-TEMPERATURE = 4.0  # of softened outputs
-Loss = Callable[[Tensor, Tensor], Tensor]
-Distance = Callable[[Tensor, Tensor], Tensor]  # of an output from a teacher's: [batch]
+from lctprune.errors import ConfigError
+
+TEMPERATURE = 4.0  # divides logits before they are compared
+Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> [batch]
+Distance = Callable[[Tensor, Tensor], Tensor]  # (output, teacher's output) -> [batch]
 
 
 def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of each sample, averaged over further dimensions (time, space) where there are any.
+    """Compute the cross-entropy of each sample, averaged over further dimensions (time, space) if there are any.
 
     Args:
         output: logits, [batch, classes] or [batch, classes, ...].
         target: class indices, [batch] or [batch, ...].
-        label_smoothing: the share of probability that goes to all classes alike, 0 to 1.
+        label_smoothing: fraction of the target probability that is spread evenly over all classes, 0 to 1.
 
     Returns:
         [batch], in at least single precision.
@@ -32,21 +34,21 @@ def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of each sample, averaged over its outputs.
+    """Compute the squared error of each sample, averaged over its outputs.
 
     Args:
-        output: [batch] or [batch, ...].
-        target: as many elements per sample as `output` has.
+        output: predictions, [batch] or [batch, ...].
+        target: numbers, as many per sample as `output` has.
 
     Returns:
         [batch], in at least single precision.
 
     Raises:
-        ValueError: `target` has another number of samples, or of elements, than `output`.
+        ValueError: `target` and `output` differ in the number of samples or of elements.
     """
     if output.shape[:1] != target.shape[:1] or output.numel() != target.numel():
         raise ValueError(
-            f"the target's shape {list(target.shape)} does not go with the output's {list(output.shape)}; "
+            f"the target has shape {list(target.shape)} and the output {list(output.shape)}; "
             "both need the same number of elements per sample"
         )
     output = _at_least_single(output)
@@ -55,11 +57,13 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
-    """T^2 KL(softmax(teacher / T), softmax(output / T)) with T = 4 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
+    """Compute T^2 KL(softmax(teacher / T), softmax(output / T)) of each sample, with T = 4.
+
+    This is the distance of knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
 
     Args:
         output: logits, [batch, classes] or [batch, classes, ...].
-        teacher: as many, detached.
+        teacher: the teacher's logits, of the shape of `output`, detached.
 
     Returns:
         [batch], in at least single precision.
@@ -72,19 +76,38 @@ def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
 
 
 def distance_to_teacher(*, is_regression: bool) -> Distance:
-    """Of classes `softened_distance`, of a regression `mean_squared_error`."""
+    """Return the default distillation distance: mean squared error for regression, else `softened_distance`."""
     return mean_squared_error if is_regression else softened_distance
 
 
+def default_distance(loss: Loss | None, *, is_regression: bool, distils: bool) -> Distance:
+    """Return the default distillation distance of critics, where the loss leaves no doubt about it.
+
+    Args:
+        loss: loss that the caller chose; None for the default one.
+        is_regression: whether targets are floating-point numbers.
+        distils: whether the distance is used at all.
+
+    Raises:
+        ConfigError: critics distil, and the loss is one of the caller's own on floating-point targets.
+    """
+    if distils and is_regression and loss not in (None, mean_squared_error):
+        raise ConfigError(
+            "for a loss of your own on floating-point targets, say how far an output is from the next exit's "
+            "(distance=...), or that critics do not distil (distill=0)"
+        )
+    return distance_to_teacher(is_regression=is_regression)
+
+
 def default_loss(targets: Tensor, *, label_smoothing: float = 0.0) -> Loss:
-    """Cross-entropy for class indices, mean squared error for floating-point targets."""
+    """Return cross-entropy for class indices, or mean squared error for floating-point targets."""
     if targets.is_floating_point():
         return mean_squared_error
     return functools.partial(cross_entropy, label_smoothing=label_smoothing)
 
 
 def mean_per_sample(losses: Tensor) -> Tensor:
-    """[batch] of [batch, ...]: means."""
+    """Average all dimensions but the first: [batch, ...] -> [batch]."""
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
 

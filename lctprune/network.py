@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
 from lctprune.config.network import NetworkConfig
 from lctprune.errors import NetworkError
+
+Part = tuple[int, nn.Module, nn.Module | None]  # number of a group, the group, and its critic: the last has none
 
 
 class LocalCriticNetwork(nn.Module):
@@ -18,8 +20,8 @@ class LocalCriticNetwork(nn.Module):
     *exit*.
 
     Args:
-        groups: N modules; each takes one tensor, the output of the one before it.
-        critics: N - 1 modules; each takes its group's output and gives what the last group gives.
+        groups: N modules; each takes one tensor, the output of the module before it.
+        critics: N - 1 modules; each takes its group's output, and its output has the last group's shape.
 
     Raises:
         NetworkError: there is no group, or the number of critics is not the number of groups less one.
@@ -29,9 +31,9 @@ class LocalCriticNetwork(nn.Module):
         super().__init__()
         self.groups = nn.ModuleList(groups)
         self.critics = nn.ModuleList(critics)
-        self.cuts: tuple[str, ...] = ()  # nodes of the original network's graph behind which it was cut
-        self.cut_point_names: tuple[str, ...] = ()  # of the modules that end there, or of the nodes
-        self.recipe: NetworkConfig | None = None  # how to build it again, where a built-in name made it
+        self.cuts: tuple[str, ...] = ()  # nodes of the original network's graph after which it was cut
+        self.cut_point_names: tuple[str, ...] = ()  # names of the modules that end there, or of the nodes
+        self.recipe: NetworkConfig | None = None  # how to build this network again, if it was built by name
         if len(self.groups) == 0:
             raise NetworkError("a network needs at least 1 group, got 0")
         if len(self.critics) != len(self.groups) - 1:
@@ -41,34 +43,41 @@ class LocalCriticNetwork(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The main network's output."""
+        """Return the main network's output."""
         for group in self.groups:
             x = group(x)
         return x
 
+    def parts(self) -> Iterator[Part]:
+        """Yield each group with its number and its critic, in the order of the network."""
+        for index, group in enumerate(self.groups):
+            yield index, group, self.critics[index] if index < len(self.critics) else None
+
     def exits(self, x: Tensor) -> list[Tensor]:
-        """The output of every exit, shallowest first, the main network's last; each group runs once."""
+        """Return the output of every exit, shallowest first, the main network's last; each group runs once."""
         outputs = []
-        for group, critic in zip(self.groups, self.critics, strict=False):
+        for _, group, critic in self.parts():
             x = group(x)
-            outputs.append(critic(x))
-        return [*outputs, self.groups[-1](x)]
+            outputs.append(x if critic is None else critic(x))
+        return outputs
 
     def subnetwork(self, exit: int) -> nn.Sequential:
-        """The network of one exit: groups 0..`exit`, then its critic; the last exit is the main network.
+        """Return the network of one exit: groups 0..`exit`, then its critic; the last exit is the main network.
 
         The modules are this network's own, not copies: training either trains both.
 
         Raises:
-            NetworkError: there is no such exit.
+            NetworkError: the network has no such exit.
         """
         if not 0 <= exit < len(self.groups):
             raise NetworkError(f"exit {exit} does not exist; this network has exits 0 to {len(self.groups) - 1}")
         return nn.Sequential(*self.groups[: exit + 1], *self.critics[exit : exit + 1])
 
     def main_state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the main network, under the names they had before it was cut. What no group runs,
-        such as an auxiliary head, is not among them: `load_state_dict(..., strict=False)` then.
+        """Return parameters and buffers of the main network, under the names they had before it was cut.
+
+        Modules that no group runs, such as an auxiliary classifier, are missing: use
+        `load_state_dict(..., strict=False)` then.
 
         Raises:
             NetworkError: two groups use the same name, as groups made by hand may.
@@ -78,8 +87,8 @@ class LocalCriticNetwork(nn.Module):
             for name, tensor in group.state_dict().items():
                 if name in merged:
                     raise NetworkError(
-                        f"the name {name!r} stands in group {index} and in an earlier one: groups made by hand have no "
-                        "names in common with one original model; use network.groups.state_dict()"
+                        f"group {index} and an earlier one both have a parameter or buffer named {name!r}, so they "
+                        "were not cut from one model; use network.groups.state_dict()"
                     )
                 merged[name] = tensor
         return merged

@@ -10,38 +10,94 @@ o_i is the output of exit i, and D a distance: where critics distil (w > 0), equ
 chain and in logits.
 
 Group i needs nothing from later groups, and critic i only the next exit's losses, a vector of `batch` numbers, and its
-output where it distils. So one step is four functions per group, whoever carries the tensors from one group to the
-next: `forward_group`, `run_exit`, `backward_group`, `backward_critic`.
+output where it distils. `local_critic_step` is the one step that everything uses. It yields an event after each part,
+so that its caller can put optimisers, seeds, clocks or messages to other processes in between.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.losses import Distance, Loss, cross_entropy, distance_to_teacher, softened_distance
-from lctprune.network import LocalCriticNetwork
+from lctprune.losses import Distance, Loss, cross_entropy, default_distance, softened_distance
+from lctprune.network import LocalCriticNetwork, Part
+from lctprune.utils.modules import packed
+
+MATCHING = 0.0  # critics learn from labels and from the next exit's outputs, not from its losses
+DISTILL = 0.25  # the middle of training's default ramp, 0:0.5; benchmarks/ablation.py compares objectives
 
 
 class GroupForward(NamedTuple):
-    """What one group's forward pass leaves for its critic and its backward pass."""
+    """A group's output."""
 
     output: Tensor  # h_i, attached to the group's graph
     boundary: Tensor  # h_i, cut off from the group; what the critic and the next group see
 
 
 class Exit(NamedTuple):
-    """What one exit gives for a batch: attached to its critic's graph, or of the main network to the last group's."""
+    """The output of one exit and its losses; attached to its critic's graph, at the last exit to the last group's."""
 
     output: Tensor  # c_i(h_i), or h_N: [batch, outputs]
     losses: Tensor  # L_i, [batch]
 
     def detached(self) -> Exit:
-        """The same numbers, without a graph."""
+        """Return these numbers without a graph."""
         return Exit(self.output.detach(), self.losses.detach())
+
+
+class Objective(NamedTuple):
+    """The objective O_i of the critics in one step."""
+
+    matching: float  # m, 0 to 1
+    distill: float = 0.0  # w, 0 to 1
+    distance: Distance = softened_distance  # D: `distance(output, next exit's output) -> [batch]`
+
+
+@dataclass(frozen=True)
+class BeforeGroup:
+    """Group `index` is about to run."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class AfterGroup:
+    """Group `index` has run, and its exit is about to."""
+
+    index: int
+    output: Tensor  # h_i, detached, as the next group takes it
+
+
+@dataclass(frozen=True)
+class AfterExit:
+    """Exit `index` has run."""
+
+    index: int
+    exit: Exit  # detached
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Group or critic `index` has its gradients."""
+
+    index: int
+    part: Literal["group", "critic"]
+
+
+@dataclass(frozen=True)
+class CriticPending:
+    """The step is over, but critic `index` still needs the next exit, which is not among the parts."""
+
+    index: int
+    exit: Exit  # attached to the critic's graph
+
+
+StepEvent = BeforeGroup | AfterGroup | AfterExit | Gradient | CriticPending
 
 
 def local_critic_backward(
@@ -50,8 +106,9 @@ def local_critic_backward(
     y: Tensor,
     *,
     loss: Loss = cross_entropy,
-    matching: float = 1.0,
-    distill: float = 0.0,
+    objective: Literal["paper"] | None = None,
+    matching: float | None = None,
+    distill: float | None = None,
     distance: Distance | None = None,
     critic_update: bool = True,
 ) -> list[Tensor]:
@@ -59,54 +116,90 @@ def local_critic_backward(
 
     All gradients come from one forward pass, in which every module runs once. Group i's graph is freed before group
     i + 1 runs, so the activations held at a time are those of one group and at most two critics. Without critics this
-    is backpropagation.
+    is backpropagation. `train` computes these gradients too, to the bit.
 
     Args:
-        network: the network; its mode (train or eval) is the caller's.
+        network: network to train; its mode (train or eval) is the caller's.
         x: input of the first group, [batch, ...].
         y: target, as `loss` takes it.
         loss: `loss(output, target) -> [batch]`.
-        matching: m of the critics' objective, 0 to 1: 0 is greedy local training, 1 the paper's loss matching.
-        distill: share of the critics' objective that is the distance to the next exit's output, 0 to 1.
-        distance: `distance(output, next exit's output) -> [batch]`; by default that of `distance_to_teacher`, of a
-            regression where `y` is of floating-point numbers.
+        objective: "paper" for the paper's objective of critics, which is `matching=1, distill=0`.
+        matching: m of the critics' objective, 0 to 1: 0, the default, is greedy local training, 1 loss matching.
+        distill: w of the critics' objective, 0 to 1, the weight of the distance; by default `DISTILL`, 0.25.
+        distance: `distance(output, next exit's output) -> [batch]`; by default softened Kullback-Leibler divergence,
+            or mean squared error where `y` is of floating-point numbers.
         critic_update: whether the critics get gradients in this step (the paper's Table 3 skips some).
 
     Returns:
         The exits' losses per sample, shallowest first: one detached [batch] tensor each.
 
     Raises:
-        ConfigError: `matching` or `distill` is not between 0 and 1.
+        ConfigError: `matching` or `distill` is not between 0 and 1, or is given beside `objective`; or critics distil
+            and a loss of one's own on floating-point targets comes without `distance`.
         NetworkError: `loss` does not give one number per sample, or a group changes its input in place.
     """
-    for name, share in (("matching", matching), ("distill", distill)):
-        if isinstance(share, str) or not 0 <= share <= 1:
-            raise ConfigError(f"{name} is {share!r}; of one step it must be a number between 0 and 1")
+    m, w = _weights(objective, matching, distill)
     if distance is None:
-        distance = distance_to_teacher(is_regression=y.is_floating_point())
-    losses: list[Tensor] = []
-    inputs = x.detach()
-    waiting: tuple[nn.Module, Exit] | None = None  # the previous critic, and its exit with the critic's graph
-    for index, group in enumerate(network.groups):
-        critic = network.critics[index] if index < len(network.critics) else None
+        distils = w > 0 and critic_update and len(network.critics) > 0
+        distance = default_distance(loss, is_regression=y.is_floating_point(), distils=distils)
+    critics_learn = Objective(m, w, distance) if critic_update else None
+    step = local_critic_step(network.parts(), x.detach(), y, loss=loss, objective=critics_learn)
+    return [event.exit.losses for event in step if isinstance(event, AfterExit)]
+
+
+def _weights(objective: str | None, matching: float | None, distill: float | None) -> tuple[float, float]:
+    """Return m and w of the critics' objective."""
+    given = {name: value for name, value in (("matching", matching), ("distill", distill)) if value is not None}
+    if objective not in (None, "paper"):
+        raise ConfigError(f"objective is {objective!r}; it must be 'paper', or be left out")
+    if objective and given:
+        raise ConfigError(f"objective is {objective!r}, which sets matching and distill; leave out {', '.join(given)}")
+    for name, value in given.items():
+        if isinstance(value, str) or not 0 <= value <= 1:
+            raise ConfigError(f"{name} is {value!r}; for one step it must be a number between 0 and 1")
+    return (1.0, 0.0) if objective else (given.get("matching", MATCHING), given.get("distill", DISTILL))
+
+
+def local_critic_step(
+    parts: Iterable[Part], inputs: Tensor, targets: Tensor, *, loss: Loss, objective: Objective | None
+) -> Iterator[StepEvent]:
+    """Take one step over consecutive groups, adding gradients to `.grad`; yield before and after each part of it.
+
+    The step goes on when the caller asks for the next event. The caller may change parameters as soon as their
+    gradients are there: nothing that follows in the step reads them.
+
+    Args:
+        parts: consecutive groups with their critics: a whole network, or one process's part of it.
+        inputs: input of the first group, [batch, ...], detached.
+        targets: targets, as `loss` takes them.
+        loss: `loss(output, target) -> [batch]`.
+        objective: the critics' objective; None where critics get no gradients in this step.
+
+    Raises:
+        NetworkError: `loss` does not give one number per sample, or a group changes its input in place.
+    """
+    pending: tuple[int, nn.Module, Exit] | None = None  # the previous critic, and its exit with the critic's graph
+    for index, group, critic in parts:
+        yield BeforeGroup(index)
         forward = forward_group(group, inputs, index=index)
-        exit = run_exit(forward, critic, y, loss)
-        backward_group(forward, exit.losses, keep_critic_graph=critic_update and critic is not None)
-        if waiting is not None:
-            backward_critic(*waiting, *exit.detached(), matching=matching, distill=distill, distance=distance)
-        waiting = (critic, exit) if critic is not None and critic_update else None
-        losses.append(exit.losses.detach())
-        inputs = forward.boundary.detach()
-        del forward, exit
-    return losses
+        inputs = packed(forward.boundary.detach())
+        yield AfterGroup(index, inputs)
+        exit = run_exit(forward, critic, targets, loss)
+        yield AfterExit(index, exit.detached())
+        backward_group(forward, exit.losses, keep_critic_graph=objective is not None and critic is not None)
+        del forward
+        yield Gradient(index, "group")
+        if objective is not None and pending is not None:
+            backward_critic(*pending[1:], *exit.detached(), objective)
+            yield Gradient(pending[0], "critic")
+        pending = None if objective is None or critic is None else (index, critic, exit)
+        del exit
+    if pending is not None:
+        yield CriticPending(pending[0], pending[2])
 
 
 def forward_group(group: nn.Module, inputs: Tensor, *, index: int = 0) -> GroupForward:
-    """Equation 1: run one group on `inputs`, which are cut off from the group before.
-
-    Raises:
-        NetworkError: the group, number `index`, changes its input in place.
-    """
+    """Equation 1: run group number `index` on `inputs`, which are cut off from the group before."""
     version = inputs._version
     output = group(inputs)
     if inputs._version != version:
@@ -115,11 +208,7 @@ def forward_group(group: nn.Module, inputs: Tensor, *, index: int = 0) -> GroupF
 
 
 def run_exit(forward: GroupForward, critic: nn.Module | None, target: Tensor, loss: Loss) -> Exit:
-    """Equation 3: L_i by the critic on what its group gave; of the last group by its output itself.
-
-    Raises:
-        NetworkError: `loss` does not give one number per sample.
-    """
+    """Equation 3: compute L_i from the critic's output, or at the last exit from the last group's."""
     if critic is not None and forward.output.requires_grad:  # else the group is frozen: nobody asks for its gradient
         forward.boundary.requires_grad_()
     output = forward.output if critic is None else critic(forward.boundary)
@@ -133,7 +222,7 @@ def run_exit(forward: GroupForward, critic: nn.Module | None, target: Tensor, lo
 
 
 def backward_group(forward: GroupForward, losses: Tensor, *, keep_critic_graph: bool) -> None:
-    """Equations 5 and 6: the group's gradient of mean_b L_i, through the critic; frees the group's graph."""
+    """Equations 5 and 6: add the group's gradient of mean_b L_i, through the critic; free the group's graph."""
     if not forward.output.requires_grad:  # a group without parameters to train
         return
     if not forward.boundary.requires_grad:  # the last group: it has no critic
@@ -144,31 +233,18 @@ def backward_group(forward: GroupForward, losses: Tensor, *, keep_critic_graph: 
 
 
 def backward_critic(
-    critic: nn.Module,
-    exit: Exit,
-    next_output: Tensor | None,
-    next_losses: Tensor,
-    *,
-    matching: float,
-    distill: float = 0.0,
-    distance: Distance = softened_distance,
+    critic: nn.Module, exit: Exit, next_output: Tensor | None, next_losses: Tensor, objective: Objective
 ) -> None:
-    """Equation 7, generalised by `matching` and `distill`: the critic's own gradient.
+    """Equation 7, generalised by m and w: add the critic's own gradient of mean_b O_i, and free its graph.
 
-    Args:
-        critic: gets the gradient.
-        exit: what it gave, attached to its graph.
-        next_output: of the next exit, [batch, outputs], detached; only needed to distil.
-        next_losses: of the next exit, [batch], detached.
-        matching: m of the objective, 0 to 1.
-        distill: share of the objective that is the distance to the next exit's output, 0 to 1.
-        distance: per sample, [batch].
+    `exit` is attached to the critic's graph. The next exit's numbers are detached; its output is only needed to distil.
     """
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     if not parameters:
         return
-    objective = (1 - matching) * exit.losses + matching * (exit.losses - next_losses).abs()
-    if distill:
+    m, w, distance = objective
+    losses = (1 - m) * exit.losses + m * (exit.losses - next_losses).abs()
+    if w:
         assert next_output is not None
-        objective = (1 - distill) * objective + distill * distance(exit.output, next_output)
-    torch.autograd.backward(objective.mean(), inputs=parameters)
+        losses = (1 - w) * losses + w * distance(exit.output, next_output)
+    torch.autograd.backward(losses.mean(), inputs=parameters)

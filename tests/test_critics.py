@@ -69,7 +69,7 @@ def test_every_parameter_of_a_critic_gets_a_gradient(kind: str) -> None:
 
 
 def tail_end(channels: int, area: int, num_outputs: int) -> int:
-    """A 1x1 convolution to half as many channels again, on a map of so many pixels; pooled; linear."""
+    """Count a 1x1 convolution to half as many channels again, on a map of so many pixels; pooled; linear."""
     features = round(1.5 * channels)
     return channels * features * area + features * num_outputs
 

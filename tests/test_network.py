@@ -43,6 +43,15 @@ def storages(module: nn.Module) -> set[int]:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
+def test_parts_are_all_groups_with_their_critics_in_order(groups: int) -> None:
+    network = small_network(groups)
+    indices, bodies, critics = zip(*network.parts(), strict=True)
+    assert indices == tuple(range(groups))
+    assert all(body is group for body, group in zip(bodies, network.groups, strict=True))
+    assert all(one is other for one, other in zip(critics, [*network.critics, None], strict=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
 def test_a_subnetwork_gives_exactly_what_its_exit_gives(groups: int) -> None:
     network = small_network(groups).eval()
     outputs = network.exits(images())
@@ -154,5 +163,5 @@ def test_one_group_is_the_model() -> None:
 
 def test_groups_by_hand_whose_names_collide_have_no_common_state_dict() -> None:
     network = lct.LocalCriticNetwork([nn.Linear(2, 2), nn.Linear(2, 2)], [nn.Linear(2, 2)])
-    with pytest.raises(NetworkError, match=r"'weight' stands in group 1 and in an earlier one"):
+    with pytest.raises(NetworkError, match=r"group 1 and an earlier one .*'weight'"):
         network.main_state_dict()

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def gradients_of(modules: Sequence[nn.Module]) -> list[list[Tensor | None]]:
 
 
 def focal_loss(output: Tensor, target: Tensor) -> Tensor:
-    """A loss of the user's own: couples no samples, is not linear in the cross-entropy."""
+    """Compute a loss of the user's own: it couples no samples, and is not linear in the cross-entropy."""
     surprise = functional.cross_entropy(output, target, reduction="none")
     return surprise * (1 - torch.exp(-surprise)) ** 2
 
@@ -203,6 +204,22 @@ def test_critics_that_distil_learn_the_next_exits_output(
     parts: Callable[[int], tuple[list[nn.Module], list[nn.Module], Tensor]], loss_name: str, distill: float
 ) -> None:
     check_against_oracle(*parts(3), loss_name, 0.25, distill)
+
+
+@pytest.mark.parametrize(
+    ("given", "matching", "distill"),
+    [({}, 0.0, 0.25), ({"matching": 1.0}, 1.0, 0.25), ({"distill": 0.5}, 0.0, 0.5), ({"objective": "paper"}, 1.0, 0.0)],
+    ids=str,
+)
+def test_the_defaults_and_the_papers_objective(given: dict[str, Any], matching: float, distill: float) -> None:
+    x, y = plain_batch()
+    network = plain_network(4)
+    lct.local_critic_backward(network, x, y, **given)
+    cross_entropy = LOSSES["cross_entropy"][1]
+    same = plain_network(4)
+    groups, critics, _ = oracle(same.groups, same.critics, x, y, cross_entropy, matching, distill)
+    torch.testing.assert_close(gradients_of(network.groups), groups, rtol=0, atol=1e-10)
+    torch.testing.assert_close(gradients_of(network.critics), critics, rtol=0, atol=1e-10)
 
 
 @st.composite
@@ -306,7 +323,7 @@ def test_the_groups_loss_moves_no_critic() -> None:
     head = nn.Linear(5, CLASSES)
     network = lct.LocalCriticNetwork([nn.Linear(5, 5), head], [copy.deepcopy(head)]).double()
     x, y = plain_batch()
-    first, second = lct.local_critic_backward(network, x, y, matching=1.0)
+    first, second = lct.local_critic_backward(network, x, y, objective="paper")
     assert torch.equal(first, second)
     assert network.critics[0].weight.grad.abs().max() == 0
     assert network.critics[0].bias.grad.abs().max() == 0
@@ -315,10 +332,10 @@ def test_the_groups_loss_moves_no_critic() -> None:
 
 
 def test_the_critics_gradient_does_not_reach_the_next_exit() -> None:
-    # With matching = 1, group 2 must get the gradient of its own loss, and nothing from |L_1 - L_2|.
+    # With the paper's objective, group 2 must get the gradient of its own loss, and nothing from |L_1 - L_2|.
     x, y = plain_batch()
     network = plain_network(2)
-    lct.local_critic_backward(network, x, y, matching=1.0)
+    lct.local_critic_backward(network, x, y, objective="paper")
     h = network.groups[0](x).detach()
     expected = torch.autograd.grad(
         functional.cross_entropy(network.groups[1](h), y), list(network.groups[1].parameters())
@@ -398,7 +415,7 @@ def test_a_group_without_parameters_is_passed_through(position: int) -> None:
     else:
         network.groups[position] = nn.Identity()
     same = copy.deepcopy(network)
-    losses = lct.local_critic_backward(network, x, y)
+    losses = lct.local_critic_backward(network, x, y, objective="paper")
     groups, critics, expected = oracle(same.groups, same.critics, x, y, LOSSES["cross_entropy"][1], matching=1.0)
     torch.testing.assert_close(gradients_of(network.groups), groups, rtol=0, atol=1e-10)
     torch.testing.assert_close(gradients_of(network.critics), critics, rtol=0, atol=1e-10)
@@ -499,6 +516,31 @@ def test_shares_lie_between_0_and_1(share: str, value: float | str) -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_the_papers_objective_is_not_mixed_with_another() -> None:
+    x, y = plain_batch()
+    for weights in ({"matching": 1.0}, {"distill": 0.0}, {"matching": 0.0, "distill": 0.25}):
+        with pytest.raises(ConfigError, match=f"'paper'.*leave out {', '.join(weights)}"):
+            lct.local_critic_backward(plain_network(), x, y, objective="paper", **weights)
+    with pytest.raises(ConfigError, match="objective is 'greedy'; it must be 'paper'"):
+        lct.local_critic_backward(plain_network(), x, y, objective="greedy")  # type: ignore[arg-type]
+
+
+def test_a_loss_of_ones_own_on_numbers_says_how_far_outputs_are() -> None:
+    """As in training: a distance is only taken for granted where the loss leaves no doubt."""
+    x, _ = plain_batch()
+    y = torch.zeros(BATCH, CLASSES, dtype=torch.double)
+
+    def huber(output: Tensor, target: Tensor) -> Tensor:
+        return functional.huber_loss(output, target, reduction="none").mean(1)
+
+    with pytest.raises(ConfigError, match=r"distance=\.\.\.\), or that critics do not distil \(distill=0\)"):
+        lct.local_critic_backward(plain_network(), x, y, loss=huber)
+    for said in ({"distance": huber}, {"distill": 0.0}, {"objective": "paper"}, {"critic_update": False}):
+        lct.local_critic_backward(plain_network(), x, y, loss=huber, **said)
+    lct.local_critic_backward(plain_network(1), x, y, loss=huber)
+    lct.local_critic_backward(plain_network(), x, y, loss=lct.mean_squared_error)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_loss_that_is_averaged_over_the_batch_is_refused(count: int) -> None:
     x, y = plain_batch()
@@ -510,7 +552,7 @@ def test_a_loss_per_output_is_refused() -> None:
     x, _ = plain_batch()
     y = torch.zeros(BATCH, CLASSES, dtype=torch.double)
     with pytest.raises(NetworkError, match=r"shape \[6, 3\]"):
-        lct.local_critic_backward(plain_network(), x, y, loss=lambda output, target: (output - target) ** 2)
+        lct.local_critic_backward(plain_network(), x, y, loss=lambda output, target: (output - target) ** 2, distill=0)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.reading import from_json, unknown_fields
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import RunError
 
 CONFIG = "config.json"
@@ -170,20 +170,24 @@ _TYPES: dict[Part, type] = {"network": NetworkConfig, "data": DataRecord, "train
 
 
 def run_settings(
-    *, network: NetworkConfig | None, data: DataRecord | None, training: TrainConfig, origin: Origin | None = None
+    *,
+    network: NetworkConfig | None,
+    data: DataRecord | None,
+    training: ResolvedTrainConfig,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Return what config.json says of a new run, except when, how and on what machine it was created.
 
     Args:
         network: how to build the network; None for a network made in a program.
         data: what the network is trained on; None for data made in a program.
-        training: how it is trained, resolved.
+        training: how it is trained.
         origin: where the run comes from, if it is added to another one.
     """
     settings: dict[str, Any] = {
         "network": network and network.to_dict(),
         "data": data and dataclasses.asdict(data),
-        "training": dataclasses.asdict(training),
+        "training": training.to_dict(),
     }
     if origin is not None:
         settings["origin"] = origin.to_dict()

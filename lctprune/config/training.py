@@ -1,13 +1,14 @@
-"""The settings of training."""
+"""The settings of training: as they are given, and as they are resolved for one machine and one network."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lctprune.config.fields import setting
+from lctprune.config.ramp import Ramp
 from lctprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ METHODS = ("local-critic", "joint", "backprop")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train.
+    """How to train, as the user says it; `resolved` makes the settings that training follows.
 
     Raises:
         ConfigError: a value is out of range.
@@ -51,10 +52,10 @@ class TrainConfig:
     schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
     warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
     label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")
-    matching: float | str = setting(
+    matching: float | str | Ramp = setting(
         "0", "What critics learn from losses, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
     )
-    distill: float | str = setting(
+    distill: float | str | Ramp = setting(
         "0:0.5",
         "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO.",
     )
@@ -89,8 +90,8 @@ class TrainConfig:
         _require(self, "critic_optimizer", self.critic_optimizer in ("sgd", "adam"), "sgd or adam")
         _require(self, "precision", self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
-        parse_ramp("matching", self.matching)
-        parse_ramp("distill", self.distill)
+        Ramp.parse("matching", self.matching)
+        Ramp.parse("distill", self.distill)
         if self.diagnostics and (self.freeze_main or self.method != "local-critic"):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
             raise ConfigError(
@@ -98,66 +99,69 @@ class TrainConfig:
                 "leave one of them out"
             )
 
-    def resolved(self, *, images: bool = True, convolutional: bool = True) -> TrainConfig:
-        """The same with `auto` settled for this machine, and ramps in one way of writing.
+    def resolved(self, *, images: bool = True, convolutional: bool = True) -> ResolvedTrainConfig:
+        """Replace every `auto` by what this machine and the network make of it, and read the ramps.
+
+        Resolving resolved settings changes nothing.
 
         Args:
             images: whether the network sees images: other networks are small, and gain nothing from bf16.
             convolutional: whether it mixes channels mainly by convolutions, as `is_convolutional` tells.
 
         Raises:
-            ConfigError: the device is not there.
+            ConfigError: this machine does not have the device.
         """
         import torch  # here, so that the settings can be read without it
 
-        device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
-        device = "cpu" if device == "auto" else device
-        if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-            raise ConfigError(f"device is {self.device!r}; this machine has cpu{_also_cuda()}")
+        has_cuda = torch.cuda.is_available()
+        device = ("cuda" if has_cuda else "cpu") if self.device == "auto" else self.device
+        if device not in ("cpu", "cuda") or (device == "cuda" and not has_cuda):
+            also = " and cuda" if has_cuda else " only"
+            raise ConfigError(f"device is {self.device!r}; this machine has cpu{also}")
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if images and _computes_in_bf16(device) else "fp32"
         optimizer = self.optimizer
         if optimizer == "auto":
             optimizer = "muon" if convolutional else "adamw"
-        lr = DEFAULT_LR[optimizer] if self.lr is None else self.lr
-        return dataclasses.replace(
-            self,
-            device=device,
-            precision=precision,
-            optimizer=optimizer,
-            lr=lr,
-            matching=_ramp(*parse_ramp("matching", self.matching)),
-            distill=_ramp(*parse_ramp("distill", self.distill)),
-        )
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "optimizer": optimizer,
+            "lr": DEFAULT_LR[optimizer] if self.lr is None else self.lr,
+            "matching": Ramp.parse("matching", self.matching),
+            "distill": Ramp.parse("distill", self.distill),
+        }
+        return ResolvedTrainConfig(**(given | found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrainConfig(TrainConfig):
+    """The settings that training follows: no `auto`, a learning rate, and ramps as such.
+
+    Made by `TrainConfig.resolved`. `device`, `precision` and `optimizer` name what is used.
+    """
+
+    lr: float
+    matching: Ramp
+    distill: Ramp
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("device", "precision", "optimizer"):
+            _require(self, name, getattr(self, name) != "auto", "resolved; use TrainConfig(...).resolved()")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as config.json records them, with ramps as text; `TrainConfig` takes them back."""
+        return dataclasses.asdict(self) | {"matching": str(self.matching), "distill": str(self.distill)}
 
     def autocast(self) -> torch.autocast:
-        """Compute in the precision of training; the settings must be resolved."""
+        """Return a context that computes in the precision of training."""
         import torch
 
         # every module runs once a step, so a cache of cast weights would only hold memory
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
-
-
-def parse_ramp(name: str, value: float | str) -> tuple[float, float]:
-    """A number, or a ramp "FROM:TO", as its two ends.
-
-    Raises:
-        ConfigError: it is neither, or not between 0 and 1.
-    """
-    begin, colon, end = str(value).partition(":")
-    try:
-        ends = float(begin), float(end if colon else begin)
-    except ValueError:
-        ends = math.nan, math.nan
-    if not all(0 <= each <= 1 for each in ends):
-        raise ConfigError(f"{name} is {value!r}; it must be a number between 0 and 1, or a ramp such as 0:0.5")
-    return ends
-
-
-def _ramp(begin: float, end: float) -> str:
-    """In one way of writing, so that equal ones can be told to be equal."""
-    return f"{begin:g}" if begin == end else f"{begin:g}:{end:g}"
 
 
 def _computes_in_bf16(device: str) -> bool:
@@ -167,12 +171,6 @@ def _computes_in_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _also_cuda() -> str:
-    import torch
-
-    return " and cuda" if torch.cuda.is_available() else " only"
 
 
 def _require(config: TrainConfig, name: str, holds: bool, limit: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,7 +43,7 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
     leaves = [
         [name for name, module in group.named_modules() if not any(module.children())] for group in network.groups
     ]
-    for index, (group, critic) in enumerate(itertools.zip_longest(network.groups, network.critics)):
+    for index, group, critic in network.parts():
         elsewhere = [name for other, names in enumerate(leaves) if other != index for name in names]
         group_flops, activation_bytes = count_known_flops(group, x), saved_bytes(group, x)
         with evaluation_mode(group), torch.no_grad():

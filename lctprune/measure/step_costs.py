@@ -1,44 +1,43 @@
-"""What the parts of a network cost in a step of training on this machine: time and memory."""
+"""Time and memory that the parts of a network take in a step of training on this machine."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.losses import Loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients
-from lctprune.update import backward_critic, backward_group, forward_group, run_exit
+from lctprune.update import Objective, local_critic_step
 from lctprune.utils.modules import evaluation_mode, training_for_now
 
 REPEATS = 3
-STATE_BYTES = 12  # of a parameter in training, its gradient and its momentum, in single precision
-MEMORY_BYTES = 2 * 2**30  # that the activations of a timed batch may take
+STATE_BYTES = 12  # a parameter in training, its gradient and its momentum, in single precision
+MEMORY_BYTES = 2 * 2**30  # limit of what the activations of a timed batch take
 
 
-def as_timed(training: TrainConfig, bytes_per_sample: int) -> TrainConfig:
-    """The same with fewer samples in a batch, where their activations would take too much memory."""
+def as_timed(training: ResolvedTrainConfig, bytes_per_sample: int) -> ResolvedTrainConfig:
+    """Reduce the batch size where a batch's activations would take more than `MEMORY_BYTES`."""
     size = max(2, min(training.batch_size, MEMORY_BYTES // max(1, bytes_per_sample)))
     return dataclasses.replace(training, batch_size=size)
 
 
-def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, config: TrainConfig) -> list[int]:
-    """Nanoseconds that each of consecutive segments adds to a step of training, in training mode.
+def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, config: ResolvedTrainConfig) -> list[int]:
+    """Measure the nanoseconds that each of consecutive segments adds to a step of training, in training mode.
 
-    All segments run forward, then all backward in reverse, as in training: what a segment saves is not in the cache any
-    more when its backward pass wants it. The optimiser's step counts too. Leaves states, gradients and the random
+    All segments run forward, then all backward in reverse, as in training: what a segment saves has left the cache by
+    the time its backward pass wants it. The optimiser's step counts too. Leaves states, gradients and the random
     generator as they were.
 
     Args:
-        segments: each takes what the one before gives.
-        example: an input of the first, [batch, ...], of which the first sample is used.
-        config: resolved: how many copies of it a batch has, the precision and the optimiser.
+        segments: modules, each of which takes the output of the one before.
+        example: input of the first segment, [batch, ...], of which the first sample is used.
+        config: training whose batch size, precision and optimiser are used.
     """
     with training_for_now(nn.ModuleList(segments)), config.autocast(), torch.enable_grad():
         times = [_one_run(segments, _training_batch(example, config.batch_size)) for _ in range(REPEATS)]
@@ -50,44 +49,42 @@ def group_seconds(
     network: LocalCriticNetwork,
     inputs: Tensor,
     targets: Tensor,
-    config: TrainConfig,
+    config: ResolvedTrainConfig,
     *,
     loss: Loss,
     repeats: int = REPEATS,
 ) -> list[float]:
-    """Seconds that each group with its critic takes in a step: the least of `repeats`. Leaves the network as it was.
+    """Measure the seconds that each group with its critic takes in a step: the least of `repeats`.
+
+    Leaves the network as it was.
 
     Args:
-        network: on the device of the batch.
-        inputs: of a batch.
-        targets: of the batch, [batch, ...].
-        config: resolved: the precision and the optimiser.
-        loss: per sample.
-        repeats: how often a step is taken.
+        network: network on the device of the batch.
+        inputs: inputs of a batch.
+        targets: targets of the batch, [batch, ...].
+        config: training whose precision and optimiser are used.
+        loss: loss per sample.
+        repeats: number of steps.
     """
     seconds = [[0.0] * len(network.groups) for _ in range(repeats)]
-    updates: list[float] = []
+    objective = Objective(matching=0.0)
     with training_for_now(network), config.autocast():
         for row in seconds:
-            x = inputs
-            for index, group in enumerate(network.groups):
-                critic = network.critics[index] if index < len(network.critics) else None
+            start = time.perf_counter()
+            for event in local_critic_step(network.parts(), inputs, targets, loss=loss, objective=objective):
+                row[event.index] += time.perf_counter() - start
                 start = time.perf_counter()
-                forward = forward_group(group, x, index=index)
-                exit = run_exit(forward, critic, targets, loss)
-                backward_group(forward, exit.losses, keep_critic_graph=critic is not None)
-                if critic is not None:
-                    backward_critic(critic, exit, None, torch.zeros_like(exit.losses), matching=0.0)
-                row[index] = time.perf_counter() - start
-                x = forward.boundary.detach()
-        for group, critic in itertools.zip_longest(network.groups, network.critics):
-            updates.append(_update_time_ns(Optimizers(group, critic, config)) / 1e9)
+        updates = [_update_time_ns(Optimizers(group, critic, config)) / 1e9 for _, group, critic in network.parts()]
     return [min(column) + update for *column, update in zip(*seconds, updates, strict=True)]
 
 
-def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: TrainConfig) -> int:
-    """Nanoseconds that a critic adds to a step of training by a resolved config, behind a tensor of `shape` (without
-    the batch).
+def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: ResolvedTrainConfig) -> int:
+    """Measure the nanoseconds that a critic adds to a step of training.
+
+    Args:
+        critic: critic, on the CPU.
+        shape: shape of its input without the batch.
+        config: training whose batch size, precision and optimiser are used.
     """
     inputs = _training_batch(torch.zeros(1, *shape), config.batch_size).requires_grad_()
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
@@ -96,19 +93,19 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: TrainConfi
         for _ in range(REPEATS):
             start = time.perf_counter_ns()
             output = critic(inputs).sum()
-            torch.autograd.grad(output, [inputs], retain_graph=True)  # the group's way through the critic
-            torch.autograd.grad(output, parameters)  # and the critic's own
+            torch.autograd.grad(output, [inputs], retain_graph=True)  # for the group
+            torch.autograd.grad(output, parameters)  # for the critic itself
             times.append(time.perf_counter_ns() - start)
         return min(times) + _update_time_ns(Optimizers(nn.Identity(), critic, config))
 
 
-def training_bytes(activation_bytes: int, parameters: int, config: TrainConfig) -> int:
-    """Bytes that a process holds to train something: activations, and parameters with gradients and momentum.
+def training_bytes(activation_bytes: int, parameters: int, config: ResolvedTrainConfig) -> int:
+    """Estimate the bytes that training a module takes: activations, and parameters with gradients and momentum.
 
     Args:
-        activation_bytes: saved for the backward pass of one sample, in single precision.
-        parameters: how many.
-        config: resolved: the batch size and the precision.
+        activation_bytes: bytes saved for the backward pass of one sample, in single precision.
+        parameters: number of parameters.
+        config: training whose batch size and precision are used.
     """
     batch = activation_bytes * config.batch_size
     return (batch // 2 if config.precision == "bf16" else batch) + STATE_BYTES * parameters
@@ -116,7 +113,7 @@ def training_bytes(activation_bytes: int, parameters: int, config: TrainConfig) 
 
 def _one_run(segments: Sequence[nn.Module], x: Tensor) -> list[int]:
     times: list[int] = []
-    ends: list[tuple[Tensor, Tensor]] = []  # of each segment: what goes in, cut off from the one before, and comes out
+    ends: list[tuple[Tensor, Tensor]] = []  # each segment's input, cut off from the segment before, and its output
     for segment in segments:
         leaf = x.detach().requires_grad_(bool(ends) and x.is_floating_point())  # nobody wants the input's gradient
         start = time.perf_counter_ns()
@@ -136,13 +133,13 @@ def _one_run(segments: Sequence[nn.Module], x: Tensor) -> list[int]:
 
 
 def _training_batch(example: Tensor, size: int) -> Tensor:
-    """Copies of an example's first sample, images in the memory layout of training."""
+    """Repeat an example's first sample `size` times, images in the memory layout of training."""
     batch = example[:1].detach().repeat_interleave(size, 0)
     return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
 
 
 def _update_time_ns(optimizers: Optimizers) -> int:
-    """Nanoseconds that the optimisers take for a step. Weights stay as they are; gradients are freed."""
+    """Measure the nanoseconds of the optimisers' step. Weights stay as they are; gradients are freed."""
     parts = list(optimizers.all.values())
     parameters = [parameter for part in parts for group in part.param_groups for parameter in group["params"]]
     times = []
@@ -157,18 +154,20 @@ def _update_time_ns(optimizers: Optimizers) -> int:
 
 
 def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:
-    """Bytes per sample that each group gives. In decoupled training they go over the wire to the next group; those of
-    the last are also what an exit's output takes, which goes back where critics distil.
+    """Measure the bytes per sample of each group's output.
+
+    In decoupled training they are sent to the next group. The last group's are also the size of an exit's output, which
+    is sent back where critics distil.
 
     Args:
-        network: in any mode.
-        example: an input, [batch, ...], of which the first sample is used.
-        precision: of training, fp32 or bf16; outputs are in the type that the last operation of a group gives.
+        network: network in any mode.
+        example: input, [batch, ...], of which the first sample is used.
+        precision: precision of training, fp32 or bf16; an output has the type that the group's last operation gives.
     """
     sizes = []
     x = example[:1].detach()
-    config = TrainConfig(precision=precision, device=x.device.type)
-    with evaluation_mode(network), torch.no_grad(), config.autocast():
+    autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    with evaluation_mode(network), torch.no_grad(), autocast:
         for group in network.groups:
             x = group(x)
             sizes.append(x.numel() * x.element_size())

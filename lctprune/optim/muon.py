@@ -1,7 +1,7 @@
 """Muon: SGD whose updates of convolutions are brought near orthogonal matrices.
 
-Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. PyTorch's own, `torch.optim.Muon`, takes matrices only,
-and computes in bf16 on every processor: where it has no units for that, a matrix of 512 x 4608 takes it seconds.
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. PyTorch's own `torch.optim.Muon` takes matrices only,
+and computes in bf16 on every processor: on one without bf16 units, a matrix of 512 x 4608 takes it seconds.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # a s + b s^3 + c s^5, again and again, takes singular values s to about 1
+QUINTIC = (3.4445, -4.7750, 2.0315)  # iterating a s + b s^3 + c s^5 takes singular values s to about 1
 ITERATIONS = 3
-SGD_FACTOR = 20.0  # all that is no convolution learns at this multiple of the rate
-MOST_COLUMNS = 128  # of a matrix that does; with more, its rate falls as their number rises
-DECAY_FACTOR = 100.0  # of the weight decay of convolutions, whose rate is so small
+SGD_FACTOR = 20.0  # parameters other than convolutions learn at this multiple of the rate
+MOST_COLUMNS = 128  # a matrix with more columns has a lower multiple, in inverse proportion to their number
+DECAY_FACTOR = 100.0  # multiple of the weight decay for convolutions, because their rate is small
 
 
 class Muon(SGD):
@@ -30,11 +30,11 @@ class Muon(SGD):
 
     Args:
         convolutions: weights [out, in, height, width]; each is a matrix with a row for each output.
-        others: parameter groups, as of any optimiser, with a `weight_decay` each.
-        lr: of convolutions; all others have the multiple of it that `sgd_factor` says.
-        momentum: of both.
-        weight_decay: of convolutions.
-        dtype: in which matrices are orthogonalised.
+        others: parameter groups, as for any optimiser, with a `weight_decay` each.
+        lr: learning rate of convolutions; all others have the multiple of it that `sgd_factor` gives.
+        momentum: momentum of both.
+        weight_decay: weight decay of convolutions, before `DECAY_FACTOR`.
+        dtype: data type in which matrices are orthogonalised.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Muon(SGD):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change all parameters that have a gradient. Gradients of convolutions are spent."""
+        """Update all parameters that have a gradient; the gradients of convolutions are overwritten."""
         for group in self.param_groups:
             for weight in group["params"] if "orthogonal" in group else ():
                 if weight.grad is not None:
@@ -82,29 +82,29 @@ class Muon(SGD):
 
 
 def sgd_factor(parameter: Tensor) -> float:
-    """The multiple of the rate at which SGD changes a parameter that is no convolution.
+    """Return the multiple of the rate at which SGD changes a parameter that is not a convolution.
 
     A step moves a linear layer's outputs the farther the more inputs it has, so a classifier's rate must fall as one
-    over their number (Yang et al. 2022, arXiv 2203.03466, Table 3). At one rate for all, that of 512 features jumps to
-    and fro, and all layers before it take Muon's steps, which are never short, along with it.
+    over their number (Yang et al. 2022, arXiv 2203.03466, Table 3). At one rate for all, a classifier of 512 features
+    oscillates, and all layers before it follow with Muon's steps, which are never short.
     """
     columns = parameter.shape[1] if parameter.dim() == 2 else 1
     return SGD_FACTOR * min(1.0, MOST_COLUMNS / columns)
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """The same singular vectors, with singular values near 1: a quintic Newton-Schulz iteration. Those of less than a
-    fiftieth of the matrix's norm stay smaller.
+    """Bring singular values near 1 and keep the singular vectors, by a quintic Newton-Schulz iteration.
 
-    Each step multiplies X from the left by a I + b S + c S^2, where S = X X^T. As all of these are polynomials of the
-    first S, they commute, and everything is done on matrices of the shorter side but for the first and last product.
+    Singular values below a fiftieth of the matrix's norm stay smaller. Each step multiplies X from the left by
+    a I + b S + c S^2, where S = X X^T. As all of these are polynomials of the first S, they commute, and all products
+    but the first and the last are of matrices of the shorter side.
 
     Args:
-        matrix: [rows, columns].
+        matrix: matrix, [rows, columns].
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     wide: Tensor = matrix.T if is_tall else matrix
-    wide = wide / wide.norm().clamp(min=1e-20)  # singular values of at most 1; of nothing, nothing
+    wide = wide / wide.norm().clamp(min=1e-20)  # singular values of at most 1; zeros stay zeros
     squares = wide @ wide.T
     factor = product = _factor(squares)
     for _ in range(ITERATIONS - 1):
@@ -116,7 +116,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def _factor(squares: Tensor) -> Tensor:
-    """A I + b S + c S^2."""
+    """Compute a I + b S + c S^2."""
     a, b, c = QUINTIC
     factor: Tensor = torch.addmm(squares, squares, squares, beta=b, alpha=c)
     factor.diagonal().add_(a)

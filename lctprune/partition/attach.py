@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.critics import make_critic
 from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_parameters, saved_bytes
@@ -109,7 +109,7 @@ def _new_critic(
 
 
 def _critic_cost(
-    new_critic: Callable[[CutPoint], nn.Module], balance_by: Balance, cut: CutPoint, config: TrainConfig
+    new_critic: Callable[[CutPoint], nn.Module], balance_by: Balance, cut: CutPoint, config: ResolvedTrainConfig
 ) -> int:
     """Measure what a critic at a cut point costs a training step: bytes or nanoseconds; 0 where it cannot be made."""
     with torch.random.fork_rng(devices=[]), suppress(ConfigError):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.errors import PartitionError
 from lctprune.measure.costs import FlopCount, count_parameters, saved_bytes, warn_of_unknown_operations
 from lctprune.measure.step_costs import as_timed, segment_times_ns, training_bytes
@@ -88,8 +88,8 @@ def training_balanced_cut_points(
     *,
     balance_by: Balance,
     example: Tensor,
-    config: TrainConfig,
-    critic_cost: Callable[[CutPoint, TrainConfig], int],
+    config: ResolvedTrainConfig,
+    critic_cost: Callable[[CutPoint, ResolvedTrainConfig], int],
 ) -> list[CutPoint]:
     """Take the cut points for which the group that costs a training step most, with its critic, is cheapest.
 
@@ -126,14 +126,16 @@ def _require_enough(points: Sequence[CutPoint], groups: int) -> None:
         )
 
 
-def _time_costs(traced: Traced, points: Sequence[CutPoint], example: Tensor, config: TrainConfig) -> list[int]:
+def _time_costs(traced: Traced, points: Sequence[CutPoint], example: Tensor, config: ResolvedTrainConfig) -> list[int]:
     """Measure the nanoseconds that a step of training takes up to each cut point."""
     segments = layer_groups(traced, points[:-1])
     config = as_timed(config, saved_bytes(traced.root, example))
     return list(itertools.accumulate(segment_times_ns(segments, example, config)))
 
 
-def _memory_costs(traced: Traced, points: Sequence[CutPoint], example: Tensor, config: TrainConfig) -> list[int]:
+def _memory_costs(
+    traced: Traced, points: Sequence[CutPoint], example: Tensor, config: ResolvedTrainConfig
+) -> list[int]:
     """Count the bytes that training holds for everything up to each cut point."""
     segments = layer_groups(traced, points[:-1])
     parameters = itertools.accumulate(count_parameters(segment) for segment in segments)

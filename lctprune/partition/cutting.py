@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
-from lctprune.optim.optimizers import settled
+from lctprune.optim.optimizers import resolved_for
 from lctprune.partition.choosing import (
     BALANCES,
     Balance,
@@ -35,7 +35,7 @@ from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
 from lctprune.utils.modules import evaluation_mode, shared_tensor
 
-CriticCost = Callable[[CutPoint, TrainConfig], int]
+CriticCost = Callable[[CutPoint, ResolvedTrainConfig], int]
 
 
 class Partition(NamedTuple):
@@ -134,7 +134,7 @@ def _balanced_cut_points(
         groups,
         balance_by=balance_by,
         example=example,
-        config=settled(here, traced.root, example),
+        config=resolved_for(traced.root, example, here),
         critic_cost=critic_cost,
     )
 

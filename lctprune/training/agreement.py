@@ -1,17 +1,16 @@
 """How far the groups' local gradients agree with those of backpropagation.
 
-    local gradient of group i:  of mean_b L_i  through c_i                          (5, 6), what group i learns from
-    true gradient of group i:   of mean_b L_N  through f_{i+1} .. f_N               backpropagation
+    local gradient of group i:  gradient of mean_b L_i  through c_i                 (5, 6), what group i learns from
+    true gradient of group i:   gradient of mean_b L_N  through f_{i+1} .. f_N      backpropagation
     gap of exit i:              mean_b |L_i - L_N|                                  what the critics are to close (7)
 
-Where the two gradients point the same way, a step of local critic training is one of backpropagation, which is what the
-paper's argument for convergence rests on. Of the last group they are the same gradient: its cosine is 1, its gap 0.
+Where the two gradients point in one direction, a step of local critic training is a step of backpropagation; the
+paper's argument for convergence rests on this. For the last group the two are equal: its cosine is 1, its gap 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,17 +18,17 @@ from torch import Tensor, nn
 
 from lctprune.losses import Loss, cross_entropy
 from lctprune.network import LocalCriticNetwork
-from lctprune.update import backward_group, forward_group, run_exit
+from lctprune.update import AfterExit, BeforeGroup, Gradient, local_critic_step
 from lctprune.utils.modules import packed, training_for_now
 
 
 class GroupAgreement(NamedTuple):
-    """Of one group, on one batch.
+    """How far one group's local gradient agrees with its true one, on one batch.
 
     Attributes:
-        cosine: between its local gradient and its true one, -1 to 1; nan where one of them is zero.
-        gradient_norm: of its local gradient.
-        true_gradient_norm: of the main network's gradient with respect to its parameters.
+        cosine: cosine between the two gradients, -1 to 1; nan where one of them is zero.
+        gradient_norm: norm of the local gradient.
+        true_gradient_norm: norm of the main network's gradient with respect to the group's parameters.
         gap: mean over the samples of |L_i - L_N|, the difference between its exit's loss and the main network's.
     """
 
@@ -49,14 +48,14 @@ def measure_agreement(
     they were. For the gradients of a training in bf16, call it under the same autocast.
 
     Args:
-        network: in any mode; parameters that need no gradient are left out.
+        network: network in any mode; parameters that need no gradient are left out.
         x: input of the first group, [batch, ...], on the network's device.
         y: target, as `loss` takes it.
         loss: `loss(output, target) -> [batch]`.
-        seed: of the dropout masks, which are the same in both passes.
+        seed: random seed of the dropout masks, which are equal in both passes.
 
     Returns:
-        One for each group, shallowest first. With one batch of all samples, the root of the sum of the squared
+        One entry per group, shallowest first. With one batch of all samples, the root of the sum of the squared
         `true_gradient_norm` is the norm of the gradient of the main network's training loss.
 
     Raises:
@@ -72,34 +71,29 @@ def measure_agreement(
 def _local_gradients(
     network: LocalCriticNetwork, x: Tensor, y: Tensor, loss: Loss, seed: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Each exit's losses, [batch], and each group's gradient of their mean, as one vector; frees graph by graph."""
+    """Compute each exit's losses, [batch], and each group's gradient of their mean, as one vector."""
     losses, gradients = [], []
-    for index, group in _seeded_groups(network, seed):
-        critic = network.critics[index] if index < len(network.critics) else None
-        forward = forward_group(group, x.detach(), index=index)
-        exit = run_exit(forward, critic, y, loss)
-        backward_group(forward, exit.losses, keep_critic_graph=False)
-        gradients.append(_vector(group, [parameter.grad for parameter in _trained(group)]))
-        group.zero_grad(set_to_none=True)  # of what two groups share, the next one's is its own
-        losses.append(exit.losses.detach())
-        x = packed(forward.output.detach())
+    for event in local_critic_step(network.parts(), x.detach(), y, loss=loss, objective=None):
+        match event:
+            case BeforeGroup(index):
+                torch.manual_seed(seed + index)
+            case AfterExit(exit=exit):
+                losses.append(exit.losses)
+            case Gradient(index):
+                group = network.groups[index]
+                gradients.append(_vector(group, [parameter.grad for parameter in _trained(group)]))
+                group.zero_grad(set_to_none=True)  # a parameter that two groups hold has a gradient in each
     return losses, gradients
 
 
 def _true_gradients(network: LocalCriticNetwork, x: Tensor, y: Tensor, loss: Loss, seed: int) -> list[Tensor]:
-    """Each group's gradient of the main network's mean loss, as one vector."""
-    for _, group in _seeded_groups(network, seed):
+    """Compute each group's gradient of the main network's mean loss, as one vector."""
+    for index, group in enumerate(network.groups):
+        torch.manual_seed(seed + index)  # as in the local pass
         x = packed(group(x))  # in the memory layout of the local pass
     parameters = [parameter for group in network.groups for parameter in _trained(group)]
     found = iter(torch.autograd.grad(loss(x, y).mean(), parameters, allow_unused=True) if parameters else ())
     return [_vector(group, [next(found) for _ in _trained(group)]) for group in network.groups]
-
-
-def _seeded_groups(network: LocalCriticNetwork, seed: int) -> Iterator[tuple[int, nn.Module]]:
-    """Each group with its number, the random generator being where the same group finds it in every pass."""
-    for index, group in enumerate(network.groups):
-        torch.manual_seed(seed + index)
-        yield index, group
 
 
 def _trained(group: nn.Module) -> list[nn.Parameter]:
@@ -107,7 +101,7 @@ def _trained(group: nn.Module) -> list[nn.Parameter]:
 
 
 def _vector(group: nn.Module, gradients: list[Tensor | None]) -> Tensor:
-    """[trained parameters of the group]; what has no gradient is 0."""
+    """Concatenate the gradients of a group's trained parameters; a missing gradient is 0."""
     parts = [
         torch.zeros_like(parameter) if gradient is None else gradient
         for parameter, gradient in zip(_trained(group), gradients, strict=True)

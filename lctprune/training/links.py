@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Message(NamedTuple):
-    """What one process tells another."""
+    """A note and tensors that one process sends to another."""
 
     note: dict[str, Any]  # plain values
     tensors: list[Tensor]
@@ -40,10 +40,10 @@ class Links:
     """Links from one process of a pipeline to others; a process that works alone has none.
 
     Attributes:
-        source: where batches come from: the previous groups, or rank 0; None in rank 0, which reads the data.
-        previous: where the first exit's losses go back to, and its output if critics distil.
-        next: where the last group's output goes, and where the next exit's losses and output come from.
-        first_ranks: from rank 0 to the first process of each further replica.
+        source: link from which batches come, to the previous groups or rank 0; None in rank 0, which reads the data.
+        previous: link to which the first exit's losses go back, and its output if critics distil.
+        next: link to which the last group's output goes, and from which the next exit's losses and output come.
+        first_ranks: links from rank 0 to the first process of each further replica.
     """
 
     source: Link | None = None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
@@ -22,10 +22,10 @@ from lctprune.runs import Run
 from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.group_trainer import step_settings
 from lctprune.training.stage import Stage
-from lctprune.training.worker import step_settings
 
-DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # of GroupAgreement, in metrics.csv
+DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement that metrics.csv records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class Progress:
     """How far training is: yielded after every step, and at the end of an epoch with `val_accuracy`.
 
     Attributes:
-        epoch, epochs, step, steps: counted from 1; steps are those of one epoch.
-        losses: mean training loss of each exit in this epoch so far; with several processes those of later exits come
+        epoch, epochs, step, steps: numbers counted from 1; steps are those of one epoch.
+        losses: mean training loss of each exit in this epoch so far; with several processes, those of later exits come
             some steps late, at first not at all.
-        images_per_s: in this epoch so far, evaluation left out.
-        seconds_left: until training ends, at this pace.
-        val_accuracy: of each exit, 0 to 1, once the epoch is over.
+        images_per_s: images per second in this epoch so far, without evaluation.
+        seconds_left: seconds until training ends, at this pace.
+        val_accuracy: validation accuracy of each exit, 0 to 1, once the epoch is over.
     """
 
     epoch: int
@@ -52,10 +52,10 @@ class Progress:
 
 
 class Plan(NamedTuple):
-    """What rank 0 tells all processes of a training."""
+    """The facts of a training that rank 0 tells all processes."""
 
-    training: dict[str, Any]  # a TrainConfig
-    steps: int  # of an epoch
+    training: dict[str, Any]  # a resolved configuration, as config.json records it
+    steps: int  # per epoch
     epochs_done: int
     is_regression: bool
 
@@ -66,14 +66,14 @@ def train_epochs(
     data: Data | None,
     run: Run | None,
     plan: Plan,
+    config: ResolvedTrainConfig,
     *,
     validation_loss: Loss | None = None,
 ) -> Iterator[Progress]:
     """Train a stage, evaluate after each epoch (by default by `default_loss`) and, in rank 0, write the run.
 
-    Diagnostics see the same training batch after every epoch: the first that `config.seed` shuffles, augmented.
+    Diagnostics examine one training batch after every epoch: the first that `config.seed` shuffles, augmented.
     """
-    config = TrainConfig(**plan.training)
     examined = (
         next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
     )
@@ -97,12 +97,14 @@ def train_epochs(
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_metrics(rows)
         run.write_checkpoint(epoch + 1, tensors)
-        del tensors  # of several processes, of which this one is to hold its own
+        del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, losses=report.losses, val_accuracy=report.val_accuracy)
 
 
-def _train_epoch(stage: Stage, data: Data | None, config: TrainConfig, epoch: int, steps: int) -> Iterator[Progress]:
-    total = torch.zeros(len(stage.workers))
+def _train_epoch(
+    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, steps: int
+) -> Iterator[Progress]:
+    total = torch.zeros(len(stage.trainers))
     seconds, samples = 0.0, 0
     stage.train_mode()
     start = time.perf_counter()
@@ -128,11 +130,11 @@ def _train_epoch(stage: Stage, data: Data | None, config: TrainConfig, epoch: in
             seconds_left=seconds / (index + 1) * (config.epochs * steps - position - 1),
         )
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
-        stage.finish()
+        stage.flush_critic_update()
 
 
 class _Report(NamedTuple):
-    """Of one epoch, for each exit."""
+    """The figures of one epoch, one per exit."""
 
     losses: list[float]
     val_accuracy: list[float]
@@ -140,7 +142,7 @@ class _Report(NamedTuple):
 
 
 def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | None) -> _Report | None:
-    """Evaluate, and put together what all processes know, in rank 0."""
+    """Evaluate, and put together in rank 0 what all processes know."""
     note: dict[str, Any] = {"means": stage.means}
     if pipeline.replica == 0:
         scores = stage.evaluate(data.val if data else None, loss)
@@ -148,7 +150,7 @@ def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | No
     notes = pipeline.gather(note)
     if notes is None:
         return None
-    scored = [each for each in notes if "loss" in each]  # those of the first replica
+    scored = [each for each in notes if "loss" in each]  # only the first replica evaluates
     lines = [itertools.chain.from_iterable(each["means"] for each in line) for line in _chunks(notes, len(scored))]
     return _Report(
         [statistics.fmean(means) for means in zip(*lines, strict=True)],
@@ -176,7 +178,7 @@ def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, ob
 
 
 def _agreement_columns(agreements: Sequence[GroupAgreement]) -> dict[str, object]:
-    """Of metrics.csv, to six digits, as norms may become very small; a cosine that is not defined is an empty cell."""
+    """Make columns of metrics.csv, to six digits, as norms may become very small; an undefined cosine is left empty."""
     return {
         f"exit{exit}_{name}": "" if math.isnan(value) else f"{value:.6g}"
         for exit, agreement in enumerate(agreements)
@@ -187,7 +189,7 @@ def _agreement_columns(agreements: Sequence[GroupAgreement]) -> dict[str, object
 
 @contextmanager
 def _explained(epoch: int, step: int) -> Iterator[None]:
-    """What a network raises inside, as one line."""
+    """Turn what a network raises inside the block into a `TrainingError` of one line."""
     try:
         yield
     except LctpruneError:
@@ -201,7 +203,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 
 def _require_finite(losses: Sequence[float], first_exit: int | None, epoch: int, step: int) -> None:
-    """`first_exit` is None of a network that has no exits but itself."""
+    """Refuse a loss that is not finite; `first_exit` is None for a network whose only exit is its output."""
     for exit, value in enumerate(losses, start=first_exit or 0):
         if not math.isfinite(value):
             which = "" if first_exit is None else f" of exit {exit}"

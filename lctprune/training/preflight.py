@@ -1,4 +1,4 @@
-"""What training could not do with a network and a data set, found before anything is begun: a trial on two samples."""
+"""A preflight check on two samples: what would make a training fail is found before it begins."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ SAMPLES = 2
 
 
 def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: bool = False) -> None:
-    """Run the network on samples of the validation split, every module once.
+    """Run every module of the network once, on samples of the validation split.
 
     Args:
-        network: on any device, in any mode.
-        data: what it is to be trained on.
-        freeze_main: critics alone are to be trained, so groups may share what they like.
+        network: network on any device, in any mode.
+        data: data that the network is to be trained on.
+        freeze_main: whether only critics are trained, so that groups may have tensors in common.
 
     Raises:
-        NetworkError: it does not run on them, a module changes its input in place, two parts that are trained apart
-            hold the same tensor, or a state dict holds something else than tensors.
-        ConfigError: there is no measure of how good such outputs are for such targets.
+        NetworkError: the network does not run on the samples, a module changes its input in place, two modules that
+            are trained separately hold one tensor, or a state dict holds something other than tensors.
+        ConfigError: outputs of this shape cannot be scored against these targets.
         DataError: targets for training or validation are of classes that the outputs do not have.
     """
-    parts = {f"group {index}": group for index, group in enumerate(network.groups)}
-    parts |= {f"critic {index}": critic for index, critic in enumerate(network.critics)}
-    _require_tensors(parts)
-    if shared := shared_tensor([*network.critics] if freeze_main else list(parts.values())):
-        raise NetworkError(f"two groups or critics hold {shared}, and are trained apart; give each its own")
+    modules = {f"group {index}": group for index, group in enumerate(network.groups)}
+    modules |= {f"critic {index}": critic for index, critic in enumerate(network.critics)}
+    _require_tensors(modules)
+    if shared := shared_tensor([*network.critics] if freeze_main else list(modules.values())):
+        raise NetworkError(f"two groups or critics hold {shared}, but are trained separately; give each its own")
     inputs, targets = (tensor.to(device_of(network)) for tensor in next(data.val.batches(SAMPLES)))
-    inputs = inputs.clone()  # a layer that changes it in place is refused, but not before it has
+    inputs = inputs.clone()  # a layer that changes it in place is refused only after it has done so
     outputs = []
     with evaluation_mode(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for index, group in enumerate(network.groups):
+        for index, group, critic in network.parts():
             inputs = _run(f"group {index}", group, inputs)
-            is_last = index == len(network.critics)
-            outputs.append(inputs if is_last else _run(f"critic {index}", network.critics[index], inputs))
+            outputs.append(inputs if critic is None else _run(f"critic {index}", critic, inputs))
     for output in outputs:
         _require_score(output, targets)
     for name, split in (("training", data.train), ("validation", data.val)):
@@ -50,18 +49,18 @@ def require_trainable(network: LocalCriticNetwork, data: Data, *, freeze_main: b
 
 
 def _require_classes(name: str, targets: Tensor, outputs: Sequence[Tensor]) -> None:
-    """As cross-entropy takes them: -100 is of a sample without a class."""
+    """Refuse class numbers that cross-entropy does not take; -100 marks a sample without a class."""
     if targets.is_floating_point():
         return
     classes, highest, named = min(output.shape[1] for output in outputs), int(targets.max()), targets[targets != -100]
     if highest >= classes or (named < 0).any():
         wrong = highest if highest >= classes else int(named.min())
-        raise DataError(f"the {name} split has a target of {wrong}; outputs are of the classes 0 to {classes - 1}")
+        raise DataError(f"the {name} split has a target of {wrong}; the outputs have classes 0 to {classes - 1}")
 
 
-def _require_tensors(parts: dict[str, nn.Module]) -> None:
-    for name, part in parts.items():
-        for key, value in part.state_dict().items():
+def _require_tensors(modules: dict[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
             if not isinstance(value, Tensor):
                 raise NetworkError(
                     f"{name} keeps a {type(value).__name__} in its state dict, as {key}; a checkpoint holds tensors"
@@ -73,7 +72,7 @@ def _run(name: str, module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tenso
     try:
         output = module(inputs)
     except Exception as error:  # whatever the module's own code raises
-        raise NetworkError(f"{name} does not run on {list(inputs.shape)} of the data: {first_line(error)}") from error
+        raise NetworkError(f"{name} does not run on an input of {list(inputs.shape)}: {first_line(error)}") from error
     if not isinstance(output, Tensor):
         raise NetworkError(f"{name} gives a {type(output).__name__}; it must give one tensor")
     if inputs._version != version:

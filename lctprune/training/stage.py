@@ -1,4 +1,4 @@
-"""Consecutive workers in one process: all of them, or one process's part of a pipeline."""
+"""Consecutive groups in one process: all of them, or one process's part of a pipeline."""
 
 from __future__ import annotations
 
@@ -7,106 +7,148 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import TrainingError
-from lctprune.losses import Loss
+from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.measure.scores import ExitScores, ScoreSheet
 from lctprune.network import LocalCriticNetwork
 from lctprune.training.agreement import GroupAgreement, measure_agreement
+from lctprune.training.group_trainer import GroupTrainer, StepSettings
+from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
-from lctprune.training.worker import StepSettings, Worker
+from lctprune.update import (
+    AfterExit,
+    AfterGroup,
+    BeforeGroup,
+    CriticPending,
+    Exit,
+    Gradient,
+    Objective,
+    StepEvent,
+    backward_critic,
+    local_critic_step,
+)
 from lctprune.utils.modules import evaluation_mode, packed
 
 EVALUATION_BATCH = 512
 
 
 class Stage:
-    """Consecutive workers, and how they are reached from others.
+    """Consecutive groups, and how they reach those in other processes.
 
     Args:
-        workers: in the order of the network.
-        config: resolved.
-        loss: per sample.
-        links: to other processes.
+        trainers: trainers of the groups, in the order of the network.
+        config: settings of the training.
+        loss: loss per sample.
+        distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
+        links: links to other processes.
 
     Attributes:
-        means: mean training losses of the exits here, which training keeps; `step` tells the processes before.
+        means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
     """
 
-    def __init__(self, workers: Sequence[Worker], config: TrainConfig, loss: Loss, links: Links | None = None) -> None:
-        self.workers = list(workers)
+    def __init__(
+        self,
+        trainers: Sequence[GroupTrainer],
+        config: ResolvedTrainConfig,
+        loss: Loss,
+        *,
+        distance: Distance = softened_distance,
+        links: Links | None = None,
+    ) -> None:
+        self.trainers = list(trainers)
         self.links = links or Links()
         self.means: list[float] = []
         self._later_means: list[float] = []
-        self._config, self._loss = config, loss
-        self._modules = nn.ModuleList(worker.modules for worker in self.workers)
+        self._config, self._loss, self._distance = config, loss, distance
+        self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
+        self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
 
     def train_mode(self) -> None:
-        """As a step needs it; frozen groups stay in evaluation mode."""
-        for worker in self.workers:
-            worker.modules.train()
-            worker.group.train(not self._config.freeze_main)
+        """Put all modules into training mode, but frozen groups into evaluation mode."""
+        for trainer in self.trainers:
+            trainer.modules.train()
+            trainer.group.train(not self._config.freeze_main)
 
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
-        """One epoch's batches, of inputs or of what the previous groups made of them; passes their end on."""
+        """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""
         if self.links.source is not None:
             yield from self._received()
         elif split is not None:
             for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
-                yield self._own_share(inputs, targets)
+                yield self._own_part(inputs, targets)
         for link in (self.links.next, *self.links.first_ranks):
             if link is not None:
                 link.send()
 
     def step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
-        """One step of training, in which critics learn: all but the last one here, which learns in the next step.
+        """Take one step of training, in which all modules here learn.
+
+        A critic whose next exit is in the next process learns in the next step, or in `flush_critic_update`.
 
         Returns:
             The losses per sample of each exit here, [batch] each.
         """
         inputs, targets = self._on_device(inputs, targets)
-        if self._config.method == "joint":
-            return self._joint_step(inputs, targets, settings)
+        first = self.trainers[0].index
         losses: list[Tensor] = []
-        for index, worker in enumerate(self.workers):
-            inputs = worker.forward(inputs, settings)
-            if index == len(self.workers) - 1 and self.links.next is not None:
-                self.links.next.send(tensors=[inputs, targets])  # travels while this process goes on
-                self.finish()
-            exit = worker.run_exit(targets, self._loss, settings)
-            losses.append(exit.losses)
-            if index == 0 and self.links.previous is not None and settings.update_critics:
-                taught = [exit.output] if settings.distill else []
-                self.links.previous.send({"means": self.known_means}, [exit.losses, *taught])
-            worker.backward(settings)
-            if index > 0 and settings.update_critics:
-                self.workers[index - 1].update_critic(*exit)
+        for event in self._events(inputs, targets, settings):
+            trainer = self.trainers[event.index - first]
+            match event:
+                case BeforeGroup():
+                    trainer.seed("group", settings)
+                case AfterGroup(output=output):
+                    if trainer is self.trainers[-1] and self.links.next is not None:
+                        self.links.next.send(tensors=[output, targets])  # travels while this process goes on
+                        self.flush_critic_update()
+                    trainer.seed("critic", settings)
+                case AfterExit(exit=exit):
+                    losses.append(exit.losses)
+                    if trainer is self.trainers[0]:
+                        self._teach_previous(exit, settings)
+                case Gradient(part=part):
+                    trainer.learn(part, settings)
+                case CriticPending(exit=exit):
+                    self._pending = exit, settings
         return losses
 
-    def _joint_step(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> list[Tensor]:
-        """Deep supervision: everything learns from the sum of all exits' losses (Lee et al. 2015, arXiv 1409.5185)."""
-        losses: list[Tensor] = []
-        for worker in self.workers:
-            inputs, exit_losses = worker.forward_jointly(inputs, targets, self._loss, settings)
-            losses.append(exit_losses)
-        torch.stack(losses).mean(1).sum().backward()  # type: ignore[no-untyped-call]
-        for worker in self.workers:
-            worker.learn_jointly(settings)
-        return [exit_losses.detach() for exit_losses in losses]
+    def _events(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> Iterator[StepEvent]:
+        parts = [trainer.part for trainer in self.trainers]
+        if self._config.method == "joint":
+            return joint_step(parts, inputs, targets, loss=self._loss)
+        objective = self._objective(settings) if settings.update_critics else None
+        return local_critic_step(parts, inputs, targets, loss=self._loss, objective=objective)
 
-    def finish(self) -> None:
-        """Let the last critic here learn from the step before, whose next exit is in the next process."""
-        if self.links.next is not None and self.workers[-1].awaits_exit:
-            note, tensors = self.links.next.receive()
-            self._later_means = note["means"]
-            losses, *taught = (tensor.to(self._config.device) for tensor in tensors)
-            self.workers[-1].update_critic(taught[0] if taught else None, losses)
+    def _objective(self, settings: StepSettings) -> Objective:
+        return Objective(settings.matching, settings.distill, self._distance)
+
+    def _teach_previous(self, exit: Exit, settings: StepSettings) -> None:
+        """Send the first exit's losses to the previous process, whose last critic learns from them."""
+        if self.links.previous is not None and settings.update_critics:
+            outputs = [exit.output] if settings.distill else []
+            self.links.previous.send({"means": self.known_means}, [exit.losses, *outputs])
+
+    def flush_critic_update(self) -> None:
+        """Make the pending update of the last critic here, from the next exit of the step before."""
+        if self._pending is None:
+            return
+        assert self.links.next is not None
+        note, tensors = self.links.next.receive()
+        self._later_means = note["means"]
+        next_losses, *outputs = (tensor.to(self._config.device) for tensor in tensors)
+        exit, settings = self._pending
+        self._pending = None
+        trainer = self.trainers[-1]
+        assert trainer.critic is not None
+        backward_critic(trainer.critic, exit, next(iter(outputs), None), next_losses, self._objective(settings))
+        del exit  # with its graph, before the critic learns
+        trainer.learn("critic", settings)
 
     @property
     def first_exit(self) -> int | None:
-        """The number of the first exit here; None where the network has no critics."""
-        first = self.workers[0]
+        """The number of the first exit here; None if the network has no critics."""
+        first = self.trainers[0]
         return None if first.index == 0 and first.critic is None else first.index
 
     @property
@@ -115,9 +157,11 @@ class Stage:
         return [*self.means, *self._later_means]
 
     def evaluate(self, split: Split | None, loss: Loss | None = None) -> ExitScores:
-        """Accuracy and loss of the exits here, from one pass over a split, which the process without source reads.
+        """Measure accuracy and loss of the exits here, in one pass over a split.
 
-        `loss` is per sample, by default that of `default_loss`.
+        Args:
+            split: samples, in the process that reads the data; None in others, which receive theirs.
+            loss: loss per sample; by default that of `default_loss`.
 
         Raises:
             DataError: the split has no samples.
@@ -129,9 +173,9 @@ class Stage:
             for batch in batches:
                 inputs, targets = self._on_device(*batch)
                 outputs = []
-                for worker in self.workers:
-                    inputs = packed(worker.group(inputs))
-                    outputs.append(inputs if worker.critic is None else worker.critic(inputs))
+                for trainer in self.trainers:
+                    inputs = packed(trainer.group(inputs))
+                    outputs.append(inputs if trainer.critic is None else trainer.critic(inputs))
                 if self.links.next is not None:
                     self.links.next.send(tensors=[inputs, targets])
                 sheet.add(outputs, targets)
@@ -140,26 +184,29 @@ class Stage:
         return sheet.result()
 
     def agreement(self, inputs: Tensor, targets: Tensor) -> list[GroupAgreement]:
-        """Of local and true gradients, on one batch, in the precision of training; all groups must be here."""
-        critics = [worker.critic for worker in self.workers if worker.critic is not None]
-        network = LocalCriticNetwork([worker.group for worker in self.workers], critics)
+        """Measure how far local and true gradients agree on one batch, in the precision of training.
+
+        All groups of the network must be here.
+        """
+        critics = [trainer.critic for trainer in self.trainers if trainer.critic is not None]
+        network = LocalCriticNetwork([trainer.group for trainer in self.trainers], critics)
         with self._config.autocast():
             return measure_agreement(
                 network, *self._on_device(inputs, targets), loss=self._loss, seed=self._config.seed
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that training changes here, under its names in a checkpoint."""
-        return {name: tensor for worker in self.workers for name, tensor in worker.tensors().items()}
+        """Return all that training changes here, under its names in a checkpoint."""
+        return {name: tensor for trainer in self.trainers for name, tensor in trainer.tensors().items()}
 
     @property
     def replicas(self) -> int:
-        """Pipelines side by side, as far as this process feeds them."""
+        """The number of pipelines that this process feeds, its own included."""
         return len(self.links.first_ranks) + 1
 
     @property
     def seconds_waited(self) -> float:
-        """For other processes, since training began."""
+        """Seconds spent waiting for other processes since training began."""
         return sum(link.seconds_waited for link in self.links.all)
 
     def _received(self) -> Iterator[Batch]:
@@ -168,17 +215,17 @@ class Stage:
             inputs, targets = tensors
             yield inputs, targets
 
-    def _own_share(self, inputs: Tensor, targets: Tensor) -> Batch:
-        """The first of as many equal parts of a batch as there are replicas; the others are sent to theirs."""
+    def _own_part(self, inputs: Tensor, targets: Tensor) -> Batch:
+        """Split a batch into one equal part per replica; return the first and send the others to theirs."""
         if self.replicas == 1:
             return inputs, targets
-        share, rest = divmod(len(targets), self.replicas)
+        size, rest = divmod(len(targets), self.replicas)
         if rest:
             raise TrainingError(
-                f"a batch of {len(targets)} samples cannot be shared equally among {self.replicas} replicas; "
+                f"a batch of {len(targets)} samples cannot be split equally among {self.replicas} replicas; "
                 "give a smaller --batch-size, or fewer --replicas"
             )
-        parts = zip(torch.split(inputs, share), torch.split(targets, share), strict=True)
+        parts = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
         own = next(parts)
         for link, part in zip(self.links.first_ranks, parts, strict=True):
             link.send(tensors=part)

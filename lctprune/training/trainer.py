@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.config.run import Origin, run_settings
-from lctprune.config.training import TrainConfig, parse_ramp
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.builtin import NAMED
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
 from lctprune.errors import ConfigError, RunError
-from lctprune.losses import Distance, Loss, default_loss, distance_to_teacher
+from lctprune.losses import Distance, Loss, default_distance, default_loss
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
-from lctprune.optim.optimizers import settled
+from lctprune.optim.optimizers import resolved_for
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
@@ -46,22 +46,22 @@ def train(
     random generator in every step, so that a resumed run repeats an uninterrupted one.
 
     Args:
-        network: left on `config.device`, in evaluation mode.
-        data: what to train and validate on.
-        config: how; by default as `TrainConfig()`.
-        run_dir: a new or empty directory; by default one below `runs/`.
-        resume: continue the run in `run_dir` from its last whole epoch.
-        loss: per sample; by default cross-entropy with `config.label_smoothing` (in validation without), or mean
+        network: network to train; left on `config.device`, in evaluation mode.
+        data: data to train and validate on.
+        config: settings of the training; by default `TrainConfig()`.
+        run_dir: new or empty directory; by default a new one below `runs/`.
+        resume: whether to continue the run in `run_dir` from its last whole epoch.
+        loss: loss per sample; by default cross-entropy with `config.label_smoothing` (in validation without), or mean
             squared error where targets are floating-point numbers.
-        distance: of a critic's output from the next exit's, [batch], where critics distil; by default that of
-            `distance_to_teacher`.
+        distance: distance of a critic's output from the next exit's, [batch], where critics distil; by default softened
+            Kullback-Leibler divergence, or mean squared error where targets are floating-point numbers.
 
     Raises:
-        ConfigError: the device is not there, or without critics `freeze_main` leaves nothing to train, or `diagnostics`
-            nothing to examine; or critics are to distil, and a `loss` on floating-point targets comes without
-            `distance`.
+        ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
+            `diagnostics` nothing to examine; or critics are to distil, and a loss of one's own on floating-point
+            targets comes without `distance`.
         NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
-        RunError: `run_dir` holds something, or cannot be resumed or written to.
+        RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
     run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume)
@@ -79,14 +79,14 @@ def open_run(
     resume: bool = False,
     origin: Origin | None = None,
 ) -> Run:
-    """The new or resumed run directory that `train_steps` then fills.
+    """Make or resume the run directory that `train_steps` then fills.
 
-    Arguments and errors are those of `train`; `origin` is what a run that is added to another one remembers of that.
+    Arguments and errors are those of `train`; `origin` is what a run that is added to another one records about it.
     """
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a plain network, of 1 group; this one has {len(network.groups)}")
     if config.freeze_main and not network.critics:
-        raise ConfigError("to freeze the main network leaves nothing to train: it has no critics; use 2 groups or more")
+        raise ConfigError("freezing the main network leaves nothing to train: it has no critics; use 2 groups or more")
     if config.diagnostics and not network.critics:
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
@@ -95,7 +95,7 @@ def open_run(
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
-        training=settled(config, network.groups, data.example),
+        training=resolved_for(network.groups, data.example, config),
         origin=None if resume else origin,
     )
     model = network.recipe.model if network.recipe else None
@@ -103,11 +103,10 @@ def open_run(
         return create_run(run_dir, settings, model=model)
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
-    place = location(data.config) if data.config else None
-    run = Run(run_dir, model=model, data_path=place)
+    run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
     run.remove_leftovers()
     recorded = run.config.to_dict()
-    _forget_place(settings, recorded)
+    _forget_location(settings, recorded)
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
@@ -118,17 +117,17 @@ def open_run(
     return run
 
 
-def _forget_place(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Take the paths of the data as they were recorded: where its files lie is no setting."""
+def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Take the paths of the data as they were recorded: where its files lie is not a setting."""
     if settings["data"] and recorded["data"]:
         now, was = settings["data"]["config"], recorded["data"]["config"]
         now["data_dir"] = was.get("data_dir", now["data_dir"])
         if now["name"] not in NAMED and was["name"] not in NAMED:
-            now["name"] = was["name"]  # hashes tell other data
+            now["name"] = was["name"]  # hashes show whether it is other data
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What differs, in words, down to settings within settings."""
+    """Describe each setting that differs, down to settings within settings."""
     for key in sorted(before.keys() | now.keys()):
         was, value = before.get(key), now.get(key)
         if isinstance(was, Mapping) and isinstance(value, Mapping):
@@ -154,44 +153,44 @@ def train_steps(
     and a run, which then holds the whole trained network.
 
     Args:
-        network: with its critics.
-        data: what to train and validate on; None in all processes but the first.
-        run: what `open_run` gives; None in all processes but the first.
-        loss: as of `train`.
-        distance: as of `train`.
-        validation_loss: per sample, of the validation split; by default `loss`, or where that is the default,
-            the same without label smoothing.
-        processes: what `process_group` gives.
-        replicas: pipelines side by side, which share each batch of `batch_size` samples.
+        network: network with its critics.
+        data: data to train and validate on; None in all processes but the first.
+        run: run from `open_run`; None in all processes but the first.
+        loss: loss per sample, as for `train`.
+        distance: distance of outputs, as for `train`.
+        validation_loss: loss per sample on the validation split; by default `loss`, or if that is the default, it
+            without label smoothing.
+        processes: processes from `process_group`.
+        replicas: number of pipelines side by side, among which each batch of `batch_size` samples is split.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas, or the method; `distance` is missing.
+        ConfigError: the number of processes does not fit the groups and replicas, or the method; or `distance` is
+            missing.
         ProcessLostError: another process has ended.
     """
     plan = _plan(data, run)
-    plan = Plan(*processes.share(plan)) if processes else plan
+    plan = Plan(*processes.broadcast(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
-    config = TrainConfig(**plan.training)
+    config = TrainConfig(**plan.training).resolved()
     require_one_process(config, processes.size if processes else 1)
     if distance is None:
-        if plan.is_regression and loss is not None and network.critics:
-            _require_no_distance(config)
-        distance = distance_to_teacher(is_regression=plan.is_regression)
+        distils = config.method == "local-critic" and any(config.distill) and len(network.critics) > 0
+        distance = default_distance(loss, is_regression=plan.is_regression, distils=distils)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     validation_loss = validation_loss or loss
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None
     if pipeline.must_balance:
-        seconds = pipeline.share(_group_seconds(network, data, config, loss) if data else None)
-    shares = pipeline.assign(seconds)
-    own = nn.ModuleList(network.groups[index] for index in shares[pipeline.place])
+        seconds = pipeline.broadcast(_group_seconds(network, data, config, loss) if data else None)
+    assignment = pipeline.assign(seconds)
+    own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
     with _frozen(own) if config.freeze_main else nullcontext():
-        stage = pipeline.stage(network, shares, config, loss, distance=distance)
+        stage = pipeline.stage(network, assignment, config, loss, distance=distance)
         if processes or plan.epochs_done:
-            pipeline.distribute(stage, _checkpoint(network, run) if run else None, shares)
+            pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
-            del network  # of which this process needs no more than its own groups
-        yield from train_epochs(stage, pipeline, data, run, plan, validation_loss=validation_loss)
+            del network  # this process needs its own groups only
+        yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
     pipeline.close()
     if not processes:
         network.eval()
@@ -205,30 +204,24 @@ def _plan(data: Data | None, run: Run | None) -> Plan | None:
     return Plan(dataclasses.asdict(training), steps, run.epochs_done, targets.is_floating_point())
 
 
-def _require_no_distance(config: TrainConfig) -> None:
-    if config.method == "local-critic" and parse_ramp("distill", config.distill) != (0, 0):
-        raise ConfigError(
-            "for a loss of your own on floating-point targets, say how far an output is from the next exit's "
-            "(distance=...), or that critics do not distil (distill=0)"
-        )
-
-
 def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:
     targets = torch.empty(0, dtype=torch.float if is_regression else torch.long)
     return default_loss(targets, label_smoothing=config.label_smoothing)
 
 
 def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
-    """The run's; before its first epoch, the network as it is."""
+    """Read the run's checkpoint; before its first epoch, take the network as it is."""
     if not run.epochs_done:
         return {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
     tensors = run.read_checkpoint("")
     if any(name.startswith("optimizer.") and name.count(".") != 4 for name in tensors):
-        raise RunError(f"{run.path} was begun by an earlier version, which kept other optimiser states; train it again")
+        raise RunError(
+            f"{run.path} was begun by an earlier version, whose optimiser states this one cannot read; train it again"
+        )
     return tensors
 
 
-def _group_seconds(network: LocalCriticNetwork, data: Data, config: TrainConfig, loss: Loss) -> list[float]:
+def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
     with _frozen(network.groups) if config.freeze_main else nullcontext():
@@ -237,7 +230,7 @@ def _group_seconds(network: LocalCriticNetwork, data: Data, config: TrainConfig,
 
 @contextmanager
 def _frozen(groups: nn.Module) -> Iterator[None]:
-    """Nothing inside needs a gradient; afterwards what did does again."""
+    """Disable gradients of the groups inside the block, and restore them on exit."""
     parameters = [parameter for parameter in groups.parameters() if parameter.requires_grad]
     groups.requires_grad_(False)
     try:

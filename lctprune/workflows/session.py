@@ -125,7 +125,7 @@ def begin(settings: SessionSettings, processes: ProcessGroup | None = None, *, r
         return _begin(settings)
     processes.require_equal({**settings.common, "replicas": replicas})
     session = _begin(settings) if processes.rank == 0 else None
-    recipe = processes.share(session and session.network.recipe and session.network.recipe.to_dict())
+    recipe = processes.broadcast(session and session.network.recipe and session.network.recipe.to_dict())
     if session is not None:
         return session
     with warnings.catch_warnings():

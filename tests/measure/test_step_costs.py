@@ -53,7 +53,7 @@ def test_timing_leaves_no_trace() -> None:
 
 
 def _drawn_from(state: torch.Tensor) -> torch.Tensor:
-    """What comes after the input of the test above."""
+    """Draw what comes after the input of the test above."""
     torch.random.set_rng_state(state)
     torch.randn(1, 3, 8, 8)
     return torch.randn(1, 3, 8, 8)

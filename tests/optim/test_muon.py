@@ -16,7 +16,7 @@ from lctprune.optim.optimizers import Optimizers, apply_gradients, is_convolutio
 
 
 def by_singular_values(matrix: Tensor) -> Tensor:
-    """The quintic, applied to each singular value by itself."""
+    """Apply the quintic to each singular value by itself."""
     left, values, right = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):
@@ -101,7 +101,9 @@ def written_out(module: nn.Module, gradients: list[dict[str, Tensor]], lr: float
 def test_convolutions_take_orthogonal_steps_and_the_rest_sgds(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     module = Mixed().to(memory_format=layout)
-    optimizers = Optimizers(module, None, lct.TrainConfig(optimizer="muon", weight_decay=0.01, precision="fp32"))
+    optimizers = Optimizers(
+        module, None, lct.TrainConfig(optimizer="muon", weight_decay=0.01, precision="fp32").resolved()
+    )
     gradients = []
     before = Mixed()
     before.load_state_dict(module.state_dict())
@@ -121,7 +123,7 @@ def test_convolutions_take_orthogonal_steps_and_the_rest_sgds(layout: torch.memo
 def test_a_linear_layer_steps_the_shorter_the_more_features_it_has(features: int, factor: float) -> None:
     layer = nn.Linear(features, 3)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    (optimizer,) = Optimizers(layer, None, lct.TrainConfig(optimizer="muon", weight_decay=0)).all.values()
+    (optimizer,) = Optimizers(layer, None, lct.TrainConfig(optimizer="muon", weight_decay=0).resolved()).all.values()
     layer(torch.ones(1, features)).sum().backward()  # every gradient is 1, and Nesterov's first update 1.9
     apply_gradients(optimizer, lr=0.01)
     torch.testing.assert_close(weight - layer.weight, torch.full_like(weight, factor * 0.01 * 1.9))
@@ -133,7 +135,7 @@ def test_a_network_without_convolutions_learns_by_sgd_alone() -> None:
     for optimizer, lr in (("muon", 0.01), ("sgd", 0.01 * SGD_FACTOR)):
         torch.manual_seed(0)
         layer = nn.Linear(4, 3)
-        optimizers = Optimizers(layer, None, lct.TrainConfig(optimizer=optimizer, lr=lr))
+        optimizers = Optimizers(layer, None, lct.TrainConfig(optimizer=optimizer, lr=lr).resolved())
         for _ in range(3):
             layer(torch.ones(2, 4)).square().sum().backward()
             for each in optimizers.all.values():

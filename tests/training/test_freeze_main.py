@@ -165,7 +165,7 @@ def table(folder: Path) -> Path:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """A file with the state dict of a model that somebody trained."""
+    """Write a file with the state dict of a model that somebody trained."""
     model = lct.build_network(lct.NetworkConfig(model="vgg-lct", groups=1, num_outputs=3, image_size=8))
     model.train()
     model(torch.randn(20, 3, 8, 8) * 2 + 1)

@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[Callable[[], Network], type[Exception], str]] = {
     "other input": (
         lambda: Network(layers(nn.Linear(5, 3)), [nn.Linear(4, 3)]),
         lct.NetworkError,
-        r"group 1 does not run on \[2, 4\] of the data: mat1 and mat2",
+        r"group 1 does not run on an input of \[2, 4\]: mat1 and mat2",
     ),
     "no class": (
         lambda: Network(layers(nn.Linear(4, 1), nn.Flatten(0)), [nn.Linear(4, 3)]),
@@ -99,7 +99,7 @@ def test_a_class_that_no_output_is_of_is_refused(place: str, target: int, tmp_pa
     other.targets[20] = target
     data = lct.Data(**({"train": known, "val": known, "test": known} | {place: other}), classes=("a", "b", "c"))
     network = Network([nn.Linear(5, 3)])
-    with pytest.raises(lct.DataError, match=f"split has a target of {target}; outputs are of the classes 0 to 2"):
+    with pytest.raises(lct.DataError, match=f"split has a target of {target}; the outputs have classes 0 to 2"):
         lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(lct.DataError, match=f"outputs and targets do not go together: Target {target} is out of"):

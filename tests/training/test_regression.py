@@ -64,7 +64,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(shared: Path, cli: Cli, table: Path) -> Path:
-    """A trained and selected run, that the tests of this file share and do not change."""
+    """Train and select from a run, which the tests of this file share and do not change."""
     path = shared / "run"
     if not path.exists():
         result = cli("train", "mlp", "--data", table, "--out", path, "--threads", 1, *LINEAR)

@@ -53,7 +53,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=NAMES)
 def run(request: pytest.FixtureRequest, shared: Path, cli: Cli, text: Path) -> Path:
-    """A run of each network on the text, selected; shared by the tests of this file, which do not change it."""
+    """Train each network on the text and select; the tests of this file share the run and do not change it."""
     path = shared / request.param
     if not path.exists():
         options = ("--epochs", 8, "--lr", 0.02, "--batch-size", 10, *QUICK)

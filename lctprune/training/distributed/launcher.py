@@ -1,4 +1,4 @@
-"""Start local processes through torch's elastic launcher, and tell why one of them failed."""
+"""Start local processes with torch's elastic launcher, and report why one of them failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
 
     Raises:
         ConfigError: a process refused its settings.
-        TrainingError: a process failed; says which one and why.
+        TrainingError: a process failed; the message says which one and why.
         KeyboardInterrupt: the launch was interrupted; all processes have ended.
     """
     with tempfile.TemporaryDirectory(prefix="lctprune-") as folder:
@@ -41,9 +41,10 @@ def _launch(processes: int, arguments: Sequence[str], folder: str) -> None:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=folder),
     )
-    logging.disable()  # what the launcher reports is in the error that follows
+    logging.disable()  # the error that follows says what the launcher would log
     try:
-        elastic_launch(config, sys.executable)("-P", "-m", "lctprune", *arguments)  # -P: not the folder we are in
+        # -P: import nothing from the current folder
+        elastic_launch(config, sys.executable)("-P", "-m", "lctprune", *arguments)
     except ChildFailedError as error:
         raise _explained(error.failures) from error
     except SignalException as error:
@@ -55,7 +56,7 @@ def _launch(processes: int, arguments: Sequence[str], folder: str) -> None:
 
 
 def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:
-    """The one error that the others followed from."""
+    """Return the error that caused all others."""
     rank, failure = min(failures.items(), key=lambda item: (_precedence(item[1]), item[1].timestamp))
     record = failure.error_file_data
     code = record.get("exit_code", failure.exitcode)
@@ -71,7 +72,7 @@ def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:
 
 
 def _precedence(failure: ProcessFailure) -> int:
-    """What a process says of itself, then a death without a word, then what follows from other deaths."""
+    """Order failures: those a process reports as its own, then silent deaths, then consequences of other failures."""
     record = failure.error_file_data
     if "exit_code" in record:
         return 0 if record["is_cause"] else 2

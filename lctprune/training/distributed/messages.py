@@ -1,7 +1,7 @@
 """Messages between two processes of a pipeline, on torch.distributed: a small note and some tensors each.
 
-Tensors travel in the dtype and the memory layout that they have: gloo sends contiguous tensors only, so each goes as
-the flat view of its memory, and its strides go ahead of it.
+Tensors keep their dtype and memory layout: gloo sends contiguous tensors only, so each is sent as a flat view of its
+memory, after a header with its strides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lctprune.utils.modules import packed
 
 
 class Channel:
-    """Messages to and from one other process, in order; through the host's memory, by gloo.
+    """Messages to and from one other process, in order; sent by gloo from the host's memory.
 
     Sending returns at once; at most one message is under way. With `ahead`, the next message is received while this
     process computes.
@@ -31,10 +31,10 @@ class Channel:
     Args:
         peer: rank of the other process.
         ahead: whether to receive ahead; such a channel must be closed at both ends.
-        tag: tells apart several channels between the same two processes.
+        tag: number that tells apart several channels between two processes.
 
     Attributes:
-        seconds_waited: for messages to come or to leave.
+        seconds_waited: seconds spent waiting for messages to arrive or to leave.
     """
 
     def __init__(self, peer: int, *, ahead: bool = False, tag: int = 0) -> None:
@@ -45,7 +45,7 @@ class Channel:
         self._ahead: Future[Message] | None = self._receive_ahead() if ahead else None
 
     def send(self, note: Mapping[str, Any] | None = None, tensors: Sequence[Tensor] = ()) -> None:
-        """Send a message, once the one before has left.
+        """Send a message once the previous one has left.
 
         Raises:
             ProcessLostError: the other process is gone.
@@ -62,7 +62,7 @@ class Channel:
                 self._sending.append((dist.isend(tensor, self.peer, tag=self._tag), tensor))
 
     def receive(self) -> Message:
-        """The next message.
+        """Wait for the next message and return it.
 
         Raises:
             ProcessLostError: the other process is gone.
@@ -77,7 +77,7 @@ class Channel:
         return message
 
     def flush(self) -> None:
-        """Wait until what was sent has left."""
+        """Wait until everything that was sent has left."""
         start = time.perf_counter()
         while self._sending:
             work, _ = self._sending.pop(0)
@@ -87,7 +87,7 @@ class Channel:
         self.seconds_waited += time.perf_counter() - start
 
     def close(self) -> None:
-        """Wait until all has left; and where messages are received ahead, for the other end to close too."""
+        """Wait until everything has left and, if messages are received ahead, until the other end closes too."""
         if self._ahead is not None:
             self.send()
         self.flush()
@@ -122,11 +122,11 @@ class Channel:
             except BaseException as error:  # raised where the message is asked for
                 future.set_exception(error)
 
-        # a thread of its own, which does not hold up the end of the process as an executor's would
+        # a daemon thread: an executor's would keep the process from ending
         threading.Thread(target=receive, daemon=True).start()
         return future
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """The bytes of a dense tensor, in the order of its memory."""
+    """View a packed tensor as its bytes, in the order of its memory."""
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)

@@ -1,13 +1,13 @@
-"""Decoupled training: consecutive groups in a process of their own each, on torch.distributed.
+"""Decoupled training: consecutive groups in one process each, on torch.distributed.
 
-Process i runs its groups forward, sends h_i on, and goes on with its own backward pass while the next process works; of
-later groups it needs no more than the next exit's losses, one number per sample, and where critics distil its outputs,
-and those only before its own next critic update. So no process waits for a gradient, and the arithmetic is that of one
-process, bit for bit.
+Process i runs its groups forward, sends h_i on, and goes on with its own backward pass while the next process works.
+From later groups it needs only the next exit's losses, one number per sample, and the next exit's outputs where critics
+distil; and it needs them only before its own next critic update. So no process waits for a gradient, and the arithmetic
+is that of one process, bit for bit.
 
-With R replicas, ranks form a mesh of R pipelines of equal length; each group's gradients are averaged over its R
-copies. Batch norm is not synchronised: each replica normalises by its own part of the batch, and the running statistics
-that are kept are those of the first.
+With R replicas, ranks form a mesh of R pipelines of equal length; a gradient all-reduce averages each group's gradients
+over its R copies. Batch norm is not synchronised: each replica normalises by its own part of the batch, and the
+checkpoint keeps the running statistics of the first replica.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from lctprune.config.training import TrainConfig
+from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.balancing import balance
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
+from lctprune.training.group_trainer import AllReduce, GroupTrainer, tensors_of
 from lctprune.training.links import Links
 from lctprune.training.stage import Stage
-from lctprune.training.worker import Average, Worker, tensors_of
 from lctprune.utils.modules import moved
 
 
 def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None:
-    """Refuse a number of processes that does not fit.
+    """Refuse a number of processes that does not fit the groups and replicas.
 
     Raises:
-        ConfigError: it is not a multiple of `replicas`, or there are more processes than groups in a replica.
+        ConfigError: the number is not a multiple of `replicas`, or a replica has more processes than groups.
     """
     if processes < 1 or replicas < 1:
         raise ConfigError(f"{processes} processes in {replicas} replicas; there must be at least 1 of each")
@@ -54,31 +54,35 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None
 
 
 def require_one_process(config: TrainConfig, processes: int) -> None:
-    """Refuse to share out a training that needs the whole network at once.
+    """Refuse several processes for a training that needs the whole network in one.
 
     Raises:
-        ConfigError: it has joint gradients, or diagnostics.
+        ConfigError: the method is joint, or diagnostics are on.
     """
     if processes > 1 and (config.method == "joint" or config.diagnostics):
         option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
         raise ConfigError(f"{option} needs the whole network in one process; leave out --processes")
 
 
-def share_groups(groups: int, processes: int, seconds: Sequence[float] | None = None) -> list[range]:
-    """Consecutive groups for each process, balanced by the `seconds` that each group takes, or else by their number."""
+def assign_groups(groups: int, processes: int, seconds: Sequence[float] | None = None) -> list[range]:
+    """Assign consecutive groups to each process, balanced by the `seconds` per group, or else by their number."""
     cumulative = itertools.accumulate(seconds or [1.0] * groups)
-    cuts = [place + 1 for place in balance([round(1e9 * upto) for upto in cumulative], processes)]
-    return [range(first, end) for first, end in itertools.pairwise([0, *cuts, groups])]
+    ends = [last + 1 for last in balance([round(1e9 * upto) for upto in cumulative], processes)]
+    return [range(first, end) for first, end in itertools.pairwise([0, *ends, groups])]
 
 
 class Pipeline:
-    """The processes of one training and which groups each holds; or this process alone, holding all.
+    """The processes of one training and the groups that each holds; or this process alone, holding all.
 
     Args:
-        group: the processes; None: there is one.
-        groups: of the network.
-        replicas: pipelines side by side, each on its part of every batch.
-        device: where tensors are.
+        group: processes; None if this one is alone.
+        groups: number of groups of the network.
+        replicas: number of pipelines side by side, each on its part of every batch.
+        device: device of the tensors.
+
+    Attributes:
+        replica: number of the pipeline that this process belongs to, from 0.
+        position: number of this process in its pipeline, from 0.
 
     Raises:
         ConfigError: see `require_processes`.
@@ -88,11 +92,11 @@ class Pipeline:
         self._group = group or ProcessGroup(0, 1)
         require_processes(self._group.size, groups=groups, replicas=replicas)
         self._length = self._group.size // replicas
-        self.replica, self.place = divmod(self._group.rank, self._length)
+        self.replica, self.position = divmod(self._group.rank, self._length)
         self._groups, self._device, self.replicas = groups, device, replicas
-        self._average: Average | None = None
+        self._all_reduce_gradients: AllReduce | None = None
         self._links = Links()
-        self._reports: list[Channel] = []  # to rank 0; of rank 0, to all others
+        self._reports: list[Channel] = []  # to rank 0; in rank 0, to all others
         if self._group.size > 1:
             self._open()
 
@@ -101,13 +105,13 @@ class Pipeline:
         """Whether this is rank 0, which reads the data and writes the run."""
         return self._group.rank == 0
 
-    def share(self, value: Any = None) -> Any:
-        """Rank 0's value, in every process: plain values."""
-        return value if self._group.size == 1 else self._group.share(value)
+    def broadcast(self, value: Any = None) -> Any:
+        """Return rank 0's value in every process; made of plain values, as JSON has them."""
+        return value if self._group.size == 1 else self._group.broadcast(value)
 
     def assign(self, seconds: Sequence[float] | None) -> list[range]:
-        """Which groups each process of a replica holds. See `share_groups`."""
-        return share_groups(self._groups, self._length, seconds)
+        """Return which groups each process of a replica holds; see `assign_groups`."""
+        return assign_groups(self._groups, self._length, seconds)
 
     @property
     def must_balance(self) -> bool:
@@ -117,50 +121,50 @@ class Pipeline:
     def stage(
         self,
         network: LocalCriticNetwork,
-        shares: Sequence[range],
-        config: TrainConfig,
+        assignment: Sequence[range],
+        config: ResolvedTrainConfig,
         loss: Loss,
         *,
         distance: Distance = softened_distance,
     ) -> Stage:
-        """This process's part of the network; `distance` is for critics that distil."""
-        workers = []
-        for index in shares[self.place]:
-            critic = network.critics[index] if index < len(network.critics) else None
-            for module in (network.groups[index], critic):
+        """Make this process's part of the training.
+
+        Args:
+            network: whole network; only this process's groups and critics are moved to the device.
+            assignment: groups of each process, from `assign`.
+            config: settings of the training.
+            loss: loss per sample.
+            distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
+        """
+        own = [part for part in network.parts() if part[0] in assignment[self.position]]
+        for _, group, critic in own:
+            for module in (group, critic):
                 if module is not None:
                     if any(tensor.is_meta for tensor in module.parameters()):
-                        module.to_empty(device=config.device)  # its weights come with `distribute`
+                        module.to_empty(device=config.device)  # its weights come with `scatter`
                     moved(module, config.device)
-            workers.append(
-                Worker(
-                    index,
-                    network.groups[index],
-                    critic,
-                    config,
-                    distance=distance,
-                    replica=self.replica,
-                    average=self._average,
-                )
-            )
-        return Stage(workers, config, loss, self._links)
+        trainers = [
+            GroupTrainer(part, config, replica=self.replica, all_reduce_gradients=self._all_reduce_gradients)
+            for part in own
+        ]
+        return Stage(trainers, config, loss, distance=distance, links=self._links)
 
-    def distribute(self, stage: Stage, tensors: Mapping[str, Tensor] | None, shares: Sequence[range]) -> None:
-        """Give every process its part of a checkpoint, which rank 0 has: all begin with the same weights."""
+    def scatter(self, stage: Stage, tensors: Mapping[str, Tensor] | None, assignment: Sequence[range]) -> None:
+        """Give every process its part of rank 0's checkpoint, so that all begin with the same weights."""
         if not self.is_first:
             own = self._receive_tensors(self._reports[0])
         else:
             assert tensors is not None
             for rank, channel in enumerate(self._reports, start=1):
-                for index in shares[rank % self._length]:
+                for index in assignment[rank % self._length]:
                     _send_tensors(channel, tensors_of(index, tensors))
                 channel.send()
             own = dict(tensors)
-        for worker in stage.workers:
-            worker.load(own)
+        for trainer in stage.trainers:
+            trainer.load(own)
 
     def collect(self, stage: Stage) -> dict[str, Tensor] | None:
-        """A whole checkpoint, in rank 0; None elsewhere."""
+        """Return the whole checkpoint in rank 0, and None elsewhere."""
         if not self.is_first:
             if self.replica == 0:
                 _send_tensors(self._reports[0], stage.tensors())
@@ -172,14 +176,14 @@ class Pipeline:
         return tensors
 
     def gather(self, note: dict[str, Any]) -> list[dict[str, Any]] | None:
-        """The notes of all processes, in rank 0; None elsewhere."""
+        """Return the notes of all processes in rank 0, and None elsewhere."""
         if not self.is_first:
             self._reports[0].send(note)
             return None
         return [note, *(channel.receive().note for channel in self._reports)]
 
     def close(self) -> None:
-        """End all channels, once training is over."""
+        """Close all channels once training is over."""
         for channel in [*self._links.all, *self._reports]:
             channel.close()
 
@@ -189,17 +193,17 @@ class Pipeline:
         def ahead(peer: int) -> Channel:
             return Channel(peer, ahead=True)
 
-        previous = ahead(rank - 1) if self.place > 0 else None
-        source = previous if self.place > 0 or rank == 0 else ahead(0)
+        previous = ahead(rank - 1) if self.position > 0 else None
+        source = previous if self.position > 0 or rank == 0 else ahead(0)
         first_ranks = tuple(ahead(replica * length) for replica in range(1, self.replicas)) if rank == 0 else ()
-        following = ahead(rank + 1) if self.place < length - 1 else None
+        following = ahead(rank + 1) if self.position < length - 1 else None
         self._links = Links(source=source, previous=previous, next=following, first_ranks=first_ranks)
         others = range(1, self._group.size) if rank == 0 else (0,)
         self._reports = [Channel(other, tag=1) for other in others]
         if self.replicas > 1:
             with lost_processes():
                 mesh = init_device_mesh(self._device, (self.replicas, length), mesh_dim_names=("replica", "group"))
-            self._average = _averaging(mesh.get_group("replica"), self.replicas)
+            self._all_reduce_gradients = _gradient_all_reduce(mesh.get_group("replica"), self.replicas)
 
     def _receive_tensors(self, channel: Channel) -> dict[str, Tensor]:
         tensors = {}
@@ -213,8 +217,8 @@ def _send_tensors(channel: Channel, tensors: Mapping[str, Tensor]) -> None:
         channel.send({"name": name}, [tensor])
 
 
-def _averaging(group: dist.ProcessGroup, replicas: int) -> Average:
-    def average(parameters: Iterable[nn.Parameter]) -> None:
+def _gradient_all_reduce(group: dist.ProcessGroup, replicas: int) -> AllReduce:
+    def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if not gradients:
             return
@@ -226,4 +230,4 @@ def _averaging(group: dist.ProcessGroup, replicas: int) -> Average:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
 
-    return average
+    return all_reduce_gradients

@@ -1,4 +1,4 @@
-"""The processes of one training, on torch.distributed: how they find each other, agree, and notice that one is lost."""
+"""The processes of one training, on torch.distributed: how they meet, agree, and notice that one is lost."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import torch.distributed as dist
 from lctprune.errors import ConfigError, ProcessLostError, first_line
 
 BEAT_SECONDS = 1.0
-YIELD_SECONDS = 5.0  # which a process that has lost another leaves to that one's own word
-RUN_ID = "lctprune-"  # what the names of `lctprune train --processes`' launches begin with
+YIELD_SECONDS = 5.0  # a process that has lost another one waits so long, for that one to report its own failure
+RUN_ID = "lctprune-"  # prefix of the run ids of `lctprune train --processes`
 LONGEST_TIMEOUT = 86_400
 STARTUP_SECONDS = 25.0  # for the first sign of life of processes that an elastic launcher starts together
-SCATTERED_STARTUP_SECONDS = 300.0  # and of those that are started one by one
+SEPARATE_STARTUP_SECONDS = 300.0  # for that of processes that are started one by one
 NEVER = datetime.timedelta(days=1)  # waiting is no failure: the watch tells a slow process from a lost one
 
 
@@ -35,8 +35,8 @@ class ProcessGroup:
     rank: int
     size: int
 
-    def share(self, value: Any = None) -> Any:
-        """Rank 0's value, in every process: plain values, as JSON has them."""
+    def broadcast(self, value: Any = None) -> Any:
+        """Return rank 0's value in every process; made of plain values, as JSON has them."""
         values = [json.dumps(value)]
         with lost_processes():
             dist.broadcast_object_list(values, src=0)
@@ -46,7 +46,7 @@ class ProcessGroup:
         """Refuse processes that were started with different settings.
 
         Raises:
-            ConfigError: in every process, naming the first difference.
+            ConfigError: the settings differ; raised in every process, naming the first difference.
         """
         everyone: list[str] = [""] * self.size
         with lost_processes():
@@ -62,15 +62,15 @@ class ProcessGroup:
 
 
 def is_started() -> bool:
-    """Whether a launcher such as torchrun started this process as one of several."""
+    """Tell whether a launcher such as torchrun started this process as one of several."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def process_count(asked: int) -> int:
-    """How many processes there are, or are to be.
+    """Return how many processes train, or will once they are launched.
 
     Raises:
-        ConfigError: the launcher started another number than was asked for.
+        ConfigError: the launcher started a different number than `asked`.
     """
     size = int(os.environ["WORLD_SIZE"]) if is_started() else asked
     if asked not in (1, size):
@@ -79,12 +79,12 @@ def process_count(asked: int) -> int:
 
 
 def local_processes() -> int:
-    """How many processes of the training share this machine, by the launcher's word."""
+    """Return how many processes of the training run on this machine, as the launcher says."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_started() else 1
 
 
 def is_spoken_for() -> bool:
-    """Whether this process is one of `lctprune train --processes`, which says what went wrong in any of them."""
+    """Tell whether `lctprune train --processes` started this process, and will report what goes wrong in it."""
     return os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(RUN_ID)
 
 
@@ -92,9 +92,9 @@ def record_failure(message: str, exit_code: int, *, is_cause: bool) -> None:
     """Tell the launcher why this process ends, in the file that torch's elastic launcher reads.
 
     Args:
-        message: one line.
-        exit_code: of this process.
-        is_cause: false where this process ends because another one did, which is given time to say so itself.
+        message: reason, in one line.
+        exit_code: exit code of this process.
+        is_cause: false if this process ends because another one did; that one is then given time to report first.
     """
     if not is_cause:
         time.sleep(YIELD_SECONDS)
@@ -111,8 +111,9 @@ def process_group(
 
     Args:
         device: cpu (gloo) or cuda (NCCL, one device per process).
-        timeout_s: a process that gives no sign of life for as long is lost.
-        on_lost: called in a thread of its own when a process is lost; it must end this process, which may hang.
+        timeout_s: seconds without a sign of life after which a process is lost.
+        on_lost: callback, called in a thread of its own when a process is lost; it must end this process, which may
+            hang.
 
     Raises:
         ConfigError: the launcher's address cannot be used, or `timeout_s` is out of range.
@@ -154,7 +155,7 @@ def _meet(device: str) -> None:
 
 @contextmanager
 def lost_processes(which: str = "another process") -> Iterator[None]:
-    """torch.distributed's errors inside mean that another process is lost."""
+    """Turn torch.distributed's errors inside the block into a `ProcessLostError`."""
     try:
         yield
     except RuntimeError as error:
@@ -166,11 +167,11 @@ def _watch(
 ) -> None:
     """Give signs of life and look for those of all others, until `ended`.
 
-    It has a connection of its own to the launcher's store. A stopped process keeps its sockets open: only its silence
-    tells.
+    The watch has a connection of its own to the launcher's store. A stopped process keeps its sockets open: only its
+    silence shows that it has stopped.
     """
     is_elastic = "TORCHELASTIC_RUN_ID" in os.environ
-    startup_s = max(timeout_s, STARTUP_SECONDS if is_elastic else SCATTERED_STARTUP_SECONDS)
+    startup_s = max(timeout_s, STARTUP_SECONDS if is_elastic else SEPARATE_STARTUP_SECONDS)
     launcher = os.getppid()
     family = f"{socket.gethostname()} {launcher}"
     last: dict[int, tuple[str, float]] = {}  # sign of life by rank, and when it came
@@ -208,6 +209,6 @@ def _key(rank: int) -> str:
 
 
 def _sibling(sign: str, family: str) -> int | None:
-    """Process number of who gave a sign, if the same launcher on the same host started it."""
+    """Return the id of the process that gave a sign, if this launcher on this host started it too."""
     *others, pid, _ = sign.split() or ("", "", "")
     return int(pid) if " ".join(others) == family else None

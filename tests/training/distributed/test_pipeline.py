@@ -20,7 +20,7 @@ import torch
 
 import lctprune as lct
 from lctprune.measure.step_costs import group_seconds
-from lctprune.training.distributed.pipeline import require_processes, share_groups
+from lctprune.training.distributed.pipeline import assign_groups, require_processes
 
 RANKS = Path(__file__).with_name("ranks.py")
 SLOW_TRAINING = [  # two epochs a second in one process
@@ -40,7 +40,7 @@ def run_ranks(folder: Path, processes: int, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of every case in one process with one thread."""
+    """Train every case in one process with one thread."""
     folder = tmp_path_factory.mktemp("alone")
     run_ranks(folder, 1)
     return folder
@@ -51,7 +51,7 @@ def checkpoint(run: Path) -> dict[str, torch.Tensor]:
 
 
 def learnt(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, without what depends on the clock."""
+    """Read the rows of metrics.csv, without what depends on the clock."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "images_per_s"} for row in csv.DictReader(file)]
 
@@ -101,7 +101,7 @@ def test_two_replicas_are_one_pipeline_with_the_whole_batch(alone: Path, tmp_pat
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """The command line, in a session of its own as on a terminal."""
+    """Start the command line in a session of its own, as on a terminal."""
     command = [sys.executable, "-m", "lctprune", *arguments]
     return subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -127,7 +127,7 @@ def exists(process: int) -> bool:
 
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A long training on two processes, after its first epoch."""
+    """Start a long training on two processes, and wait for its first epoch."""
     process = start(*SLOW_TRAINING, "--epochs", "500", "--processes", "2", "--out", "run", cwd=tmp_path)
     wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None)
     yield process
@@ -282,10 +282,10 @@ def test_numbers_of_processes_that_do_not_fit_are_refused(
 
 
 def test_groups_are_shared_out_by_their_time() -> None:
-    assert share_groups(4, 2, [1.0, 1.0, 1.0, 3.0]) == [range(3), range(3, 4)]
-    assert share_groups(4, 2, [3.0, 1.0, 1.0, 1.0]) == [range(1), range(1, 4)]
-    assert share_groups(4, 4) == [range(index, index + 1) for index in range(4)]
-    assert share_groups(3, 1) == [range(3)]
+    assert assign_groups(4, 2, [1.0, 1.0, 1.0, 3.0]) == [range(3), range(3, 4)]
+    assert assign_groups(4, 2, [3.0, 1.0, 1.0, 1.0]) == [range(1), range(1, 4)]
+    assert assign_groups(4, 4) == [range(index, index + 1) for index in range(4)]
+    assert assign_groups(3, 1) == [range(3)]
 
 
 @pytest.mark.parametrize(("processes", "replicas"), [(0, 1), (1, 0), (3, 2), (5, 1), (10, 2)])

@@ -1,0 +1,68 @@
+"""What one group's trainer keeps, and what critics of a regression learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lctprune as lct
+from lctprune.training.group_trainer import GroupTrainer, tensors_of
+
+MakeNetwork = Callable[..., lct.LocalCriticNetwork]
+
+
+def test_a_trainer_finds_its_own_tensors_in_a_checkpoint(make_network: MakeNetwork) -> None:
+    config = lct.TrainConfig().resolved()
+    trainers = [GroupTrainer(part, config) for part in make_network().parts()]
+    checkpoint = {name: tensor for trainer in trainers for name, tensor in trainer.tensors().items()}
+    parts = [tensors_of(index, checkpoint) for index in range(len(trainers))]
+    assert [part.keys() for part in parts] == [trainer.tensors().keys() for trainer in trainers]
+    other = [GroupTrainer(part, config) for part in make_network(seed=1).parts()]
+    for trainer in other:
+        trainer.load(checkpoint)
+    again = {name: tensor for trainer in other for name, tensor in trainer.tensors().items()}
+    assert all(torch.equal(again[name], tensor) for name, tensor in checkpoint.items())
+
+
+def test_a_critic_of_a_regression_learns_the_next_exits_numbers(tmp_path: Path) -> None:
+    """One step of plain SGD on nothing but the squared distance, written out."""
+    torch.manual_seed(0)
+    group, critic, last = torch.nn.Linear(3, 4), torch.nn.Linear(4, 1), torch.nn.Linear(4, 1)
+    split = lct.TensorSplit(torch.randn(8, 3), torch.randn(8, 1))
+    data = lct.Data(train=split, val=split, test=split, classes=())
+    hidden = group(split.inputs).detach()
+    objective = (critic(hidden) - last(hidden).detach()).square().mean()
+    (expected,) = torch.autograd.grad(objective, critic.weight)
+    before = critic.weight.detach().clone()
+    config = lct.TrainConfig(
+        epochs=1, batch_size=8, distill=1.0, optimizer="sgd", momentum=1e-9, weight_decay=0.0, warmup=0.0, lr=0.1
+    )
+    lct.train(lct.LocalCriticNetwork([group, last], [critic]), data, config, run_dir=tmp_path / "run")
+    torch.testing.assert_close((before - critic.weight) / 0.1, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_of_ones_own_on_numbers_says_how_far_outputs_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    split = lct.TensorSplit(torch.randn(16, 3), torch.randn(16, 1))
+    data = lct.Data(train=split, val=split, test=split, classes=())
+
+    def huber(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.huber_loss(output, target, reduction="none").mean(1)
+
+    def critic_after(name: str, **settings: Any) -> torch.Tensor:
+        torch.manual_seed(1)
+        critic = torch.nn.Linear(4, 1)
+        network = lct.LocalCriticNetwork([torch.nn.Linear(3, 4), torch.nn.Linear(4, 1)], [critic])
+        distance = settings.pop("distance", None)
+        config = lct.TrainConfig(epochs=1, batch_size=8, optimizer="sgd", **settings)
+        lct.train(network, data, config, run_dir=tmp_path / name, loss=huber, distance=distance)
+        return critic.weight
+
+    with pytest.raises(lct.ConfigError, match=r"distance=\.\.\.\), or that critics do not distil \(distill=0\)"):
+        critic_after("unknown")
+    assert not torch.equal(critic_after("none", distill=0), critic_after("huber", distance=huber))
+    critic_after("joint", method="joint")  # nothing is distilled
