@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.data.splits import stratified
+from lctprune.data.held_out import stratified
 from lctprune.measure.scores import score_exits
 from lctprune.models.build import fitted
 from lctprune.models.images import least_resnet_width

@@ -13,7 +13,9 @@ from torchvision import datasets
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Normalization, TensorSplit, stratified
+from lctprune.data.held_out import stratified
+from lctprune.data.preprocessing import Normalization
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2

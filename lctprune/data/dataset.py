@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
-from lctprune.data.splits import Augmentation, Normalization, Split
-
-NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+from lctprune.data.preprocessing import Normalization
+from lctprune.data.splits import Split, sample_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ def _statistics(normalization: Normalization) -> dict[str, list[float]]:
 
 def split_sizes(data: Data) -> dict[str, int]:
     """Number of samples of each split."""
-    return {"train": len(data.train.targets), "val": len(data.val.targets), "test": len(data.test.targets)}
+    return {name: sample_count(getattr(data, name)) for name in ("train", "val", "test")}
 
 
 class Statistics(NamedTuple):
@@ -101,11 +100,3 @@ def recorded_statistics(recorded: Mapping[str, Any]) -> Statistics:
 def _read(recorded: Mapping[str, Any]) -> Normalization | None:
     mean, std = (tuple(recorded.get(name, ())) for name in ("mean", "std"))
     return Normalization(mean, std) if mean else None
-
-
-def augmentation_of(config: DataConfig, size: int) -> Augmentation:
-    kind = config.augment
-    if kind == "auto":
-        kind = "crop" if config.name in NO_FLIP else "crop-flip"
-    crop = max(1, round(size * config.shift))
-    return Augmentation(crop=0 if kind == "none" else crop, flip=kind == "crop-flip")

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from lctprune.data.splits import NO_AUGMENTATION, Augmentation, Batch, Normalization
+from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
+from lctprune.data.splits import Batch, Split
+from lctprune.data.torch_loader import one_line_errors
 from lctprune.errors import DataError
 
 
@@ -65,7 +67,7 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part[0] == "." for part in path.relative_to(folder).parts)
 
 
-class FolderSplit:
+class FolderSplit(Split):
     """A split of large image files, decoded by worker processes as training goes.
 
     Training crops a random part and resizes it (Szegedy et al. 2015); evaluation resizes the shorter side and takes the
@@ -82,7 +84,7 @@ class FolderSplit:
         size: int,
     ) -> None:
         self.paths = paths
-        self.targets = targets
+        self._targets = targets
         self.normalization = normalization
         changes: list[Any] = [v2.RandomHorizontalFlip()] if augmentation.flip else []
         shape = (size, size)
@@ -91,10 +93,17 @@ class FolderSplit:
         if not augmentation.crop:
             self._train_transform = v2.Compose([self._test_transform, *changes])
 
+    @property
+    def targets(self) -> Tensor:
+        """Labels of the files, in their order."""
+        return self._targets
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield every sample once, in order."""
         yield from self._load(self._test_transform, batch_size, generator=torch.Generator())  # not the global one
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        """Yield full batches in an order by `seed`."""
         generator = torch.Generator().manual_seed(seed)
         batch_size = min(batch_size, len(self.paths))
         yield from self._load(self._train_transform, batch_size, shuffle=True, drop_last=True, generator=generator)
@@ -102,13 +111,8 @@ class FolderSplit:
     def _load(self, transform: Callable[[Any], Any], batch_size: int, **options: Any) -> Iterator[Batch]:
         workers = max(1, min(4, (os.cpu_count() or 2) - 1))  # never 0: workers draw from the generator of `options`
         dataset = _ImageFiles(self.paths, self.targets, transform)
-        try:
-            for images, targets in DataLoader(dataset, batch_size, num_workers=workers, **options):
-                yield self.normalization.apply(images), targets
-        except DataError as error:  # the worker's traceback is in its message; the last line is ours
-            raise DataError(
-                str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
-            ) from error
+        for images, targets in one_line_errors(DataLoader(dataset, batch_size, num_workers=workers, **options)):
+            yield self.normalization.apply(images), targets
 
 
 def streamed_resize(size: int) -> int:

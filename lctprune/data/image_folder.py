@@ -11,10 +11,13 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.builtin import NAMED
-from lctprune.data.dataset import Data, augmentation_of
+from lctprune.data.dataset import Data
+from lctprune.data.held_out import stratified
 from lctprune.data.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
+from lctprune.data.preprocessing import Normalization, augmentation_of
 from lctprune.data.sentences import text_data
-from lctprune.data.splits import Normalization, Split, TensorSplit, stratified
+from lctprune.data.splits import Split
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

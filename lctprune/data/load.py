@@ -11,10 +11,12 @@ from pathlib import Path
 
 from lctprune.config.data import DataConfig
 from lctprune.data.builtin import EMBEDDED, TORCHVISION, RawData, digit_rows, digits, torchvision_data
-from lctprune.data.dataset import Data, augmentation_of
+from lctprune.data.dataset import Data
+from lctprune.data.held_out import stratified
 from lctprune.data.image_folder import load_image_folder
-from lctprune.data.splits import Normalization, TensorSplit, stratified
+from lctprune.data.preprocessing import Normalization, augmentation_of
 from lctprune.data.tables import table_data
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import TensorSplit, stratified
+from lctprune.data.held_out import stratified
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.errors import DataError
 

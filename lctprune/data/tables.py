@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Normalization, TensorSplit, stratified
+from lctprune.data.held_out import stratified
+from lctprune.data.preprocessing import Normalization
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 from lctprune.utils.files import sha256
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lctprune.data.image_files import FolderSplit, decode_images
-from lctprune.data.splits import Augmentation, Normalization, TensorSplit
+from lctprune.data.preprocessing import Augmentation, Normalization
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)

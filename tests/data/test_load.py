@@ -21,7 +21,9 @@ from torchvision import datasets
 
 from lctprune.data.image_files import FolderSplit
 from lctprune.data.load import Data, DataConfig, load_data, relocated
-from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
+from lctprune.data.preprocessing import Augmentation, Normalization
+from lctprune.data.splits import Split
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import ConfigError, DataError
 
 
