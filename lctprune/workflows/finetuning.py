@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Batch, Split
+from lctprune.data.splits import Batch, Split, sample_count
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models.build import network_of
@@ -143,7 +143,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -
     )
 
 
-class TaughtSplit:
+class TaughtSplit(Split):
     """A split whose shuffled batches carry, behind each target, what a teacher gives for the input.
 
     Targets become [batch, target's numbers + outputs], in single precision; `batches` are as they were.
@@ -161,6 +161,11 @@ class TaughtSplit:
     @property
     def targets(self) -> Tensor:
         return self._split.targets
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in one pass."""
+        return sample_count(self._split)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         return self._split.batches(batch_size)
