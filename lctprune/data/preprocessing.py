@@ -32,7 +32,7 @@ class Normalization(NamedTuple):
         return cls(tuple(means), tuple(stds))
 
     def apply(self, images: Tensor) -> Tensor:
-        """Normalise uint8 [n, height, width, channels] to float32 [n, channels, height, width], stored channels last."""
+        """Turn uint8 [n, height, width, channels] into float32 [n, channels, height, width], stored channels last."""
         scale = 1 / (255 * torch.tensor(self.std))
         shift = -torch.tensor(self.mean) / torch.tensor(self.std)
         return (images * scale).add_(shift).permute(0, 3, 1, 2)

@@ -35,7 +35,7 @@ def changed(images: Tensor, indices: Sequence[int], augmentation: Augmentation, 
 
 
 def variants(image: Tensor, augmentation: Augmentation) -> list[bytes]:
-    """The oracle: every crop of the padded image, and its mirror image, one by one."""
+    """Make every crop of the padded image and its mirror image, one by one: the oracle."""
     height, width, _ = image.shape
     crop = augmentation.crop
     padded = numpy.pad(image.numpy(), ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
