@@ -22,6 +22,7 @@ check: $(READY)  ## formatting, lint, types; import direction is among the tests
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/installed .
 	test "$$(ls build/installed | grep -v -e dist-info -e '^bin$$')" = lctprune
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
+	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml $(CURDIR)/benchmarks
 
 format: $(READY)
 	$(BIN)/ruff format .

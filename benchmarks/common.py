@@ -1,4 +1,4 @@
-"""What several benchmark scripts need: data at a scale, one training and its figures; networks, batches and steps to time."""
+"""What several scripts need: data at a scale, one training and its figures; networks, batches and steps to time."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def build(recipe: lct.NetworkConfig, training: lct.TrainConfig | None = None) -> lct.LocalCriticNetwork:
-    """Build a network with weights by seed 0, channels last; `training` is what cuts balanced by time are measured for."""
+    """Build a network with weights by seed 0, channels last; cuts balanced by time are measured for `training`."""
     torch.manual_seed(0)
     return lct.build_network(recipe, training=training).to(memory_format=torch.channels_last).train()
 
