@@ -26,6 +26,7 @@ check: $(READY)  ## formatting, lint, what is installed, import contracts, types
 		find lctprune -name __init__.py -not -path 'lctprune/cli/*' -not -path 'lctprune/reports/*' | sort)
 	cd build/installed && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
+	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml $(CURDIR)/benchmarks
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,31 +1,25 @@
-"""Which settings of local critic training make the best family of sub-networks: one table, all at the same scale.
+"""Compare the settings of local critic training by the sub-networks they make: one table, all at the same scale.
 
     python benchmarks/ablation.py --data DIR --seeds 2                     # all variants: hours on 2 cores
     python benchmarks/ablation.py --data DIR --only backprop matching      # those whose name begins with one of these
-    python benchmarks/ablation.py --quick                                  # to see that the script works
+    python benchmarks/ablation.py --quick                                  # four variants, to see that the script works
 
 A variant is trained with every seed: the same network (ResNet-18 of some width), data, epochs and schedule, and its own
-objective, critics, groups or additions. Printed and written to a CSV file: accuracy of every exit on the validation
+objective, critics or groups. Printed and written to a CSV file: accuracy of every exit on the validation
 split, mean and deviation over the seeds; MACs of every exit; the time of training. `alone K` is the architecture of
 exit K of 4 groups trained by backpropagation, by itself; `recipe, ...` is backpropagation with one setting changed. The
 test split is not touched.
-
-Three additions from the literature on local learning stand in this file alone, as they did not earn a place elsewhere:
-- overlap: a critic begins with a copy of the next group's first block, trained as a part of the critic;
-- momentum: the same, but the copy follows the next group as a moving average (Su et al. 2024, arXiv 2407.05623);
-- rescaled: the gradients of group i of N are multiplied by 2 i / (N + 1), so that early groups change less.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import csv
 import itertools
 import multiprocessing
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -33,10 +27,8 @@ from typing import Any, NamedTuple
 
 import torch
 from common import describe_scale, exit_accuracies, load, macs, make_quick, mean_and_deviation, scale_options, trained
-from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.critics import make_critic
 from lctprune.models.build import fitted
 
 
@@ -45,11 +37,13 @@ class Variant(NamedTuple):
 
     network: Mapping[str, Any] = MappingProxyType({})
     training: Mapping[str, Any] = MappingProxyType({})
-    addition: Callable[[lct.LocalCriticNetwork], lct.LocalCriticNetwork] | None = None
+
+
+QUICK = ("backprop", "distill 0:0.5", "alone 0", "2 groups")
 
 
 def variants() -> dict[str, Variant]:
-    """By name, in the order of the table."""
+    """Return all variants by name, in the order of the table."""
     found = {
         "backprop": Variant({"groups": 1}, {"method": "backprop"}),
         "joint": Variant(training={"method": "joint"}),
@@ -77,12 +71,7 @@ def variants() -> dict[str, Variant]:
         found[f"{kind} critics"] = Variant({"critic": kind, "critic_width": ()})
     found["paper critics by adam"] = Variant(found["paper critics"].network, {"critic_optimizer": "adam"})
     found |= {f"{groups} groups": Variant({"groups": groups}) for groups in (2, 3, 8)}
-    found |= {f"{groups} groups, balanced by time": Variant({"groups": groups, "balance": "time"}) for groups in (2, 4)}
-    return found | {
-        "overlap": Variant(addition=overlapping),
-        "momentum": Variant(addition=following),
-        "rescaled": Variant(training={"optimizer": "sgd"}, addition=rescaled),  # Muon takes no notice of a scale
-    }
+    return found
 
 
 def main() -> None:
@@ -99,6 +88,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     make_quick(arguments)
+    if arguments.quick:  # without touching what a real run left
+        arguments.out = arguments.out.parent / "quick" / arguments.out.name
+        arguments.out.unlink(missing_ok=True)
+        arguments.only = QUICK
     names = chosen(arguments.only)
     done = {(row["variant"], int(row["seed"])) for row in read(arguments.out, scale(arguments))}
     todo = [each for each in itertools.product(names, range(arguments.seeds)) if each not in done]
@@ -114,15 +107,15 @@ def main() -> None:
 
 
 def scale(arguments: argparse.Namespace) -> str:
-    """What all rows of one table have in common."""
-    names = ("data", "images", "val_images", "image_size", "shift", "width", "epochs", "batch_size")
+    """Describe what all rows of one table have in common."""
+    names = ("data", "images", "val_images", "image_size", "width", "epochs", "batch_size")
     config = lct.TrainConfig().resolved()
     settings = {name: getattr(arguments, name) for name in names} | {"optimizer": config.optimizer, "lr": config.lr}
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def chosen(wanted: Sequence[str]) -> list[str]:
-    """Names of variants, in the order in which they are wanted."""
+    """Return the names of the variants that are wanted, in that order."""
     known = list(variants())
     found = [[each] if each in known else [name for name in known if name.startswith(each)] for each in wanted]
     return list(dict.fromkeys(itertools.chain.from_iterable(found)))
@@ -142,8 +135,6 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     config = lct.TrainConfig(epochs=arguments.epochs, batch_size=arguments.batch_size, seed=seed, **variant.training)
     torch.manual_seed(seed)
     network = lct.build_network(recipe)
-    if variant.addition is not None:
-        network = variant.addition(network)
     seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
     return {
         "scale": scale(arguments),
@@ -156,13 +147,14 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
 
 
 def run_directory(arguments: argparse.Namespace, name: str, seed: int) -> Path:
-    """Of one variant and seed, beside the CSV file."""
+    """Return the run directory of one variant and seed, beside the CSV file."""
     parts = (scale(arguments), f"{name} {seed}")
-    return arguments.out.with_suffix("").joinpath(*(re.sub(r"[^\w.]+", "-", part) for part in parts))
+    folder: Path = arguments.out.with_suffix("")
+    return folder.joinpath(*(re.sub(r"[^\w.]+", "-", part) for part in parts))
 
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
-    """A line a variant: every exit's validation accuracy and MACs, and how long training took."""
+    """Print a line per variant: every exit's validation accuracy and MACs, and how long training took."""
     print(f"\n{'variant':32} {'n':>2}  {'validation accuracy (MACs) of each exit, shallowest first':80}  time")
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
@@ -176,7 +168,7 @@ def print_table(rows: Sequence[dict[str, str]]) -> None:
 
 
 def read(path: Path, wanted: str) -> list[dict[str, str]]:
-    """Rows that are there already, of that scale."""
+    """Read the rows of that scale that the file has already."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -192,75 +184,6 @@ def add(path: Path, row: dict[str, object]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
-
-
-# --- additions from the literature ------------------------------------------------------------------------------------
-
-
-def overlapping(network: lct.LocalCriticNetwork) -> lct.LocalCriticNetwork:
-    """Each critic begins with a copy of the next group's first block."""
-    return with_blocks(network, copy.deepcopy)
-
-
-def following(network: lct.LocalCriticNetwork) -> lct.LocalCriticNetwork:
-    """Each critic begins with a moving average of the next group's first block."""
-    return with_blocks(network, MovingAverage)
-
-
-class MovingAverage(nn.Module):
-    """A module whose parameters follow another one's: at each training step by a hundredth."""
-
-    def __init__(self, followed: nn.Module) -> None:
-        super().__init__()
-        self._followed = [followed]  # in a list: no part of this module
-        self.average = copy.deepcopy(followed).requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            with torch.no_grad():
-                pairs = zip(self.average.parameters(), self._followed[0].parameters(), strict=True)
-                for own, other in pairs:
-                    own.lerp_(other, 0.01)
-        return self.average(x)  # type: ignore[no-any-return]
-
-
-def with_blocks(network: lct.LocalCriticNetwork, block_of: Callable[[nn.Module], nn.Module]) -> lct.LocalCriticNetwork:
-    """The same groups, with critics of a block like the next group's first one, and a tail of half the width."""
-    recipe = network.recipe
-    assert recipe is not None
-    names = [f"layer{stage}.0" for stage in range(2, 2 + len(network.critics))]  # default cuts: after each stage
-    critics = []
-    x = recipe.example
-    for group, following_group, name in zip(network.groups, network.groups[1:], names, strict=False):
-        x = group.eval()(x)
-        block = following_group.get_submodule(name)
-        basic = BasicBlock(block)
-        shape = basic.eval()(x).shape[1:]
-        critics.append(nn.Sequential(block_of(basic), make_critic("tail", shape, recipe.num_outputs, width=0.5)))
-    return lct.LocalCriticNetwork(network.groups, critics)
-
-
-class BasicBlock(nn.Module):
-    """A residual block of a cut network, whose modules stand below one name, as a module that runs alone."""
-
-    def __init__(self, parts: nn.Module) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, x: Tensor) -> Tensor:
-        own = dict(self.parts.named_modules())
-        out = own["bn2"](own["conv2"](own["bn1"](own["conv1"](x)).relu()))
-        shortcut = own["downsample.1"](own["downsample.0"](x))
-        return (out + shortcut).relu()  # type: ignore[no-any-return]
-
-
-def rescaled(network: lct.LocalCriticNetwork) -> lct.LocalCriticNetwork:
-    """Gradients of group i of N are multiplied by 2 i / (N + 1)."""
-    count = len(network.groups)
-    for index, group in enumerate(network.groups, start=1):
-        for parameter in group.parameters():
-            parameter.register_hook(lambda gradient, factor=2 * index / (count + 1): gradient * factor)
-    return network
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 from common import (
     describe_scale,
     exit_accuracies,
+    group_flops,
     load,
     macs,
     make_quick,
@@ -33,7 +34,6 @@ from common import (
 )
 
 import lctprune as lct
-from lctprune.measure.group_costs import measure_groups
 from lctprune.models.build import fitted
 from lctprune.utils.modules import evaluation_mode
 
@@ -100,7 +100,7 @@ class Experiment:
         self.folder = arguments.out / f"seed-{seed}"
 
     def new_network(self, critics: int) -> lct.LocalCriticNetwork:
-        """With weights by the seed."""
+        """Build the network with weights by the seed."""
         torch.manual_seed(self.seed)
         config = lct.NetworkConfig(
             model="vgg-lct",
@@ -113,7 +113,7 @@ class Experiment:
         return lct.build_network(fitted(config, self.data))
 
     def train(self, name: str, network: lct.LocalCriticNetwork, critic_period: int = 1) -> dict[str, object]:
-        """The row of one training."""
+        """Train a network and return its row."""
         config = lct.TrainConfig(
             method="local-critic" if network.critics else "backprop",
             epochs=self.epochs,
@@ -134,13 +134,13 @@ class Experiment:
         return {**row, "seconds": round(seconds)}
 
     def row(self, name: str, network: lct.LocalCriticNetwork, accuracy: float, exit: int) -> dict[str, object]:
-        """Of one exit of a trained network."""
+        """Make the row of one exit of a trained network."""
         own = macs(network, self.data.example)[exit]
         return {"name": name, "seed": self.seed, "test": round(accuracy, 5), "macs": own, "seconds": ""}
 
 
 def one_seed(arguments: argparse.Namespace, data: lct.Data, seed: int) -> list[dict[str, object]]:
-    """The rows of the tables that are asked for."""
+    """Train what the tables that are asked for need, and return their rows."""
     experiment = Experiment(arguments, data, seed)
     network = experiment.new_network(3)
     rows = [experiment.train("LC (3)", network)]
@@ -165,7 +165,7 @@ def one_seed(arguments: argparse.Namespace, data: lct.Data, seed: int) -> list[d
 
 
 def ensemble_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> list[float]:
-    """Of the first 1, 2, ... exits together, their softmax outputs averaged."""
+    """Measure the first 1, 2, ... exits together, their softmax outputs averaged."""
     right = torch.zeros(len(network.groups))
     with evaluation_mode(network), torch.inference_mode():
         for inputs, targets in split.batches(256):
@@ -175,13 +175,12 @@ def ensemble_accuracies(network: lct.LocalCriticNetwork, split: lct.Split) -> li
 
 
 def ensemble_macs(network: lct.LocalCriticNetwork, data: lct.Data, size: int) -> int:
-    """Of the first `size` exits together: each group once, and each critic."""
-    costs = measure_groups(network, data.example)[:size]
-    return sum(group.flops + group.critic_flops for group in costs) // 2
+    """Count the multiply-adds of the first `size` exits together: each group once, and each critic."""
+    return sum(map(sum, group_flops(network, data.example)[:size])) // 2
 
 
 def print_tables(rows: list[dict[str, object]]) -> None:
-    """Test accuracy in percent beside the paper's."""
+    """Print test accuracy in percent beside the paper's."""
     print(f"\n{SOURCE}")
     tables: Mapping[str, list[str]] = {
         "Table 1: the main network": ["BP", "LC (1)", "LC (3)", "LC (5)"],

@@ -11,20 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
-from common import exit_accuracies, macs, trained
+from common import exit_accuracies, group_flops, macs, trained
 from peers_pruning import pruned_to, without_crash
 from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
-from lctprune.measure.group_costs import measure_groups
 from lctprune.models.build import build_model, fitted
 from lctprune.models.images import least_resnet_width
 from lctprune.workflows.members import FINETUNED
 
 
 def training_macs(samples: int, trained: int, frozen: int = 0) -> int:
-    """Multiply-adds of training: forward and two backward ones of what is trained, forward only of what is frozen."""
+    """Count multiply-adds of training: three passes of what is trained, one (forward) of what is frozen."""
     return samples * (3 * trained + frozen)
 
 
@@ -35,12 +34,12 @@ class Experiment:
         self.arguments, self.data, self.seed = arguments, data, seed
         family = self.family()
         self.exit_macs = macs(family)
-        whole = sum(costs.flops + costs.critic_flops for costs in measure_groups(family, data.example)) // 2
+        whole = sum(map(sum, group_flops(family, data.example))) // 2
         self.epoch_samples = len(data.train.targets)
         self.compute = training_macs(arguments.epochs * self.epoch_samples, whole)
 
     def rows(self) -> Iterator[Measured]:
-        """Of all parts that are asked for, each as it is trained."""
+        """Yield the rows of all parts that are asked for, each as it is trained."""
         epochs = self.arguments.epochs
         if "lctprune" in self.arguments.parts:
             yield from self.dense()
@@ -60,21 +59,20 @@ class Experiment:
             yield from self.plain("narrower", makers, self.budgets(WHOLE, EACH))
 
     def dense(self) -> Iterator[Measured]:
-        """The run with critics, and what is added to it."""
+        """Train the run with critics, and what is added to it."""
         network, epochs = self.family(), self.arguments.epochs
         run, seconds = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
         yield from self.measured(OURS, "exit", WHOLE, network, epochs, self.compute, seconds)
         start = time.perf_counter()
         run = lct.densify(run, data=self.data)
         seconds, network = time.perf_counter() - start, lct.load_network(run)
-        costs = measure_groups(network, self.data.example)
-        critics, frozen = (sum(each) // 2 for each in zip(*((c.critic_flops, c.flops) for c in costs), strict=True))
+        frozen, critics = (sum(each) // 2 for each in zip(*group_flops(network, self.data.example), strict=True))
         cost = training_macs(run.epochs_done * self.epoch_samples, critics, frozen)
         added = list(self.measured(ADDED, "exit", WHOLE, network, run.epochs_done, self.compute + cost, seconds))
         yield from added[:-1]  # the last is the main network again
 
     def finetuned(self) -> Iterator[Measured]:
-        """Half of the compute for a run with critics, the rest to fine-tune its exits, or each of them."""
+        """Spend half of the compute on a run with critics, the rest on fine-tuning all of its exits, or each."""
         network = self.family()
         epochs = max(1, round(self.arguments.epochs / 2))
         run, _ = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
@@ -98,7 +96,7 @@ class Experiment:
     def plain(
         self, method: str, makers: Mapping[str, Callable[[], nn.Module]], budgets: Iterable[str]
     ) -> Iterator[Measured]:
-        """Networks trained by backpropagation, each by itself."""
+        """Train networks by backpropagation, each by itself."""
         for budget, (name, make) in itertools.product(budgets, makers.items()):
             network = lct.LocalCriticNetwork([without_crash(make())])
             share = self.compute / len(makers) if budget == WHOLE else self.compute
@@ -106,7 +104,7 @@ class Experiment:
             yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
 
     def pruned(self) -> Iterator[Measured]:
-        """Half of the compute for the main network, the rest to fine-tune the pruned ones, or each of them."""
+        """Spend half of the compute on the main network, the rest on fine-tuning all pruned ones, or each."""
         main = lct.LocalCriticNetwork([self.model(self.arguments.width)])
         epochs = self.affordable(self.compute // 2, main)
         self.train("to be pruned", main, self.config(epochs))
@@ -130,7 +128,7 @@ class Experiment:
         yield from self.measured(method, name, budget, network, config.epochs, cost, seconds)
 
     def train(self, name: str, network: lct.LocalCriticNetwork, config: lct.TrainConfig) -> tuple[lct.Run, float]:
-        """The run, in a directory of that name, and its seconds."""
+        """Train in a run directory of that name: the run and its seconds."""
         folder = self.arguments.out / f"seed-{self.seed}" / name.replace(" ", "-")
         _, run, seconds = trained(network, config, self.data, run_dir=folder)
         return run, seconds
@@ -145,7 +143,7 @@ class Experiment:
         cost: int,
         seconds: float,
     ) -> Iterator[Measured]:
-        """A row for every exit."""
+        """Yield a row for every exit."""
         val, test = (exit_accuracies(network, split) for split in (self.data.val, self.data.test))
         for exit, own in enumerate(macs(network, self.data.example)):
             yield Measured(
@@ -162,16 +160,16 @@ class Experiment:
             )
 
     def family(self) -> lct.LocalCriticNetwork:
-        """The network with critics, new, with weights by the seed."""
+        """Build the network with critics, with weights by the seed."""
         torch.manual_seed(self.seed)
         return lct.build_network(self.network_config(self.arguments.width))
 
     def truncated(self, exit: int) -> nn.Module:
-        """One exit's architecture, new, with the weights that it has in the family."""
+        """Build one exit's architecture, with the weights that it has in the family."""
         return self.family().subnetwork(exit)
 
     def model(self, width: int) -> nn.Module:
-        """The plain network, new; at the width asked for it has the weights of the family's main network."""
+        """Build the plain network; at the width asked for it has the weights of the family's main network."""
         torch.manual_seed(self.seed)
         return build_model(self.network_config(width))
 
@@ -180,24 +178,24 @@ class Experiment:
         return fitted(config, self.data)
 
     def config(self, epochs: int, *, method: str = "backprop", lr: float | None = None) -> lct.TrainConfig:
-        """The recipe."""
+        """Return the settings of a training: the same recipe for all methods."""
         batch_size = self.arguments.batch_size
         return lct.TrainConfig(method=method, epochs=epochs, lr=lr, batch_size=batch_size, seed=self.seed)
 
     def cost(self, epochs: int, network: lct.LocalCriticNetwork) -> int:
-        """Of training a plain network."""
+        """Count the multiply-adds of training a plain network."""
         return training_macs(epochs * self.epoch_samples, macs(network, self.data.example)[-1])
 
     def budgets(self, *possible: str) -> list[str]:
-        """Those that are asked for."""
+        """Return those budgets that are asked for."""
         return [budget for budget in possible if budget in self.arguments.budgets]
 
     def affordable(self, compute: float, network: lct.LocalCriticNetwork) -> int:
-        """Epochs of a plain network, rounded."""
+        """Return the epochs of a plain network that the compute pays for, rounded."""
         return max(1, round(compute / self.cost(1, network)))
 
     def width_for(self, budget: int) -> int | None:
-        """The greatest width whose MACs are within the budget; None where none is."""
+        """Find the greatest width whose MACs are within the budget; None if there is none."""
         least = least_resnet_width(self.data.example.shape[-1])
         widths = range(self.arguments.width, least - 1, -1)
         return next((width for width in widths if self.model_macs(width) <= budget), None)

@@ -12,8 +12,8 @@ PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budg
 
 
 def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> nn.Module:
-    """The model with the least important channels taken out, in place, until it has at most `budget` MACs."""
-    import torch_pruning  # type: ignore[import-not-found, unused-ignore]  # an optional dependency
+    """Take the least important channels out of the model, in place, until it has at most `budget` MACs."""
+    import torch_pruning  # type: ignore[import-not-found, import-untyped, unused-ignore]  # an optional dependency
 
     importance, scope = variant.split("-")
     pruner = torch_pruning.pruner.BasePruner(
@@ -36,8 +36,10 @@ def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> n
 
 
 def without_crash(model: nn.Module) -> nn.Module:
-    """The same function without what corrupts memory in PyTorch 2.14, in the backward pass of channels-last tensors:
-    strided 1x1 convolutions of few channels. They pick every other position first instead.
+    """Replace, in place, strided 1x1 convolutions of few channels: they pick every other position first instead.
+
+    The model computes what it did. In PyTorch 2.14 the backward pass of such convolutions corrupts memory where tensors
+    are channels last.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

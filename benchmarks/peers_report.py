@@ -1,4 +1,4 @@
-"""What `peers.py` measures, choosing on validation, and its table and picture of test accuracy."""
+"""What `peers.py` measures, the choice on validation, and its table and picture of test accuracy."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Measured:
     """One network of one seed: a row of the CSV file.
 
     Attributes:
-        method: which way it was made.
-        name: which of that way's networks.
-        budget: what is that of the local critic run: the compute of all networks of the method together (WHOLE), or of
-            each of them (EACH), or the epochs of each (EPOCHS).
-        seed: of the run.
+        method: way in which it was made.
+        name: name among the networks of that method.
+        budget: what equals that of the local critic run: the compute of all networks of the method together (WHOLE), or
+            of each of them (EACH), or the epochs of each (EPOCHS).
+        seed: seed of the run.
         macs: multiply-adds for one sample.
-        epochs: of the training, or of the fine-tuning, that ended with it.
-        compute: of everything that was trained to have it, 1 being all of the local critic run.
+        epochs: epochs of the training or fine-tuning that ended with it.
+        compute: compute of everything that was trained to have it; 1 is all of the local critic run.
         val, test: accuracy, 0 to 1.
-        seconds: of that training or fine-tuning.
+        seconds: time of that training or fine-tuning.
     """
 
     method: str
@@ -62,8 +62,10 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """The same network of all seeds. `chosen`: no other one of its method and budget is cheaper and at least as good
-    on validation. `test` is one accuracy a seed.
+    """One network, over all seeds.
+
+    `val` and `test` hold an accuracy per seed. `chosen`: no other network of its method and budget is cheaper and at
+    least as good on validation.
     """
 
     method: str
@@ -78,7 +80,7 @@ class Point:
 
 
 def read_measured(paths: Iterable[Path]) -> list[Measured]:
-    """From CSV files that this script wrote."""
+    """Read CSV files that this script wrote."""
     rows = []
     for path in paths:
         with path.open(newline="") as file:
@@ -101,7 +103,7 @@ def read_measured(paths: Iterable[Path]) -> list[Measured]:
 
 
 def summarised(rows: Sequence[Measured]) -> list[Point]:
-    """Over seeds, with each method's front, which validation alone decides; in the order of methods and MACs."""
+    """Gather rows over seeds, and choose each method's front on validation; in the order of methods and MACs."""
     groups: dict[tuple[str, str, str], list[Measured]] = {}
     for row in rows:
         groups.setdefault((row.method, row.budget, row.name), []).append(row)
@@ -126,7 +128,7 @@ def summarised(rows: Sequence[Measured]) -> list[Point]:
 
 
 def print_table(points: Sequence[Point]) -> None:
-    """All networks, chosen or not."""
+    """Print all networks, chosen or not."""
     head = f"\n  {'method':20} {'network':26} {'':14} {'MACs':>7} {'epochs':>6} {'compute':>7}"
     print(f"{head}  {'val (chooses)':14} {'test':14} n  front")
     for point in points:
@@ -138,7 +140,7 @@ def print_table(points: Sequence[Point]) -> None:
 
 
 def print_comparison(points: Sequence[Point]) -> None:
-    """At the cost of each chosen exit: what others have for no more MACs, the one that is best on validation."""
+    """Compare each chosen exit with the best network (on validation) that every other method has for no more MACs."""
     print(f"\n  test accuracy of {OURS} less that of the peer's best (on validation) with no more MACs, in points")
     for own in (point for point in points if point.method == OURS and point.chosen):
         for method, budget in dict.fromkeys((point.method, point.budget) for point in points if point.method != OURS):
@@ -152,8 +154,10 @@ def print_comparison(points: Sequence[Point]) -> None:
 
 
 def draw(points: Sequence[Point], path: Path, subtitle: str) -> None:
-    """Test accuracy against MACs, with the fronts that validation chose, as SVG or what the path's ending says: on the
-    left of methods whose whole front may cost as much as the run, on the right of those each of whose networks may.
+    """Draw test accuracy against MACs, with the fronts that validation chose, in the format of the path's ending.
+
+    The left half shows methods whose whole front may cost as much as the run, the right half those each of whose
+    networks may.
     """
     titles = {
         WHOLE: "all networks together: the compute of the run",
@@ -206,7 +210,7 @@ def _draw_method(ax: Axes, points: Sequence[Point]) -> None:
 
 
 def _beats(one: Point, other: Point) -> bool:
-    """Among networks of one method and budget: is no dearer and no worse on validation, and better in one."""
+    """Tell whether, of one method and budget, `one` is no dearer and no worse on validation, and better in one."""
     if (one.method, one.budget) != (other.method, other.budget):
         return False
     val, other_val = statistics.mean(one.val), statistics.mean(other.val)

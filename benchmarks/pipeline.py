@@ -1,7 +1,8 @@
-"""Decoupled training on several processes of this machine: same result, speed, memory, and what a cluster would give.
+"""Measure decoupled training on several processes of this machine: equality, speed, memory, and a cluster's prospects.
 
     python benchmarks/pipeline.py                      everything, for ResNet-18 and a 4-layer LSTM: about 20 minutes
     python benchmarks/pipeline.py --model resnet18 --parts speed scale
+    python benchmarks/pipeline.py --quick              a narrow network, 2 processes, to see that the script works
 
 Each process has one thread. All arrangements of a network run in turns in the same processes; figures are medians.
 """
@@ -22,6 +23,7 @@ from scaling import Link, scale, step_seconds
 
 import lctprune as lct
 from lctprune.config.training import ResolvedTrainConfig
+from lctprune.models.images import least_resnet_width
 from lctprune.utils.environment import machine
 
 RANKS = Path(__file__).with_name("pipeline_ranks.py")
@@ -31,6 +33,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 CRITICS = {"resnet18": ["pooled", "tail"], "lstm": ["linear", "tail"]}
 PARTS = ("equal", "speed", "memory", "scale")
+TINY = {"image_size": 16, "model_args": {"width": least_resnet_width(16)}}
 CORES = 2  # of this machine, one thread on each
 CLUSTERS = {"10 Gbit/s": Link(10e9 / 8, 50e-6), "100 Gbit/s": Link(100e9 / 8, 20e-6)}
 
@@ -43,25 +46,35 @@ def main() -> None:
     parser.add_argument("--optimizer", default="auto", help="of every arrangement, as --optimizer of lctprune train")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="timed steps in a repeat, after 2 others")
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="for speed and scale")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], help="how many, in turn")
+    parser.add_argument("--quick", action="store_true", help="a narrow ResNet-18, 2 processes, one repeat")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.model, arguments.processes, arguments.batch_size = ["resnet18"], [2], 16
+        arguments.repeats, arguments.steps = 1, 1
     for model in arguments.model or list(NETWORKS):
-        network = NETWORKS[model]
+        network = NETWORKS[model] | (TINY if arguments.quick else {})
         training = resolved(model, arguments).to_dict()
-        settings = {"network": network, "training": training, "critics": CRITICS[model], "peers": True}
+        settings = {
+            "network": network,
+            "training": training,
+            "critics": CRITICS[model],
+            "peers": True,
+            "threads": [1] if arguments.quick else [1, 2],
+        }
         settings |= {"steps": arguments.steps, "repeats": arguments.repeats, "cores": CORES}
         print(f"\n{model} {network}, {training['optimizer']}, {training['precision']}, {machine()}, seed 0")
         if "equal" in arguments.parts:
-            print_equality(settings)
+            print_equality(settings, arguments)
         speeds: dict[int, Any] = {}
         if {"speed", "scale"} & set(arguments.parts):
             for count in arguments.processes:
                 speeds[count] = run("speed", count, {**settings, "peers": count == 2})
                 print_speed(count, speeds[count], arguments)
         if "memory" in arguments.parts:
-            print_memory(settings)
+            print_memory(settings, arguments.processes)
         if "scale" in arguments.parts:
-            print_scale(speeds, settings["critics"])
+            print_scale(speeds, CRITICS[model])
 
 
 def resolved(model: str, arguments: argparse.Namespace) -> ResolvedTrainConfig:
@@ -70,7 +83,7 @@ def resolved(model: str, arguments: argparse.Namespace) -> ResolvedTrainConfig:
 
 
 def run(job: str, processes: int, settings: dict[str, Any]) -> Any:
-    """What rank 0 found."""
+    """Run a job in some processes and return what rank 0 found."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "settings.json", Path(folder) / "found.json"
         given.write_text(json.dumps(settings))
@@ -80,10 +93,13 @@ def run(job: str, processes: int, settings: dict[str, Any]) -> Any:
         return json.loads(found.read_text())
 
 
-def print_equality(settings: dict[str, Any]) -> None:
-    print("\nequal to one process after 50 steps of 4 samples, bit for bit (weights, statistics, optimiser states)")
-    for count in (2, 4):
-        found = run("equal", count, {**settings, "steps": 50, "batch_size": 4})
+def print_equality(settings: dict[str, Any], arguments: argparse.Namespace) -> None:
+    steps = 3 if arguments.quick else 50
+    print(
+        f"\nequal to one process after {steps} steps of 4 samples, bit for bit (weights, statistics, optimiser states)"
+    )
+    for count in arguments.processes:
+        found = run("equal", count, {**settings, "steps": steps, "batch_size": 4})
         failed = [name for name, same in found.items() if not same]
         print(f"  {count} processes: {len(found) - len(failed)} of {len(found)} settings", *failed, flush=True)
 
@@ -115,17 +131,17 @@ def print_speed(count: int, found: dict[str, Any], arguments: argparse.Namespace
 
 
 def step_time(ranks: list[dict[str, float]]) -> float:
-    """Of the slowest process: those before it may for some steps run ahead."""
+    """Return the time of the slowest process: those before it may for some steps run ahead."""
     return max(rank["seconds"] for rank in ranks)
 
 
 def ratio(slower: list[float], faster: list[float]) -> float:
-    """Of two arrangements, by the repeats in which they ran one after the other."""
+    """Compare two arrangements by the repeats in which they ran one after the other."""
     return statistics.median(one / other for one, other in zip(slower, faster, strict=True))
 
 
 def busy(repeats: list[list[dict[str, float]]]) -> list[float]:
-    """Seconds a step in which each process does not wait: medians."""
+    """Return the seconds per step in which each process does not wait: medians."""
     return [
         statistics.median(each[rank]["seconds"] - each[rank]["waited"] for each in repeats)
         for rank in range(len(repeats[0]))
@@ -133,7 +149,7 @@ def busy(repeats: list[list[dict[str, float]]]) -> list[float]:
 
 
 def imbalance_of(repeats: list[list[dict[str, float]]]) -> float:
-    """The busiest process's time over the mean."""
+    """Return the busiest process's time over the mean."""
     times = busy(repeats)
     return max(times) / statistics.fmean(times)
 
@@ -147,10 +163,10 @@ def waiting(repeats: list[list[dict[str, float]]]) -> str:
     return f"idle {shares}; beyond the imbalance {beyond:.1%}"
 
 
-def print_memory(settings: dict[str, Any]) -> None:
+def print_memory(settings: dict[str, Any], processes: list[int]) -> None:
     print("\nmemory of the largest process, groups balanced by memory (MiB)")
     plain: dict[str, float] = {}
-    for count in (1, 2, 4):
+    for count in (1, *processes):
         network = {**settings["network"], "balance": "memory", "critic": settings["critics"][0]}
         notes = run("memory", count, {**settings, "network": network})
         largest = {
@@ -164,7 +180,7 @@ def print_memory(settings: dict[str, Any]) -> None:
 
 
 def print_scale(speeds: dict[int, dict[str, Any]], critics: list[str]) -> None:
-    """The model of scaling.py against what was measured, and what it says of clusters."""
+    """Compare the model of scaling.py with what was measured, and print what it says about clusters."""
     print("\npredicted from one process's times of each group, against measured seconds per step")
     for count, found in speeds.items():
         measured_link = Link(found["link"]["bytes_per_s"], found["link"]["latency_s"], found["link"]["bytes_per_s"])

@@ -1,4 +1,4 @@
-"""A model of the time that a step of a decoupled pipeline takes: compute, bandwidth and latency of each group. Pure.
+"""Model the time of a step of a decoupled pipeline by compute, bandwidth and latency of each group.
 
 A process computes its group and critic, and the network carries h_i to the next process in the meantime; nobody waits
 for a gradient. So a step takes as long as the slowest process or the slowest link; where processes share cores, as long
@@ -22,13 +22,13 @@ class Link(NamedTuple):
 def step_seconds(
     compute_s: Sequence[float], sent_bytes: Sequence[float], link: Link, *, cores: int | None = None
 ) -> float:
-    """Seconds of a step in the steady state.
+    """Predict the seconds of a step in the steady state.
 
     Args:
-        compute_s: of each process, one core.
-        sent_bytes: from each process but the last to the next.
-        link: between any two.
-        cores: that all processes share; None: each has its own.
+        compute_s: seconds of one core that each process computes for.
+        sent_bytes: bytes from each process but the last to the next.
+        link: connection between any two processes.
+        cores: number of cores that all processes share; None: each has its own.
     """
     busy = list(compute_s)
     for index, size in enumerate(sent_bytes):
@@ -39,7 +39,7 @@ def step_seconds(
 
 
 def shared_seconds(busy_s: Sequence[float], cores: int) -> float:
-    """Seconds until all of some processes, begun together, have had their time on cores that they share evenly."""
+    """Predict the seconds until all of some processes, begun together, are done on cores that they share evenly."""
     seconds, done = 0.0, 0.0
     for finished, time in enumerate(sorted(busy_s)):
         active = len(busy_s) - finished
@@ -59,14 +59,14 @@ class Scale(NamedTuple):
 
 
 def scale(network_s: float, critic_s: float, cut_bytes: float, groups: int, link: Link) -> Scale:
-    """A network cut into equal groups, each with a critic of the same cost, one process each.
+    """Predict a network cut into equal groups, each with a critic of the same cost, one process each.
 
     Args:
-        network_s: a step of the network without critics, in one process.
-        critic_s: a critic's part of a step.
-        cut_bytes: sent at each cut.
-        groups: how many.
-        link: between neighbours.
+        network_s: seconds of a step of the network without critics, in one process.
+        critic_s: seconds of a critic's part of a step.
+        cut_bytes: bytes sent at each cut.
+        groups: number of groups.
+        link: connection between neighbours.
     """
     compute = network_s / groups + critic_s
     seconds = step_seconds([compute] * groups, [cut_bytes] * (groups - 1), link)

@@ -1,4 +1,4 @@
-"""What one training step costs: local critics against backpropagation, on the same network, in one run.
+"""Measure what one training step costs: local critics against backpropagation, on the same network, in one run.
 
     python benchmarks/step.py                  # ResNet-18 at 32x32, 4 groups: some minutes
     python benchmarks/step.py --quick          # a small network, to see that the script works
@@ -16,60 +16,64 @@ import argparse
 import dataclasses
 import itertools
 import multiprocessing
-import resource
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from common import STEP, build, group_flops, random_batch, whole_stage
+from memory_probe import peak_rss_bytes, peak_saved_bytes, rss_bytes
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.config.training import ResolvedTrainConfig
+from lctprune.models.images import least_resnet_width
 from lctprune.training.compilation import compilation
-from lctprune.training.distributed.pipeline import Pipeline
-from lctprune.training.group_trainer import StepSettings
-from lctprune.training.stage import Stage
 from lctprune.utils.environment import machine
 
-KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
+MODEL, MEMORY_BATCH = "resnet18", 256
+KINDS: dict[str, dict[str, Any]] = {
+    "backprop": {"groups": 1},
+    "tail": {"critic": "tail"},
+    "pooled": {"critic": "pooled"},
+}
 CONFIG = lct.TrainConfig().resolved()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet18")
     parser.add_argument("--batch-size", type=int, default=128, help="for times")
-    parser.add_argument("--memory-batch", type=int, default=256, help="for memory")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--compile", action="store_true", help="time compiled steps too: a minute or two more")
-    parser.add_argument("--quick", action="store_true", help="small images and batches, few repeats")
+    parser.add_argument("--quick", action="store_true", help="a narrow network, small images and batches, few repeats")
     arguments = parser.parse_args()
-    size = 32
+    size, memory_batch, model_args = 32, MEMORY_BATCH, {}
     if arguments.quick:
-        size, arguments.batch_size, arguments.memory_batch, arguments.repeats = 16, 32, 32, 3
+        size, memory_batch, model_args = 16, 8, {"width": least_resnet_width(16)}
+        arguments.batch_size, arguments.repeats = 8, 3
     recipes = {
-        name: lct.NetworkConfig(model=arguments.model, image_size=size, **changes) for name, changes in KINDS.items()
+        name: lct.NetworkConfig(model=MODEL, model_args=model_args, image_size=size, **changes)
+        for name, changes in KINDS.items()
     }
-    print(f"{arguments.model} at {size}x{size}, {CONFIG.precision}, {machine()}, seed 0")
+    print(f"{MODEL} at {size}x{size}, {CONFIG.precision}, {machine()}, seed 0")
     print_times(recipes, arguments.batch_size, arguments.repeats)
-    print_saved_bytes(recipes, arguments.memory_batch)
-    print_peak_rss(recipes, arguments.memory_batch)
+    print_saved_bytes(recipes, memory_batch)
+    print_peak_rss(recipes, memory_batch)
     print_loader_share(recipes["tail"], arguments.batch_size, arguments.repeats)
     if arguments.compile:
         print_compiled(recipes["tail"], arguments.batch_size, arguments.repeats)
 
 
 def print_times(recipes: dict[str, lct.NetworkConfig], batch_size: int, repeats: int) -> None:
-    """Steps of all networks in turns."""
+    """Take steps of all networks in turns."""
     networks = {name: build(recipe) for name, recipe in recipes.items()}
     batch = random_batch(recipes["backprop"], batch_size)
     seconds = in_turns({name: make_step(network, batch) for name, network in networks.items()}, repeats)
-    plain = lct.count_flops(networks["backprop"], batch[0])
+    costs = {name: group_flops(network, batch[0]) for name, network in networks.items()}
+    plain = sum(group for group, _ in costs["backprop"])
     print(f"\ntime per step, batch {batch_size}, {repeats} steps each in turns (medians)")
-    for name, network in networks.items():
-        flops = plain + sum(critic_flops(network, batch[0]))
+    for name, groups in costs.items():
+        flops = plain + sum(critic for _, critic in groups)
         ratio = statistics.median(one / other for one, other in zip(seconds[name], seconds["backprop"], strict=True))
         print(
             f"  {name:8}  {statistics.median(seconds[name]):.3f} s  {ratio:.3f} x backprop  "
@@ -78,7 +82,7 @@ def print_times(recipes: dict[str, lct.NetworkConfig], batch_size: int, repeats:
 
 
 def print_saved_bytes(recipes: dict[str, lct.NetworkConfig], batch_size: int) -> None:
-    """Peak bytes that autograd holds for the backward pass, each storage once, parameters left out."""
+    """Compare the peak bytes that autograd holds for the backward pass."""
     print(f"\npeak bytes of saved tensors in a step, batch {batch_size}")
     plain = 0
     for name, recipe in recipes.items():
@@ -89,7 +93,7 @@ def print_saved_bytes(recipes: dict[str, lct.NetworkConfig], batch_size: int) ->
 
 
 def print_peak_rss(recipes: dict[str, lct.NetworkConfig], batch_size: int) -> None:
-    """Growth of peak RSS over some steps, in fresh processes."""
+    """Compare the growth of peak RSS over some steps, in fresh processes."""
     print(f"\ngrowth of peak RSS over 5 steps, batch {batch_size}: weights, optimisers, activations, buffers")
     plain = 0.0
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -100,7 +104,7 @@ def print_peak_rss(recipes: dict[str, lct.NetworkConfig], batch_size: int) -> No
 
 
 def print_loader_share(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> None:
-    """Time to make a batch of shifted, mirrored, normalised images against the time of a step."""
+    """Compare the time to make a batch of shifted, mirrored, normalised images with the time of a step."""
     images = torch.randint(256, (10_000, recipe.image_size, recipe.image_size, 3), dtype=torch.uint8)
     targets = torch.randint(10, (len(images),))
     normalization = lct.Normalization((0.5,) * 3, (0.25,) * 3)
@@ -113,7 +117,7 @@ def print_loader_share(recipe: lct.NetworkConfig, batch_size: int, repeats: int)
 
 
 def print_compiled(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> None:
-    """Eager and compiled steps of one network in turns."""
+    """Take eager and compiled steps of one network in turns."""
     batch = random_batch(recipe, batch_size)
     network = build(recipe)
     steps = {"eager": make_step(network, batch), "compiled": make_step(network, batch, compile=True)}
@@ -126,40 +130,22 @@ def print_compiled(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> 
     print(f"\ntorch.compile: {ratio:.3f} x the time of an eager step, after {warmup:.0f} s of compilation")
 
 
-def build(recipe: lct.NetworkConfig) -> lct.LocalCriticNetwork:
-    torch.manual_seed(0)
-    return lct.build_network(recipe).to(memory_format=torch.channels_last).train()
-
-
-def random_batch(recipe: lct.NetworkConfig, batch_size: int) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    images = torch.randn(batch_size, recipe.in_channels, recipe.image_size, recipe.image_size)
-    return images.to(memory_format=torch.channels_last), torch.randint(recipe.num_outputs, (batch_size,))
-
-
 def make_step(
     network: lct.LocalCriticNetwork, batch: tuple[Tensor, Tensor], *, compile: bool = False
 ) -> Callable[[], None]:
-    """A training step, as lctprune.train takes it."""
+    """Make a function that takes a training step as lctprune.train does."""
     config = dataclasses.replace(CONFIG, compile=compile)
     stage = whole_stage(network, config)
-    settings = StepSettings(step=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 
     def step() -> None:
         with config.autocast():
-            stage.step(*batch, settings)
+            stage.step(*batch, STEP)
 
     return step
 
 
-def whole_stage(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig) -> Stage:
-    """All groups in this process."""
-    count = len(network.groups)
-    return Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
-
-
-def in_turns(steps: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each call, the callables taken in turns."""
+def in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Measure the seconds of each call, the callables taken in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(warmup + repeats):
         for name, step in steps.items():
@@ -170,78 +156,13 @@ def in_turns(steps: dict[str, Callable[[], object]], repeats: int, warmup: int =
     return seconds
 
 
-def critic_flops(network: lct.LocalCriticNetwork, inputs: Tensor) -> list[int]:
-    """FLOPs of each critic for one sample."""
-    network.eval()
-    flops, x = [], inputs[:1]
-    for _, group, critic in network.parts():
-        with torch.no_grad():
-            x = group(x)
-        if critic is not None:
-            flops.append(lct.count_flops(critic, x))
-    network.train()
-    return flops
-
-
-class Saved:
-    """A tensor that autograd has saved; counts its storage while any such tensor lives."""
-
-    held: dict[int, list[int]]  # address of a storage -> [how often it is saved, its bytes]
-    now = peak = 0
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        storage = tensor.untyped_storage()
-        self.address = storage.data_ptr()
-        entry = Saved.held.setdefault(self.address, [0, storage.nbytes()])
-        entry[0] += 1
-        if entry[0] == 1:
-            Saved.now += entry[1]
-            Saved.peak = max(Saved.peak, Saved.now)
-
-    def __del__(self) -> None:
-        entry = Saved.held[self.address]
-        entry[0] -= 1
-        if entry[0] == 0:
-            Saved.now -= entry[1]
-            del Saved.held[self.address]
-
-
-def peak_saved_bytes(step: Callable[[], None], network: lct.LocalCriticNetwork) -> int:
-    """The peak over one step."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    Saved.held, Saved.now, Saved.peak = {}, 0, 0
-
-    def pack(tensor: Tensor) -> Saved | Tensor:
-        return tensor if tensor.untyped_storage().data_ptr() in parameters else Saved(tensor)
-
-    def unpack(saved: Saved | Tensor) -> Tensor:
-        return saved.tensor if isinstance(saved, Saved) else saved
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        step()
-    return Saved.peak
-
-
 def rss_growth(recipe: lct.NetworkConfig, batch_size: int) -> int:
-    """Bytes by which this process's peak RSS grows above its RSS before the network is made."""
+    """Measure how far this process's peak RSS grows above its RSS before the network is made, in bytes."""
     before = rss_bytes()
     step = make_step(build(recipe), random_batch(recipe, batch_size))
     for _ in range(5):
         step()
     return peak_rss_bytes() - before
-
-
-def rss_bytes() -> int:
-    """This process's resident set, now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def peak_rss_bytes() -> int:
-    """This process's resident set at its largest."""
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))  # in KiB; ru_maxrss survives an exec
-    return int(peak.split()[1]) * 1024
 
 
 if __name__ == "__main__":

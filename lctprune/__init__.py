@@ -13,7 +13,9 @@ from lctprune.config.training import TrainConfig
 from lctprune.critics import make_critic
 from lctprune.data.dataset import Data
 from lctprune.data.load import load_data
-from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
+from lctprune.data.preprocessing import Augmentation, Normalization
+from lctprune.data.splits import Split
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import (
     BudgetError,
     ConfigError,

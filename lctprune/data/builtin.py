@@ -1,4 +1,4 @@
-"""Data sets as they come: the embedded digits, and those of torchvision; and cutting a held-out part from one."""
+"""Built-in data, known by name: the embedded digits, as images or as sequences, and data sets of torchvision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torchvision import datasets
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Normalization, TensorSplit, stratified
+from lctprune.data.held_out import stratified
+from lctprune.data.preprocessing import Normalization, augmentation_of
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
@@ -29,7 +31,7 @@ NAMED = (*EMBEDDED, *TORCHVISION)  # all other names are paths
 class RawData(NamedTuple):
     """A data set before normalisation: uint8 images [n, height, width, channels] and labels [n].
 
-    `fingerprint` is a hash of its pixels and labels; None for data that lctprune brings along.
+    `fingerprint` is a hash of its pixels and labels; None for data that comes with lctprune.
     """
 
     train: tuple[Tensor, Tensor]
@@ -38,8 +40,41 @@ class RawData(NamedTuple):
     fingerprint: str | None = None
 
 
+def builtin_data(config: DataConfig, normalization: Normalization | None = None, *, download: bool = False) -> Data:
+    """Load a data set of `NAMED`; images are held in memory as one uint8 tensor per split.
+
+    Args:
+        config: name, size of images, augmentation and validation split.
+        normalization: mean and deviation of the pixels' channels; by default those of the train split.
+        download: whether torchvision's data sets may be downloaded.
+
+    Raises:
+        DataError: the files are missing or corrupt, or cannot be downloaded, or are too few to be split.
+    """
+    if config.name == "digits-rows":
+        return digit_rows(config)
+    if config.name == "digits":
+        raw = digits(config.image_size or 32)
+    else:
+        raw = torchvision_data(config.name, config.data_dir, image_size=config.image_size, download=download)
+    images, targets = raw.train
+    train, val = stratified(targets, config.val_fraction, config.seed)
+    normalization = normalization or Normalization.of(images[train])
+    augmentation = augmentation_of(config, images.shape[1])
+    return Data(
+        train=TensorSplit(images[train], targets[train], normalization, augmentation),
+        val=TensorSplit(images[val], targets[val], normalization),
+        test=TensorSplit(*raw.test, normalization),
+        classes=raw.classes,
+        normalization=normalization,
+        resize=images.shape[1],
+        fingerprint=raw.fingerprint,
+        config=config,
+    )
+
+
 def digits(size: int) -> RawData:
-    """scikit-learn's 1,797 handwritten digits, enlarged from 8x8; a fifth, always the same, is the test split."""
+    """Read scikit-learn's 1,797 handwritten digits, enlarged from 8x8; a fifth, always the same, is the test split."""
     from sklearn.datasets import load_digits  # slow to import, and needed for this data set only
 
     loaded = load_digits()
@@ -52,7 +87,7 @@ def digits(size: int) -> RawData:
 
 
 def torchvision_data(name: str, folder: str, *, image_size: int | None, download: bool) -> RawData:
-    """One of torchvision's data sets, from its files in `folder`, or downloaded to there.
+    """Read one of torchvision's data sets from its files in `folder`, to which it may be downloaded.
 
     Raises:
         DataError: the files are missing or corrupt, or cannot be downloaded.
@@ -63,15 +98,15 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
         try:
             split = TORCHVISION[name](folder, train=train, download=download)
         except (RuntimeError, OSError, AssertionError, LookupError, TypeError, ValueError) as error:
-            # torchvision's words for missing, corrupt or not downloadable
+            # what torchvision raises for files that are missing, corrupt or cannot be downloaded
             remedy = (
                 "check the connection"
                 if download
-                else "pass --download, or where it is (--data-dir, or --data to a command on a run)"
+                else "pass --download, or the folder that holds it (--data-dir, or --data of a command on a run)"
             )
             reason = " ".join(str(error).split()) or "malformed"
             raise DataError(
-                f"{name} in {folder!r} is missing or corrupt ({reason}); remove corrupt files, and {remedy}"
+                f"{name} in {folder!r} is missing or corrupt ({reason}); remove corrupt files and {remedy}"
             ) from error
         images = torch.as_tensor(numpy.asarray(split.data))
         targets = torch.as_tensor(split.targets).long()
@@ -85,13 +120,13 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
-    """[n, channels, h, w], 0..255 -> uint8 [n, size, size, channels]"""
+    """Resize [n, channels, height, width] of 0..255 to uint8 [n, size, size, channels]."""
     resized = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def digit_rows(config: DataConfig) -> Data:
-    """The embedded digits as sequences of 8 rows of 8 pixels."""
+    """Load the embedded digits as sequences of 8 rows of 8 pixels."""
     raw = digits(8)
     images, targets = raw.train
     train, val = stratified(targets, config.val_fraction, config.seed)

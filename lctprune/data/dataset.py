@@ -1,4 +1,4 @@
-"""A data set: its three splits, what is known of them, and which settings they came from."""
+"""A data set: its three splits, what is known about them, and how a run records that."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.config.run import DataRecord, StatisticsRecord
-from lctprune.data.splits import Augmentation, Normalization, Split
-
-NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+from lctprune.data.preprocessing import Normalization
+from lctprune.data.splits import Split, sample_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +19,15 @@ class Data:
 
     Attributes:
         train, val, test: the splits.
-        classes: names of the classes, in the order of the labels; empty in a regression.
-        normalization: of the pixels or of the columns, in all splits.
-        resize: the shorter side to which images are resized before their centre is taken.
-        fingerprint: hash of the files' names in their order, or of the content; None for data that is in no file.
-        config: where it came from; None for data made from tensors.
-        vocabulary: words of a text, by their numbers.
-        columns: names of a table's columns that go in.
-        target_normalization: mean and deviation of a regression's target; networks predict the standardised one.
-        typical: an input of typical length, where inputs differ in length.
+        classes: names of the classes, in the order of the labels; empty for a regression.
+        normalization: mean and deviation of the pixels' channels or of a table's columns, in all splits.
+        resize: side to which the shorter side of an image is resized before its centre is cropped.
+        fingerprint: hash of the files' names in their order, or of the content; None for data without files.
+        config: settings that the data was loaded by; None for data made in a program.
+        vocabulary: words of a text, in the order of their ids.
+        columns: names of a table's input columns.
+        target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
+        typical: input of typical length, [1, ...], where inputs differ in length.
     """
 
     train: Split
@@ -59,7 +58,7 @@ class Data:
 
 
 def data_record(data: Data) -> DataRecord | None:
-    """Return what a run remembers of the data; None for data made in a program."""
+    """Return what config.json records about the data; None for data made in a program."""
     if data.config is None:
         return None
     normalization, target = data.normalization or Normalization((), ()), data.target_normalization
@@ -78,12 +77,12 @@ def data_record(data: Data) -> DataRecord | None:
 
 
 def split_sizes(data: Data) -> dict[str, int]:
-    """Number of samples of each split."""
-    return {"train": len(data.train.targets), "val": len(data.val.targets), "test": len(data.test.targets)}
+    """Return the number of samples of each split."""
+    return {name: sample_count(getattr(data, name)) for name in ("train", "val", "test")}
 
 
 class Statistics(NamedTuple):
-    """What `load_data` normalises by, of inputs and of a regression's target; None: the training split's own."""
+    """Mean and deviation of the inputs and of a regression's target; None stands for those of the training split."""
 
     normalization: Normalization | None = None
     target_normalization: Normalization | None = None
@@ -98,11 +97,3 @@ def recorded_statistics(recorded: DataRecord | None) -> Statistics:
 
 def _normalization(recorded: DataRecord | StatisticsRecord) -> Normalization | None:
     return Normalization(recorded.mean, recorded.std) if recorded.mean else None
-
-
-def augmentation_of(config: DataConfig, size: int) -> Augmentation:
-    kind = config.augment
-    if kind == "auto":
-        kind = "crop" if config.name in NO_FLIP else "crop-flip"
-    crop = max(1, round(size * config.shift))
-    return Augmentation(crop=0 if kind == "none" else crop, flip=kind == "crop-flip")

@@ -1,4 +1,4 @@
-"""Image files: finding them in a folder of classes, decoding them, and streaming those too large for memory."""
+"""Image files: find them in a folder of classes, decode them, and stream those too large for memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from lctprune.data.splits import NO_AUGMENTATION, Augmentation, Batch, Normalization
+from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
+from lctprune.data.splits import Batch, Split
+from lctprune.data.torch_loader import one_line_errors
 from lctprune.errors import DataError
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted.
+    """Return the names of the class folders, sorted.
 
     Raises:
         DataError: there are fewer than two.
@@ -29,7 +31,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     classes = tuple(sorted(_class_folders(folder)))
     if len(classes) < 2:
         raise DataError(
-            f"{folder} needs one folder of images a class, at least 2; it holds {', '.join(classes) or 'none'}"
+            f"{folder} needs one folder of images per class, at least 2; it holds {', '.join(classes) or 'none'}"
         )
     return classes
 
@@ -39,10 +41,10 @@ def _class_folders(folder: Path) -> set[str]:
 
 
 def labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """All images below `folder`, sorted by class and name, and their labels.
+    """Return all images below `folder`, sorted by class and name, and their labels.
 
     Raises:
-        DataError: there is a class that is not one of `classes`, a file that is not an image, or no image.
+        DataError: a class is not one of `classes`, a file is not an image, or there is no image.
     """
     unknown = sorted(_class_folders(folder) - {*classes})
     if unknown:
@@ -65,11 +67,11 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part[0] == "." for part in path.relative_to(folder).parts)
 
 
-class FolderSplit:
-    """A split of large image files, decoded by worker processes as training goes.
+class FolderSplit(Split):
+    """A split of large image files, decoded by worker processes during training.
 
-    Training crops a random part and resizes it (Szegedy et al. 2015); evaluation resizes the shorter side and takes the
-    centre, at 7/8 as usual for 224 pixels.
+    Training crops a random part and resizes it (Szegedy et al. 2015); evaluation resizes the shorter side and crops the
+    centre, whose side is 7/8 of it, as usual for 224 pixels.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class FolderSplit:
         size: int,
     ) -> None:
         self.paths = paths
-        self.targets = targets
+        self._targets = targets
         self.normalization = normalization
         changes: list[Any] = [v2.RandomHorizontalFlip()] if augmentation.flip else []
         shape = (size, size)
@@ -91,10 +93,17 @@ class FolderSplit:
         if not augmentation.crop:
             self._train_transform = v2.Compose([self._test_transform, *changes])
 
+    @property
+    def targets(self) -> Tensor:
+        """Labels of the files, in their order."""
+        return self._targets
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield every sample once, in order."""
         yield from self._load(self._test_transform, batch_size, generator=torch.Generator())  # not the global one
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        """Yield full batches in an order by `seed`."""
         generator = torch.Generator().manual_seed(seed)
         batch_size = min(batch_size, len(self.paths))
         yield from self._load(self._train_transform, batch_size, shuffle=True, drop_last=True, generator=generator)
@@ -102,17 +111,12 @@ class FolderSplit:
     def _load(self, transform: Callable[[Any], Any], batch_size: int, **options: Any) -> Iterator[Batch]:
         workers = max(1, min(4, (os.cpu_count() or 2) - 1))  # never 0: workers draw from the generator of `options`
         dataset = _ImageFiles(self.paths, self.targets, transform)
-        try:
-            for images, targets in DataLoader(dataset, batch_size, num_workers=workers, **options):
-                yield self.normalization.apply(images), targets
-        except DataError as error:  # the worker's traceback is in its message; the last line is ours
-            raise DataError(
-                str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
-            ) from error
+        for images, targets in one_line_errors(DataLoader(dataset, batch_size, num_workers=workers, **options)):
+            yield self.normalization.apply(images), targets
 
 
 def streamed_resize(size: int) -> int:
-    """The shorter side to which evaluation resizes before it takes the centre of `size`: 256 for 224."""
+    """Return the side to which evaluation resizes before it crops the centre of `size` pixels: 256 for 224."""
     return size * 8 // 7
 
 
@@ -128,7 +132,7 @@ class _ImageFiles(Dataset[tuple[Tensor, Tensor]]):
 
 
 def decode_images(paths: Sequence[Path], size: int | None = None) -> Tensor:
-    """Read images as RGB; with `size`, resize the shorter side to it and take the centre.
+    """Read images as RGB; with `size`, resize the shorter side to it and crop the centre.
 
     Returns:
         uint8 [n, height, width, 3].
@@ -147,7 +151,7 @@ def decode_images(paths: Sequence[Path], size: int | None = None) -> Tensor:
         images = list(pool.map(decode, paths))
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
-            raise DataError(f"{path} has another size than {paths[0]}; give an image size")
+            raise DataError(f"{path} and {paths[0]} differ in size; give an image size")
     return torch.stack(images)
 
 
@@ -155,14 +159,14 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.mode in ("I", "F") and image.format != "PPM":
-                raise ValueError("its pixels are 32-bit numbers, of an unknown range; convert it to 8 bits")
-            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
+                raise ValueError("its pixels are 32-bit numbers of an unknown range; convert it to 8 bits")
+            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip to 255
                 return Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8)).convert("RGB")
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); repair it or move it out") from error
+        raise DataError(f"{path} cannot be read as an image ({error}); repair it or move it away") from error
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """uint8 [height, width, 3]"""
+    """Return the pixels as uint8 [height, width, 3]."""
     return torch.from_numpy(numpy.array(image))

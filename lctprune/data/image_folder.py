@@ -1,4 +1,8 @@
-"""An image folder, one folder per class, as a data set."""
+"""A folder of images as a data set: train/ and test/ (or val/), with one folder per class.
+
+Small images live in memory as one uint8 tensor per split, and those of the test split are not read before a batch of it
+is asked for; larger ones are streamed.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,32 @@ from pathlib import Path
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
-from lctprune.data.builtin import NAMED
-from lctprune.data.dataset import Data, augmentation_of
+from lctprune.data.dataset import Data
+from lctprune.data.held_out import stratified
 from lctprune.data.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
-from lctprune.data.sentences import text_data
-from lctprune.data.splits import Normalization, Split, TensorSplit, stratified
+from lctprune.data.preprocessing import Normalization, augmentation_of
+from lctprune.data.splits import Split
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
 SMALL_IMAGE = 96  # images up to this side are held in memory
-IN_MEMORY_BYTES = 4 * 2**30
+IN_MEMORY_BYTES = 4 * 2**30  # unless they take more than this
 _Files = tuple[list[Path], Tensor]  # paths and labels
 
 
-def load_image_folder(config: DataConfig, normalization: Normalization | None) -> Data:
+def image_data(config: DataConfig, normalization: Normalization | None = None) -> Data:
+    """Load a folder of images; without val/ beside test/, the validation split is cut from train/, balanced by class.
+
+    Args:
+        config: path of the folder, size of images, augmentation and validation split.
+        normalization: mean and deviation of the channels; by default those of the train split, or ImageNet's for
+            images that are streamed.
+
+    Raises:
+        DataError: a folder or its images are missing, an image cannot be read, or a class is too small or unknown.
+    """
     root = Path(config.name)
-    if not root.is_dir():
-        known = ", ".join(NAMED)
-        raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
-    if (root / "train.tsv").is_file():
-        return text_data(config)
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if "train" not in folders or len(folders) < 2:
         raise DataError(
@@ -60,7 +68,7 @@ def _from_files(
     test_files: _Files,
     normalization: Normalization | None,
 ) -> Data:
-    """Small images in memory, each split read when it is needed; larger ones streamed."""
+    """Hold small images in memory, reading each split when it is needed; stream larger ones."""
     size = config.image_size or _natural_size(train_files[0][0])
     augmentation = augmentation_of(config, size)
     if size > SMALL_IMAGE or len(train_files[0]) * 3 * size**2 > IN_MEMORY_BYTES:
@@ -101,6 +109,6 @@ def _subset(paths: Sequence[Path], targets: Tensor, indices: Tensor) -> tuple[li
 
 
 def _natural_size(path: Path) -> int:
-    """The shorter side of small images; 224 for large ones."""
+    """Return the shorter side of a small image; 224 for a large one."""
     _, height, width, _ = decode_images([path]).shape
     return min(height, width) if min(height, width) <= SMALL_IMAGE else 224

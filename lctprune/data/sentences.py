@@ -1,4 +1,4 @@
-"""Data sets of sequences: sentences in text files, and the embedded digits read row by row."""
+"""Sentences in text files as a data set: train.tsv and test.tsv, with lines sentence<TAB>label."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import TensorSplit, stratified
+from lctprune.data.held_out import stratified
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.errors import DataError
 
-VALIDATION = ("val.tsv", "dev.tsv")
+TRAIN_FILE, TEST_FILE = "train.tsv", "test.tsv"
+VALIDATION_FILES = ("val.tsv", "dev.tsv")
 
 
 def text_data(config: DataConfig) -> Data:
-    """Sentences from train.tsv and test.tsv; val.tsv or dev.tsv is the validation split, or else a part of train.
+    """Load sentences from train.tsv and test.tsv; val.tsv or dev.tsv is the validation split, or else a part of train.
 
-    The vocabulary is that of the training split alone.
+    The vocabulary is made of the training split alone.
 
     Raises:
-        DataError: a file is missing or malformed, or has a label that train has not.
+        DataError: a file is missing or malformed, or has a label that does not occur in train.tsv.
     """
     root = Path(config.name)
-    held_out = next((root / name for name in VALIDATION if (root / name).is_file()), None)
-    files = [root / "train.tsv", root / "test.tsv", *([held_out] if held_out else [])]
+    held_out = next((root / name for name in VALIDATION_FILES if (root / name).is_file()), None)
+    files = [root / TRAIN_FILE, root / TEST_FILE, *([held_out] if held_out else [])]
     sentences, labels = read_sentences(files[0])
     classes = tuple(sorted(set(labels)))
     if len(classes) < 2:
-        raise DataError(f"{files[0]} has one label only, {classes[0]!r}; classification needs at least 2")
+        raise DataError(f"{files[0]} has only one label, {classes[0]!r}; classification needs at least 2")
     if labels.count(labels[0]) == 1 and len(sentences[0].split()) == 1:
         raise DataError(
             f"{files[0]}, line 1 is one word with a label that no other line has, {labels[0]!r}; if it is a header, "
-            "write sentence<TAB>label there, or else add sentences with that label"
+            "change it to sentence<TAB>label; otherwise add sentences with that label"
         )
     targets = _numbered(labels, classes, files[0])
     if held_out:
@@ -70,12 +72,14 @@ def _numbered(labels: Sequence[str], classes: Sequence[str], path: Path) -> Tens
     numbers = {name: number for number, name in enumerate(classes)}
     for label in labels:
         if label not in numbers:
-            raise DataError(f"{path} has the label {label!r}, which train.tsv has not ({', '.join(classes)})")
+            raise DataError(
+                f"{path} has the label {label!r}, which does not occur in {TRAIN_FILE} ({', '.join(classes)})"
+            )
     return torch.tensor([numbers[label] for label in labels])
 
 
 def _of_median_length(ids: Tensor) -> Tensor:
-    """The sample of median length, [1, its length]."""
+    """Return the sample of median length without padding, [1, length]."""
     lengths = (ids != 0).sum(1)
     index = int(lengths.argsort(stable=True)[len(lengths) // 2])
     return ids[index : index + 1, : int(lengths[index])]

@@ -1,195 +1,200 @@
-"""One split of a data set, in memory: it yields normalised batches, augmented by batched tensor code."""
+"""One split of a data set: what training and evaluation ask of it, and how a PyTorch dataset becomes one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
+from lctprune.data.torch_loader import Batch, Collate, as_targets, checked, collate_pairs, load_batches, seeded
 from lctprune.errors import DataError
 
-Batch = tuple[Tensor, Tensor]  # inputs [batch, ...], targets [batch, ...]
+__all__ = ["Batch", "DatasetSplit", "Split", "sample_count"]
+
+COUNTING_BATCH = 256  # samples read at a time to collect targets
 
 
-class Normalization(NamedTuple):
-    """Mean and standard deviation of each channel, for pixels between 0 and 1."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, images: Tensor) -> Normalization:
-        """Measured on uint8 images, [n, height, width, channels]."""
-        count = images[..., 0].numel()
-        means, stds = [], []
-        for channel in images.unbind(-1):
-            histogram = channel.flatten().bincount(minlength=256).double()
-            values = torch.arange(256, dtype=torch.double) / 255
-            mean = (histogram @ values) / count
-            means.append(round(float(mean), 6))
-            stds.append(round(max(float(((values - mean).square() @ histogram / count).sqrt()), 1 / 255), 6))
-        return cls(tuple(means), tuple(stds))
-
-    def apply(self, images: Tensor) -> Tensor:
-        """uint8 [n, height, width, channels] -> float32 [n, channels, height, width], channels last in memory."""
-        scale = 1 / (255 * torch.tensor(self.std))
-        shift = -torch.tensor(self.mean) / torch.tensor(self.std)
-        return (images * scale).add_(shift).permute(0, 3, 1, 2)
-
-
-class Augmentation(NamedTuple):
-    """Changes of training images: random shifts by up to `crop` pixels (edges reflected), and mirroring."""
-
-    crop: int = 0
-    flip: bool = False
-
-
-NO_AUGMENTATION = Augmentation()
-
-
-class Split(Protocol):
+class Split(ABC):
     """What training and evaluation need of a split."""
 
     @property
+    @abstractmethod
     def targets(self) -> Tensor:
-        """All targets, in order, [n, ...]."""
+        """All targets, in order, [n, ...]; of a stream of stated length, those of its first sample."""
 
+    @abstractmethod
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every sample once, in order, unchanged."""
+        """Yield every sample once, in order, unchanged."""
 
+    @abstractmethod
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
-        """Full batches in random order, augmented; what remains of the last batch is left out. `seed` is the pass's:
-        those of consecutive passes are consecutive numbers.
+        """Yield full batches in random order, augmented; what remains of the last batch is left out.
+
+        `seed` is that of the pass: consecutive passes have consecutive seeds.
         """
-
-
-class TensorSplit:
-    """A split in memory.
-
-    Args:
-        inputs: uint8 images [n, height, width, channels]; int64 token numbers [n, time], zeros at the end being padding
-            that batches are freed of; or floating-point inputs of any shape [n, ...]. Or a function that gives them,
-            called when the first batch is asked for.
-        targets: [n, ...].
-        normalization: of images.
-        augmentation: of images, in `shuffled`.
-
-    Raises:
-        DataError: there are no samples, or not as many targets as inputs.
-    """
-
-    def __init__(
-        self,
-        inputs: Tensor | Callable[[], Tensor],
-        targets: Tensor,
-        normalization: Normalization | None = None,
-        augmentation: Augmentation = NO_AUGMENTATION,
-    ) -> None:
-        self._inputs = inputs
-        self.targets = targets
-        self.normalization = normalization
-        self.augmentation = augmentation
-        if len(targets) == 0 or (isinstance(inputs, Tensor) and len(inputs) != len(targets)):
-            raise DataError(f"a split needs as many inputs as targets, and at least one; it got {len(targets)} targets")
 
     @property
-    def inputs(self) -> Tensor:
-        """All inputs, as they were given."""
-        if not isinstance(self._inputs, Tensor):
-            self._inputs = self._inputs()
-        return self._inputs
+    def samples(self) -> int:
+        """Number of samples in one pass."""
+        return len(self.targets)
+
+    @staticmethod
+    def from_dataset(
+        dataset: Any,
+        collate: Collate | None = None,
+        *,
+        targets: Any = None,
+        samples: int | None = None,
+        num_workers: int = 0,
+    ) -> Split:
+        """Make a split of a PyTorch or Hugging Face dataset, which is read as training goes and never held in memory.
+
+        Samples come in an order that depends on the seed of training alone, so that an interrupted training resumes to
+        the bit; random transforms repeat too, as long as `num_workers` stays. An iterable dataset is shuffled by
+        itself or not at all: its `set_epoch(seed)` is called before every pass, or its attribute `generator` (a
+        `torch.Generator`) is seeded; without both, samples come as the dataset gives them. Each pass iterates over it
+        anew. With `num_workers` it must divide its samples among them (`torch.utils.data.get_worker_info`).
+
+        Args:
+            dataset: a map-style dataset, with `__len__` and `__getitem__`, or a `torch.utils.data.IterableDataset`.
+            collate: function that makes (inputs, targets) of a list of samples, two tensors with one row per sample;
+                by default samples are (input, target) pairs and are stacked.
+            targets: all targets in the order of the dataset, e.g. `dataset["label"]`. By default the dataset's
+                attribute `targets` or `labels`, if it begins with the first sample's target; otherwise one pass over
+                the dataset collects them, when training first asks for them.
+            samples: number of samples in one pass over an iterable dataset, which may be endless; by default its
+                `len()` or the number of `targets`; otherwise one pass over the dataset counts them.
+            num_workers: processes that read the dataset beside this one, as of `torch.utils.data.DataLoader`.
+
+        Raises:
+            DataError: the dataset is of neither kind or empty, its first sample does not make a batch, or `targets` or
+                `samples` do not fit it.
+        """
+        return DatasetSplit(
+            dataset, collate or collate_pairs, targets=targets, samples=samples, num_workers=num_workers
+        )
+
+
+def sample_count(split: Split) -> int:
+    """Return the number of samples in one pass; an object that only looks like a `Split` has as many as targets."""
+    return split.samples if isinstance(split, Split) else len(split.targets)
+
+
+class DatasetSplit(Split):
+    """A split of a PyTorch dataset, map-style or iterable. See `Split.from_dataset`."""
+
+    def __init__(self, dataset: Any, collate: Collate, *, targets: Any, samples: int | None, num_workers: int) -> None:
+        self._dataset, self._collate, self._num_workers = dataset, collate, num_workers
+        self._is_stream = isinstance(dataset, IterableDataset)
+        if not self._is_stream and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            raise DataError(
+                f"a {type(dataset).__name__} is neither a map-style dataset (__len__ and __getitem__) nor a "
+                "torch.utils.data.IterableDataset; wrap it in one of them"
+            )
+        self._first_target = self._read_first_target()
+        self._given = self._given_targets(targets)
+        self._length = self._stated_length(samples)  # None: a stream of unknown length
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """All targets, in order; of a stream whose length is known, those of its first sample."""
+        if self._given is not None:
+            return self._given
+        if self._is_stream and self._length is not None:
+            return self._first_target
+        return torch.cat([targets for _, targets in self.batches(COUNTING_BATCH)])
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in one pass."""
+        return len(self.targets) if self._length is None else self._length
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        for start in range(0, len(self.targets), batch_size):
-            stop = start + batch_size
-            yield self._prepared(self.inputs[start:stop]), self.targets[start:stop]
+        """Yield every sample once, in order."""
+        left = self._length
+        for inputs, targets in self._load(batch_size, seed=0):
+            yield inputs[:left], targets[:left]
+            if left is not None:
+                left -= len(targets)
+                if left <= 0:
+                    return
+        if left:
+            raise DataError(f"the dataset ended {left} samples before the {self._length} that it should have")
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        batch_size = min(batch_size, len(self.targets))
-        order = torch.randperm(len(self.targets), generator=generator)
-        mirrored = self._mirrored(seed)
-        for start in range(0, len(order) - batch_size + 1, batch_size):
-            indices = order[start : start + batch_size]
-            if self.inputs.dtype == torch.uint8:
-                inputs = shift_and_flip(self.inputs, indices, mirrored[indices], self.augmentation.crop, generator)
-            else:
-                inputs = self.inputs[indices]
-            yield self._prepared(inputs), self.targets[indices]
+        """Yield full batches in an order by `seed`."""
+        batch_size = min(batch_size, self.samples)
+        steps, count = self.samples // batch_size, 0
+        for batch in itertools.islice(self._load(batch_size, seed=seed, drop_last=True), steps):
+            yield batch
+            count += 1
+        if count < max(1, steps - self._num_workers):  # each worker drops what does not fill its last batch
+            raise DataError(
+                f"one pass over the dataset gave {count} batches of {batch_size}, but its {self.samples} samples "
+                f"should make {steps}; correct samples= or use fewer than {self._num_workers or 1} num_workers"
+            )
 
-    def _mirrored(self, seed: int) -> Tensor:
-        """Which images a pass mirrors, [n]: a random half, and in the next pass all others, so that two passes show
-        every image from both sides (alternating flip: Jordan 2024, arXiv 2404.00498). So the half is the same for all
-        seeds.
-        """
-        if not self.augmentation.flip:
-            return torch.zeros(len(self.targets), dtype=torch.bool)
-        half = torch.rand(len(self.targets), generator=torch.Generator().manual_seed(0)) < 0.5
-        return half ^ bool(seed % 2)
-
-    def _prepared(self, inputs: Tensor) -> Tensor:
-        if inputs.dtype == torch.int64:
-            return inputs[:, : max(1, int((inputs != 0).sum(1).max()))]
-        if inputs.dtype != torch.uint8:
-            return inputs
-        return (self.normalization or Normalization((0.0,), (1.0,))).apply(inputs)
-
-
-def shift_and_flip(images: Tensor, indices: Tensor, mirrored: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Pick images, shift each by its own draw and mirror some, in one gather.
-
-    A shift is a crop from the image padded by reflection; the padding is never made.
-
-    Args:
-        images: [n, height, width, channels].
-        indices: which, [batch].
-        mirrored: whether, bool [batch].
-        most: how far a shift goes, in pixels.
-        generator: of the shifts.
-
-    Returns:
-        [batch, height, width, channels].
-    """
-    _, height, width, _ = images.shape
-    batch = len(indices)
-    rows = _shifted(batch, height, most, generator)  # [batch, height]
-    columns = _shifted(batch, width, most, generator)  # [batch, width]
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _shifted(batch: int, size: int, most: int, generator: torch.Generator) -> Tensor:
-    """Positions 0..size-1 moved by up to `most` either way, reflected at the edges: [batch, size]."""
-    offsets = torch.randint(-most, most + 1, (batch, 1), generator=generator)
-    positions = (torch.arange(size) + offsets).abs()
-    return (size - 1) - ((size - 1) - positions).abs()
-
-
-def stratified(
-    targets: Tensor,
-    fraction: float,
-    seed: int,
-    *,
-    remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
-) -> tuple[Tensor, Tensor]:
-    """Indices of the larger and of the held-out part, each with the same share of every class.
-
-    Raises:
-        DataError: a class is too small.
-    """
-    from sklearn.model_selection import train_test_split  # slow to import
-
-    try:
-        kept, held_out = train_test_split(
-            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
+    def _load(self, batch_size: int, *, seed: int, drop_last: bool = False) -> Iterator[Batch]:
+        if self._is_stream:
+            _shuffle_stream(self._dataset, seed)
+        return load_batches(
+            self._dataset,
+            batch_size,
+            seed=seed,
+            collate=self._collate,
+            num_workers=self._num_workers,
+            shuffle=drop_last and not self._is_stream,
+            drop_last=drop_last,
         )
-    except ValueError as error:
-        smallest = int(targets.bincount().min())
-        raise DataError(
-            f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
-            f"hold out {fraction:.0%} of them; {remedy}"
-        ) from error
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
+
+    def _read_first_target(self) -> Tensor:
+        """Read one sample and make a batch of it, so that what does not fit is refused at once: [1, ...]."""
+        with seeded(0):
+            rows = list(itertools.islice(iter(self._dataset), 1)) if self._is_stream else []
+            if not self._is_stream and len(self._dataset):
+                rows = [self._dataset[0]]
+            if not rows:
+                raise DataError(f"the {type(self._dataset).__name__} is empty; a split needs at least one sample")
+            return checked(self._collate(rows))[1]
+
+    def _given_targets(self, targets: Any) -> Tensor | None:
+        if targets is not None:
+            given = as_targets(targets)
+            if given.is_floating_point() != self._first_target.is_floating_point():
+                raise DataError(f"targets= are of type {given.dtype}, the dataset's {self._first_target.dtype}")
+            return given
+        if self._is_stream:
+            return None
+        for name in ("targets", "labels"):
+            try:
+                known = as_targets(getattr(self._dataset, name))
+            except (AttributeError, TypeError, ValueError, RuntimeError):
+                continue  # no such attribute, or not one of numbers
+            is_alike = known.is_floating_point() == self._first_target.is_floating_point()
+            if is_alike and len(known) == len(self._dataset) and torch.equal(known[:1], self._first_target):
+                return known
+        return None
+
+    def _stated_length(self, samples: int | None) -> int | None:
+        """Return the number of samples that the dataset or the caller states, after a check that all agree."""
+        if samples is not None and (samples < 1 or not self._is_stream):
+            raise DataError(f"samples is {samples}; it is for iterable datasets, and at least 1")
+        length = samples or (len(self._dataset) if hasattr(self._dataset, "__len__") else None)
+        given = None if self._given is None else len(self._given)
+        if given is not None and length is not None and given != length:
+            raise DataError(f"targets= has {given} targets for a dataset of {length} samples; give one per sample")
+        return length or given
+
+
+def _shuffle_stream(dataset: Any, seed: int) -> None:
+    """Tell an iterable dataset the seed of the next pass, where it can be told."""
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(seed)
+    elif isinstance(getattr(dataset, "generator", None), torch.Generator):
+        dataset.generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Data sets from a table of numbers: a CSV file whose first line names the columns."""
+"""A table of numbers as a data set: a CSV file whose first line names the columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Normalization, TensorSplit, stratified
+from lctprune.data.held_out import stratified
+from lctprune.data.preprocessing import Normalization
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 from lctprune.utils.files import sha256
 
@@ -25,14 +27,14 @@ def table_data(
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
 ) -> Data:
-    """A table's rows, one column of which is to be predicted; a fifth of them, always the same, is the test split.
+    """Load a table's rows, one column of which is to be predicted; a fifth, always the same, is the test split.
 
-    Columns, and the target of a regression, are standardised: by what is given, or else by the mean and deviation of
-    the training split.
+    Columns, and the target of a regression, are standardised by the given mean and deviation, or else by those of the
+    training split.
 
     Raises:
-        DataError: the file is missing, malformed or too small, or has no such column, or another number of columns
-            than is given.
+        DataError: the file is missing, malformed or too small, has no such column, or has another number of columns
+            than `normalization`.
     """
     path = Path(config.name)
     header, rows = _read(path)
@@ -60,7 +62,9 @@ def table_data(
     inner, val_part = _held_out(targets[train], config.val_fraction, config.seed)
     train, val = train[inner], train[val_part]
     if normalization and len(normalization.mean) != len(columns):
-        raise DataError(f"{path} has {len(columns)} columns beside {target}; {len(normalization.mean)} are expected")
+        raise DataError(
+            f"{path} has {len(columns)} columns besides {target}; the network expects {len(normalization.mean)}"
+        )
     normalization = normalization or _statistics(inputs[train])
     if is_regression:
         target_normalization = target_normalization or _statistics(targets[train, None])
@@ -96,10 +100,10 @@ def _read(path: Path) -> tuple[list[str], _Rows]:
             f"{','.join(header)!r}"
         )
     if len(rows) < LEAST_ROWS:
-        raise DataError(f"{path} has {len(rows)} rows; at least {LEAST_ROWS} are needed for three splits")
+        raise DataError(f"{path} has {len(rows)} rows; three splits need at least {LEAST_ROWS}")
     for line, row in rows:
         if len(row) != len(header):
-            raise DataError(f"{path}, line {line} has {len(row)} cells, the header {len(header)}")
+            raise DataError(f"{path}, line {line} has {len(row)} cells; the header has {len(header)}")
     return header, rows
 
 
@@ -126,11 +130,11 @@ def _check_classes(path: Path, target: str, rows: _Rows, texts: Sequence[str]) -
         if not text:
             raise DataError(f"{path}, line {line}: {target} is empty; it must be the name of a class")
     if len(set(texts)) < 2:
-        raise DataError(f"{path} has one class only, {target} is always {texts[0]!r}; classification needs at least 2")
+        raise DataError(f"{path} has only one class: {target} is always {texts[0]!r}; classification needs at least 2")
 
 
 def _held_out(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the larger and of the held-out part; balanced by class where there are classes."""
+    """Return the indices of the larger and of the held-out part, balanced by class where there are classes."""
     if not targets.is_floating_point():
         counts = targets.bincount()
         remedy = "give --task regression" if 2 * len(counts) > len(targets) else "add rows, or remove rare classes"
@@ -145,7 +149,7 @@ def _held_out(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tens
 
 
 def _statistics(values: Tensor) -> Normalization:
-    """Mean and deviation of each column, [rows, columns]; a constant column has a deviation of 1."""
+    """Return mean and deviation of each column of [rows, columns]; the deviation of a constant column is 1."""
     is_constant = (values == values[0]).all(0)
     std = torch.where(is_constant, 1.0, values.std(0, correction=0))
     return Normalization(tuple(values.mean(0).tolist()), tuple(std.tolist()))
@@ -153,4 +157,4 @@ def _statistics(values: Tensor) -> Normalization:
 
 def _standardized(values: Tensor, normalization: Normalization) -> Tensor:
     mean, std = (torch.tensor(statistic, dtype=torch.float64) for statistic in normalization)
-    return ((values - mean) / std).float()  # not before: large numbers may differ little
+    return ((values - mean) / std).float()  # single precision comes last: large numbers may differ little

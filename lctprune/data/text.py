@@ -17,13 +17,13 @@ PADDING, UNKNOWN = "<padding>", "<unknown>"  # ids 0 and 1; no text has them, as
 
 
 def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
-    """Sentences and labels from lines `sentence<TAB>label` in UTF-8; blank lines and a first line of just these
-    two words, a header, are skipped.
+    """Read sentences and labels from lines `sentence<TAB>label` in UTF-8.
 
-    The label is what stands behind the last tab; the sentence may be empty.
+    Blank lines are skipped, and so is a header: a first line of just these two words. The label stands after the last
+    tab; the sentence may be empty.
 
     Raises:
-        DataError: the file cannot be read, a line has no tab or no label, or there is no line.
+        DataError: the file cannot be read, a line has no tab or no label, or the file has no such line.
     """
     sentences, labels = [], []
     for number, line in enumerate(_text(Path(path)).split("\n"), 1):
@@ -35,7 +35,7 @@ def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
             sentences.append(sentence)
             labels.append(label)
         elif tab or label:
-            problem = "has no label behind the tab" if tab else "has no tab"
+            problem = "has no label after the tab" if tab else "has no tab"
             raise DataError(f"{path}, line {number} {problem} ({_shortened(line)}); it must be sentence<TAB>label")
     if not sentences:
         raise DataError(f"{path} has no sentences; it must have lines of the form sentence<TAB>label")
@@ -43,7 +43,7 @@ def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
 
 
 def tokens(sentence: str) -> list[str]:
-    """Words and punctuation marks of a sentence in lower case, by `PATTERN`."""
+    """Split a sentence into words and punctuation marks in lower case, by `PATTERN`."""
     return re.findall(PATTERN, sentence.lower())
 
 
@@ -51,26 +51,26 @@ class Vocabulary:
     """Words and their ids: 0 is padding, 1 any unknown word.
 
     Args:
-        words: in order of their ids, with the two special ones, as `Vocabulary.of` makes them.
+        words: all words in the order of their ids, beginning with the two special ones, as `Vocabulary.of` makes them.
 
     Raises:
-        DataError: the special words are not the first two, or a word comes twice.
+        DataError: the two special words do not come first, or a word occurs twice.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = tuple(words)
         self._ids = {word: index for index, word in enumerate(self.words)}
         if self.words[:2] != (PADDING, UNKNOWN) or len(self._ids) < len(self.words):
-            raise DataError(f"a vocabulary must begin with {PADDING} and {UNKNOWN}, and have each word once")
+            raise DataError(f"a vocabulary must begin with {PADDING} and {UNKNOWN} and hold each word once")
 
     @classmethod
     def of(cls, sentences: Iterable[str], *, min_count: int = 2, size: int = 20_000) -> Vocabulary:
-        """The words of training sentences, the most frequent first and equally frequent ones in alphabetical order.
+        """Collect the words of training sentences, most frequent first, equally frequent ones in alphabetical order.
 
         Args:
-            sentences: of the training split alone.
-            min_count: a word seen fewer times is unknown.
-            size: how many ids there are at most; the least frequent words beyond it are unknown.
+            sentences: sentences of the training split alone.
+            min_count: occurrences that a word needs; rarer words are unknown.
+            size: largest number of ids; the least frequent words beyond it are unknown.
 
         Raises:
             ConfigError: `min_count` is below 1, or `size` below 2.
@@ -88,11 +88,11 @@ class Vocabulary:
         return len(self.words)
 
     def encode(self, sentences: Sequence[str], max_length: int = 64) -> Tensor:
-        """Ids of each sentence's words, zeros behind them; a sentence without any word becomes one unknown word.
+        """Return the ids of each sentence's words, padded with zeros; a sentence without any word is one unknown word.
 
         Args:
-            sentences: n of them.
-            max_length: words beyond it are cut off.
+            sentences: n sentences.
+            max_length: largest number of words; further ones are cut off.
 
         Returns:
             int64 [n, longest].
@@ -113,7 +113,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a file of sentence<TAB>label") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); give a file with lines sentence<TAB>label"
+        ) from error
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]

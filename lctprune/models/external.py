@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from lctprune.data.splits import Normalization
+from lctprune.data.preprocessing import Normalization
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
 
 Builder = Callable[..., nn.Module]

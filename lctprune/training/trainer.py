@@ -17,6 +17,7 @@ from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.builtin import NAMED
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
+from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_distance, default_loss
 from lctprune.measure.step_costs import group_seconds
@@ -199,9 +200,9 @@ def train_steps(
 def _plan(data: Data | None, run: Run | None) -> Plan | None:
     if data is None or run is None:
         return None
-    targets, training = data.train.targets, run.config.training
-    steps = max(1, len(targets) // training.batch_size)
-    return Plan(dataclasses.asdict(training), steps, run.epochs_done, targets.is_floating_point())
+    split, training = data.train, run.config.training
+    steps = max(1, sample_count(split) // training.batch_size)
+    return Plan(dataclasses.asdict(training), steps, run.epochs_done, split.targets.is_floating_point())
 
 
 def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:

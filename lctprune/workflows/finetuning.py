@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Batch, Split
+from lctprune.data.splits import Batch, Split, sample_count
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models.build import network_of
@@ -147,7 +147,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -
     )
 
 
-class TaughtSplit:
+class TaughtSplit(Split):
     """A split whose shuffled batches carry, behind each target, a teacher's output for the input.
 
     Targets become [batch, target's numbers + outputs], in single precision; `batches` are unchanged.
@@ -166,6 +166,11 @@ class TaughtSplit:
     def targets(self) -> Tensor:
         """The targets of the split."""
         return self._split.targets
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in one pass."""
+        return sample_count(self._split)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Return the batches of the split, with their own targets."""

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lctprune.data.image_files import FolderSplit, decode_images
-from lctprune.data.splits import Augmentation, Normalization, TensorSplit
+from lctprune.data.preprocessing import Augmentation, Normalization
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
@@ -40,7 +41,7 @@ def saved(images: Tensor, folder: Path) -> list[Path]:
 def folder_split(
     folder: Path, augmentation: Augmentation, count: int = 6, normalization: Normalization = PLAIN
 ) -> tuple[FolderSplit, Tensor]:
-    """A split, and what evaluation crops from its images."""
+    """Make a split of image files, and crop the centres of its images."""
     images = random_images(count, RESIZED, RESIZED + 4, 3)
     split = FolderSplit(saved(images, folder), torch.arange(count) * 10, normalization, augmentation, size=SIZE)
     return split, images[:, 1 : 1 + SIZE, 3 : 3 + SIZE]

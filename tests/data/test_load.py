@@ -21,12 +21,14 @@ from torchvision import datasets
 
 from lctprune.data.image_files import FolderSplit
 from lctprune.data.load import Data, DataConfig, load_data, relocated
-from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
+from lctprune.data.preprocessing import Augmentation, Normalization
+from lctprune.data.splits import Split
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import ConfigError, DataError
 
 
 def stored(split: Split) -> Tensor:
-    """The uint8 images of a split in memory."""
+    """Return the uint8 images of a split in memory."""
     assert isinstance(split, TensorSplit)
     return split.inputs
 
@@ -56,7 +58,7 @@ def assert_close(actual: Normalization | None, expected: Normalization) -> None:
 
 
 def error_of(config: DataConfig, **options: Any) -> str:
-    """The message of the DataError that loading gives: one line."""
+    """Return the message of the DataError that loading raises: one line."""
     with pytest.raises(DataError) as caught:
         load_data(config, **options)
     assert "\n" not in str(caught.value)
@@ -168,7 +170,7 @@ def md5(content: bytes) -> str:
 
 
 def fashion_files() -> tuple[dict[str, bytes], numpy.ndarray, numpy.ndarray]:
-    """The four files by name, and the 40 train and 20 test images."""
+    """Make the four files, by name, of 40 train and 20 test images."""
     train, test = random_pixels(40, 28, 28), random_pixels(20, 28, 28, seed=1)
     files = {
         "train-images-idx3-ubyte": idx(train),
@@ -267,7 +269,7 @@ def test_data_that_has_moved_is_read_from_where_it_is_now(tmp_path: Path) -> Non
 
 
 def test_data_without_files_is_nowhere_else() -> None:
-    with pytest.raises(ConfigError, match="digits comes with lctprune, so nothing is to be read from there;"):
+    with pytest.raises(ConfigError, match=r"digits comes with lctprune .* there; leave out --data"):
         relocated(DataConfig(name="digits"), "there")
 
 
@@ -368,7 +370,7 @@ def make_classes(
 
 
 def pixels_of(folder: Path) -> Counter[tuple[bytes, int]]:
-    """What samples() should find, of two classes a and b of images that need no resizing."""
+    """Count what samples() should find for two classes a and b of images that need no resizing."""
     return Counter(
         (numpy.array(Image.open(path)).tobytes(), label)
         for label, name in enumerate("ab")
@@ -556,7 +558,7 @@ def test_too_few_classes(classes: str, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         make_classes(tmp_path / name, 5, classes=classes)
     message = error_of(folder_config(tmp_path))
-    assert message.startswith(f"{tmp_path / 'train'} needs one folder of images a class, at least 2")
+    assert message.startswith(f"{tmp_path / 'train'} needs one folder of images per class, at least 2")
     assert message.endswith(f"it holds {classes or 'none'}")
 
 

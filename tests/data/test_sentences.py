@@ -169,7 +169,7 @@ def test_a_label_that_train_has_not(name: str, folder: Path) -> None:
 
 def test_one_label_only(folder: Path) -> None:
     write(folder / "train.tsv", [(text, "good") for text, _ in TRAIN])
-    assert "train.tsv has one label only, 'good'" in error_of(folder)
+    assert "train.tsv has only one label, 'good'" in error_of(folder)
 
 
 @pytest.mark.parametrize(("name", "line"), [("train.tsv", 21), ("test.tsv", 5)])

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lctprune.data.splits import Augmentation, Normalization, TensorSplit, shift_and_flip
+from lctprune.data.preprocessing import Augmentation, Normalization, shift_and_flip
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
@@ -34,7 +35,7 @@ def changed(images: Tensor, indices: Sequence[int], augmentation: Augmentation, 
 
 
 def variants(image: Tensor, augmentation: Augmentation) -> list[bytes]:
-    """The oracle: every crop of the padded image, and its mirror image, one by one."""
+    """Make every crop of the padded image and its mirror image, one by one: the oracle."""
     height, width, _ = image.shape
     crop = augmentation.crop
     padded = numpy.pad(image.numpy(), ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
@@ -184,7 +185,7 @@ def test_a_split_needs_a_target_for_each_input(inputs: int, targets: int) -> Non
 
 
 def normalized(images: Tensor, normalization: Normalization) -> Tensor:
-    """torchvision's way, channel by channel in another layout."""
+    """Torchvision's way, channel by channel in another layout."""
     pixels = v2.functional.to_dtype(images.permute(0, 3, 1, 2).contiguous(), torch.float32, scale=True)
     return v2.functional.normalize(pixels, list(normalization.mean), list(normalization.std))
 

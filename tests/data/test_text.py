@@ -63,9 +63,9 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows:
     ("content", "message"),
     [
         (b"good\t1\nbad film\n", r"train.tsv, line 2 has no tab \('bad film'\); it must be sentence<TAB>label"),
-        (b"\ngood\t1\nbad\t\n", r"train.tsv, line 3 has no label behind the tab \('bad'\); it must be sentence<TAB>"),
-        (b"good\t \n", r"line 1 has no label behind the tab"),
-        (b"good\t1\n\t\n", r"line 2 has no label behind the tab \(''\)"),
+        (b"\ngood\t1\nbad\t\n", r"train.tsv, line 3 has no label after the tab \('bad'\); it must be sentence<TAB>"),
+        (b"good\t \n", r"line 1 has no label after the tab"),
+        (b"good\t1\n\t\n", r"line 2 has no label after the tab \(''\)"),
         (b"bad " * 100, r"line 1 has no tab \('bad bad bad bad bad bad bad bad bad b\.\.\.'\)"),
         (b"good\t1\nbad\t0\nna\xefve\t1\n", r"train.tsv, line 3 is not UTF-8 \(byte 0xef\); convert the file to UTF-8"),
         (b"\xef\xbb\xbfgood\t1\n\xff\n", r"line 2 is not UTF-8 \(byte 0xff\)"),
@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes, message: str
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dev.tsv cannot be read \(No such file or directory\); give a file of"):
+    with pytest.raises(DataError, match=r"dev.tsv cannot be read \(No such file or directory\); give a file with"):
         read_sentences(tmp_path / "dev.tsv")
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
         read_sentences(str(tmp_path))
@@ -179,7 +179,7 @@ def test_a_vocabulary_can_be_made_again_from_its_words(texts: list[str]) -> None
 
 @pytest.mark.parametrize("words", [[], ["a", "b"], [UNKNOWN, PADDING], [PADDING, UNKNOWN, "a", "a"]])
 def test_words_that_are_no_vocabulary(words: list[str]) -> None:
-    with pytest.raises(DataError, match=f"must begin with {PADDING} and {UNKNOWN}, and have each word once"):
+    with pytest.raises(DataError, match=f"must begin with {PADDING} and {UNKNOWN} .*each word once"):
         Vocabulary(words)
 
 

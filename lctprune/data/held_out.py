@@ -1,0 +1,36 @@
+"""Hold out a part of the training samples, balanced by class."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+from torch import Tensor
+
+from lctprune.errors import DataError
+
+
+def stratified(
+    targets: Tensor,
+    fraction: float,
+    seed: int,
+    *,
+    remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of the larger and of the held-out part, each with the same share of every class.
+
+    Raises:
+        DataError: a class is too small.
+    """
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    try:
+        kept, held_out = train_test_split(
+            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
+        )
+    except ValueError as error:
+        smallest = int(targets.bincount().min())
+        raise DataError(
+            f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
+            f"hold out {fraction:.0%} of them; {remedy}"
+        ) from error
+    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values

@@ -1,0 +1,87 @@
+"""From stored pixels to a network's input: normalisation, and random changes of training images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lctprune.config.data import DataConfig
+
+NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel, for pixels between 0 and 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalization:
+        """Measure uint8 images, [n, height, width, channels]."""
+        count = images[..., 0].numel()
+        means, stds = [], []
+        for channel in images.unbind(-1):
+            histogram = channel.flatten().bincount(minlength=256).double()
+            values = torch.arange(256, dtype=torch.double) / 255
+            mean = (histogram @ values) / count
+            means.append(round(float(mean), 6))
+            stds.append(round(max(float(((values - mean).square() @ histogram / count).sqrt()), 1 / 255), 6))
+        return cls(tuple(means), tuple(stds))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Turn uint8 [n, height, width, channels] into float32 [n, channels, height, width], stored channels last."""
+        scale = 1 / (255 * torch.tensor(self.std))
+        shift = -torch.tensor(self.mean) / torch.tensor(self.std)
+        return (images * scale).add_(shift).permute(0, 3, 1, 2)
+
+
+class Augmentation(NamedTuple):
+    """Changes of training images: random shifts by up to `crop` pixels (edges reflected), and mirroring."""
+
+    crop: int = 0
+    flip: bool = False
+
+
+NO_AUGMENTATION = Augmentation()
+
+
+def augmentation_of(config: DataConfig, size: int) -> Augmentation:
+    """Return the augmentation that the settings ask for, for images of `size` pixels a side."""
+    kind = config.augment
+    if kind == "auto":
+        kind = "crop" if config.name in NO_FLIP else "crop-flip"
+    crop = max(1, round(size * config.shift))
+    return Augmentation(crop=0 if kind == "none" else crop, flip=kind == "crop-flip")
+
+
+def shift_and_flip(images: Tensor, indices: Tensor, mirrored: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Pick images, shift each by its own draw and mirror some, in one gather.
+
+    A shift is a crop from the image padded by reflection; the padding is never made.
+
+    Args:
+        images: uint8 images, [n, height, width, channels].
+        indices: positions of the images to pick, [batch].
+        mirrored: flags of the images to mirror, bool [batch].
+        most: largest shift, in pixels.
+        generator: source of the random shifts.
+
+    Returns:
+        [batch, height, width, channels].
+    """
+    _, height, width, _ = images.shape
+    batch = len(indices)
+    rows = _shifted(batch, height, most, generator)  # [batch, height]
+    columns = _shifted(batch, width, most, generator)  # [batch, width]
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _shifted(batch: int, size: int, most: int, generator: torch.Generator) -> Tensor:
+    """Move the positions 0..size-1 by up to `most` either way, reflected at the edges: [batch, size]."""
+    offsets = torch.randint(-most, most + 1, (batch, 1), generator=generator)
+    positions = (torch.arange(size) + offsets).abs()
+    return (size - 1) - ((size - 1) - positions).abs()

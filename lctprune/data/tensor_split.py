@@ -1,0 +1,92 @@
+"""A split in memory: it yields normalised batches, augmented by batched tensor code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization, shift_and_flip
+from lctprune.data.splits import Batch, Split
+from lctprune.errors import DataError
+
+
+class TensorSplit(Split):
+    """A split in memory.
+
+    Args:
+        inputs: uint8 images [n, height, width, channels]; int64 token numbers [n, time], whose zeros at the end are
+            padding that batches are freed of; or floating-point inputs of any shape [n, ...]. Or a function that
+            returns them, called when the first batch is asked for.
+        targets: class numbers or values to predict, [n, ...].
+        normalization: mean and deviation by which images are normalised.
+        augmentation: random changes of images, in `shuffled` alone.
+
+    Raises:
+        DataError: there are no samples, or not as many targets as inputs.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor | Callable[[], Tensor],
+        targets: Tensor,
+        normalization: Normalization | None = None,
+        augmentation: Augmentation = NO_AUGMENTATION,
+    ) -> None:
+        self._inputs = inputs
+        self._targets = targets
+        self.normalization = normalization
+        self.augmentation = augmentation
+        if len(targets) == 0 or (isinstance(inputs, Tensor) and len(inputs) != len(targets)):
+            raise DataError(f"a split needs as many inputs as targets, and at least one; it got {len(targets)} targets")
+
+    @property
+    def targets(self) -> Tensor:
+        """All targets, in order."""
+        return self._targets
+
+    @property
+    def inputs(self) -> Tensor:
+        """All inputs, as they were given."""
+        if not isinstance(self._inputs, Tensor):
+            self._inputs = self._inputs()
+        return self._inputs
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield every sample once, in order."""
+        for start in range(0, len(self.targets), batch_size):
+            stop = start + batch_size
+            yield self._prepared(self.inputs[start:stop]), self.targets[start:stop]
+
+    def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        """Yield full batches in an order by `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+        batch_size = min(batch_size, len(self.targets))
+        order = torch.randperm(len(self.targets), generator=generator)
+        mirrored = self._mirrored(seed)
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            indices = order[start : start + batch_size]
+            if self.inputs.dtype == torch.uint8:
+                inputs = shift_and_flip(self.inputs, indices, mirrored[indices], self.augmentation.crop, generator)
+            else:
+                inputs = self.inputs[indices]
+            yield self._prepared(inputs), self.targets[indices]
+
+    def _mirrored(self, seed: int) -> Tensor:
+        """Choose the images that a pass mirrors, [n]: a random half, and all others in the next pass.
+
+        Two passes show every image from both sides (alternating flip: Jordan 2024, arXiv 2404.00498). For that, the
+        half is the same for all seeds.
+        """
+        if not self.augmentation.flip:
+            return torch.zeros(len(self.targets), dtype=torch.bool)
+        half = torch.rand(len(self.targets), generator=torch.Generator().manual_seed(0)) < 0.5
+        return half ^ bool(seed % 2)
+
+    def _prepared(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.int64:
+            return inputs[:, : max(1, int((inputs != 0).sum(1).max()))]
+        if inputs.dtype != torch.uint8:
+            return inputs
+        return (self.normalization or Normalization((0.0,), (1.0,))).apply(inputs)
