@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lctprune.errors import ConfigError
-from lctprune.reports.figures import panels, percent_formatter, say_instead, style
+from lctprune.reports.figures import INK, panels, percent_formatter, say_instead, style
 
 QUANTITIES = {
     "val_accuracy": "validation {metric}",
@@ -82,7 +82,9 @@ def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
         say_instead(ax, "not measured" if len(curves) else "no epoch was finished")
         return
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    colors = matplotlib.colormaps["viridis"]  # for colour-blind readers too: the deeper the darker
+    colors = matplotlib.colormaps[
+        "viridis"
+    ]  # the deeper the darker; colour-blind readers can tell it apart
     marker = "o" if len(curves) <= MOST_MARKED_EPOCHS else ""
     epochs, last = curves.index.to_numpy(), curves.shape[1] - 1
     for position, exit in enumerate(curves.columns):
@@ -93,6 +95,6 @@ def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
             marker=marker,
             markersize=3.5,
             linewidth=2.2 if main else 1.6,
-            color=colors(0.0 if main else 0.8 - 0.6 * position / max(1, last - 1)),
+            color=INK if main else colors(0.8 - 0.5 * position / max(1, last - 1)),
             label="main network" if main else f"exit {exit}",
         )

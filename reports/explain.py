@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
 from lctprune.measure.candidates import Candidate
@@ -45,13 +47,11 @@ def describe_run(run: Run) -> dict[str, str]:
                 "seed": "seed {}",
             },
         ),
-        "machine": _joined(
-            config.get("machine") or {}, {"cpu": "{}", "cores": "{} cores", "threads": "{} threads", "gpu": "GPU {}"}
-        ),
+        "machine": _machine(config.get("machine") or {}),
         "platform": (config.get("machine") or {}).get("platform"),
         "versions": ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items()),
-        "started": config.get("created"),
-        "command": shlex.join(map(str, config.get("command") or [])),
+        "started": _minute(run.config.created),
+        "command": _command(run.config.command),
     }
     return {term: str(fact) for term, fact in facts.items() if fact}
 
@@ -111,6 +111,29 @@ def _data(recorded: Mapping[str, Any] | None) -> str:
     samples = ", ".join(f"{name} {count:,}" for name, count in recorded["samples"].items())
     outputs = f"{len(recorded['classes'])} classes" if recorded["classes"] else "regression"
     return f"{recorded['config']['name']}, {outputs}; samples: {samples}"
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    counted = {
+        name: f"{machine[name]} {name[:-1] if machine[name] == 1 else name}"
+        for name in ("cores", "threads")
+        if machine.get(name) is not None
+    }
+    return _joined({**machine, **counted}, {"cpu": "{}", "cores": "{}", "threads": "{}", "gpu": "GPU {}"})
+
+
+def _minute(created: str) -> str:
+    """Write a time of ISO 8601 to the minute, in UTC; any other text stays as it is."""
+    try:
+        time = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _command(command: Sequence[str]) -> str:
+    """Write a command without the folder of its program."""
+    return shlex.join([PurePath(command[0]).name, *command[1:]]) if command else ""
 
 
 def _share(share: object, meaning: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -19,6 +20,8 @@ from lctprune.utils.files import write_atomically
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 FRONT, CHOSEN, BEATEN, INK, MUTED = "#0072B2", "#D55E00", "#7F7F7F", "#222222", "#5C5C5C"
+GRID, BACKGROUND = "#E6E6E6", "#FFFFFF"
+PAGE_COLORS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", BACKGROUND: "--page"}  # variables of page.html.jinja
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 10.0,
@@ -28,7 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": "#E6E6E6",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "text.color": INK,
     "xtick.color": MUTED,
@@ -66,7 +69,7 @@ def panels(
     """
     heading = LINE * sum(text is not None for text in (title, subtitle))
     width, height = PANEL_WIDTH * count + right - RIGHT, PANEL_HEIGHT + TOP + heading
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     axes = figure.subplots(1, count, squeeze=False)[0].tolist()
     figure.subplots_adjust(
         left=LEFT / width,
@@ -116,15 +119,18 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return list(contents)
 
 
-def inline_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an `<svg>` element for a page.
+def inline_svg(figure: Figure, prefix: str) -> Markup:
+    """Draw a figure as an `<svg>` element that takes its neutral colours from the page, so that it suits dark mode too.
 
     Args:
-        figure: to draw.
-        prefix: of every id in it, as ids must differ from those of the page's other figures.
+        figure: figure to draw.
+        prefix: start of every id in the element, as ids must differ between the figures of a page.
     """
     text = _svg(figure).decode()
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text[text.index("<svg") :])
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text[text.index("<svg") :])
+    for color, variable in PAGE_COLORS.items():
+        text = text.replace(color.lower(), f"var({variable})")
+    return Markup(text)  # matplotlib escapes the names that it writes
 
 
 def _svg(figure: Figure) -> bytes:

@@ -16,7 +16,7 @@ from lctprune.measure.candidates import MAIN, Candidate
 from lctprune.measure.selection import COSTS
 from lctprune.measure.units import amount
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
-from lctprune.reports.labels import Line, label_points
+from lctprune.reports.labels import Segment, label_points
 from lctprune.reports.points import ParetoPoint, measured_costs, pareto_points
 
 AXIS_LABELS = {
@@ -65,7 +65,7 @@ def plot_pareto(
     named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
     labels = [_label(ax, point, chosen=point.exit == chosen_exit) for point in named]
     others = [(point.cost, point.accuracy) for point in points if point not in named]
-    label_points(ax, [(point.cost, point.accuracy) for point in named], labels, lines, others=others)
+    label_points(ax, [(point.cost, point.accuracy) for point in named], labels, segments=lines, others=others)
     return ax
 
 
@@ -146,11 +146,11 @@ def _around(values: Iterable[float | None], *, least: float) -> tuple[float, flo
     return middle - half, middle + half
 
 
-def _draw_intervals(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Line]:
-    lines: list[Line] = []
+def _draw_intervals(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Segment]:
+    lines: list[Segment] = []
     for point in points:
         color = CHOSEN if point.exit == chosen_exit else FRONT if point.on_front else BEATEN
-        drawn: list[Line] = []
+        drawn: list[Segment] = []
         if point.low is not None and point.high is not None:
             drawn.append(((point.cost, point.low), (point.cost, point.high)))
         if point.cost_low is not None and point.cost_high is not None:
@@ -161,7 +161,7 @@ def _draw_intervals(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | 
     return lines
 
 
-def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Line]:
+def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Segment]:
     """Steps: between two candidates, the cheaper one is the best that can be had."""
     front = [(point.cost, point.accuracy) for point in points if point.on_front]
     costs, accuracies = [x for x, _ in front], [y for _, y in front]
@@ -185,7 +185,7 @@ def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | Non
             ax.plot([point.cost], [point.accuracy], "D", color=CHOSEN, mec="white", ms=9.5, zorder=4, label=label)
 
 
-def _draw_limit(ax: Axes, cost: str, limit: float) -> Line:
+def _draw_limit(ax: Axes, cost: str, limit: float) -> Segment:
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     elsewhere = "" if limit <= right else " (off the axis)"
     label = f"budget: at most {amount(limit, cost)}{elsewhere}"
