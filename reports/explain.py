@@ -1,4 +1,4 @@
-"""What was trained and why a candidate was chosen, in words. Plain text: whoever puts it on a page escapes it."""
+"""Describe in plain text what was trained and why a candidate was chosen; a page has to escape it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lctprune.runs import Run
 
 
 def describe_run(run: Run) -> dict[str, str]:
-    """Facts of a run by what they are, from its config; what the config does not record is left out.
+    """Return the facts that the config of a run records, by what they are.
 
     Args:
-        run: whose config.json and number of epochs are described.
+        run: run with its config.json and its finished epochs.
     """
     config = run.config.to_dict()  # as recorded: settings of later versions have no defaults here
     training = config["training"]
@@ -57,12 +57,12 @@ def describe_run(run: Run) -> dict[str, str]:
 
 
 def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float]) -> list[str]:
-    """Sentences that say why a candidate was chosen, or that it would not be now, as the run has changed since.
+    """Say why a candidate was chosen, or that it would not be chosen now because the run has changed.
 
     Args:
-        candidates: that there were to choose from.
-        chosen: one of them.
-        budget: plain limits by the name of the cost; empty where there was none.
+        candidates: candidates to choose from.
+        chosen: chosen candidate.
+        budget: plain limits by the name of the cost; empty if there was none.
 
     Raises:
         ConfigError: a limit is not a positive number.
@@ -81,7 +81,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     if costs := [f"{amount(getattr(chosen, c), c)} (limit {amount(limit, c)})" for c, limit in budget.items()]:
         sentences.append(f"It costs {', '.join(costs)}.")
     if other := cheaper_alternative(candidates, limits, chosen):
-        assert other.flops is not None  # which it was found by
+        assert other.flops is not None  # its FLOPs were compared
         cost = amount(other.flops, "flops")
         sentences.append(
             f"These samples do not show a cheaper one to be worse (the difference's 95% interval contains 0): "

@@ -1,5 +1,6 @@
-"""Figures: their style, their panels, and how they are written. Nothing here touches pyplot or leaves a setting of
-matplotlib changed.
+"""Style figures, lay out their panels and write them.
+
+Nothing here uses pyplot or leaves a setting of matplotlib changed.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ STYLE: dict[Any, Any] = {
 }
 PANEL_WIDTH, PANEL_HEIGHT = 4.8, 3.4  # inches
 LEFT, RIGHT, BOTTOM, TOP, LINE = 0.75, 0.15, 0.65, 0.55, 0.24  # inches around and between panels
-TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1}  # whatever stands outside the axes is never cut off
+TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1}  # what stands outside the axes is not cut off
 NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def style() -> AbstractContextManager[None]:
-    """Inside it, figures are made and written in the project's style, whatever the user's settings of matplotlib."""
-    # rc_context does not put a backend back, so that is not to be touched
+    """Make and write figures in the project's style inside the block, whatever the user's settings of matplotlib."""
+    # rc_context does not restore the backend, so leave it alone
     default = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     return matplotlib.rc_context({**default, **STYLE})
 
@@ -59,12 +60,12 @@ def style() -> AbstractContextManager[None]:
 def panels(
     count: int, *, title: str | None = None, subtitle: str | None = None, right: float = RIGHT
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, laid out once and for all so that labels can be placed on them.
+    """Return a figure with panels side by side, in their final layout so that labels can be placed on them.
 
     Args:
-        count: of panels.
-        title: above them.
-        subtitle: below the title.
+        count: number of panels.
+        title: heading above the panels.
+        subtitle: line below the title.
         right: margin beside the last panel, in inches.
     """
     heading = LINE * sum(text is not None for text in (title, subtitle))
@@ -87,13 +88,13 @@ def panels(
 
 
 def say_instead(ax: Axes, text: str) -> None:
-    """In place of data that are not there."""
+    """Write a text in the middle of the axes, in place of missing data."""
     ax.set(xticks=[], yticks=[])
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED)
 
 
 def percent_formatter() -> FuncFormatter:
-    """Of ticks that are shares, with as many decimals as each needs; an axis needs one of its own."""
+    """Return a formatter of fractions in percent, with as many decimals as each needs; make one per axis."""
     return FuncFormatter(lambda share, _: f"{100 * share:.6g}%")
 
 
@@ -101,8 +102,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG (150 dots an inch) and SVG; the same figure gives the same bytes.
 
     Args:
-        figure: to write.
-        stem: the files' path without its ending.
+        figure: figure to write.
+        stem: path of the files without their ending.
 
     Returns:
         The paths of the two files.

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.path import Path
 from matplotlib.text import Annotation
@@ -23,6 +24,7 @@ ANGLES = (135, 315, 90, 270, 180, 0, 45, 225, 112, 292, 158, 338, 68, 248, 22, 2
 OFFSETS = tuple(itertools.product(DISTANCES, ANGLES))
 # Costs of what a name or its leader line covers; one point of distance costs 1.
 COVERS_NAME, COVERS_MARKER, COVERS_LINE = 10_000, 300, 60
+MISLEADS, MISLEADS_BUT_TIED = 100, 25  # if about as near to another point; less with a leader line
 
 
 def label_points(
@@ -65,6 +67,9 @@ def label_points(
             cost = distance + COVERS_NAME * (name.count_overlaps(names) + (not _inside(name, frame)))
             cost += COVERS_MARKER * (name.count_overlaps(markers) + _crossings(leaders, [name]))
             cost += COVERS_LINE * name.count_overlaps(lines)
+            gaps = numpy.linalg.norm(numpy.maximum(abs(anchors - centre) - (width / 2, height / 2), 0), axis=1)
+            misleads = (numpy.delete(gaps, index) < gaps[index] + CLEARANCE).any()
+            cost += misleads * (MISLEADS if leader is None else MISLEADS_BUT_TIED)
             if leader is not None and cost < least:
                 cost += COVERS_MARKER * _crossings([leader], strangers)
             if cost < least:

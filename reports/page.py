@@ -23,6 +23,7 @@ from lctprune.reports.formats import percent, percent_interval
 from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.tables import metrics_frame
+from lctprune.reports.tiles import headline_tiles
 from lctprune.runs import Run
 
 METHODS = {
@@ -40,14 +41,6 @@ UNITS = (
 )
 COLUMNS = ("exit", "{metric}", "loss", "FLOPs", "of main", "parameters", "size", "latency", "front")
 UNKNOWN = "not known"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A headline number and what it is."""
-
-    value: str
-    label: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +118,7 @@ def report_page(
     return environment.get_template("page.html.jinja").render(
         name=run.path.resolve().name,
         method=METHODS[run.config.training.method],
-        tiles=_tiles(candidates, chosen, test),
+        tiles=headline_tiles(candidates, chosen, test),
         choice=_choice(candidates, chosen, budget or {}, test),
         table=_table(candidates, chosen),
         pareto=_pareto(candidates, chosen, budget),
@@ -133,33 +126,6 @@ def report_page(
         agreement=_curves(metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric),
         facts=describe_run(run),
     )
-
-
-def _tiles(candidates: Sequence[Candidate], chosen: Candidate | None, test: Mapping[str, Any] | None) -> list[Tile]:
-    main = main_of(candidates)
-    subject = chosen or main
-    tiles = [_accuracy_tile(subject, test if chosen else None)]
-    for cost, name in (("flops", "FLOPs"), ("parameters", "parameters"), ("latency_ms", "latency")):
-        value, whole = getattr(subject, cost), getattr(main, cost)
-        if value is None:
-            continue
-        write = "{:.3g} ms".format if cost == "latency_ms" else engineering
-        if chosen and whole:
-            label = f"of the main network's {name}: {write(value)} of {write(whole)}"
-            tiles.append(Tile(value=percent(value / whole, 0), label=label))
-        else:
-            tiles.append(Tile(value=write(value), label=f"{name} of {subject.name}"))
-    return tiles
-
-
-def _accuracy_tile(subject: Candidate, test: Mapping[str, Any] | None) -> Tile:
-    if test is None:
-        label = f"validation {subject.metric} of {subject.name}"
-        return Tile(value=percent(subject.accuracy), label=label)
-    main = test.get("main_accuracy")
-    compared = "" if main is None else f", main network {percent(main)}"
-    label = f"test {test.get('metric', 'accuracy')} of {subject.name}{compared}"
-    return Tile(value=percent(test["accuracy"]), label=label)
 
 
 def _choice(
@@ -212,9 +178,7 @@ def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: boo
     names = [*([candidate.origin] if candidate.origin else []), *(["chosen"] if is_chosen else [])]
     return [
         Cell(candidate.name, names),
-        Cell(
-            percent(candidate.accuracy), [percent_interval(*candidate.accuracy_interval)] if candidate.samples else []
-        ),
+        Cell(percent(candidate.accuracy), interval),
         Cell(f"{candidate.loss:.3f}"),
         Cell(UNKNOWN) if flops is None else Cell(engineering(flops), [f"{engineering(flops / 2)} MACs"]),
         Cell(percent(flops / main.flops, 0) if flops and main.flops else UNKNOWN),
