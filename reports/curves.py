@@ -32,7 +32,7 @@ def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFram
 
     Args:
         metrics: table from `metrics_frame`.
-        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss"; in a run with diagnostics also "cosine" (-1 to 1),
+        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss"; with diagnostics also "cosine" (-1 to 1),
             "gradient_norm" or "gap". The result has no columns if the run did not measure it.
 
     Raises:

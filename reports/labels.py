@@ -68,10 +68,11 @@ def label_points(
             cost += COVERS_MARKER * (name.count_overlaps(markers) + _crossings(leaders, [name]))
             cost += COVERS_LINE * name.count_overlaps(lines)
             gaps = numpy.linalg.norm(numpy.maximum(abs(anchors - centre) - (width / 2, height / 2), 0), axis=1)
-            misleads = (numpy.delete(gaps, index) < gaps[index] + CLEARANCE).any()
+            misleads = (numpy.delete(gaps, index) < gaps[index] + CLEARANCE / 2).any()
             cost += misleads * (MISLEADS if leader is None else MISLEADS_BUT_TIED)
             if leader is not None and cost < least:
-                cost += COVERS_MARKER * _crossings([leader], strangers)
+                crossed = sum(leader.intersects_path(other) for other in leaders)
+                cost += COVERS_MARKER * (_crossings([leader], strangers) + crossed)
             if cost < least:
                 least, label.xyann, best_name, best_leader = cost, (dx, dy), name, leader
         if label.arrow_patch is not None:
@@ -89,7 +90,7 @@ def _offset(distance: float, angle: float, width: float, height: float) -> tuple
 
 
 def _inside(box: Bbox, frame: Bbox) -> bool:
-    return frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    return bool(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
 
 
 def _crossings(leaders: Sequence[Path], boxes: Sequence[Bbox]) -> int:

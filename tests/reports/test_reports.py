@@ -103,7 +103,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def make_run(path: Path, *, epochs: int = 3, model: str = "resnet18") -> Run:
-    """A run directory as training leaves it, less the checkpoint."""
+    """Write a run directory as training leaves it, without the checkpoint."""
     network = {
         "model": model,
         "groups": 2,
@@ -379,7 +379,7 @@ def test_training_figure_of_no_epochs_says_so() -> None:
 
 
 def with_diagnostics(run: Run) -> Run:
-    """The same run, as if it had been trained with them; at first the shallow exit's gradient was zero."""
+    """Add diagnostics to the metrics of a run; at first the shallow exit's gradient was zero."""
     more = [
         {"exit0_cosine": "" if epoch == 0 else 0.2 * epoch, "exit0_gradient_norm": 1.5, "exit0_gap": 0.3}
         | {"exit1_cosine": 1.0, "exit1_gradient_norm": 2.5, "exit1_gap": 0.0}
