@@ -1,4 +1,7 @@
-"""Tables, plots and one self-contained HTML page of a run. Needs pandas and matplotlib: import it where it is used."""
+"""Make tables, plots and one self-contained HTML page about a run.
+
+Importing this package takes a second, as it imports pandas and matplotlib: import it where it is used.
+"""
 
 from lctprune.reports.curves import training_curves, training_figure
 from lctprune.reports.figures import save_figure

@@ -1,4 +1,4 @@
-"""Curves of training: the data first, then the drawing."""
+"""Compute the curves of training, then draw them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lctprune.errors import ConfigError
-from lctprune.reports.figures import panels, percent_formatter, say_instead, style
+from lctprune.reports.figures import INK, panels, percent_formatter, say_instead, style
 
 QUANTITIES = {
     "val_accuracy": "validation {metric}",
@@ -22,18 +22,18 @@ QUANTITIES = {
     "gradient_norm": "norm of the local gradient",
     "gap": "mean |loss - main network's loss|",
 }
-DIAGNOSTICS = ("cosine", "gap", "gradient_norm")  # of these, in runs that were trained with them
+DIAGNOSTICS = ("cosine", "gap", "gradient_norm")  # measured only in runs that were trained with diagnostics
 LEGEND_WIDTH = 1.25  # inches
 MOST_MARKED_EPOCHS = 12  # with more, markers would hide the curves
 
 
 def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFrame:
-    """What a panel of the training figure shows: a row an epoch, a column an exit, by its number.
+    """Return the data of one panel of the training figure: a row per epoch, a column per exit, named by its number.
 
     Args:
-        metrics: as `metrics_frame` gives it.
-        quantity: "val_accuracy" (0 to 1), "train_loss", "val_loss"; of a run with diagnostics also "cosine" (-1 to 1),
-            "gradient_norm" and "gap". No columns where the run has not measured it.
+        metrics: table from `metrics_frame`.
+        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss"; with diagnostics also "cosine" (-1 to 1),
+            "gradient_norm" or "gap". The result has no columns if the run did not measure it.
 
     Raises:
         ConfigError: there is no such quantity.
@@ -54,12 +54,12 @@ def training_figure(
     quantities: Sequence[str] = ("val_accuracy", "train_loss"),
     metric: str = "accuracy",
 ) -> Figure:
-    """Curves of every exit by epoch, a panel a quantity.
+    """Draw the curves of every exit by epoch, one panel per quantity.
 
     Args:
-        metrics: as `metrics_frame` gives it.
-        quantities: of the panels, as of `training_curves`.
-        metric: what "val_accuracy" is: accuracy or R2.
+        metrics: table from `metrics_frame`.
+        quantities: quantities of the panels; `training_curves` lists them.
+        metric: name of the quantity "val_accuracy": accuracy or R2.
 
     Raises:
         ConfigError: there is no such quantity.
@@ -82,7 +82,7 @@ def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
         say_instead(ax, "not measured" if len(curves) else "no epoch was finished")
         return
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    colors = matplotlib.colormaps["viridis"]  # for colour-blind readers too: the deeper the darker
+    colors = matplotlib.colormaps["viridis"]  # the deeper the darker; colour-blind readers can tell it apart
     marker = "o" if len(curves) <= MOST_MARKED_EPOCHS else ""
     epochs, last = curves.index.to_numpy(), curves.shape[1] - 1
     for position, exit in enumerate(curves.columns):
@@ -93,6 +93,6 @@ def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
             marker=marker,
             markersize=3.5,
             linewidth=2.2 if main else 1.6,
-            color=colors(0.0 if main else 0.8 - 0.6 * position / max(1, last - 1)),
+            color=INK if main else colors(0.8 - 0.5 * position / max(1, last - 1)),
             label="main network" if main else f"exit {exit}",
         )

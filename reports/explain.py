@@ -1,9 +1,11 @@
-"""What was trained and why a candidate was chosen, in words. Plain text: whoever puts it on a page escapes it."""
+"""Describe in plain text what was trained and why a candidate was chosen; a page has to escape it."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
 from lctprune.config.network import NetworkConfig
@@ -16,10 +18,10 @@ from lctprune.runs import Run
 
 
 def describe_run(run: Run) -> dict[str, str]:
-    """Facts of a run by what they are, from its config; what the config does not record is left out.
+    """Return the facts that the config of a run records, by what they are.
 
     Args:
-        run: whose config.json and number of epochs are described.
+        run: run with its config.json and its finished epochs.
     """
     config = run.config
     training = config.to_dict()["training"]  # as recorded, without defaults for settings that are missing there
@@ -47,24 +49,22 @@ def describe_run(run: Run) -> dict[str, str]:
                 "seed": "seed {}",
             },
         ),
-        "machine": _joined(
-            config.machine, {"cpu": "{}", "cores": "{} cores", "threads": "{} threads", "gpu": "GPU {}"}
-        ),
+        "machine": _machine(config.machine),
         "platform": config.machine.get("platform"),
         "versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
-        "started": config.created,
-        "command": shlex.join(config.command),
+        "started": _minute(config.created),
+        "command": _command(config.command),
     }
     return {term: str(fact) for term, fact in facts.items() if fact}
 
 
 def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float]) -> list[str]:
-    """Sentences that say why a candidate was chosen, or that it would not be now, as the run has changed since.
+    """Say why a candidate was chosen, or that it would not be chosen now because the run has changed.
 
     Args:
-        candidates: that there were to choose from.
-        chosen: one of them.
-        budget: plain limits by the name of the cost; empty where there was none.
+        candidates: candidates to choose from.
+        chosen: chosen candidate.
+        budget: plain limits by the name of the cost; empty if there was none.
 
     Raises:
         ConfigError: a limit is not a positive number.
@@ -83,7 +83,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     if costs := [f"{amount(getattr(chosen, c), c)} (limit {amount(limit, c)})" for c, limit in budget.items()]:
         sentences.append(f"It costs {', '.join(costs)}.")
     if other := cheaper_alternative(candidates, limits, chosen):
-        assert other.flops is not None  # which it was found by
+        assert other.flops is not None  # its FLOPs were compared
         cost = amount(other.flops, "flops")
         sentences.append(
             f"These samples do not show a cheaper one to be worse (the difference's 95% interval contains 0): "
@@ -115,6 +115,29 @@ def _data(recorded: DataRecord | None) -> str:
     samples = ", ".join(f"{name} {count:,}" for name, count in recorded.samples.items())
     outputs = f"{len(recorded.classes)} classes" if recorded.classes else "regression"
     return f"{recorded.config.name}, {outputs}; samples: {samples}"
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    counted = {
+        name: f"{machine[name]} {name[:-1] if machine[name] == 1 else name}"
+        for name in ("cores", "threads")
+        if machine.get(name) is not None
+    }
+    return _joined({**machine, **counted}, {"cpu": "{}", "cores": "{}", "threads": "{}", "gpu": "GPU {}"})
+
+
+def _minute(created: str) -> str:
+    """Write a time of ISO 8601 to the minute, in UTC; any other text stays as it is."""
+    try:
+        time = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _command(command: Sequence[str]) -> str:
+    """Write a command without the folder of its program."""
+    return shlex.join([PurePath(command[0]).name, *command[1:]]) if command else ""
 
 
 def _share(share: object, meaning: str) -> str | None:

@@ -1,5 +1,6 @@
-"""Figures: their style, their panels, and how they are written. Nothing here touches pyplot or leaves a setting of
-matplotlib changed.
+"""Style figures, lay out their panels and write them.
+
+Nothing here uses pyplot or leaves a setting of matplotlib changed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -19,6 +21,8 @@ from lctprune.utils.files import write_atomically
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 FRONT, CHOSEN, BEATEN, INK, MUTED = "#0072B2", "#D55E00", "#7F7F7F", "#222222", "#5C5C5C"
+GRID, BACKGROUND = "#E6E6E6", "#FFFFFF"
+PAGE_COLORS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", BACKGROUND: "--page"}  # variables of page.html.jinja
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 10.0,
@@ -28,7 +32,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": "#E6E6E6",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "text.color": INK,
     "xtick.color": MUTED,
@@ -42,13 +46,13 @@ STYLE: dict[Any, Any] = {
 }
 PANEL_WIDTH, PANEL_HEIGHT = 4.8, 3.4  # inches
 LEFT, RIGHT, BOTTOM, TOP, LINE = 0.75, 0.15, 0.65, 0.55, 0.24  # inches around and between panels
-TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1}  # whatever stands outside the axes is never cut off
+TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1}  # what stands outside the axes is not cut off
 NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def style() -> AbstractContextManager[None]:
-    """Inside it, figures are made and written in the project's style, whatever the user's settings of matplotlib."""
-    # rc_context does not put a backend back, so that is not to be touched
+    """Make and write figures in the project's style inside the block, whatever the user's settings of matplotlib."""
+    # rc_context does not restore the backend, so leave it alone
     default = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     return matplotlib.rc_context({**default, **STYLE})
 
@@ -56,17 +60,17 @@ def style() -> AbstractContextManager[None]:
 def panels(
     count: int, *, title: str | None = None, subtitle: str | None = None, right: float = RIGHT
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, laid out once and for all so that labels can be placed on them.
+    """Return a figure with panels side by side, in their final layout so that labels can be placed on them.
 
     Args:
-        count: of panels.
-        title: above them.
-        subtitle: below the title.
+        count: number of panels.
+        title: heading above the panels.
+        subtitle: line below the title.
         right: margin beside the last panel, in inches.
     """
     heading = LINE * sum(text is not None for text in (title, subtitle))
     width, height = PANEL_WIDTH * count + right - RIGHT, PANEL_HEIGHT + TOP + heading
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     axes = figure.subplots(1, count, squeeze=False)[0].tolist()
     figure.subplots_adjust(
         left=LEFT / width,
@@ -84,13 +88,13 @@ def panels(
 
 
 def say_instead(ax: Axes, text: str) -> None:
-    """In place of data that are not there."""
+    """Write a text in the middle of the axes, in place of missing data."""
     ax.set(xticks=[], yticks=[])
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED)
 
 
 def percent_formatter() -> FuncFormatter:
-    """Of ticks that are shares, with as many decimals as each needs; an axis needs one of its own."""
+    """Return a formatter of fractions in percent, with as many decimals as each needs; make one per axis."""
     return FuncFormatter(lambda share, _: f"{100 * share:.6g}%")
 
 
@@ -98,8 +102,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG (150 dots an inch) and SVG; the same figure gives the same bytes.
 
     Args:
-        figure: to write.
-        stem: the files' path without its ending.
+        figure: figure to write.
+        stem: path of the files without their ending.
 
     Returns:
         The paths of the two files.
@@ -116,15 +120,18 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return list(contents)
 
 
-def inline_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an `<svg>` element for a page.
+def inline_svg(figure: Figure, prefix: str) -> Markup:
+    """Draw a figure as an `<svg>` element that takes its neutral colours from the page, so that it suits dark mode too.
 
     Args:
-        figure: to draw.
-        prefix: of every id in it, as ids must differ from those of the page's other figures.
+        figure: figure to draw.
+        prefix: start of every id in the element, as ids must differ between the figures of a page.
     """
     text = _svg(figure).decode()
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text[text.index("<svg") :])
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text[text.index("<svg") :])
+    for color, variable in PAGE_COLORS.items():
+        text = text.replace(color.lower(), f"var({variable})")
+    return Markup(text)  # matplotlib escapes the names that it writes
 
 
 def _svg(figure: Figure) -> bytes:

@@ -1,13 +1,13 @@
-"""Shares as people read them, the same in plots and on the page."""
+"""Write fractions in percent, alike in plots and on the page."""
 
 from __future__ import annotations
 
 
-def percent(share: float, decimals: int = 1) -> str:
-    """A share, 0 to 1, in percent."""
-    return f"{100 * share:.{decimals}f}%"
+def percent(fraction: float, decimals: int = 1) -> str:
+    """Write a fraction, 0 to 1, in percent."""
+    return f"{100 * fraction:.{decimals}f}%"
 
 
 def percent_interval(low: float, high: float) -> str:
-    """An interval of shares, 0 to 1, in percent."""
+    """Write an interval of fractions, 0 to 1, in percent."""
     return f"{100 * low:.1f} to {100 * high:.1f}%"

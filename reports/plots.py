@@ -1,4 +1,4 @@
-"""Accuracy against cost, drawn."""
+"""Draw accuracy against cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import COSTS
 from lctprune.measure.units import amount
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
-from lctprune.reports.labels import Line, label_points
+from lctprune.reports.labels import Segment, label_points
 from lctprune.reports.points import ParetoPoint, measured_costs, pareto_points
 
 AXIS_LABELS = {
@@ -25,26 +25,28 @@ AXIS_LABELS = {
     "parameters": "parameters",
     "latency_ms": "median latency, batch {batch} (ms)",
 }
-FARTHEST_LIMIT = 2.0  # times the greatest cost; to show a limit beyond would squeeze the points into a corner
-MOST_LABELS = 13  # of more candidates, those off the front have none
+FARTHEST_LIMIT = 2.0  # times the greatest cost; showing a limit beyond it would squeeze the points into a corner
+MOST_LABELS = 13  # with more candidates, those off the front have none
 ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 
 
 def plot_pareto(
     ax: Axes, candidates: Sequence[Candidate], cost: str, *, chosen: Candidate | None = None, limit: float | None = None
 ) -> Axes:
-    """Draw accuracy with its 95% interval against a cost. Of more than `MOST_LABELS` candidates only those that are on
-    the front or chosen, and the main network, are named.
+    """Draw accuracy with its 95% interval against a cost.
+
+    With more than `MOST_LABELS` candidates, only the front, the chosen one and the main network are named, and only
+    they have bars of latency.
 
     Args:
-        ax: to draw on; its place in the figure is final, as labels are placed for it.
-        candidates: measured.
+        ax: axes to draw on, in their final position in the figure, as labels are placed for it.
+        candidates: measured candidates.
         cost: "flops", "macs", "parameters" or "latency_ms".
-        chosen: is highlighted.
-        limit: of the cost, in its unit; drawn as a line, and what exceeds it is shaded.
+        chosen: candidate to highlight.
+        limit: limit on the cost, in its unit; drawn as a line, with everything above it shaded.
 
     Returns:
-        The same `ax`.
+        The axes that were given.
 
     Raises:
         ConfigError: there is no such cost.
@@ -57,15 +59,15 @@ def plot_pareto(
         return ax
     _set_axes(ax, points, cost, limit)
     chosen_exit = None if chosen is None else chosen.exit
-    lines = _draw_intervals(ax, points, chosen_exit) + _draw_front(ax, points)
+    named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
+    lines = _draw_intervals(ax, points, named, chosen_exit) + _draw_front(ax, points)
     _draw_others(ax, points, chosen_exit)
     if limit is not None:
         lines.append(_draw_limit(ax, cost, limit))
     _draw_legend(ax)
-    named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
     labels = [_label(ax, point, chosen=point.exit == chosen_exit) for point in named]
     others = [(point.cost, point.accuracy) for point in points if point not in named]
-    label_points(ax, [(point.cost, point.accuracy) for point in named], labels, lines, others=others)
+    label_points(ax, [(point.cost, point.accuracy) for point in named], labels, segments=lines, others=others)
     return ax
 
 
@@ -77,15 +79,15 @@ def pareto_figure(
     title: str | None = None,
     costs: Sequence[str] | None = None,
 ) -> Figure:
-    """Accuracy against cost, a panel a cost, side by side.
+    """Draw accuracy against cost, one panel per cost, side by side.
 
     Args:
-        candidates: measured.
-        chosen: is highlighted.
+        candidates: measured candidates.
+        chosen: candidate to highlight.
         budget: limits by "flops", "macs" (drawn as FLOPs: twice as many), "parameters" (named below the title) and
             "latency_ms".
-        title: above the panels.
-        costs: of the panels; by default flops and, where it was measured, latency_ms.
+        title: heading above the panels.
+        costs: costs of the panels; by default flops and, where it was measured, latency_ms.
 
     Raises:
         ConfigError: there is no such cost.
@@ -104,7 +106,7 @@ def pareto_figure(
         for ax, cost in zip(axes, costs, strict=True):
             plot_pareto(ax, candidates, cost, chosen=chosen, limit=limits.get(cost))
         for ax in axes[1:]:
-            ax.set_ylabel("")  # that of the first panel serves all
+            ax.set_ylabel("")  # the label of the first panel serves all
     return figure
 
 
@@ -113,7 +115,7 @@ def _stands_out(point: ParetoPoint, chosen_exit: int | None) -> bool:
 
 
 def _flops_limit(budget: Mapping[str, float]) -> dict[str, float]:
-    """What the limits on FLOPs and on MACs come to in FLOPs."""
+    """Convert the limits on FLOPs and on MACs to one limit on FLOPs."""
     limits = [factor * budget[cost] for cost, factor in (("flops", 1), ("macs", 2)) if cost in budget]
     return {"flops": min(limits)} if limits else {}
 
@@ -146,14 +148,16 @@ def _around(values: Iterable[float | None], *, least: float) -> tuple[float, flo
     return middle - half, middle + half
 
 
-def _draw_intervals(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Line]:
-    lines: list[Line] = []
+def _draw_intervals(
+    ax: Axes, points: Sequence[ParetoPoint], named: Sequence[ParetoPoint], chosen_exit: int | None
+) -> list[Segment]:
+    lines: list[Segment] = []
     for point in points:
         color = CHOSEN if point.exit == chosen_exit else FRONT if point.on_front else BEATEN
-        drawn: list[Line] = []
+        drawn: list[Segment] = []
         if point.low is not None and point.high is not None:
             drawn.append(((point.cost, point.low), (point.cost, point.high)))
-        if point.cost_low is not None and point.cost_high is not None:
+        if point.cost_low is not None and point.cost_high is not None and point in named:
             drawn.append(((point.cost_low, point.accuracy), (point.cost_high, point.accuracy)))
         for (x1, y1), (x2, y2) in drawn:
             ax.plot([x1, x2], [y1, y2], color=color, alpha=0.55, lw=1.5, solid_capstyle="butt", zorder=2)
@@ -161,8 +165,8 @@ def _draw_intervals(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | 
     return lines
 
 
-def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Line]:
-    """Steps: between two candidates, the cheaper one is the best that can be had."""
+def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Segment]:
+    """Draw the front as steps: under a limit between two candidates, the cheaper one is the best that fits."""
     front = [(point.cost, point.accuracy) for point in points if point.on_front]
     costs, accuracies = [x for x, _ in front], [y for _, y in front]
     ax.plot(
@@ -185,7 +189,7 @@ def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | Non
             ax.plot([point.cost], [point.accuracy], "D", color=CHOSEN, mec="white", ms=9.5, zorder=4, label=label)
 
 
-def _draw_limit(ax: Axes, cost: str, limit: float) -> Line:
+def _draw_limit(ax: Axes, cost: str, limit: float) -> Segment:
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     elsewhere = "" if limit <= right else " (off the axis)"
     label = f"budget: at most {amount(limit, cost)}{elsewhere}"

@@ -1,4 +1,4 @@
-"""The data of the plot of accuracy against cost."""
+"""Compute the data of the plot of accuracy against cost."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class ParetoPoint(NamedTuple):
     """A candidate in the plot; `pandas.DataFrame(points)` has these columns.
 
     Attributes:
-        exit, name: of the candidate.
-        cost: in its unit.
-        accuracy: 0 to 1.
-        low, high: the accuracy's 95% interval; None where the number of samples is not known.
-        cost_low, cost_high: 5th and 95th percentile of a latency; None of other costs, or where not measured.
-        on_front: no other candidate is at least as good in both.
+        exit, name: number and name of the candidate.
+        cost: cost in its unit.
+        accuracy: validation accuracy, 0 to 1.
+        low, high: the accuracy's 95% interval; None if the number of samples is not known.
+        cost_low, cost_high: 5th and 95th percentile of a latency; None for other costs, or if not measured.
+        on_front: whether no other candidate is at least as good in both.
         is_main: whether it is the main network.
     """
 
@@ -36,10 +36,10 @@ class ParetoPoint(NamedTuple):
 
 
 def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoint]:
-    """What the Pareto plot shows, by growing cost; candidates whose cost is not known are left out.
+    """Return the points of the Pareto plot by growing cost, without candidates whose cost is not known.
 
     Args:
-        candidates: measured.
+        candidates: measured candidates.
         cost: "flops", "macs", "parameters" or "latency_ms".
 
     Raises:
@@ -72,6 +72,6 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
 
 
 def measured_costs(candidates: Sequence[Candidate]) -> list[str]:
-    """The costs that a figure has panels for: "flops" and "latency_ms" where any candidate's is known; at least one."""
+    """Return the costs to draw: "flops" and "latency_ms" if known for any candidate, and "flops" if neither is."""
     costs = ("flops", "latency_ms")
     return [cost for cost in costs if any(getattr(each, cost) is not None for each in candidates)] or ["flops"]

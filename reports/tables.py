@@ -1,4 +1,4 @@
-"""Candidates and metrics as data frames."""
+"""Return candidates and metrics as data frames."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ TEXTS = ("name", "metric", "origin")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
-    """One row an exit: every field of `Candidate`, and the 95% interval of its accuracy.
+    """Return one row per exit: every field of `Candidate`, and the 95% interval of its accuracy.
 
     Args:
-        candidates: in the order of the rows.
+        candidates: candidates in the order of the rows.
 
     Returns:
-        Units as in `Candidate`: accuracies 0 to 1, flops and macs per sample, latencies in ms. What is not known is
-        NA in columns of integers and NaN in columns of floats. Without a number of samples the interval is 0 to 1.
+        Units as in `Candidate`: accuracies 0 to 1, flops and macs per sample, latencies in ms. Unknown
+        values are NA in columns of integers and NaN in columns of floats. If the number of samples is unknown, the
+        interval is 0 to 1.
     """
     rows = [[*dataclasses.astuple(candidate), *candidate.accuracy_interval] for candidate in candidates]
     frame = pandas.DataFrame(rows, columns=[*FIELDS, *INTERVAL], dtype=object)  # large integers stay exact
@@ -37,11 +38,11 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
 
 
 def write_candidates(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write `candidates_frame` as CSV, atomically; what is not known is an empty cell.
+    """Write `candidates_frame` as CSV, atomically, with empty cells for unknown values.
 
     Args:
-        candidates: in the order of the rows.
-        path: of the file.
+        candidates: candidates in the order of the rows.
+        path: output file.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -50,10 +51,10 @@ def write_candidates(candidates: Sequence[Candidate], path: Path) -> None:
 
 
 def metrics_frame(run: Run) -> pandas.DataFrame:
-    """metrics.csv as numbers, a row an epoch; no rows and no columns where no epoch was finished.
+    """Return metrics.csv as numbers, one row per epoch; the frame is empty if no epoch was finished.
 
     Args:
-        run: accuracies are 0 to 1, losses are means per sample.
+        run: run whose accuracies (0 to 1) and losses (means per sample) are read.
 
     Raises:
         RunError: metrics.csv holds something that is not a number.

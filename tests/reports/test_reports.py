@@ -24,12 +24,15 @@ from matplotlib.text import Annotation
 from lctprune import Candidate, ConfigError, Run, RunError, reports
 from lctprune.measure.candidates import MAIN, wilson_interval
 from lctprune.measure.units import engineering
-from lctprune.reports.figures import CHOSEN
+from lctprune.reports.explain import describe_run
+from lctprune.reports.figures import CHOSEN, INK
+from lctprune.reports.plots import MOST_LABELS
+from lctprune.reports.tiles import headline_tiles
 
 ACCURACIES = (0.842, 0.858, 0.871, 0.884)
 FLOPS = (400_000_000, 639_000_000, 878_000_000, 1_109_000_000)
 LATENCIES = (5.9, 8.1, 11.5, 16.2)
-HOSTILE = "<script>alert('a&b')<"
+HOSTILE = """<script>alert('a&b', "c")<"""
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -65,6 +68,17 @@ def many() -> list[Candidate]:
     )
 
 
+def seventeen() -> list[Candidate]:
+    """Nearly all on the front and close together at its end, as after densification."""
+    accuracies = (61, 65.5, 72, 78, 81.2, 83.3, 84.2, 83.8, 85.1, 85.8, 86.2, 86.6, 87.1, 87.4, 87.9, 88.4, 88.5)
+    mega_flops = (48, 75, 110, 170, 240, 330, 404, 460, 520, 639, 700, 780, 878, 950, 1000, 1109, 1180)
+    return make_candidates(
+        [accuracy / 100 for accuracy in accuracies],
+        [1_000_000 * flops for flops in mega_flops],
+        [1 + flops / 70 for flops in mega_flops],
+    )
+
+
 CASES = {
     "four": make_candidates(),
     "one": make_candidates()[3:],
@@ -74,6 +88,7 @@ CASES = {
     "perfect": make_candidates((1.0,) * 4, samples=144),
     "samples not known": make_candidates(samples=None),
     "thirteen": many(),
+    "seventeen": seventeen(),
 }
 
 
@@ -88,7 +103,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def make_run(path: Path, *, epochs: int = 3, model: str = "resnet18") -> Run:
-    """A run directory as training leaves it, less the checkpoint."""
+    """Write a run directory as training leaves it, without the checkpoint."""
     network = {
         "model": model,
         "groups": 2,
@@ -261,7 +276,10 @@ def test_labels_name_every_candidate_without_overlaps(candidates: list[Candidate
     figure = reports.pareto_figure(candidates, chosen=candidates[0], budget={cost: 1.0}, costs=[cost])
     (ax,) = figure.axes
     labels = [child for child in ax.get_children() if isinstance(child, Annotation)]
-    assert sorted(label.get_text() for label in labels) == sorted(candidate.name for candidate in candidates)
+    front = {point.name for point in reports.pareto_points(candidates, cost) if point.on_front}
+    named = {candidate.name for candidate in candidates if len(candidates) <= MOST_LABELS or candidate.name in front}
+    assert sorted(label.get_text() for label in labels) == sorted(named | {candidates[0].name, MAIN})
+    assert len(labels) >= min(len(candidates), 16)
     boxes = [super(Annotation, label).get_window_extent() for label in labels]  # of the text, without its leader
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     frame = ax.get_window_extent()
@@ -361,7 +379,7 @@ def test_training_figure_of_no_epochs_says_so() -> None:
 
 
 def with_diagnostics(run: Run) -> Run:
-    """The same run, as if it had been trained with them; at first the shallow exit's gradient was zero."""
+    """Add diagnostics to the metrics of a run; at first the shallow exit's gradient was zero."""
     more = [
         {"exit0_cosine": "" if epoch == 0 else 0.2 * epoch, "exit0_gradient_norm": 1.5, "exit0_gap": 0.3}
         | {"exit1_cosine": 1.0, "exit1_gradient_norm": 2.5, "exit1_gap": 0.0}
@@ -525,6 +543,49 @@ def test_the_page_escapes_every_name(tmp_path: Path) -> None:
     assert "script" not in page.tags
     assert "<script" not in text
     assert page.text.count(HOSTILE) >= 6  # title, heading, choice, table, model, command
+
+
+def test_the_page_escapes_what_the_run_recorded(run: Run) -> None:
+    config = run.config.to_dict()
+    config["machine"] |= {"cpu": HOSTILE}
+    config["data"]["config"] |= {"name": HOSTILE}
+    config["data"]["classes"] = [HOSTILE, "other"]
+    (run.path / "config.json").write_text(json.dumps(config))
+    candidates = [dataclasses.replace(candidate, origin=HOSTILE) for candidate in make_candidates()]
+    text = reports.report_page(Run(run.path), candidates)
+    assert "<script" not in text
+    assert Page(text).text.count(HOSTILE) == 4 + 2  # a note per candidate, and two facts
+
+
+def test_the_page_starts_with_headline_numbers(run: Run) -> None:
+    candidates = make_candidates()
+    test = {"accuracy": 0.869, "samples": 10_000, "main_accuracy": 0.881}
+    tiles = headline_tiles(candidates, candidates[2], test)
+    assert [tile.value for tile in tiles] == ["86.9%", "79%", "75%", "71%"]  # 878/1109, 3/4 and 11.5/16.2
+    assert "test accuracy of exit 2, main network 88.1%" in tiles[0].label
+    assert "878M of 1.11G" in tiles[1].label
+    assert [tile.value for tile in headline_tiles(candidates, None, None)] == ["88.4%", "1.11G", "4M", "16.2 ms"]
+    text = Page(reports.report_page(run, candidates, chosen=candidates[2], test=test)).text
+    assert all(tile.label in text for tile in tiles)
+
+
+def test_facts_are_written_for_people(run: Run) -> None:
+    config = run.config.to_dict()
+    config["machine"] |= {"threads": 1}
+    config["command"] = ["/home/me/venv/bin/lctprune", "train"]
+    (run.path / "config.json").write_text(json.dumps(config))
+    facts = describe_run(Run(run.path))
+    assert facts["machine"] == "AMD EPYC, 2 cores, 1 thread"
+    assert facts["started"] == "2026-11-22 10:14 UTC"
+    assert facts["command"] == "lctprune train"
+
+
+def test_figures_on_the_page_take_its_colours(run: Run) -> None:
+    page = reports.report_page(run, make_candidates())
+    figures = page[page.index("<svg") :]
+    assert not {INK.lower(), "#ffffff"} & set(re.findall(r"#[0-9a-f]{6}", figures))
+    defined = set(re.findall(r"(--\w+):", page))
+    assert {"--ink", "--page"} <= set(re.findall(r"var\((--\w+)\)", figures)) <= defined
 
 
 def test_the_page_of_a_run_with_nothing_known(tmp_path: Path) -> None:

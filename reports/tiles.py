@@ -1,0 +1,56 @@
+"""Compute the headline numbers of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import main_of
+from lctprune.measure.units import engineering
+from lctprune.reports.formats import percent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A headline number and what it is."""
+
+    value: str
+    label: str
+
+
+def headline_tiles(
+    candidates: Sequence[Candidate], chosen: Candidate | None, test: Mapping[str, Any] | None
+) -> list[Tile]:
+    """Return the accuracy and the costs of the chosen network, or of the main network if none was chosen.
+
+    Args:
+        candidates: measured candidates, at least one.
+        chosen: chosen candidate, whose costs are compared with those of the main network.
+        test: results of the chosen network on the test split, as for `report_page`.
+    """
+    main = main_of(candidates)
+    subject = chosen or main
+    tiles = [_accuracy_tile(subject, test if chosen else None)]
+    for cost, name in (("flops", "FLOPs"), ("parameters", "parameters"), ("latency_ms", "latency")):
+        value, whole = getattr(subject, cost), getattr(main, cost)
+        if value is None:
+            continue
+        write = "{:.3g} ms".format if cost == "latency_ms" else engineering
+        if chosen and whole:
+            label = f"of the main network's {name}: {write(value)} of {write(whole)}"
+            tiles.append(Tile(value=percent(value / whole, 0), label=label))
+        else:
+            tiles.append(Tile(value=write(value), label=f"{name} of {subject.name}"))
+    return tiles
+
+
+def _accuracy_tile(subject: Candidate, test: Mapping[str, Any] | None) -> Tile:
+    if test is None:
+        label = f"validation {subject.metric} of {subject.name}"
+        return Tile(value=percent(subject.accuracy), label=label)
+    main = test.get("main_accuracy")
+    compared = "" if main is None else f", main network {percent(main)}"
+    label = f"test {test.get('metric', 'accuracy')} of {subject.name}{compared}"
+    return Tile(value=percent(test["accuracy"]), label=label)
