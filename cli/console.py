@@ -5,44 +5,47 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from lctprune.errors import NetworkWarning
-from lctprune.measure.units import engineering
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
     from lctprune.runs import Run
 
-WIDE = 110  # columns that the table of candidates needs to show everything
-ORIGINS = 50  # and further ones for how networks came to be that were added to a run
+FOLDED_WIDTH = 24  # columns of a cell whose text may continue on a further line
+PIPED_WIDTH = 160  # columns of tables where the output is no terminal: enough for all of them
+# columns that a narrow table of candidates does without, the least important first
+DISPENSABLE = ("loss", "MACs", "size", "params", "95% interval")
 
 
 def units(run: Run, *, batch: int) -> str:
-    """What the figures of `print_candidates` mean."""
+    """Say what the figures of `print_candidates` mean."""
     steps = run.config.network.steps if run.config.network else None
     sample = f"one sequence of {steps} steps" if steps else "one sample"
     return f"1 FLOP is one multiply or one add, for {sample}; latency is the median of one call, batch {batch}"
 
 
 def stderr() -> Console:
-    """For progress and notes."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """Return the console for progress and notes."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def stdout() -> Console:
-    """For results; plain text, wide enough for every table, when it is not a terminal."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE + ORIGINS)
+    """Return the console for results; a terminal wraps lines at words, a file or pipe gets them whole."""
+    is_terminal = sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else PIPED_WIDTH)
 
 
 @contextmanager
 def printed_warnings(console: Console) -> Iterator[None]:
-    """What the library warns of inside, as notes."""
+    """Print warnings of the library as notes, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NetworkWarning)
         yield
@@ -52,8 +55,41 @@ def printed_warnings(console: Console) -> Iterator[None]:
 
 
 def print_json(document: object) -> None:
-    """One strict JSON document on stdout."""
+    """Print one strict JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def print_table(
+    console: Console,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    dispensable: Sequence[str],
+    left: Sequence[str] = (),
+    folded: Sequence[str] = (),
+    bold: int | None = None,
+) -> None:
+    """Print a table, and leave out whole columns rather than cut what stands in them.
+
+    Args:
+        console: where to.
+        rows: cells by the headings of their columns.
+        dispensable: headings of the columns that a narrow table does without, the least important first.
+        left: headings of the columns that are aligned to the left.
+        folded: headings of the columns whose text may continue on a further line.
+        bold: index of the row that is printed in bold.
+    """
+    headings, unlimited = list(rows[0]), console.options.update(max_width=10_000)
+    for heading in ("", *dispensable):
+        headings = [each for each in headings if each != heading or not heading]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for each in headings:
+            width = {"max_width": FOLDED_WIDTH, "overflow": "fold"} if each in folded else {"no_wrap": True}
+            table.add_column(each, justify="left" if each in left else "right", **width)
+        for index, cells in enumerate(rows):
+            table.add_row(*(cells[each] for each in headings), style="bold" if index == bold else None)
+        if Measurement.get(console, unlimited, table).maximum <= console.width:
+            break
+    console.print(table)
 
 
 def print_candidates(
@@ -63,26 +99,17 @@ def print_candidates(
     chosen: Candidate | None,
     front: Sequence[Candidate],
 ) -> None:
-    """A table of the exits; the chosen one marked, those on the Pareto front starred. A narrow terminal gets fewer
-    columns.
-    """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    rows = [_cells(candidate) for candidate in candidates]
-    needed = WIDE
-    if any(candidate.origin for candidate in candidates):
-        needed += ORIGINS
-        rows = [{**cells, "added as": each.origin} for cells, each in zip(rows, candidates, strict=True)]
-    left_out = () if console.width >= needed else ("loss", "MACs")
-    table.add_column("")
-    for heading in (heading for heading in rows[0] if heading not in left_out):
-        table.add_column(
-            heading, justify="left" if heading in ("exit", "added as") else "right", no_wrap=heading != "added as"
-        )
-    for candidate, cells in zip(candidates, rows, strict=True):
-        mark = "→" if candidate is chosen else "*" if candidate in front else ""
-        shown = [cell for heading, cell in cells.items() if heading not in left_out]
-        table.add_row(mark, *shown, style="bold" if candidate is chosen else None)
-    console.print(table)
+    """Print a table of the exits, with an arrow at the chosen one and stars on the Pareto front."""
+    has_origins = any(candidate.origin for candidate in candidates)
+    rows = [
+        {"": "→" if candidate is chosen else "*" if candidate in front else ""}
+        | _cells(candidate)
+        | ({"added as": candidate.origin} if has_origins else {})
+        for candidate in candidates
+    ]
+    bold = next((index for index, candidate in enumerate(candidates) if candidate is chosen), None)
+    names = ("", "exit", "added as")
+    print_table(console, rows, dispensable=DISPENSABLE, left=names, folded=["added as"], bold=bold)
 
 
 def _cells(candidate: Candidate) -> dict[str, str]:
@@ -101,5 +128,7 @@ def _cells(candidate: Candidate) -> dict[str, str]:
 
 
 def quantity(value: float | None) -> str:
-    """401M, 1.11G; a question mark where it is not known."""
+    """Write 401M or 1.11G; a question mark if the value is not known."""
+    from lctprune.measure.units import engineering
+
     return "?" if value is None else engineering(value)

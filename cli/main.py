@@ -1,18 +1,27 @@
-"""Entry point: the commands, and how every error becomes one line and an exit code."""
+"""Entry point: the commands, and how every error becomes one line and an exit code.
+
+No command imports the library before it runs, so that --help, --version and wrong usage need not wait for PyTorch.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 from lctprune import __version__
-from lctprune.cli.adding import densify, finetune
-from lctprune.cli.commands import evaluate, export, report
 from lctprune.cli.console import print_json
-from lctprune.cli.networks import inspect, models
-from lctprune.cli.ranks import end_process
+from lctprune.cli.densify import densify
+from lctprune.cli.evaluate import evaluate
+from lctprune.cli.export import export
+from lctprune.cli.finetune import finetune
+from lctprune.cli.inspect import inspect
+from lctprune.cli.models import models
+from lctprune.cli.report import report
 from lctprune.cli.select import select
 from lctprune.cli.train import train
 from lctprune.errors import (
@@ -25,7 +34,6 @@ from lctprune.errors import (
     LctpruneError,
     ProcessLostError,
 )
-from lctprune.training.distributed.process_group import is_started
 
 app = typer.Typer(
     name="lctprune",
@@ -35,8 +43,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _paragraphs(command: Callable[..., None]) -> str:
+    """Return a command's docstring with each paragraph on one line, for the terminal to wrap."""
+    text = re.sub(r"^( *Examples?:)\n", r"\1\n\n", command.__doc__ or "", flags=re.MULTILINE)
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 for command in (train, select, evaluate, report, export, densify, finetune, inspect, models):
-    app.command()(command)
+    app.command(help=_paragraphs(command))(command)
 
 RESUMABLE = ("train", "densify", "finetune")
 
@@ -50,7 +66,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", metavar=" ", help="Show the version and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Train a network with local critics, and choose one of its sub-networks under a budget."""
@@ -82,8 +101,12 @@ def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     line = " ".join(message.split())
-    if is_started() and sys.argv[1:2] == ["train"]:
-        end_process(line, code, is_cause=not isinstance(error, ProcessLostError))
+    if "RANK" in os.environ and sys.argv[1:2] == ["train"]:
+        from lctprune.cli.ranks import end_process
+        from lctprune.training.distributed.process_group import is_started
+
+        if is_started():
+            end_process(line, code, is_cause=not isinstance(error, ProcessLostError))
     if line:  # without a command, the help has been shown, and that is all
         typer.echo(f"lctprune: error: {line}", err=True)
     if "--json" in sys.argv:

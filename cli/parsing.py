@@ -1,4 +1,4 @@
-"""Text of the command line to the values that the library takes."""
+"""Turn text of the command line into the values that the library takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from lctprune.config.network import NetworkConfig
 from lctprune.config.ramp import Ramp
 from lctprune.config.training import TrainConfig
-from lctprune.data.builtin import NAMED
 from lctprune.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
@@ -19,23 +18,27 @@ RAMPS = ("matching", "distill")
 OBJECTIVE = (*RAMPS, "critic_period")
 
 
-def group_count(groups: int | None, split_at: str | None) -> int:
-    """--groups, unless --split-at says it."""
-    if groups is not None and split_at:
+def group_count(network: Mapping[str, Any]) -> int:
+    """Return the number of groups from --groups, unless --split-at implies it.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if network["groups"] is not None and network["split_at"]:
         raise ConfigError("--groups and --split-at both say how many groups there are; give one of them")
-    return NetworkConfig().groups if groups is None else groups
+    return NetworkConfig.groups if network["groups"] is None else int(network["groups"])
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """Comma-separated names of different modules, as of --split-at."""
+    """Read comma-separated names of different modules, as in --split-at."""
     found = [name.strip() for name in text.split(",")] if text else []
     if twice := [name for name in found if found.count(name) > 1]:
-        raise ConfigError(f"{twice[0]} stands twice in {text!r}; a group can end there once")
+        raise ConfigError(f"{twice[0]} occurs twice in {text!r}; name each module once")
     return tuple(found) or None
 
 
 def numbers(name: str, text: str | None, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
-    """Comma-separated numbers of one kind, as of --critic-depth."""
+    """Read comma-separated numbers of one kind, as in --critic-depth."""
     if not text:
         return None
     try:
@@ -46,7 +49,7 @@ def numbers(name: str, text: str | None, kind: Callable[[str], Number]) -> tuple
 
 
 def arguments(text: str | None) -> dict[str, Any]:
-    """name=value, comma-separated, of --model-args; a value is a number, true, false, or else text."""
+    """Read name=value,... of --model-args; a value is a number, true, false, or else text."""
     pairs = [item.partition("=") for item in text.split(",")] if text else []
     if any(not (name.strip() and equals and value.strip()) for name, equals, value in pairs):
         raise ConfigError(f"model arguments are {text!r}; they must be name=value, as width=64,layers=2")
@@ -67,13 +70,23 @@ def _value(text: str) -> Any:
 
 
 def data_name(name: str) -> str:
-    """A known data set's name as it is; of a path the absolute one, so that a run finds its data from anywhere."""
+    """Return a known data set's name as it is, and a path as an absolute one, so that a run finds its data anywhere."""
+    from lctprune.data.builtin import NAMED
+
     return name if name in NAMED or not Path(name).exists() else str(Path(name).resolve())
 
 
-def require_of_use(method: str, given: Mapping[str, Any]) -> None:
-    """Refuse options of `train`, by name, that differ from their defaults and change nothing with a method."""
-    # critics' options are of use with backprop, too: `densify` reads them
+def require_effect(method: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of `train` that differ from their defaults and change nothing with a method.
+
+    Args:
+        method: of `TrainConfig`.
+        given: values of the options, by the names of their fields.
+
+    Raises:
+        ConfigError: there is such an option.
+    """
+    # critics' options have an effect with backprop, too: `densify` reads them
     unused = {"joint": OBJECTIVE, "backprop": (*OBJECTIVE, "balance")}.get(method, ())
     defaults = {**vars(NetworkConfig()), **vars(TrainConfig())}
     for name in unused:

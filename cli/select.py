@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lctprune.cli.console import print_json, stderr, stdout
-from lctprune.cli.measured import (
-    BatchOption,
-    DataOption,
-    JsonOption,
-    ModelOption,
-    RunArgument,
-    ThreadsOption,
-    measured,
-    opened,
-    show_candidates,
-    write_results,
-)
-from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import Budget, cheaper_alternative, main_of
-from lctprune.measure.selection import select as choose
-from lctprune.measure.units import amount
-from lctprune.runs import Run
-from lctprune.workflows.deployment import SELECTED, Deployment, deploy, deployment_record
-from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.model_card import candidate_record
+from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+
+if TYPE_CHECKING:
+    from lctprune.measure.candidates import Candidate
+    from lctprune.runs import Run
+    from lctprune.workflows.deployment import Deployment
 
 
 def select(
     run: RunArgument = None,
-    budget_flops: Annotated[str | None, typer.Option(help="At most so many FLOPs: 1e9, 1G, 500M, 60%.")] = None,
-    budget_macs: Annotated[str | None, typer.Option(help="At most so many multiply-adds.")] = None,
-    budget_params: Annotated[str | None, typer.Option(help="At most so many parameters.")] = None,
-    budget_latency_ms: Annotated[str | None, typer.Option(help="At most so many milliseconds a call.")] = None,
+    budget_flops: Annotated[
+        str | None,
+        typer.Option(metavar="LIMIT", help="Maximum FLOPs per sample: 1e9, 1G, 500M, or 60% of the main network's."),
+    ] = None,
+    budget_macs: Annotated[str | None, typer.Option(metavar="LIMIT", help="Maximum multiply-adds per sample.")] = None,
+    budget_params: Annotated[str | None, typer.Option(metavar="LIMIT", help="Maximum number of parameters.")] = None,
+    budget_latency_ms: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Maximum latency per call on this machine, in milliseconds.")
+    ] = None,
     latency_batch: BatchOption = 1,
     model: ModelOption = None,
     data: DataOption = None,
@@ -52,6 +43,12 @@ def select(
 
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
     """
+    from lctprune.cli.results import measured, opened, write_results
+    from lctprune.measure.selection import Budget, cheaper_alternative, main_of
+    from lctprune.measure.selection import select as choose
+    from lctprune.workflows.deployment import SELECTED, deploy
+    from lctprune.workflows.loading import LoadedRun
+
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
     found = opened(run, model=model, data=data, threads=threads)
     loaded = LoadedRun(found)
@@ -78,6 +75,9 @@ def _show(
     limits: Mapping[str, float],
     latency_batch: int,
 ) -> None:
+    from lctprune.cli.results import show_candidates
+    from lctprune.measure.selection import main_of
+
     main = main_of(candidates)
     headline = f"{run.path}, exits on the validation split"
     show_candidates(run, candidates, headline, chosen=chosen, latency_batch=latency_batch)
@@ -105,6 +105,8 @@ def _show(
 def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
     if not limits:
         return f"the most accurate of all at {chosen.accuracy:.1%} (no budget was given)"
+    from lctprune.measure.units import amount
+
     bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
     return f"the most accurate that fits {bounds}: {chosen.accuracy:.1%} on validation"
 
@@ -121,6 +123,9 @@ def _record(
     deployment: Deployment,
     limits: Mapping[str, float],
 ) -> dict[str, Any]:
+    from lctprune.workflows.deployment import deployment_record
+    from lctprune.workflows.model_card import candidate_record
+
     return {
         "run": str(run.path),
         "budget": dict(limits),

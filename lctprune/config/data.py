@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from lctprune.config.fields import setting
+from lctprune.config.fields import DATA, FIRST, require_choices, setting
 from lctprune.errors import ConfigError
-
-AUGMENTATIONS = ("auto", "none", "crop", "crop-flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,36 +19,44 @@ class DataConfig:
 
     name: str = setting(
         "digits",
-        "digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of images, or with "
-        "train.tsv and test.tsv of sentences; or a table, FILE.csv.",
+        "digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of one folder of images "
+        "per class, or with train.tsv and test.tsv of sentences; or a table, FILE.csv.",
+        panel=FIRST,
     )
-    data_dir: str = setting("data", "Where torchvision's data sets are kept.")
-    image_size: int | None = setting(None, "Side of an image in pixels; by default the data set's own.")
-    augment: str = setting("auto", "Training augmentation: auto, none, crop or crop-flip.")
+    data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
+    image_size: int | None = setting(
+        None, "Side of the square images, in pixels. Default: the data set's own.", panel=FIRST
+    )
+    augment: Literal["auto", "none", "crop", "crop-flip"] = setting(
+        "auto",
+        "Random changes of training images: none, crop (shifts), crop-flip (shifts and mirroring), or auto: what suits "
+        "the data set.",
+        panel=DATA,
+    )
     shift: float = setting(
         1 / 16,
-        "Farthest that a crop of an image up to 96 pixels moves it, as a share of its side; 0.125 is usual for long "
+        "Largest random shift of images up to 96 pixels, as a fraction of their side; 0.125 is usual for long "
         "trainings.",
+        panel=DATA,
     )
-    val_fraction: float = setting(0.1, "Share of the training samples held out for validation.")
-    task: str = setting("classification", "classification; or regression, of a table.")
-    target: str | None = setting(None, "Column of a table that is to be predicted; by default the last.")
-    max_length: int = setting(64, "Words of a sentence that are kept.")
-    seed: int = setting(0, "Seed of the validation split.")
+    val_fraction: float = setting(0.1, "Fraction of the training samples held out for validation.", panel=DATA)
+    task: Literal["classification", "regression"] = setting(
+        "classification", "classification, or regression (tables only).", panel=DATA
+    )
+    target: str | None = setting(None, "Column of a table to predict. Default: the last one.", panel=DATA)
+    max_length: int = setting(64, "Words of a sentence that are kept.", panel=DATA)
+    seed: int = setting(0, "Random seed of the validation split.")
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if self.image_size is not None and self.image_size < 8:
             raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
-        if self.augment not in AUGMENTATIONS:
-            raise ConfigError(f"augment is {self.augment!r}; it must be one of {', '.join(AUGMENTATIONS)}")
         if not 0 < self.shift <= 0.5:
             raise ConfigError(
                 f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (--augment: none at all)"
             )
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
-        if self.task not in ("classification", "regression"):
-            raise ConfigError(f"task is {self.task!r}; it must be classification or regression")
         if self.task == "regression" and not self.is_table:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.target is not None and not self.is_table:
@@ -61,4 +68,5 @@ class DataConfig:
 
     @property
     def is_table(self) -> bool:
+        """Whether the data is a table in a CSV file."""
         return self.name.lower().endswith(".csv")

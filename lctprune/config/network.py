@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from lctprune.config.fields import setting
+from lctprune.config.fields import CRITICS, FIRST, INPUT, NETWORK, require_choices, setting
 from lctprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,34 +28,52 @@ class NetworkConfig:
 
     model: str = setting(
         "resnet18",
-        "Built-in network, torchvision's (lctprune models lists them), timm/NAME, or package.module:callable.",
+        "Network to train: a built-in or torchvision name (lctprune models lists them), timm/NAME, or your own "
+        "package.module:callable.",
     )
     model_args: dict[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"help": "Further arguments of the model, as width=64,layers=2."}
+        default_factory=dict,
+        metadata={"help": "Further arguments of the model, as width=64,layers=2.", "panel": NETWORK},
     )
-    groups: int = setting(4, "Layer groups: one exit each. 1 is the plain network.")
-    split_at: tuple[str, ...] | None = setting(None, "End a group after each of these modules.")
-    balance: str = setting(
+    groups: int = setting(4, "Number of layer groups, and so of exits. 1 is the plain network.", panel=FIRST)
+    split_at: tuple[str, ...] | None = setting(
+        None, "End a group after each of these modules, as layer1,layer2; lctprune inspect lists them.", panel=NETWORK
+    )
+    balance: Literal["flops", "time", "memory"] = setting(
         "flops",
-        "What the cuts balance: flops; time (measured) or memory of a step of training, critics included.",
+        "What is divided equally among the groups: flops; or time (measured) or memory of a training step, with "
+        "critics.",
+        panel=NETWORK,
     )
-    critic: str = setting("tail", "Kind of critic: tail, linear, or, for feature maps, pooled or paper.")
+    critic: Literal["tail", "pooled", "paper", "linear"] = setting(
+        "tail", "Kind of critic: tail, linear, or, for feature maps only, pooled or paper.", panel=CRITICS
+    )
     critic_depth: tuple[int, ...] | None = setting(
-        None, "Depth of each critic: its 3x3 convolutions (paper, pooled), or residual blocks at each size (tail)."
+        None,
+        "Depth of the critics: 3x3 convolutions (paper, pooled) or residual blocks per size (tail). One number, or "
+        "one per critic, as 3,2,1.",
+        panel=CRITICS,
     )
-    critic_width: tuple[float, ...] | None = setting(None, "Factor on the channels of each critic; by default 1.")
-    critic_pool: str = setting("mean", "How critics of sequences pool the steps: mean or last.")
+    critic_width: tuple[float, ...] | None = setting(
+        None,
+        "Factor on the number of channels of the critics. One number, or one per critic, as 1,1,0.5. Default: 1.",
+        panel=CRITICS,
+    )
+    critic_pool: Literal["mean", "last"] = setting("mean", "How critics of sequences pool the steps.", panel=CRITICS)
     exit: int | None = setting(None, "Of all exits this one alone, as one plain network: its groups and its critic.")
-    num_outputs: int = setting(10, "Width of the output: number of classes.")
-    in_channels: int = setting(3, "Channels of an image.")
-    image_size: int = setting(32, "Side of an image in pixels.")
-    steps: int | None = setting(None, "Length of a sequence.")
-    features: int | None = setting(None, "Numbers in a step of a sequence, or in a row of a table.")
-    vocabulary: int | None = setting(None, "Number of tokens; a sequence is then one of token numbers.")
+    num_outputs: int = setting(10, "Number of classes, or of predicted numbers.", panel=INPUT)
+    in_channels: int = setting(3, "Channels of an image.", panel=INPUT)
+    image_size: int = setting(32, "Side of an image in pixels.", panel=INPUT)
+    steps: int | None = setting(None, "Length of a sequence.", panel=INPUT)
+    features: int | None = setting(None, "Numbers per step of a sequence, or per row of a table.", panel=INPUT)
+    vocabulary: int | None = setting(None, "Number of tokens; a sequence then consists of token numbers.", panel=INPUT)
     weights: str | None = setting(None, "Where its first weights came from: a record, nothing is loaded from there.")
-    cuts: tuple[str, ...] | None = setting(None, "Nodes behind which it was cut; a record, and taken before all else.")
+    cuts: tuple[str, ...] | None = setting(
+        None, "Nodes after which it was cut: a record that takes precedence over groups, split_at and balance."
+    )
 
     def __post_init__(self) -> None:
+        require_choices(self)
         object.__setattr__(self, "model", ALIASES.get(self.model, self.model))
         for name in ("groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"):
             if (value := getattr(self, name)) is not None and value < 1:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from lctprune.config.fields import setting
+from lctprune.config.fields import CRITICS, FIRST, NETWORK, TRAINING, require_choices, setting
 from lctprune.config.ramp import Ramp
 from lctprune.errors import ConfigError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
-METHODS = ("local-critic", "joint", "backprop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,69 +25,89 @@ class TrainConfig:
         ConfigError: a value is out of range.
     """
 
-    method: str = setting(
+    method: Literal["local-critic", "joint", "backprop"] = setting(
         "local-critic",
-        "local-critic; or, as references: joint, the same critics, with all gradients through the whole network "
-        "(deep supervision), or backprop, the plain network.",
+        "local-critic; or, for comparison, joint (the same critics, gradients through the whole network: deep "
+        "supervision) or backprop (the plain network without critics).",
+        panel=FIRST,
     )
-    epochs: int = setting(10, "Passes over the training split.")
-    batch_size: int = setting(64, "Samples in a step.")
-    optimizer: str = setting(
+    epochs: int = setting(10, "Passes over the training split.", panel=FIRST)
+    batch_size: int = setting(64, "Samples per step.", panel=FIRST)
+    optimizer: Literal["auto", "muon", "sgd", "adamw"] = setting(
         "auto",
-        "muon (orthogonal updates of convolutions, SGD for the rest), sgd, adamw, or auto: muon for convolutional "
+        "sgd, adamw, muon (orthogonal updates of convolutions, SGD for the rest), or auto: muon for convolutional "
         "networks, adamw for all others.",
+        panel=TRAINING,
     )
     lr: float | None = setting(
         None,
-        "Highest learning rate; by default 0.02 of muon (its SGD has 20 times that, less for wide linear layers), 0.2 "
-        "of sgd, 0.001 of adamw.",
+        "Peak learning rate. Default: 0.02 for muon (20 times that for its SGD part, less for wide linear layers), "
+        "0.2 for sgd, 0.001 for adamw.",
+        panel=FIRST,
     )
-    momentum: float = setting(0.9, "Nesterov momentum of SGD and Muon.")
+    momentum: float = setting(0.9, "Nesterov momentum of sgd and muon.", panel=TRAINING)
     weight_decay: float = setting(
         5e-4,
-        "Weight decay, on weights only: not on biases or normalisation; muon's convolutions have 100 times as much, "
-        "at their smaller rate.",
+        "Weight decay of weights; biases and normalisation have none. Muon's convolutions have 100 times as much, at "
+        "their smaller rate.",
+        panel=TRAINING,
     )
-    schedule: str = setting("cosine", "cosine, with warm-up; or step, the paper's: a tenth at 1/2, again at 3/4.")
-    warmup: float = setting(0.15, "Share of all steps in which the cosine schedule's rate grows linearly.")
-    label_smoothing: float = setting(0.1, "Share of the target that cross-entropy spreads over all classes.")
+    schedule: Literal["cosine", "step"] = setting(
+        "cosine",
+        "Learning rate: cosine decay after a linear warm-up; or the paper's steps, a tenth at 1/2 and again at 3/4.",
+        panel=TRAINING,
+    )
+    warmup: float = setting(0.15, "Fraction of all steps in which the cosine schedule warms up.", panel=TRAINING)
+    label_smoothing: float = setting(
+        0.1, "Fraction of the target that cross-entropy spreads over all classes.", panel=TRAINING
+    )
     matching: float | str | Ramp = setting(
-        "0", "What critics learn from losses, a number or a ramp FROM:TO over training: 0 labels only, 1 the paper's."
+        "0",
+        "What critics learn from losses: 0 is the labels only, 1 the paper's loss matching. A number, or FROM:TO for a "
+        "ramp over training.",
+        panel=CRITICS,
     )
     distill: float | str | Ramp = setting(
         "0:0.5",
-        "Share of the critics' objective that is the distance to the next exit's outputs: a number, or FROM:TO.",
+        "Weight of imitating the next exit's outputs in what critics learn, 0 to 1. A number, or FROM:TO.",
+        panel=CRITICS,
     )
-    critic_period: int = setting(1, "Update critics in every k-th step only.")
-    freeze_main: bool = setting(False, "Train critics only: the main network stays as it is, to the last bit.")
-    critic_optimizer: str = setting(
-        "sgd", "sgd, as the groups (whatever theirs is); or adam, the paper's, at a constant 1e-4."
+    critic_period: int = setting(1, "Update critics in every k-th step only.", panel=CRITICS)
+    freeze_main: bool = setting(
+        False, "Train the critics only; the main network stays as it is, to the last bit.", panel=NETWORK
     )
-    precision: str = setting("auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.")
+    critic_optimizer: Literal["sgd", "adam"] = setting(
+        "sgd", "sgd, at the groups' rate; or adam, the paper's, at a constant 1e-4.", panel=CRITICS
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.", panel=TRAINING
+    )
     diagnostics: bool = setting(
         False,
-        "After each epoch, compare every group's gradient with backpropagation's, on one batch; takes its memory.",
+        "After each epoch, compare every group's gradient with backpropagation's on one batch; needs the memory of "
+        "backpropagation.",
+        panel=TRAINING,
     )
-    device: str = setting("auto", "cpu, cuda, or auto: cuda where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto is cuda if there is a GPU, else cpu.", panel=FIRST)
     compile: bool = setting(
         False,
-        "Compile groups and critics (torch.compile): a minute at the start; whether it pays depends on the machine.",
+        "Compile groups and critics with torch.compile: takes a minute at the start; whether it pays depends on the "
+        "machine.",
+        panel=TRAINING,
     )
-    seed: int = setting(0, "Seed of the order of samples, augmentation and dropout.")
+    seed: int = setting(
+        0, "Random seed for weights, sample order, augmentation, dropout and the validation split.", panel=TRAINING
+    )
 
     def __post_init__(self) -> None:
+        require_choices(self)
         for name in ("epochs", "batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        _require(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
         _require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
-        _require(self, "optimizer", self.optimizer in ("auto", *DEFAULT_LR), f"one of auto, {', '.join(DEFAULT_LR)}")
         _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")
         _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         _require(self, "warmup", 0 <= self.warmup < 1, "at least 0 and less than 1")
         _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1")
-        _require(self, "schedule", self.schedule in ("cosine", "step"), "cosine or step")
-        _require(self, "critic_optimizer", self.critic_optimizer in ("sgd", "adam"), "sgd or adam")
-        _require(self, "precision", self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
         Ramp.parse("matching", self.matching)
         Ramp.parse("distill", self.distill)

@@ -1,13 +1,12 @@
-"""What the commands on a finished run share: their arguments, opening and measuring the run, its tables and plots."""
+"""Open a finished run, measure it, show its networks and write its tables and plots: for the commands on runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 
 from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
 from lctprune.measure.candidates import Candidate, candidate_of
@@ -19,27 +18,10 @@ from lctprune.workflows.members import notes
 from lctprune.workflows.model_card import candidate_record
 
 CSV = "candidates.csv"
-RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", help="The run's own package.module:callable, which is only executed if you name it."),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        exists=True,
-        help="Where the run's data is now, if it has moved: the folder or file (of cifar10 and the like, what "
-        "--data-dir was).",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as cores.")]
-BatchOption = Annotated[int, typer.Option(min=1, help="Samples in the call whose latency is measured.")]
 
 
 def opened(path: Path | None, *, model: str | None = None, data: Path | None = None, threads: int | None = None) -> Run:
-    """The run, by default the newest."""
+    """Open the run, by default the newest."""
     if threads is not None:
         torch.set_num_threads(threads)
     return newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
@@ -53,7 +35,7 @@ def measured(
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
 ) -> list[Candidate]:
-    """The run's candidates, as of `measure_run`; notes on stderr of what is unfinished."""
+    """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished."""
     console = stderr()
     if run.epochs_done < (epochs := run.config.training.epochs):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
@@ -64,15 +46,15 @@ def measured(
 
 
 def present_selection(run: Run) -> dict[str, Any] | None:
-    """What `read_selection` gives; where it is of an earlier checkpoint, a note on stderr."""
+    """Read what was selected from the run; note on stderr if that was from an earlier checkpoint."""
     selection = read_selection(run)
     if selection is None and (run.path / SELECTED).exists():
-        stderr().print(f"Note: {run.path / SELECTED} is of an earlier checkpoint or run; select again.")
+        stderr().print(f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run; select again.")
     return selection
 
 
 def refresh_results(run: Run, candidates: Sequence[Candidate]) -> None:
-    """The files of `write_results`, with what was selected, as long as that is the run's still."""
+    """Write the files of `write_results` again, with the choice if one was made from this checkpoint."""
     selection = present_selection(run)
     if selection is None:
         write_results(run, candidates)
@@ -88,7 +70,7 @@ def write_results(
     chosen: Candidate | None = None,
     limits: Mapping[str, float] | None = None,
 ) -> None:
-    """candidates.csv, pareto.png and pareto.svg in the run directory."""
+    """Write candidates.csv, pareto.png and pareto.svg into the run directory."""
     from lctprune import reports  # pandas and matplotlib take a second to import
 
     reports.write_candidates(candidates, run.path / CSV)
@@ -105,7 +87,7 @@ def show_candidates(
     latency_batch: int = 1,
     json: bool = False,
 ) -> None:
-    """The run's networks, as a table below a headline or as one JSON document."""
+    """Show the run's networks as a table below a headline, or as one JSON document."""
     if json:
         records = [candidate_record(candidate) for candidate in candidates]
         print_json({"run": str(run.path), "split": "validation", "candidates": records})
@@ -114,3 +96,10 @@ def show_candidates(
     console.print(f"{headline} ({candidates[0].samples} samples):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
     console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(run, batch=latency_batch)}.")
+
+
+def show_all(run: Run, *, json: bool) -> None:
+    """Measure and show all networks of the run, the added ones too."""
+    candidates = measured(run)
+    refresh_results(run, candidates)
+    show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)

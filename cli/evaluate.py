@@ -1,0 +1,27 @@
+"""`lctprune evaluate`."""
+
+from __future__ import annotations
+
+from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+
+
+def evaluate(
+    run: RunArgument = None,
+    latency_batch: BatchOption = 1,
+    model: ModelOption = None,
+    data: DataOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure every exit anew: accuracy on the validation split, FLOPs, parameters, latency.
+
+    Example:
+    lctprune evaluate runs/mine --latency-batch 8 --threads 1
+    """
+    from lctprune.cli.results import measured, opened, refresh_results, show_candidates
+
+    found = opened(run, model=model, data=data, threads=threads)
+    candidates = measured(found, latency_batch=latency_batch, again=True)
+    refresh_results(found, candidates)
+    headline = f"{found.path} on its validation split"
+    show_candidates(found, candidates, headline, latency_batch=latency_batch, json=json)

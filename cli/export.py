@@ -1,0 +1,47 @@
+"""`lctprune export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lctprune.cli.console import print_json, stdout
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument
+
+
+def export(
+    run: RunArgument = None,
+    exit: Annotated[
+        int | None, typer.Option("--exit", metavar="K", help="Number of the exit, from 0. Default: the main network.")
+    ] = None,
+    format: Annotated[Literal["torchscript"], typer.Option(help="Format of the file.")] = "torchscript",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the file. Default: exports/exitK in the run.")
+    ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
+
+    Example:
+    lctprune export runs/mine --exit 1 --out deployed
+    """
+    from lctprune.cli.results import measured, opened
+    from lctprune.measure.candidates import candidate_of
+    from lctprune.measure.selection import main_of
+    from lctprune.workflows.deployment import deploy, deployment_record
+    from lctprune.workflows.loading import LoadedRun
+
+    found = opened(run, model=model, data=data)
+    loaded = LoadedRun(found)
+    candidates = measured(found, any_latency=True, loaded=loaded)
+    exit = candidate_of(candidates, main_of(candidates).exit if exit is None else exit).exit
+    folder = out or found.path / "exports" / f"exit{exit}"
+    deployment = deploy(found, candidates, exit, folder, format=format, loaded=loaded)
+    if json:
+        print_json(deployment_record(deployment))
+    else:
+        stdout().print(f"Wrote {deployment.model} and {deployment.model_card}")

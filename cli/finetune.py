@@ -1,0 +1,55 @@
+"""`lctprune finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lctprune.cli.console import stderr
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, ResumeOption, RunArgument, ThreadsOption
+from lctprune.errors import ConfigError
+
+
+def finetune(
+    run: RunArgument = None,
+    exit: Annotated[
+        int | None, typer.Option("--exit", metavar="K", help="Number of the exit, as evaluate shows it.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Passes over the training split. Default: 1.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(metavar="X", help="Peak learning rate. Default: a fifth of the run's.")
+    ] = None,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W",
+            help="Weight of imitating the main network's outputs, 0 (labels only) to 1. Default: 0.5.",
+        ),
+    ] = None,
+    resume: ResumeOption = False,
+    model: ModelOption = None,
+    data: DataOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train one exit further, through all its layers, with the main network as its teacher.
+
+    The result is one more candidate of the run; the exit itself stays as it is.
+
+    Example:
+    lctprune finetune runs/mine --exit 1 --epochs 2
+    """
+    from lctprune.cli.progress import show_progress
+    from lctprune.cli.results import opened, show_all
+    from lctprune.workflows.finetuning import begin_finetuning
+
+    if exit is None:
+        raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
+    found = opened(run, model=model, data=data, threads=threads)
+    session = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    stderr().print(f"Fine-tuning exit {exit} of {found.path} in {session.opened.path}")
+    show_progress(session.steps(), stderr())
+    show_all(found, json=json)

@@ -1,0 +1,165 @@
+"""Options that several commands share, and options made from the fields of configuration dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from lctprune.cli.parsing import arguments, names, numbers
+from lctprune.config.fields import types_of, without_none
+from lctprune.config.ramp import Ramp
+
+OUTPUT = "Output"  # heading of --help
+SWITCH = " "  # what --help shows for the value of an option that has none
+LONGEST_CHOICES = 20  # characters; longer lists stand in the help text only
+RunArgument = Annotated[
+    Path | None, typer.Argument(metavar="RUN", show_default=False, help="Run directory. Default: the newest one.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="Your own function that builds the run's network. It is executed only if you name it.",
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        exists=True,
+        help="Where the run's data is now, if it has moved: the folder or file (for cifar10 and the like, the "
+        "--data-dir of the training).",
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", metavar=SWITCH, rich_help_panel=OUTPUT, help="Print one JSON document on stdout, and nothing else."
+    ),
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. Default: one per core.")]
+BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Samples in the call whose latency is measured.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", metavar=SWITCH, help="Continue from the last whole epoch.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Mark a command's parameter as the settings of a configuration, each of which is an option of the command.
+
+    Args:
+        config: dataclass with the settings.
+        without: fields that this command does not offer.
+        only: fields that it offers, and no others; by default all that have a heading in `--help`.
+        names: name of the option, with underscores, if it is not the field's.
+        unset: fields whose option is None unless given, so that the command can tell.
+    """
+
+    config: type
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+
+    def options(self) -> dict[str, Option]:
+        """Return the options by their fields."""
+        return {
+            field.name: Option.of(field, types_of(self.config)[field.name], self)
+            for field in dataclasses.fields(self.config)
+            if field.name not in self.without
+            and (field.metadata["panel"] is not None if self.only is None else field.name in self.only)
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of the command line, made from a field.
+
+    Attributes:
+        name: parameter of the command.
+        parameter: parameter as Typer reads it.
+        read: function that turns the text of the command line into the field's value.
+    """
+
+    name: str
+    parameter: inspect.Parameter
+    read: Callable[[Any], Any]
+
+    @classmethod
+    def of(cls, field: dataclasses.Field[Any], hint: Any, settings: Settings) -> Option:
+        """Make the option of a field with the type `hint`."""
+        name = settings.names.get(field.name, field.name)
+        kind, read, metavar = _declared(hint, field.name)
+        default = None if field.default is dataclasses.MISSING or field.name in settings.unset else field.default
+        help = field.metadata["help"]
+        if field.name in settings.unset:
+            kind, help = kind | None, f"{help} Default: {field.default}."
+        option = typer.Option(
+            f"--{name.replace('_', '-')}",  # a switch has no --no- form
+            help=help,
+            rich_help_panel=field.metadata["panel"],
+            metavar=metavar,
+        )
+        annotation = Annotated[kind, option]
+        return cls(name, inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation), read)
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each setting of the configurations that its parameters name.
+
+    A parameter `Annotated[dict[str, Any], Settings(Config)]` is replaced by options with the names, types, choices,
+    defaults and help of the fields of `Config`. The command gets their values by the names of the fields.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    own: dict[str, inspect.Parameter] = {}
+    settings: dict[str, dict[str, Option]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        marks = [mark for mark in get_args(hints[name])[1:] if isinstance(mark, Settings)]
+        if marks:
+            settings[name] = marks[0].options()
+            own |= {option.name: option.parameter for option in settings[name].values() if option.name not in own}
+        else:
+            own[name] = parameter.replace(annotation=hints[name], kind=_KEYWORD)
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = {
+            name: {field: option.read(values[option.name]) for field, option in options.items()}
+            for name, options in settings.items()
+        }
+        command(**made, **{name: values[name] for name in hints if name not in made and name != "return"})
+
+    run.__signature__ = inspect.Signature(list(own.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in own.items()}
+    return run
+
+
+def _declared(hint: Any, name: str) -> tuple[Any, Callable[[Any], Any], str | None]:
+    """Return an option's type for Typer, how its text is read, and what stands for its value in `--help`."""
+    plain, what = without_none(hint), name.replace("_", " ")
+    if plain in (tuple[int, ...], tuple[float, ...]):
+        return str | None, functools.partial(numbers, what, kind=get_args(plain)[0]), "N,N,..."
+    if plain == tuple[str, ...]:
+        return str | None, names, "NAME,NAME,..."
+    if get_origin(plain) is dict:
+        return str | None, arguments, "NAME=VALUE,..."
+    if plain == float | str | Ramp:
+        return str, _unchanged, "W|FROM:TO"
+    if get_origin(plain) is Literal:
+        choices = "|".join(get_args(plain))
+        return hint, _unchanged, choices if len(choices) <= LONGEST_CHOICES else what.split()[-1].upper()
+    return hint, _unchanged, {int: "N", float: "X", str: "TEXT", bool: SWITCH}[plain]
+
+
+def _unchanged(value: Any) -> Any:
+    return value

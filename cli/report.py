@@ -1,0 +1,41 @@
+"""`lctprune report`."""
+
+from __future__ import annotations
+
+from lctprune.cli.console import print_json, stdout
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument
+
+
+def report(
+    run: RunArgument = None, model: ModelOption = None, data: DataOption = None, json: JsonOption = False
+) -> None:
+    """Write one self-contained HTML page about a run, and about what was selected from it.
+
+    Example:
+    lctprune report runs/mine
+    """
+    from lctprune.cli.results import measured, opened, present_selection
+    from lctprune.measure.candidates import candidate_of
+    from lctprune.reports import report_page
+    from lctprune.utils.files import write_atomically
+
+    found = opened(run, model=model, data=data)
+    candidates = measured(found, any_latency=True)
+    path = found.path / "report.html"
+    selection = present_selection(found)
+    if selection is None:
+        page = report_page(found, candidates)
+    else:
+        test = {**selection["test"], "main_accuracy": selection["main_network"]["test"]["accuracy"]}
+        page = report_page(
+            found,
+            candidates,
+            chosen=candidate_of(candidates, selection["exit"]),
+            budget=selection["budget"],
+            test=test,
+        )
+    write_atomically(path, page.encode())
+    if json:
+        print_json({"run": str(found.path), "report": str(path)})
+    else:
+        stdout().print(f"Wrote {path}")
