@@ -50,6 +50,9 @@ BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Samples in t
 ResumeOption = Annotated[bool, typer.Option("--resume", metavar=SWITCH, help="Continue from the last whole epoch.")]
 
 
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Mark a command's parameter as the settings of a configuration, each of which is an option of the command.
@@ -107,11 +110,8 @@ class Option:
             rich_help_panel=field.metadata["panel"],
             metavar=metavar,
         )
-        annotation = Annotated[kind, option]
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]  # made at run time
         return cls(name, inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation), read)
-
-
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -169,6 +169,7 @@ class Permute(nn.Module):
         self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x` with its dimensions in the order `dims`."""
         return x.permute(self.dims)
 
 

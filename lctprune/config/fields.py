@@ -50,7 +50,8 @@ def require_choices(config: Any) -> None:
     Raises:
         ConfigError: a field has none of the values that its type allows.
     """
-    for name, hint in types_of(type(config)).items():
+    kind: type = type(config)
+    for name, hint in types_of(kind).items():
         value = getattr(config, name)
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(get_args(hint))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -18,8 +18,7 @@ from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.weights import load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition.attach import Pool, attach_critics
-from lctprune.partition.choosing import Balance
+from lctprune.partition.attach import attach_critics
 from lctprune.partition.cutting import possible_cut_points
 
 # name -> function that takes num_outputs, and those of in_channels, image_size, features and vocabulary that it needs
@@ -70,9 +69,9 @@ def build_network(
         critic=config.critic,
         critic_depth=config.critic_depth,
         critic_width=config.critic_width,
-        critic_pool=cast(Pool, config.critic_pool),  # these two are checked where they are used
+        critic_pool=config.critic_pool,
         split_at=_given_cut_points(config),
-        balance_by=cast(Balance, config.balance),
+        balance_by=config.balance,
         training=training,
     )
     if given is not None:

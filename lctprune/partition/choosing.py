@@ -76,7 +76,7 @@ def flop_balanced_cut_points(points: Sequence[MeasuredCutPoint], groups: int) ->
     _require_enough(distinct, groups)
     warn_of_unknown_operations(
         [FlopCount(points[-1].flops, points[-1].unknown)],
-        "the groups balance the FLOPs of the other operations only (balance time or memory instead, or name cut points)",
+        "the groups balance the FLOPs of the other operations only; balance time or memory, or name cut points",
     )
     return [distinct[index] for index in balance([point.flops for point in distinct], groups)]
 
