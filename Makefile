@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check docs format clean
 
 demo: $(READY)  ## the two commands of the README
 	$(BIN)/lctprune train resnet
@@ -15,13 +15,17 @@ test: $(READY)  ## the default test suite
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: $(READY)  ## formatting, lint, types; import direction is among the tests
+check: $(READY)  ## formatting, lint, types, documentation; import direction is among the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	rm -rf build
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/installed .
 	test "$$(ls build/installed | grep -v -e dist-info -e '^bin$$')" = lctprune
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
+	$(MAKE) docs
+
+docs: $(READY)  ## the documentation, into build/site; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -32,5 +36,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
