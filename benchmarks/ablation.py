@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.critics import make_critic
-from lctprune.models import fitted
+from lctprune.models.build import fitted
 
 
 class Variant(NamedTuple):

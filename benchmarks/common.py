@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.environment import machine
-from lctprune.image_networks import least_resnet_width
-from lctprune.models import fitted
-from lctprune.scores import score_exits
-from lctprune.sources import stratified
+from lctprune.data.splits import stratified
+from lctprune.measure.scores import score_exits
+from lctprune.models.build import fitted
+from lctprune.models.images import least_resnet_width
+from lctprune.utils.environment import machine
 
 
 class Trained(NamedTuple):

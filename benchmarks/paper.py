@@ -33,8 +33,9 @@ from common import (
 )
 
 import lctprune as lct
-from lctprune.costs import evaluation_mode, group_costs
-from lctprune.models import fitted
+from lctprune.measure.group_costs import group_costs
+from lctprune.models.build import fitted
+from lctprune.utils.modules import evaluation_mode
 
 # where Table 1 puts 1, 3 and 5 critics: at that of LC2, after the first three stages, after every two convolutions
 CUTS = {

@@ -17,10 +17,10 @@ from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
-from lctprune.costs import group_costs
-from lctprune.family import FINETUNED
-from lctprune.image_networks import least_resnet_width
-from lctprune.models import build_model, fitted
+from lctprune.measure.group_costs import group_costs
+from lctprune.models.build import build_model, fitted
+from lctprune.models.images import least_resnet_width
+from lctprune.workflows.members import FINETUNED
 
 
 def training_macs(samples: int, trained: int, frozen: int = 0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.image_networks import LEAST_WIDTH_OF_LARGE
+from lctprune.models.images import LEAST_WIDTH_OF_LARGE
 
 VARIANTS = ("l1-uniform", "l1-global", "bn-uniform", "bn-global")  # importance, and where channels are compared
 PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met

@@ -21,7 +21,7 @@ import torch
 from scaling import Link, scale, step_seconds
 
 import lctprune as lct
-from lctprune.environment import machine
+from lctprune.utils.environment import machine
 
 RANKS = Path(__file__).with_name("pipeline_ranks.py")
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -19,14 +19,14 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.parallel import DistributedDataParallel
 
 import lctprune as lct
-from lctprune.channel import Channel
-from lctprune.optimizers import Optimizers, apply_gradients
-from lctprune.pipeline import Pipeline, share_groups
-from lctprune.process_group import ProcessGroup, process_group
-from lctprune.splits import Batch
-from lctprune.train_config import TrainConfig, autocast
-from lctprune.training_costs import critic_time_ns, group_seconds, output_bytes
-from lctprune.worker import StepSettings, step_settings
+from lctprune.config.training import TrainConfig
+from lctprune.data.splits import Batch
+from lctprune.measure.step_costs import critic_time_ns, group_seconds, output_bytes
+from lctprune.optim.optimizers import Optimizers, apply_gradients
+from lctprune.training.distributed.messages import Channel
+from lctprune.training.distributed.pipeline import Pipeline, share_groups
+from lctprune.training.distributed.process_group import ProcessGroup, process_group
+from lctprune.training.worker import StepSettings, step_settings
 
 WARMUP = 2
 SETTINGS = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
@@ -104,7 +104,7 @@ def alone(network: lct.LocalCriticNetwork, config: TrainConfig, batch: Batch, st
     stage = whole_stage(network, config)
 
     def measure() -> float:
-        with autocast(config):
+        with config.autocast():
             return timed(steps, lambda: stage.step(*batch, SETTINGS))
 
     return measure
@@ -120,7 +120,7 @@ def decoupled(
     def run() -> list[Any]:
         split = Repeated(batch, WARMUP + steps) if pipeline.is_first else None
         start, waited = 0.0, 0.0
-        with autocast(config):
+        with config.autocast():
             for index, (inputs, targets) in enumerate(stage.batches(split, seed=0)):  # type: ignore[arg-type]
                 stage.step(inputs, targets, SETTINGS)
                 if index == WARMUP - 1:
@@ -202,7 +202,7 @@ def together(
     optimizers = Optimizers(module, None, config).all.values()
 
     def step() -> None:
-        with autocast(config):
+        with config.autocast():
             backward()
         for optimizer in optimizers:
             apply_gradients(optimizer, SETTINGS.lr)
@@ -308,7 +308,7 @@ def equal(settings: dict[str, Any], group: ProcessGroup) -> dict[str, Any]:
             stages.append(whole_stage(built(recipe_of(settings)), config))
         for stage in stages:
             split = Repeated(batch, settings["steps"]) if pipeline.is_first else None
-            with autocast(config):
+            with config.autocast():
                 for position, (inputs, targets) in enumerate(stage.batches(split, seed=0)):  # type: ignore[arg-type]
                     stage.step(inputs, targets, step_settings(position, settings["steps"], config))
                 stage.finish()
@@ -338,7 +338,7 @@ def memory(settings: dict[str, Any], group: ProcessGroup | None) -> list[Any]:
 
     def steps() -> None:
         split = Repeated(batch, 3) if batch else None
-        with autocast(config):
+        with config.autocast():
             for inputs, targets in stage.batches(split, seed=0):  # type: ignore[arg-type]
                 stage.step(inputs, targets, SETTINGS)
             stage.finish()

@@ -14,7 +14,7 @@ import argparse
 from common import exit_accuracies, mean_and_deviation, trained
 
 import lctprune as lct
-from lctprune.environment import machine
+from lctprune.utils.environment import machine
 
 
 def main() -> None:

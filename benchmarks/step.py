@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.compilation import compilation
-from lctprune.environment import machine
-from lctprune.pipeline import Pipeline
-from lctprune.stage import Stage
-from lctprune.train_config import autocast
-from lctprune.worker import StepSettings
+from lctprune.training.compilation import compilation
+from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.stage import Stage
+from lctprune.training.worker import StepSettings
+from lctprune.utils.environment import machine
 
 KINDS = {"backprop": {"groups": 1}, "tail": {"critic": "tail"}, "pooled": {"critic": "pooled"}}
 CONFIG = lct.TrainConfig().resolved()
@@ -146,7 +145,7 @@ def make_step(
     settings = StepSettings(position=0, lr=0.01, matching=0.0, update_critics=True, distill=0.25)
 
     def step() -> None:
-        with autocast(config):
+        with config.autocast():
             stage.step(*batch, settings)
 
     return step

@@ -19,11 +19,11 @@ from lctprune.cli.measured import (
     show_candidates,
 )
 from lctprune.cli.progress import show_progress
-from lctprune.dense import begin_dense
 from lctprune.errors import ConfigError
-from lctprune.finetuning import begin_finetuning
 from lctprune.runs import Run
-from lctprune.training import train_steps
+from lctprune.training.trainer import train_steps
+from lctprune.workflows.densification import begin_dense
+from lctprune.workflows.finetuning import begin_finetuning
 
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last whole epoch.")]
 

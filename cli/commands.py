@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lctprune.candidates import candidate_of
 from lctprune.cli.console import print_json, stdout
 from lctprune.cli.measured import (
     BatchOption,
@@ -22,9 +21,10 @@ from lctprune.cli.measured import (
     refresh_results,
     show_candidates,
 )
-from lctprune.deployment import deploy, deployment_record
-from lctprune.files import write_atomically
-from lctprune.selection import main_of
+from lctprune.measure.candidates import candidate_of
+from lctprune.measure.selection import main_of
+from lctprune.utils.files import write_atomically
+from lctprune.workflows.deployment import deploy, deployment_record
 
 
 def evaluate(

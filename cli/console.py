@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lctprune.errors import NetworkWarning
-from lctprune.units import engineering
+from lctprune.measure.units import engineering
 
 if TYPE_CHECKING:
-    from lctprune.candidates import Candidate
+    from lctprune.measure.candidates import Candidate
     from lctprune.runs import Run
 
 WIDE = 110  # columns that the table of candidates needs to show everything

@@ -25,7 +25,7 @@ from lctprune.errors import (
     LctpruneError,
     ProcessLostError,
 )
-from lctprune.process_group import is_started
+from lctprune.training.distributed.process_group import is_started
 
 app = typer.Typer(
     name="lctprune",

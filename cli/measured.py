@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lctprune.candidates import Candidate, candidate_of
 from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
-from lctprune.deployment import SELECTED, measure_run, read_selection
-from lctprune.description import candidate_record
-from lctprune.family import notes
+from lctprune.measure.candidates import Candidate, candidate_of
+from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run, newest_run
-from lctprune.selection import pareto_front
+from lctprune.workflows.deployment import SELECTED, measure_run, read_selection
+from lctprune.workflows.members import notes
+from lctprune.workflows.model_card import candidate_record
 
 CSV = "candidates.csv"
 RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory; by default the newest.")]

@@ -11,13 +11,14 @@ from rich.table import Table
 from lctprune.cli.console import print_json, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.measured import JsonOption
 from lctprune.cli.parsing import arguments, group_count, names, numbers
-from lctprune.costs import GroupCosts, group_costs
-from lctprune.models import MODELS, NetworkConfig, build_network, possible_cuts
-from lctprune.optimizers import settled
-from lctprune.settings import help_of
-from lctprune.train_config import TrainConfig
-from lctprune.training_costs import output_bytes
-from lctprune.zoo import timm_names, torchvision_names
+from lctprune.config.fields import help_of
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.measure.group_costs import GroupCosts, group_costs
+from lctprune.measure.step_costs import output_bytes
+from lctprune.models.build import MODELS, build_network, possible_cuts
+from lctprune.models.external import timm_names, torchvision_names
+from lctprune.optim.optimizers import settled
 
 TRAINING = TrainConfig()
 

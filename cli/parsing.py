@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lctprune.data import NAMED
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig, parse_ramp
+from lctprune.data.builtin import NAMED
 from lctprune.errors import ConfigError
-from lctprune.models import NetworkConfig
-from lctprune.train_config import TrainConfig, parse_ramp
 
 Number = TypeVar("Number", int, float)
 RAMPS = ("matching", "distill")

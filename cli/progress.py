@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lctprune.epochs import Progress
+from lctprune.training.loop import Progress
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
 

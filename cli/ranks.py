@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from lctprune.errors import FAILED, ProcessLostError
-from lctprune.process_group import is_spoken_for, record_failure
+from lctprune.training.distributed.process_group import is_spoken_for, record_failure
 
 
 def end_as_lost(error: ProcessLostError) -> None:

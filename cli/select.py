@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lctprune.candidates import Candidate
 from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.measured import (
     BatchOption,
@@ -21,12 +20,13 @@ from lctprune.cli.measured import (
     show_candidates,
     write_results,
 )
-from lctprune.deployment import SELECTED, Deployment, deploy, deployment_record
-from lctprune.description import candidate_record
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import Budget, cheaper_alternative, main_of
+from lctprune.measure.selection import select as choose
+from lctprune.measure.units import amount
 from lctprune.runs import Run
-from lctprune.selection import Budget, cheaper_alternative, main_of
-from lctprune.selection import select as choose
-from lctprune.units import amount
+from lctprune.workflows.deployment import SELECTED, Deployment, deploy, deployment_record
+from lctprune.workflows.model_card import candidate_record
 
 
 def select(

@@ -16,19 +16,26 @@ from lctprune.cli.measured import CSV, JsonOption, ThreadsOption, refresh_result
 from lctprune.cli.parsing import arguments, data_name, group_count, names, numbers, require_of_use
 from lctprune.cli.progress import show_progress
 from lctprune.cli.ranks import end_as_lost
-from lctprune.data_set import Data, DataConfig, split_sizes
-from lctprune.deployment import measure_run
+from lctprune.config.data import DataConfig
+from lctprune.config.fields import help_of
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.data.dataset import Data, split_sizes
 from lctprune.errors import ConfigError
-from lctprune.family import DENSE
-from lctprune.job import Job, begin
-from lctprune.models import NetworkConfig
-from lctprune.pipeline import require_one_process, require_processes
-from lctprune.process_group import ProcessGroup, is_started, local_processes, process_count, process_group
+from lctprune.models.external import is_own_function
 from lctprune.runs import Run
-from lctprune.settings import help_of
-from lctprune.train_config import TrainConfig
-from lctprune.training import train_steps
-from lctprune.zoo import is_own_function
+from lctprune.training.distributed.pipeline import require_one_process, require_processes
+from lctprune.training.distributed.process_group import (
+    ProcessGroup,
+    is_started,
+    local_processes,
+    process_count,
+    process_group,
+)
+from lctprune.training.trainer import train_steps
+from lctprune.workflows.deployment import measure_run
+from lctprune.workflows.members import DENSE
+from lctprune.workflows.session import Job, begin
 
 NETWORK, DATA, TRAINING = NetworkConfig(), DataConfig(), TrainConfig()
 
@@ -175,7 +182,7 @@ def train(
     require_processes(process_count(processes), groups=network_config.groups, replicas=replicas)
     require_one_process(config, process_count(processes))
     if processes > 1 and not is_started():
-        from lctprune.launching import launch  # torch's launcher takes a while to import
+        from lctprune.training.distributed.launcher import launch  # torch's launcher takes a while to import
 
         launch(processes, sys.argv[1:])
         return

@@ -7,15 +7,13 @@ best = lctprune.select(candidates, lctprune.Budget(flops=1e9))
 lctprune.export(network.subnetwork(best.exit), example, "model.pt")
 """
 
-from lctprune.agreement import GroupAgreement, measure_agreement
-from lctprune.candidates import Candidate, evaluate
-from lctprune.costs import count_flops, count_parameters, measure_latency, size_bytes
+from lctprune.config.data import DataConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
 from lctprune.critics import make_critic
-from lctprune.data import load_data
-from lctprune.data_set import Data, DataConfig
-from lctprune.dense import densify
-from lctprune.deployment import measure_run
-from lctprune.epochs import Progress
+from lctprune.data.dataset import Data
+from lctprune.data.load import load_data
+from lctprune.data.splits import Augmentation, Normalization, Split, TensorSplit
 from lctprune.errors import (
     BudgetError,
     ConfigError,
@@ -31,19 +29,23 @@ from lctprune.errors import (
     UnknownOperationError,
 )
 from lctprune.exporting import export
-from lctprune.finetuning import finetune
-from lctprune.loading import load_network
 from lctprune.losses import cross_entropy, mean_squared_error
-from lctprune.models import NetworkConfig, build_network
+from lctprune.measure.candidates import Candidate, evaluate
+from lctprune.measure.costs import count_flops, count_parameters, measure_latency, size_bytes
+from lctprune.measure.selection import Budget, cheaper_alternative, pareto_front, select
+from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
-from lctprune.partition import attach_critics
-from lctprune.process_group import ProcessGroup, process_group
+from lctprune.partition.attach import attach_critics
 from lctprune.runs import Run
-from lctprune.selection import Budget, cheaper_alternative, pareto_front, select
-from lctprune.splits import Augmentation, Normalization, Split, TensorSplit
-from lctprune.train_config import TrainConfig
-from lctprune.training import open_run, train, train_steps
+from lctprune.training.agreement import GroupAgreement, measure_agreement
+from lctprune.training.distributed.process_group import ProcessGroup, process_group
+from lctprune.training.loop import Progress
+from lctprune.training.trainer import open_run, train, train_steps
 from lctprune.update import local_critic_backward
+from lctprune.workflows.densification import densify
+from lctprune.workflows.deployment import measure_run
+from lctprune.workflows.finetuning import finetune
+from lctprune.workflows.loading import load_network
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchvision.ops import Permute
 
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.sequence_layers import POOLS, NormalizedPooling, Pooling
+from lctprune.pooling import POOLS, NormalizedPooling, Pooling
 
 PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 128 channels"
 TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lctprune.candidates import Candidate
-
+from typing import Protocol
 
 FAILED, WRONG_USAGE, NOTHING_FITS, INTERRUPTED = 1, 2, 3, 130  # exit codes of the command line
 
@@ -63,6 +59,16 @@ class ExportError(LctpruneError, RuntimeError):
     """An exported network does not do what the original does; nothing was written."""
 
 
+class NearestCandidate(Protocol):
+    """What an error says of the candidate that comes nearest to a budget."""
+
+    @property
+    def exit(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 class BudgetError(LctpruneError, ValueError):
     """No candidate fits the budget.
 
@@ -71,7 +77,9 @@ class BudgetError(LctpruneError, ValueError):
         misses: for each budget that `nearest` misses, its name and the factor cost / limit (above 1).
     """
 
-    def __init__(self, message: str, nearest: Candidate | None = None, misses: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, message: str, nearest: NearestCandidate | None = None, misses: dict[str, float] | None = None
+    ) -> None:
         super().__init__(message)
         self.nearest = nearest
         self.misses = misses or {}

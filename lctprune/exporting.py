@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lctprune.costs import device_of, evaluation_mode
 from lctprune.errors import ConfigError, ExportError, first_line
-from lctprune.files import write_atomically
+from lctprune.utils.files import write_atomically
+from lctprune.utils.modules import device_of, evaluation_mode
 
 FORMATS = ("torchscript",)
 SINGLE_SAMPLES = 8  # so many samples are also compared one by one

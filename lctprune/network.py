@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from lctprune.config.network import NetworkConfig
 from lctprune.errors import NetworkError
-
-if TYPE_CHECKING:
-    from lctprune.models import NetworkConfig
 
 
 class LocalCriticNetwork(nn.Module):

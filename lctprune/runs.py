@@ -23,12 +23,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lctprune.data import load_data, location, relocated
-from lctprune.data_set import Data, DataConfig, data_settings, recorded_statistics
-from lctprune.environment import environment
+from lctprune.config.data import DataConfig
+from lctprune.data.dataset import Data, data_settings, recorded_statistics
+from lctprune.data.load import load_data, location, relocated
 from lctprune.errors import ConfigError, RunError
-from lctprune.files import write_atomically, write_json
-from lctprune.weights import CHECKPOINT
+from lctprune.utils.environment import environment
+from lctprune.utils.files import write_atomically, write_json
+
+CHECKPOINT, NETWORK_PREFIX = "checkpoint.safetensors", "network."  # of a run, and of the network's names in it
+
 
 RUNS = Path("runs")
 MOST_OF_REASON = 200  # characters of what PyTorch says of weights that do not fit

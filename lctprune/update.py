@@ -101,16 +101,6 @@ def local_critic_backward(
     return losses
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """Itself where its elements fill a stretch of memory, in whatever order; otherwise a copy for which they do.
-
-    What a group gives is handed on so, whether to the next module or to another process: sums over the same numbers are
-    the same to the bit only in the same memory layout.
-    """
-    kept = torch.empty_like(tensor, device="meta")  # keeps the strides of just such tensors
-    return tensor if kept.stride() == tensor.stride() else torch.empty_like(tensor).copy_(tensor)
-
-
 def forward_group(group: nn.Module, inputs: Tensor, *, index: int = 0) -> GroupForward:
     """Equation 1: run one group on `inputs`, which are cut off from the group before.
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lctprune.candidates import Candidate
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import Budget, cheaper_alternative, fitting
+from lctprune.measure.units import amount
 from lctprune.reports.formats import percent
 from lctprune.runs import Run
-from lctprune.selection import Budget, cheaper_alternative, fitting
-from lctprune.units import amount
 
 
 def describe_run(run: Run) -> dict[str, str]:

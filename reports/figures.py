@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from lctprune.files import write_atomically
+from lctprune.utils.files import write_atomically
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 FRONT, CHOSEN, BEATEN, INK, MUTED = "#0072B2", "#D55E00", "#7F7F7F", "#222222", "#5C5C5C"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas
 
-from lctprune.candidates import Candidate, wilson_interval
+from lctprune.measure.candidates import Candidate, wilson_interval
+from lctprune.measure.selection import main_of, pareto_front
+from lctprune.measure.units import engineering
 from lctprune.reports.curves import DIAGNOSTICS, training_curves, training_figure
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
@@ -17,8 +19,6 @@ from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.tables import metrics_frame
 from lctprune.runs import Run
-from lctprune.selection import main_of, pareto_front
-from lctprune.units import engineering
 
 METHODS = {
     "local-critic": "Trained with local critics: every exit is a network of its own.",

@@ -11,13 +11,13 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from lctprune.candidates import MAIN, Candidate
 from lctprune.errors import ConfigError
+from lctprune.measure.candidates import MAIN, Candidate
+from lctprune.measure.selection import COSTS
+from lctprune.measure.units import amount
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Line, label_points
 from lctprune.reports.points import ParetoPoint, measured_costs, pareto_points
-from lctprune.selection import COSTS
-from lctprune.units import amount
 
 AXIS_LABELS = {
     "flops": "FLOPs per sample (1 FLOP = one multiply or one add)",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lctprune.candidates import Candidate
 from lctprune.errors import ConfigError
-from lctprune.selection import COSTS, pareto_front
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import COSTS, pareto_front
 
 
 class ParetoPoint(NamedTuple):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas
 
-from lctprune.candidates import Candidate
 from lctprune.errors import RunError
-from lctprune.files import write_atomically
+from lctprune.measure.candidates import Candidate
 from lctprune.runs import METRICS, Run
+from lctprune.utils.files import write_atomically
 
 FIELDS = [field.name for field in dataclasses.fields(Candidate)]
 INTERVAL = ["accuracy_low", "accuracy_high"]

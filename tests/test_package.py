@@ -48,7 +48,7 @@ def test_the_library_needs_neither_the_command_line_nor_pandas() -> None:
     ],
 )
 def test_imports_run_one_way(folder: str, forbidden: set[str]) -> None:
-    files = sorted((ROOT / folder).glob("*.py"))
+    files = sorted((ROOT / folder).rglob("*.py"))
     assert files
     for file in files:
         if file.name == "__main__.py":  # python -m lctprune is the command line
@@ -59,13 +59,13 @@ def test_imports_run_one_way(folder: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize("folder", ["lctprune", "reports"])
 def test_the_library_never_prints(folder: str) -> None:
-    for file in (ROOT / folder).glob("*.py"):
+    for file in (ROOT / folder).rglob("*.py"):
         calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
         assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls), file.name
 
 
 def test_no_pickle_is_loaded() -> None:
-    for file in [*ROOT.glob("lctprune/*.py"), *ROOT.glob("reports/*.py"), *ROOT.glob("cli/*.py")]:
+    for file in [*ROOT.glob("lctprune/**/*.py"), *ROOT.glob("reports/*.py"), *ROOT.glob("cli/*.py")]:
         assert not {"pickle", "joblib", "dill"} & imported(file), file.name
         calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
         for call in (call for call in calls if ast.unparse(call.func) == "torch.load"):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.files import write_json
+from lctprune.measure.scores import score_exits
 from lctprune.runs import create_run, newest_run
-from lctprune.scores import score_exits
+from lctprune.utils.files import write_json
 
 CONFIG = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32")
 

@@ -1,0 +1,1 @@
+"""Data: what can I train on?"""

@@ -1,0 +1,1 @@
+"""Networks: which ones go by name, and with which weights?"""

@@ -1,0 +1,225 @@
+"""Networks by name that are not built in: torchvision's, timm's, and the user's own functions."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+
+from lctprune.data.splits import Normalization
+from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
+
+Builder = Callable[..., nn.Module]
+TIMM = "timm/"
+_ALIASES = {"num_outputs": "num_classes", "in_channels": "in_chans", "image_size": "img_size"}
+
+
+def torchvision_names() -> list[str]:
+    """torchvision's classification models."""
+    return list(torchvision_models.list_models(module=torchvision_models))
+
+
+def timm_names() -> list[str]:
+    """timm's models, with the prefix by which they are called here; none where timm is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        return []
+    return [f"{TIMM}{name}" for name in _timm().list_models()]
+
+
+def is_own_function(name: str) -> bool:
+    """Whether a name is that of a user's function, `package.module:callable`: using it executes the user's code."""
+    return ":" in name
+
+
+def find_builder(name: str) -> Builder | None:
+    """The function that builds a network; None where nothing has that name.
+
+    Raises:
+        ConfigError: a user's function cannot be imported, or timm is not installed.
+    """
+    if is_own_function(name):
+        return _own_function(name)
+    if name.startswith(TIMM):
+        _require_timm(name)
+        return functools.partial(_build_timm, name.removeprefix(TIMM)) if name in timm_names() else None
+    if name in torchvision_names():
+        return functools.partial(_build_torchvision, name)
+    return None
+
+
+def build(name: str, builder: Builder, settings: Mapping[str, Any], own: Mapping[str, Any]) -> nn.Module:
+    """Call a builder with those of the settings that it takes.
+
+    Args:
+        name: for messages.
+        builder: takes `num_outputs` or `num_classes`, and maybe `in_channels` (`in_chans`), `image_size` (`img_size`),
+            `features`, `steps`, `vocabulary`.
+        settings: what is known of input and output.
+        own: further arguments, which it must take.
+
+    Raises:
+        ConfigError: it takes no number of outputs, or not an argument of `own`.
+        NetworkError: it fails, or gives no nn.Module.
+    """
+    decided = {*settings, *(_ALIASES.get(setting, setting) for setting in settings)}
+    refused = [key for key in own if key in decided or key.startswith("pretrained") or key == "checkpoint_path"]
+    if refused:
+        raise ConfigError(
+            f"model arguments may not be {', '.join(refused)}: the data says what goes in and out, "
+            "and weights come from --weights"
+        )
+    try:
+        parameters = inspect.signature(builder).parameters
+    except ValueError as error:  # something of Python's own
+        raise ConfigError(f"{name} does not say what it takes; give a function of num_outputs") from error
+    takes_any = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
+    arguments: dict[str, Any] = {}
+    for setting, value in settings.items():
+        accepted = [key for key in (setting, _ALIASES.get(setting, setting)) if key in parameters]
+        if accepted and value is not None:
+            arguments[accepted[0]] = value
+        elif setting == "num_outputs" and not accepted:
+            if not takes_any:
+                raise ConfigError(f"{name} takes neither num_classes nor num_outputs; give it one of them")
+            arguments["num_classes"] = value
+    missing = [
+        key
+        for key, item in parameters.items()
+        if item.default is item.empty and item.kind in (item.KEYWORD_ONLY, item.POSITIONAL_OR_KEYWORD)
+        if key not in arguments and key not in own
+    ]
+    if missing:
+        known = ", ".join(key for key, value in settings.items() if value is not None)
+        own_names = [key for key in missing if key not in decided]
+        remedy = f"; give --model-args {own_names[0]}=..." if own_names else ""
+        raise ConfigError(f"{name} needs {', '.join(missing)}, which this data does not have; it has {known}{remedy}")
+    unknown = [key for key in own if key not in parameters and not takes_any]
+    if unknown:
+        raise ConfigError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(parameters)}")
+    try:
+        model = builder(**arguments, **own)
+    except LctpruneError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
+        raise NetworkError(
+            f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise NetworkError(f"{name} gave a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def default_weights(name: str) -> Mapping[str, Tensor]:
+    """torchvision's or timm's own weights, from their cache or by download.
+
+    Raises:
+        ConfigError: there are none for this model.
+        NetworkError: they cannot be downloaded.
+    """
+    try:
+        if name.startswith(TIMM):
+            return cast(
+                Mapping[str, Tensor], _timm().create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
+            )
+        if name in torchvision_names():
+            weights = torchvision_models.get_model_weights(name).DEFAULT
+            return cast(
+                Mapping[str, Tensor], weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            )
+    except Exception as error:  # no connection, a broken file: as the downloader puts it
+        raise NetworkError(
+            f"the weights of {name} cannot be had ({first_line(error, 'no reason given')}); give a file of weights"
+        ) from error
+    raise ConfigError(f"{name} has no default weights; those of torchvision and timm have")
+
+
+def default_normalization(name: str) -> Normalization | None:
+    """That of the images with which `default_weights` were trained."""
+    if name.startswith(TIMM):
+        cfg = _timm().models.get_pretrained_cfg(name.removeprefix(TIMM))
+        return cfg and Normalization(tuple(cfg.mean), tuple(cfg.std))
+    if name in ("googlenet", "inception_v3"):  # what torchvision's `transform_input` makes of ImageNet's own
+        return Normalization((0.5,) * 3, (0.5,) * 3)
+    if name in torchvision_names():
+        transforms = torchvision_models.get_model_weights(name).DEFAULT.transforms()
+        return Normalization(tuple(transforms.mean), tuple(transforms.std))
+    return None
+
+
+def _build_torchvision(name: str, *, num_outputs: int, in_channels: int, image_size: int, **own: Any) -> nn.Module:
+    sizes: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        sizes = {"image_size": image_size}
+    elif name.startswith("maxvit"):
+        sizes = {"input_size": (image_size, image_size)}
+    elif name in ("googlenet", "inception_v3"):
+        sizes = {"init_weights": True}
+    model = torchvision_models.get_model(name, weights=None, num_classes=num_outputs, **sizes, **own)
+    return with_input_channels(model, in_channels)
+
+
+def _build_timm(name: str, *, num_outputs: int, in_channels: int, image_size: int, **own: Any) -> nn.Module:
+    timm = _timm()
+    cfg = timm.models.get_pretrained_cfg(name)
+    size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+    model = timm.create_model(name, pretrained=False, num_classes=num_outputs, in_chans=in_channels, **size, **own)
+    return cast(nn.Module, model)
+
+
+def with_input_channels(model: nn.Module, in_channels: int) -> nn.Module:
+    """The model with its first convolution, if it is one of 3 channels, replaced by a new one of `in_channels`."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if module.in_channels == 3 and in_channels != 3:
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, _like(module, in_channels))
+            break
+    return model
+
+
+def _like(convolution: nn.Conv2d, in_channels: int) -> nn.Conv2d:
+    new = nn.Conv2d(
+        in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        padding=convolution.padding,  # type: ignore[arg-type]
+        bias=convolution.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    return new
+
+
+def _own_function(name: str) -> Builder:
+    module_name, _, function_name = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+        builder = functools.reduce(getattr, function_name.split("."), module)
+    except Exception as error:  # whatever somebody else's code raises at import
+        raise ConfigError(
+            f"model {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 'no reason given')}); "
+            "it must be package.module:callable, importable from here"
+        ) from error
+    if not callable(builder):
+        raise ConfigError(f"model {name!r} is no function, but a {type(builder).__name__}")
+    return cast(Builder, builder)
+
+
+def _require_timm(name: str) -> None:
+    if importlib.util.find_spec("timm") is None:
+        raise ConfigError(f"model {name!r} needs timm, which is not installed; pip install 'lctprune[timm]'")
+
+
+def _timm() -> Any:
+    return importlib.import_module("timm")

@@ -1,0 +1,1 @@
+"""Optimisers and schedules: how are weights changed?"""

@@ -1,0 +1,1 @@
+"""Cutting: where can my network be cut into groups?"""

@@ -1,0 +1,84 @@
+"""Layer groups, cut from a traced network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from torch import Tensor, fx, nn
+
+from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.tracing import Traced, nodes_of, output_of
+
+
+class LayerGroup(nn.Module):
+    """A stretch of a network, on its own modules and parameters, under the names they have there.
+
+    Args:
+        root: the network.
+        evaluation, training: what to run in each mode: a graph of one input and one output, of nodes of `root`.
+    """
+
+    def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph) -> None:
+        super().__init__()
+        nodes = [*training.nodes, *evaluation.nodes]
+        for op in ("call_module", "get_attr"):  # a module before a parameter inside of it
+            for target in dict.fromkeys(str(node.target) for node in nodes if node.op == op):
+                _adopt(root, self, target)
+        self._run_in_training = _function(training)
+        self._run_in_evaluation = _function(evaluation)
+        self.training = root.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run_in_training(self, x) if self.training else self._run_in_evaluation(self, x)
+
+
+def _function(graph: fx.Graph) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The graph as Python code, which is what torch.fx makes of a graph to run it."""
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, f"<layer group of {len(graph.nodes)} nodes>", "exec"), namespace)
+    return cast(Callable[[nn.Module, Tensor], Tensor], namespace["forward"])
+
+
+def _adopt(root: nn.Module, group: nn.Module, target: str) -> None:
+    """Give `group` what stands in `root` under a dotted name, under the same name."""
+    *path, name = target.split(".")
+    source, own = root, group
+    for part in path:
+        source = getattr(source, part)
+        if not hasattr(own, part):
+            own.add_module(part, nn.Module())
+            getattr(own, part).training = source.training
+        own = getattr(own, part)
+    if hasattr(own, name):
+        return
+    value = getattr(source, name)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        is_persistent = name in source._buffers and name not in source._non_persistent_buffers_set
+        own.register_buffer(name, value, persistent=is_persistent)
+    else:
+        setattr(own, name, value)
+
+
+def layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:
+    """The network's groups between the cuts, in both modes."""
+    evaluation, training = nodes_of(traced.evaluation), nodes_of(traced.training)
+    ends = [evaluation[cut.node] for cut in cuts]
+    edges = [evaluation[0], *ends, output_of(traced.evaluation)]
+    training_edges = [training[0], *(traced.counterparts[end] for end in ends), output_of(traced.training)]
+    return [
+        LayerGroup(traced.root, _extract(evaluation, *pair), _extract(training, *training_pair))
+        for pair, training_pair in zip(itertools.pairwise(edges), itertools.pairwise(training_edges), strict=True)
+    ]
+
+
+def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph:
+    """The nodes behind `start` up to and including `end`, as a graph of one input."""
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("x")}
+    for node in nodes[nodes.index(start) + 1 : nodes.index(end) + 1]:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[end])
+    return graph

@@ -1,0 +1,1 @@
+"""Training: how is a run trained?"""

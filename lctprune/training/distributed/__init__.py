@@ -1,0 +1,1 @@
+"""Training by several processes: who holds which groups, and how they reach each other."""

@@ -1,0 +1,211 @@
+"""The loop over epochs of one process: steps, evaluation, and what rank 0 writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from lctprune.config.training import TrainConfig
+from lctprune.data.dataset import Data
+from lctprune.errors import LctpruneError, TrainingError, first_line
+from lctprune.losses import Loss
+from lctprune.runs import Run
+from lctprune.training.agreement import GroupAgreement
+from lctprune.training.compilation import compilation
+from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.stage import Stage
+from lctprune.training.worker import step_settings
+
+DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # of GroupAgreement, in metrics.csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far training is: yielded after every step, and at the end of an epoch with `val_accuracy`.
+
+    Attributes:
+        epoch, epochs, step, steps: counted from 1; steps are those of one epoch.
+        losses: mean training loss of each exit in this epoch so far; with several processes those of later exits come
+            some steps late, at first not at all.
+        images_per_s: in this epoch so far, evaluation left out.
+        seconds_left: until training ends, at this pace.
+        val_accuracy: of each exit, 0 to 1, once the epoch is over.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    losses: list[float]
+    images_per_s: float
+    seconds_left: float
+    val_accuracy: list[float] | None = None
+
+
+class Plan(NamedTuple):
+    """What rank 0 tells all processes of a training."""
+
+    training: dict[str, Any]  # a TrainConfig
+    steps: int  # of an epoch
+    epochs_done: int
+    is_regression: bool
+
+
+def train_epochs(
+    stage: Stage,
+    pipeline: Pipeline,
+    data: Data | None,
+    run: Run | None,
+    plan: Plan,
+    *,
+    validation_loss: Loss | None = None,
+) -> Iterator[Progress]:
+    """Train a stage, evaluate after each epoch (by default by `default_loss`) and, in rank 0, write the run.
+
+    Diagnostics see the same training batch after every epoch: the first that `config.seed` shuffles, augmented.
+    """
+    config = TrainConfig(**plan.training)
+    examined = (
+        next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
+    )
+    rows: list[dict[str, object]] = [{**row} for row in run.metrics[: plan.epochs_done]] if run else []
+    for epoch in range(plan.epochs_done, config.epochs):
+        torch.manual_seed(_epoch_seed(config.seed, epoch))
+        progress = None
+        for progress in _train_epoch(stage, data, config, epoch, plan.steps):
+            yield progress
+        if progress is None:
+            raise TrainingError("the training split has no samples")
+        report = _report(stage, pipeline, data, validation_loss)
+        tensors = pipeline.collect(stage)
+        if report is None or tensors is None or run is None:
+            continue
+        _require_finite(report.val_loss, stage.first_exit, epoch, progress.step - 1)
+        position = epoch * plan.steps + progress.step - 1
+        lr = step_settings(position, config.epochs * plan.steps, config).lr
+        with _explained(epoch, progress.step - 1):
+            agreements = stage.agreement(*examined) if examined else []
+        rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
+        run.write_metrics(rows)
+        run.write_checkpoint(epoch + 1, tensors)
+        del tensors  # of several processes, of which this one is to hold its own
+        yield dataclasses.replace(progress, losses=report.losses, val_accuracy=report.val_accuracy)
+
+
+def _train_epoch(stage: Stage, data: Data | None, config: TrainConfig, epoch: int, steps: int) -> Iterator[Progress]:
+    total = torch.zeros(len(stage.workers))
+    seconds, samples = 0.0, 0
+    stage.train_mode()
+    start = time.perf_counter()
+    split = data.train if data else None
+    for index, (inputs, targets) in enumerate(stage.batches(split, seed=_epoch_seed(config.seed, epoch))):
+        position = epoch * steps + index
+        settings = step_settings(position, config.epochs * steps, config)
+        with config.autocast(), compilation(config), _explained(epoch, index):
+            losses = stage.step(inputs, targets, settings)
+        means = torch.stack([exit_losses.mean() for exit_losses in losses]).cpu()
+        _require_finite(means.tolist(), stage.first_exit, epoch, index)
+        total += means
+        stage.means = (total / (index + 1)).tolist()
+        samples += len(targets)
+        seconds = time.perf_counter() - start
+        yield Progress(
+            epoch=epoch + 1,
+            epochs=config.epochs,
+            step=index + 1,
+            steps=steps,
+            losses=stage.known_means,
+            images_per_s=samples * stage.replicas / seconds,
+            seconds_left=seconds / (index + 1) * (config.epochs * steps - position - 1),
+        )
+    with config.autocast(), compilation(config), _explained(epoch, steps - 1):
+        stage.finish()
+
+
+class _Report(NamedTuple):
+    """Of one epoch, for each exit."""
+
+    losses: list[float]
+    val_accuracy: list[float]
+    val_loss: list[float]
+
+
+def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | None) -> _Report | None:
+    """Evaluate, and put together what all processes know, in rank 0."""
+    note: dict[str, Any] = {"means": stage.means}
+    if pipeline.replica == 0:
+        scores = stage.evaluate(data.val if data else None, loss)
+        note |= {"accuracy": scores.accuracy, "loss": scores.loss}
+    notes = pipeline.gather(note)
+    if notes is None:
+        return None
+    scored = [each for each in notes if "loss" in each]  # those of the first replica
+    lines = [itertools.chain.from_iterable(each["means"] for each in line) for line in _chunks(notes, len(scored))]
+    return _Report(
+        [statistics.fmean(means) for means in zip(*lines, strict=True)],
+        [value for each in scored for value in each["accuracy"]],
+        [value for each in scored for value in each["loss"]],
+    )
+
+
+def _chunks(notes: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    return (notes[start : start + size] for start in range(0, len(notes), size))
+
+
+def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, object]:
+    row: dict[str, object] = {
+        "epoch": progress.epoch,
+        "lr": lr,
+        "images_per_s": round(progress.images_per_s, 2),
+    }
+    for exit, values in enumerate(zip(report.losses, report.val_accuracy, report.val_loss, strict=True)):
+        row |= {
+            f"exit{exit}_{name}": round(value, 6)
+            for name, value in zip(("train_loss", "val_accuracy", "val_loss"), values, strict=True)
+        }
+    return row
+
+
+def _agreement_columns(agreements: Sequence[GroupAgreement]) -> dict[str, object]:
+    """Of metrics.csv, to six digits, as norms may become very small; a cosine that is not defined is an empty cell."""
+    return {
+        f"exit{exit}_{name}": "" if math.isnan(value) else f"{value:.6g}"
+        for exit, agreement in enumerate(agreements)
+        for name, value in agreement._asdict().items()
+        if name in DIAGNOSTICS
+    }
+
+
+@contextmanager
+def _explained(epoch: int, step: int) -> Iterator[None]:
+    """What a network raises inside, as one line."""
+    try:
+        yield
+    except LctpruneError:
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {first_line(error)}") from error
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 100_003 + epoch
+
+
+def _require_finite(losses: Sequence[float], first_exit: int | None, epoch: int, step: int) -> None:
+    """`first_exit` is None of a network that has no exits but itself."""
+    for exit, value in enumerate(losses, start=first_exit or 0):
+        if not math.isfinite(value):
+            which = "" if first_exit is None else f" of exit {exit}"
+            raise TrainingError(
+                f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}; "
+                f"try a smaller --lr{'. The last checkpoint is unharmed' if epoch else ''}"
+            )

@@ -1,0 +1,1 @@
+"""Workflows: what can be done with a run?"""
