@@ -1,7 +1,7 @@
 """The tutorial does what it says: its fences run in order, in an empty folder, as a reader would run them.
 
-A console fence gives its commands after `$ `, a Python fence with a title is a file, and any other is a program. They run
-in this process, so that PyTorch is imported once.
+A console fence gives its commands after `$ `, a Python fence with a title is a file, and any other is a program. They
+run in this process, so that PyTorch is imported once.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def command_reference() -> str:
 
 def _section(command: Any, context: Any) -> str:
     """One command: heading, usage, help, options."""
-    usage = " ".join(command.collect_usage_pieces(context))
+    arguments = [_name(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
+    usage = " ".join([*arguments, "[OPTIONS]"])
     parts = [f"## {command.name}", f"```console\n$ {context.command_path} {usage}\n```", _prose(command.help or "")]
     panels: dict[str, list[str]] = {}
     for parameter in command.params:
@@ -51,27 +52,37 @@ def _section(command: Any, context: Any) -> str:
 
 
 def _prose(help: str) -> str:
-    """The help text, in which lines that begin with `lctprune` become console blocks."""
+    """Write the help text in Markdown; lines that begin with `lctprune` become a console block."""
     paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n|\f|\b\n", help.strip())]
-    return "\n\n".join(
-        f"```console\n$ {text}\n```" if text.startswith("lctprune ") else _escaped(text) for text in paragraphs if text
-    )
+    parts = [f"$ {text}" if text.startswith("lctprune ") else _escaped(text) for text in paragraphs if text]
+    return re.sub(r"(?:^\$ .*\n*)+", _console, "\n\n".join(parts), flags=re.MULTILINE)
+
+
+def _console(lines: re.Match[str]) -> str:
+    """Put consecutive commands into one block."""
+    return "```console\n" + re.sub(r"\n+", "\n", lines[0]).strip() + "\n```\n\n"
 
 
 def _row(parameter: Any, context: Any) -> str:
     """One option or argument as a row: its names, kind of value, default and help text."""
     is_option = parameter.param_type_name == "option"
-    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.metavar or parameter.name.upper()]
+    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [_name(parameter)]
     is_flag = bool(getattr(parameter, "is_flag", False))
     value = _value(parameter, context) if is_option and not is_flag else ""
-    has_default = not is_flag and parameter.default is not None and not callable(parameter.default)
+    has_default = not is_flag and parameter.default not in (None, "") and not callable(parameter.default)
     default = f"`{parameter.default}`" if has_default else "required" if parameter.required else ""
     shown = ", ".join(f"`{name}`" for name in names)
     return f"| {shown} | {value} | {default} | {_escaped(parameter.help or '')} |"
 
 
+def _name(argument: Any) -> str:
+    """Name an argument as the usage line does."""
+    name = (argument.metavar or argument.name).strip("[]").upper()
+    return name if argument.required else f"[{name}]"
+
+
 def _value(parameter: Any, context: Any) -> str:
-    """The kind of value in plain words, or its choices."""
+    """Name the kind of value in plain words, or its choices."""
     shown = str(parameter.metavar or parameter.display_type(context)).strip("<>")
     words = {"str": "text", "int": "whole number", "float": "number", "Path": "path"}
     return words.get(shown.removesuffix(" range"), ", ".join(f"`{choice}`" for choice in shown.split("|")))
