@@ -51,7 +51,8 @@ def _run(fence: re.Match[str], cli: Callable[..., Any], capsys: pytest.CaptureFi
         Path(title[1]).write_text(fence["body"])
         return ""
     if fence["language"] == "console":
-        commands = [line.removeprefix("$ ") for line in fence["body"].splitlines() if line.startswith("$ ")]
+        lines = fence["body"].replace("\\\n", " ").splitlines()
+        commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         results = [cli(*shlex.split(command)[1:]) for command in commands if command.startswith("lctprune ")]
         assert len(results) == len(commands), "the tutorial runs lctprune alone"
         assert [result.code for result in results] == [0] * len(commands), [result.err for result in results]
