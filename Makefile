@@ -1,4 +1,5 @@
 # Everything runs in .venv, which is made when it is needed.
+SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -15,12 +16,15 @@ test: $(READY)  ## the default test suite
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: $(READY)  ## formatting, lint, types, documentation; import direction is among the tests
+check: $(READY)  ## formatting, lint, what is installed, import contracts, types, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	rm -rf build
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/installed .
 	test "$$(ls build/installed | grep -v -e dist-info -e '^bin$$')" = lctprune
+	diff <(find lctprune -name __init__.py | sort) <(cd build/installed && \
+		find lctprune -name __init__.py -not -path 'lctprune/cli/*' -not -path 'lctprune/reports/*' | sort)
+	cd build/installed && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
 	$(MAKE) docs
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from lctprune import flop_formulas
+from lctprune.measure import flop_formulas
 from lctprune.measure.flop_formulas import FORMULAS
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1}

@@ -221,7 +221,7 @@ def test_a_slip_in_timms_names() -> None:
     pytest.importorskip("timm")
     assert "timm/convnext_atto" in timm_names()
     with pytest.raises(ConfigError, match=r"'timm/convnext_ato' is unknown; did you mean .*timm/convnext_atto"):
-        NetworkConfig(model="timm/convnext_ato")
+        build_network(NetworkConfig(model="timm/convnext_ato"))
 
 
 # --- the user's own --------------------------------------------------------------------------------------------------

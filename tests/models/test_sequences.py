@@ -16,7 +16,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 
-from lctprune import critics, sequences
+from lctprune import critics
+from lctprune.models import sequences
 from lctprune.errors import ConfigError
 from lctprune.models.sequence_layers import Positions, RecurrentLayer, StepEmbedding, TokenEmbedding, TransformerLayer
 from lctprune.pooling import NormalizedPooling, Pooling, pooled, valid_steps
