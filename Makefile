@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check docs format clean
 
 demo: $(READY)  ## the two commands of the README
 	$(BIN)/lctprune train resnet
@@ -16,7 +16,7 @@ test: $(READY)  ## the default test suite
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: $(READY)  ## formatting, lint, what is installed, import contracts, types
+check: $(READY)  ## formatting, lint, what is installed, import contracts, types, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	rm -rf build
@@ -27,6 +27,10 @@ check: $(READY)  ## formatting, lint, what is installed, import contracts, types
 	cd build/installed && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml $(CURDIR)/benchmarks
+	$(MAKE) docs
+
+docs: $(READY)  ## the documentation, into build/site; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -37,5 +41,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
