@@ -17,6 +17,7 @@ from peers_report import ADDED, EACH, EPOCHS, OURS, TUNED, WHOLE, Measured
 from torch import nn
 
 import lctprune as lct
+from lctprune.config.training import Method
 from lctprune.models.build import build_model, fitted
 from lctprune.models.images import least_resnet_width
 from lctprune.workflows.members import FINETUNED
@@ -177,7 +178,7 @@ class Experiment:
         config = lct.NetworkConfig(model="resnet18", model_args={"width": width}, groups=self.arguments.groups)
         return fitted(config, self.data)
 
-    def config(self, epochs: int, *, method: str = "backprop", lr: float | None = None) -> lct.TrainConfig:
+    def config(self, epochs: int, *, method: Method = "backprop", lr: float | None = None) -> lct.TrainConfig:
         """Return the settings of a training: the same recipe for all methods."""
         batch_size = self.arguments.batch_size
         return lct.TrainConfig(method=method, epochs=epochs, lr=lr, batch_size=batch_size, seed=self.seed)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import lazy_loader
 import pytest
 
 import lctprune
@@ -16,9 +19,60 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_all_is_what_can_be_imported() -> None:
-    public = {name for name, value in vars(lctprune).items() if name[0] != "_" and not isinstance(value, type(ast))}
-    assert set(lctprune.__all__) == public
-    assert lctprune.__all__ == sorted(lctprune.__all__)
+    stub = ast.parse((ROOT / "lctprune" / "__init__.pyi").read_text())
+    listed = [alias for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert all(alias.asname == alias.name for alias in listed)  # what a stub hands on has to be named twice
+    assert lctprune.__all__ == dir(lctprune) == sorted(alias.name for alias in listed)
+    for name in lctprune.__all__:
+        assert getattr(lctprune, name).__name__ == name
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nosuch"):
+        _ = lctprune.nosuch
+
+
+def test_pytorch_is_imported_when_a_name_needs_it() -> None:
+    code = (
+        "import sys, lctprune as lct\n"
+        "lct.TrainConfig(), lct.DataConfig(), lct.NetworkConfig(), lct.ConfigError\n"
+        "print('torch' in sys.modules)\n"
+        "lct.attach_critics\n"
+        "print('torch' in sys.modules)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "False\nTrue\n"
+
+
+def test_python_m_in_a_clone_runs_the_clone(tmp_path: Path) -> None:
+    """Also where the package is installed elsewhere: its folders in the clone shadow that copy, all three of them."""
+    clone, installed = tmp_path / "clone", tmp_path / "installed"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("lctprune", "cli", "reports"):
+        shutil.copytree(ROOT / folder, clone / folder, ignore=ignore)
+        inside = installed / "lctprune" / ("" if folder == "lctprune" else folder)
+        shutil.copytree(ROOT / folder, inside, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", clone)
+    code = (
+        "import lctprune, lctprune.cli, lctprune.reports\n"
+        "print(*(module.__file__ for module in (lctprune, lctprune.cli, lctprune.reports)), sep='\\n')"
+    )
+    # -S: without what an editable install of this very checkout adds
+    libraries = [str(Path(module.__file__ or "").parent.parent) for module in (pytest, lazy_loader)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *libraries])}
+
+    def output(folder: Path, *arguments: str) -> str:
+        command = [sys.executable, "-S", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    found = [Path(line).parent for line in output(clone, "-c", code).splitlines()]
+    assert found == [clone / "lctprune", clone / "cli", clone / "reports"]
+    found = [Path(line).parent for line in output(tmp_path, "-c", code).splitlines()]
+    assert found == [installed / "lctprune", installed / "lctprune" / "cli", installed / "lctprune" / "reports"]
+    for folder in (clone, tmp_path):
+        assert output(folder, "-m", "lctprune", "--version") == f"lctprune {lctprune.__version__}\n"
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
@@ -34,6 +88,7 @@ def test_every_error_is_an_lctprune_error() -> None:
 def test_the_library_needs_neither_the_command_line_nor_pandas() -> None:
     code = (
         "import sys, lctprune\n"
+        "[getattr(lctprune, name) for name in lctprune.__all__]\n"
         "print([name for name in ('typer', 'rich', 'pandas', 'matplotlib', 'sklearn') if name in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

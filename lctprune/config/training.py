@@ -14,6 +14,7 @@ from lctprune.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+Method = Literal["local-critic", "joint", "backprop"]
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 
 
@@ -25,7 +26,7 @@ class TrainConfig:
         ConfigError: a value is out of range.
     """
 
-    method: Literal["local-critic", "joint", "backprop"] = setting(
+    method: Method = setting(
         "local-critic",
         "local-critic; or, for comparison, joint (the same critics, gradients through the whole network: deep "
         "supervision) or backprop (the plain network without critics).",
