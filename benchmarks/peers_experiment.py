@@ -24,7 +24,7 @@ from lctprune.workflows.members import FINETUNED
 
 
 def training_macs(samples: int, trained: int, frozen: int = 0) -> int:
-    """Count multiply-adds of training: one forward and two backward passes of what is trained, one of what is frozen."""
+    """Count multiply-adds of training: three passes of what is trained, one (forward) of what is frozen."""
     return samples * (3 * trained + frozen)
 
 
@@ -74,7 +74,7 @@ class Experiment:
         yield from added[:-1]  # the last is the main network again
 
     def finetuned(self) -> Iterator[Measured]:
-        """Spend half of the compute on a run with critics, and the rest on fine-tuning all of its exits, or each of them."""
+        """Spend half of the compute on a run with critics, the rest on fine-tuning all of its exits, or each."""
         network = self.family()
         epochs = max(1, round(self.arguments.epochs / 2))
         run, _ = self.train(f"{OURS} {epochs}", network, self.config(epochs, method="local-critic"))
@@ -106,7 +106,7 @@ class Experiment:
             yield from self.measure(method, name, budget, network, self.config(epochs), self.cost(epochs, network))
 
     def pruned(self) -> Iterator[Measured]:
-        """Spend half of the compute on the main network, and the rest on fine-tuning all pruned ones, or each of them."""
+        """Spend half of the compute on the main network, the rest on fine-tuning all pruned ones, or each."""
         main = lct.LocalCriticNetwork([self.model(self.arguments.width)])
         epochs = self.affordable(self.compute // 2, main)
         self.train("to be pruned", main, self.config(epochs))

@@ -38,8 +38,8 @@ def pruned_to(budget: int, model: nn.Module, example: Tensor, variant: str) -> n
 def without_crash(model: nn.Module) -> nn.Module:
     """Replace, in place, strided 1x1 convolutions of few channels: they pick every other position first instead.
 
-    The model computes what it did. In PyTorch 2.14 the backward pass of such convolutions corrupts memory if tensors are
-    channels last.
+    The model computes what it did. In PyTorch 2.14 the backward pass of such convolutions corrupts memory where tensors
+    are channels last.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
