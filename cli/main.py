@@ -100,7 +100,7 @@ def _how_to_go_on() -> str:
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    line = " ".join(message.split())
+    line = " ".join(message.split()).replace(": Value error, ", ": ")  # which Typer adds to what it quotes
     if "RANK" in os.environ and sys.argv[1:2] == ["train"]:
         from lctprune.cli.ranks import end_process
         from lctprune.training.distributed.process_group import is_started

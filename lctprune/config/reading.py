@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lctprune.config.ramp import Ramp
 from lctprune.errors import ConfigError, RunError
 
 _REMEDY = "restore the file from a copy, or train again"
@@ -22,6 +23,7 @@ _FROM_JSON: dict[Any, tuple[type, ...]] = {
     tuple: (list,),
     dict: (dict,),
     Mapping: (dict,),
+    Ramp: (),  # a file has its text
 }
 _T = TypeVar("_T")
 

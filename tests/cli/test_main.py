@@ -284,7 +284,7 @@ def test_inspect_adds_up(cli: Cli) -> None:
     document = parse_strictly(cli("inspect", "resnet", "--image-size", 32, "--groups", 2, "--json").out)
     assert math.isclose(sum(group["flops"] for group in document["groups"]), 2 * 555.4e6, rel_tol=1e-3)
     assert (
-        "9 possible cuts, for --split-at: maxpool, layer1.0, layer1"
+        "9 possible cut points, for --split-at: maxpool, layer1.0, layer1"
         in cli("inspect", "resnet", "--critic", "pooled").out
     )
 
@@ -300,20 +300,20 @@ def assert_one_line(result: Any, *, code: int) -> None:
     ("arguments", "code", "words"),
     [
         (("train", "nosuch"), 2, "known are resnet"),
-        (("train",), 2, "model"),
+        (("train",), 2, "MODEL"),
         (("trian",), 2, "trian"),
         (("train", "resnet", "--nosuch"), 2, "--nosuch"),
         (("train", "resnet", "--epochs", "x"), 2, "--epochs"),
         (("train", "resnet", "--epochs", "0"), 2, "at least 1"),
         (("train", "resnet", "--matching", "2"), 2, "between 0 and 1"),
-        (("train", "resnet", "--critic", "x"), 2, "known: tail"),
+        (("train", "resnet", "--critic", "x"), 2, "'tail'"),
         (("train", "resnet", "--critic-depth", "x"), 2, "whole numbers"),
         (("train", "resnet", "--groups", "0"), 2, "at least 1"),
         (("train", "resnet", "--groups", "40"), 1, "fewer groups"),
-        (("train", "resnet", "--split-at", "nosuch"), 1, "possible are"),
+        (("train", "resnet", "--split-at", "nosuch"), 1, "possible cut points are"),
         (("train", "resnet", "--method", "x"), 2, "backprop"),
         (("train", "resnet", "--device", "tpu"), 2, "cpu"),
-        (("train", "resnet", "--split-at", "layer1,layer1"), 2, "layer1 stands twice"),
+        (("train", "resnet", "--split-at", "layer1,layer1"), 2, "layer1"),
         (("train", "resnet", "--method", "joint", "--matching", "1"), 2, "--matching 1 changes nothing with --method"),
         (("train", "resnet", "--method", "backprop", "--distill", "0"), 2, "--distill 0 changes nothing"),
         (("train", "resnet", "--method", "backprop", "--balance", "time"), 2, "--balance time changes nothing"),
@@ -403,7 +403,7 @@ def test_what_was_selected_before_training_went_on_is_said_to_be_old(
     assert "select again" not in cli("report", path).err
     result = cli(*arguments, "--epochs", 2, "--resume")
     assert result.code == 0, result.err
-    assert f"{path / 'selected'} is of an earlier checkpoint" in "".join(result.err.splitlines())
+    assert f"{path / 'selected'} was made from an earlier checkpoint" in "".join(result.err.splitlines())
     assert (path / "candidates.csv").read_bytes() != before
     assert "select again" in cli("evaluate", path).err
     assert "select again" not in cli("select", path).err

@@ -131,7 +131,7 @@ def test_the_table_is_complete(cli: Cli) -> None:
         "activations",
         "MiB",
         "critic FLOPs",
-        "possible cuts, for --split-at: layer1",
+        "possible cut points, for --split-at: layer1",
     ):
         assert word in result.out
 

@@ -38,7 +38,8 @@ def test_every_part_round_trips_key_for_key(trained: lct.Run, table_run: TableRu
     added = [lct.densify(trained, epochs=1), lct.finetune(trained, 0)]
     for run in (trained, *added, table_run(task="regression")):
         config, recorded = run.config, document(run)
-        parts = run_settings(network=config.network, data=config.data, training=config.training, origin=config.origin)
+        training = config.training.resolved()
+        parts = run_settings(network=config.network, data=config.data, training=training, origin=config.origin)
         assert json.dumps(parts) == json.dumps({name: recorded[name] for name in parts})
         assert config.to_dict() == recorded
         rest = {"created": config.created, "command": [*config.command]}

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 import lctprune as lct
 from lctprune.config.ramp import Ramp
@@ -49,8 +50,11 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(lct.ConfigError, match="this machine has cpu"):
-        lct.TrainConfig(device="tpu").resolved()
+    with pytest.raises(lct.ConfigError, match=r"'tpu'.* cpu, cuda"):
+        lct.TrainConfig(device="tpu")  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(lct.ConfigError, match="this machine has cpu only"):
+            lct.TrainConfig(device="cuda").resolved()
 
 
 def test_precision_auto_is_resolved() -> None:

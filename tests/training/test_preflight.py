@@ -102,7 +102,7 @@ def test_a_class_that_no_output_is_of_is_refused(place: str, target: int, tmp_pa
     with pytest.raises(lct.DataError, match=f"split has a target of {target}; the outputs have classes 0 to 2"):
         lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(lct.DataError, match=f"outputs and targets do not go together: Target {target} is out of"):
+    with pytest.raises(lct.DataError, match=f"Target {target} is out of"):
         lct.evaluate(network, other, torch.randn(1, 5))
     other.targets[20] = -100  # of no class
     lct.train(network, data, CONFIG, run_dir=tmp_path / "run")

@@ -190,7 +190,7 @@ def test_digits_by_rows_from_training_to_a_file(name: str, cli: Cli, tmp_path: P
         (("mlp", "--data", "digits"), 2, "needs features"),
         (("resnet", "--data", "digits-rows"), 2, "needs in_channels, image_size"),
         (("lstm", "--data", "digits-rows", "--critic", "paper"), 1, "tail or linear"),
-        (("lstm", "--data", "digits-rows", "--critic-pool", "first"), 2, "mean, last"),
+        (("lstm", "--data", "digits-rows", "--critic-pool", "first"), 2, "'mean', 'last'"),
         (("lstm", "--data", "digits-rows", "--model-args", "layers"), 2, "name=value"),
         (("lstm", "--data", "digits-rows", "--model-args", "hidden=3"), 2, "does not take hidden"),
         (("lstm", "--data", "digits-rows", "--model-args", "layers=0"), 2, "at least 1"),
