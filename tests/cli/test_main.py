@@ -85,6 +85,7 @@ def test_every_option_of_train_reaches_the_run(cli: Cli, image_folder: Path, tmp
         "--epochs": 1,
         "--batch-size": 9,
         "--lr": 0.01,
+        "--momentum": 0.8,
         "--weight-decay": 0.002,
         "--schedule": "step",
         "--warmup": 0.3,
