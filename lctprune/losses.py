@@ -97,8 +97,8 @@ def default_distance(loss: Loss | None, *, is_regression: bool, distils: bool) -
     """
     if distils and is_regression and loss not in (None, mean_squared_error):
         raise ConfigError(
-            "critics distil, but a loss of your own on floating-point targets does not tell how far an output is from the "
-            "next exit's; give distance=..., or distill=0 for no distillation"
+            "critics distil, but a loss of your own on floating-point targets does not tell how far an output is from "
+            "the next exit's; give distance=..., or distill=0 for no distillation"
         )
     return distance_to_teacher(is_regression=is_regression)
 

@@ -129,7 +129,8 @@ class DatasetSplit(Split):
                     return
         if left:
             raise DataError(
-                f"the dataset ended after {(self._length or 0) - left} of {self._length} samples; correct its length or samples="
+                f"the dataset ended after {(self._length or 0) - left} of {self._length} samples; correct its length "
+                "or samples="
             )
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
