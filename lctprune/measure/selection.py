@@ -132,7 +132,7 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
 
 
 def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[Candidate]:
-    """Return the Pareto front: the candidates that no other is at least as accurate and as cheap as, and better in one.
+    """Return the Pareto front: the candidates that no other beats in accuracy or cost without losing in the other.
 
     Args:
         candidates: candidates in any order.
