@@ -33,20 +33,23 @@ def make_critic(
     channels_last: bool | None = None,
     pool: str = "mean",
 ) -> nn.Module:
-    """Make a critic of one of the kinds in `CRITICS`, for feature maps, sequences or vectors.
+    """Make a critic: a small network from a group's output to an estimate of the network's output.
 
-    For a sequence (tokens, time steps), `tail` is layer normalisation, pooling and a small perceptron, and `linear` is
+    This is c_i in equation 3 of Lee, Hsieh, Lee 2022; `paper` is the critic of its section IV and Table 2. For a
+    sequence (tokens, time steps), `tail` is layer normalisation, pooling and a small perceptron, and `linear` is
     pooling and a linear layer; a step whose features are all zero is padding. For a vector there is no pooling and no
     normalisation. `pooled` and `paper` are convolutions, for feature maps alone.
 
     Args:
-        kind: `tail`, `pooled`, `paper` or `linear`.
-        shape: shape of the group's output without the batch: channels, height, width; or steps, features; or features.
+        kind: kind of critic, `tail`, `pooled`, `paper` or `linear`.
+        shape: shape of the group's output without the batch: [channels, height, width], [steps, features] or
+            [features].
         num_outputs: width of the network's output.
-        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map); number of
-            residual blocks at each size of a map, for `tail` (default 1).
+        depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map's size);
+            number of residual blocks at each size of a map, for `tail` (default 1).
         width: factor on the number of channels, or of hidden features; `linear` has none.
-        channels_last: whether the features are the last dimension; by default those of feature maps are the first.
+        channels_last: whether the features are the last dimension of `shape`; by default they are the first of a
+            feature map and the last of a sequence.
         pool: pooling of sequences: `mean` over the steps, or the `last` step.
 
     Raises:
@@ -80,11 +83,13 @@ def _check_size(kind: str, depth: int | None, width: float, *, is_map: bool) -> 
     if depth is not None and depth < 1:
         raise ConfigError(f"critic depth is {depth}; a critic needs at least 1 convolution")
     if depth is not None and (kind == "linear" or not is_map):
-        raise ConfigError(f"critic depth does not apply to {kind!r} here; it is for convolutions, of feature maps")
+        raise ConfigError(
+            f"critic depth does not apply to {kind!r} here; it is for convolutions of feature maps; leave it out"
+        )
     if not 0 < width <= 16:
         raise ConfigError(f"critic width is {width}; it must be greater than 0 and at most 16")
     if kind == "linear" and width != 1:
-        raise ConfigError("critic width does not apply to 'linear', which has no hidden layer")
+        raise ConfigError("critic width does not apply to 'linear', which has no hidden layer; leave it out")
 
 
 def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:

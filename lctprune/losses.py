@@ -17,7 +17,9 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # (output, teacher's output) -> [
 
 
 def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Compute the cross-entropy of each sample, averaged over further dimensions (time, space) if there are any.
+    """Compute the cross-entropy per sample, averaged over further dimensions (time, space) if there are any.
+
+    This is l in equation 3 of Lee, Hsieh, Lee 2022 for classification.
 
     Args:
         output: logits, [batch, classes] or [batch, classes, ...].
@@ -34,11 +36,13 @@ def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Compute the squared error of each sample, averaged over its outputs.
+    """Compute the mean squared error per sample, averaged over the sample's outputs.
+
+    This is l in equation 3 of Lee, Hsieh, Lee 2022 for regression.
 
     Args:
         output: predictions, [batch] or [batch, ...].
-        target: numbers, as many per sample as `output` has.
+        target: true values, [batch] or [batch, ...], as many per sample as `output` has.
 
     Returns:
         [batch], in at least single precision.
@@ -57,7 +61,7 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def softened_distance(output: Tensor, teacher: Tensor) -> Tensor:
-    """Compute T^2 KL(softmax(teacher / T), softmax(output / T)) of each sample, with T = 4.
+    """Compute T^2 KL(softmax(teacher / T), softmax(output / T)) per sample, with T = 4.
 
     This is the distance of knowledge distillation (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
 
@@ -93,8 +97,8 @@ def default_distance(loss: Loss | None, *, is_regression: bool, distils: bool) -
     """
     if distils and is_regression and loss not in (None, mean_squared_error):
         raise ConfigError(
-            "for a loss of your own on floating-point targets, say how far an output is from the next exit's "
-            "(distance=...), or that critics do not distil (distill=0)"
+            "critics distil, but a loss of your own on floating-point targets does not tell how far an output is from "
+            "the next exit's; give distance=..., or distill=0 for no distillation"
         )
     return distance_to_teacher(is_regression=is_regression)
 

@@ -20,8 +20,8 @@ class LocalCriticNetwork(nn.Module):
     *exit*.
 
     Args:
-        groups: N modules; each takes one tensor, the output of the module before it.
-        critics: N - 1 modules; each takes its group's output, and its output has the last group's shape.
+        groups: N modules f_1 to f_N; each takes one tensor, the output of the module before it.
+        critics: N - 1 modules c_1 to c_{N-1}; each takes its group's output, and its output has the last group's shape.
 
     Raises:
         NetworkError: there is no group, or the number of critics is not the number of groups less one.
@@ -43,7 +43,14 @@ class LocalCriticNetwork(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the main network's output."""
+        """Compute the main network's output, h_N of equation 1.
+
+        Args:
+            x: input of the first group, [batch, ...].
+
+        Returns:
+            Output of the last group, [batch, outputs].
+        """
         for group in self.groups:
             x = group(x)
         return x
@@ -54,7 +61,15 @@ class LocalCriticNetwork(nn.Module):
             yield index, group, self.critics[index] if index < len(self.critics) else None
 
     def exits(self, x: Tensor) -> list[Tensor]:
-        """Return the output of every exit, shallowest first, the main network's last; each group runs once."""
+        """Compute the output of every exit; each group runs once.
+
+        Args:
+            x: input of the first group, [batch, ...].
+
+        Returns:
+            One [batch, outputs] tensor per exit, shallowest first: c_i(h_i) of equation 3, and last h_N, the main
+            network's.
+        """
         outputs = []
         for _, group, critic in self.parts():
             x = group(x)
@@ -62,9 +77,12 @@ class LocalCriticNetwork(nn.Module):
         return outputs
 
     def subnetwork(self, exit: int) -> nn.Sequential:
-        """Return the network of one exit: groups 0..`exit`, then its critic; the last exit is the main network.
+        """Return the network of one exit, a plain module: groups 0 to `exit`, then the exit's critic.
 
         The modules are this network's own, not copies: training either trains both.
+
+        Args:
+            exit: number of the exit, from 0; the last one is the main network, which has no critic.
 
         Raises:
             NetworkError: the network has no such exit.
@@ -74,9 +92,9 @@ class LocalCriticNetwork(nn.Module):
         return nn.Sequential(*self.groups[: exit + 1], *self.critics[exit : exit + 1])
 
     def main_state_dict(self) -> dict[str, Tensor]:
-        """Return parameters and buffers of the main network, under the names they had before it was cut.
+        """Return the main network's state dict, under the names that it had before the network was cut.
 
-        Modules that no group runs, such as an auxiliary classifier, are missing: use
+        The original model loads it. Modules that no group runs, such as an auxiliary classifier, are missing: use
         `load_state_dict(..., strict=False)` then.
 
         Raises:

@@ -14,7 +14,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +34,20 @@ RUNS = Path("runs")
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
 NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
-MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
 
 class Run:
-    """One training run, in its directory.
+    """A training run in its directory: settings, metrics, data and checkpoint.
 
     Attributes:
-        path: the directory.
-        config: the content of config.json.
-        model, data_path: the arguments.
+        config: content of config.json.
+
+    The arguments are attributes too.
 
     Args:
-        path: the directory.
-        model: the user's own function from which the run's network was built, `package.module:callable`. Loading a
-            network executes such a function only if it is named here, whatever the directory says.
+        path: run directory.
+        model: name of the user's own function that built the network, `package.module:callable`. Loading a network
+            executes such a function only if it is named here, whatever the directory says.
         data_path: present location of the run's data, if it has moved since training: the folder or file, or for
             torchvision's data sets the folder that they are kept in.
 
@@ -64,7 +63,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv."""
+        """The rows of metrics.csv, one per epoch."""
         try:
             with (self.path / METRICS).open(newline="") as file:
                 return list(csv.DictReader(file))
@@ -83,9 +82,9 @@ class Run:
         """Load the data set that the run was trained on, with the same splits and normalisation.
 
         Raises:
-            RunError: the run was trained on data made by hand, or by another version, or the data has changed
+            RunError: the run was trained on data made in a program, or by another version; or the data has changed
                 since, or is gone.
-            ConfigError: `data_path` is given for data that is in no file.
+            ConfigError: `data_path` is given for data that comes with lctprune.
             DataError: the data cannot be read.
         """
         recorded = self.config.data
@@ -103,10 +102,10 @@ class Run:
         return self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
 
     def require_alike(self, data: Data) -> Data:
-        """Return the data, if a network of this run can be trained on with it.
+        """Return the data, if a network of this run can be trained further on it.
 
         Raises:
-            RunError: it has other classes, words, columns or normalisation than the run was trained on.
+            RunError: the data has other classes, words, columns or normalisation than the run was trained on.
         """
         return self._require_equal(data, "classes", "vocabulary", "columns", "mean", "std")
 
@@ -119,8 +118,8 @@ class Run:
         """Compare data with what the run was trained on, as far as both were recorded.
 
         Args:
-            data: the data; data made in a program has no record, and so no differences.
-            fields: names in `DataRecord`.
+            data: data to compare; data made in a program has no record, and so no differences.
+            fields: names of fields of `DataRecord`.
 
         Yields:
             Name, recorded value and present value of each field that differs, for messages.
@@ -173,9 +172,9 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
     """Make a run directory.
 
     Args:
-        path: the directory, new or empty; None: a new one below `runs/`, named after the model, the data and the time.
-        settings: what `run_settings` gives.
-        model: as in `Run`.
+        path: new or empty directory; None for a new one below `runs/`, named after the model, the data and the time.
+        settings: content of config.json, from `run_settings`.
+        model: name of the user's own function that built the network; see `Run`.
 
     Raises:
         RunError: the directory exists and is not empty, or cannot be written to.
@@ -196,8 +195,8 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path
 
     Args:
         folder: parent of the run directories.
-        model: as in `Run`.
-        data_path: as in `Run`.
+        model: name of the user's own function that built the network; see `Run`.
+        data_path: present location of the run's data; see `Run`.
 
     Raises:
         RunError: there is none.
@@ -217,16 +216,6 @@ def _created(run: Run) -> float:
         return datetime.datetime.fromisoformat(run.config.created).timestamp()
     except ValueError:
         return 0.0
-
-
-@contextmanager
-def fits_this_version(run: Run, *errors: type[Exception], remedy: str = "train it again") -> Iterator[None]:
-    """Report errors raised inside as a run of another version, in a few words."""
-    try:
-        yield
-    except errors as error:
-        reason = textwrap.shorten(str(error), MAX_REASON_LENGTH, placeholder=" ...")
-        raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}") from error
 
 
 def _read_config(path: Path) -> RunConfig:

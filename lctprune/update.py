@@ -114,20 +114,20 @@ def local_critic_backward(
 ) -> list[Tensor]:
     """Accumulate the gradients of one local critic step into `.grad`, in place of `loss.backward()`.
 
-    All gradients come from one forward pass, in which every module runs once. Group i's graph is freed before group
-    i + 1 runs, so the activations held at a time are those of one group and at most two critics. Without critics this
-    is backpropagation. `train` computes these gradients too, to the bit.
+    The gradients are those of equations 5 to 7, all from one forward pass, in which every module runs once. Group i's
+    graph is freed before group i + 1 runs, so the activations held at a time are those of one group and at most two
+    critics. Without critics this is backpropagation. `train` computes these gradients too, to the bit.
 
     Args:
         network: network to train; its mode (train or eval) is the caller's.
         x: input of the first group, [batch, ...].
-        y: target, as `loss` takes it.
-        loss: `loss(output, target) -> [batch]`.
-        objective: "paper" for the paper's objective of critics, which is `matching=1, distill=0`.
-        matching: m of the critics' objective, 0 to 1: 0, the default, is greedy local training, 1 loss matching.
-        distill: w of the critics' objective, 0 to 1, the weight of the distance; by default `DISTILL`, 0.25.
-        distance: `distance(output, next exit's output) -> [batch]`; by default softened Kullback-Leibler divergence,
-            or mean squared error where `y` is of floating-point numbers.
+        y: target, [batch, ...], as `loss` takes it.
+        loss: loss per sample, `loss(output, target) -> [batch]`: l of equation 3.
+        objective: name of the critics' objective: "paper" for equation 7, which is `matching=1, distill=0`.
+        matching: weight m of the critics' objective, 0 to 1: 0, the default, is greedy local training, 1 loss matching.
+        distill: weight w of the distance in the critics' objective, 0 to 1; by default `DISTILL`, 0.25.
+        distance: distance per sample, `distance(output, next exit's output) -> [batch]`; by default softened
+            Kullback-Leibler divergence, or mean squared error where `y` is of floating-point numbers.
         critic_update: whether the critics get gradients in this step (the paper's Table 3 skips some).
 
     Returns:
@@ -135,7 +135,7 @@ def local_critic_backward(
 
     Raises:
         ConfigError: `matching` or `distill` is not between 0 and 1, or is given beside `objective`; or critics distil
-            and a loss of one's own on floating-point targets comes without `distance`.
+            and `loss` is the caller's own on floating-point targets, without `distance`.
         NetworkError: `loss` does not give one number per sample, or a group changes its input in place.
     """
     m, w = _weights(objective, matching, distill)
@@ -172,7 +172,7 @@ def local_critic_step(
         parts: consecutive groups with their critics: a whole network, or one process's part of it.
         inputs: input of the first group, [batch, ...], detached.
         targets: targets, as `loss` takes them.
-        loss: `loss(output, target) -> [batch]`.
+        loss: loss per sample, `loss(output, target) -> [batch]`.
         objective: the critics' objective; None where critics get no gradients in this step.
 
     Raises:

@@ -31,10 +31,10 @@ def describe_run(run: Run) -> dict[str, str]:
         "data": _data(config.data),
         "method": training.get("method"),
         "epochs": f"{len(run.metrics)} of {training['epochs']}" if "epochs" in training else None,
-        "matching": _share(
+        "matching": _ramp(
             critics.get("matching"), "0: critics learn from the labels only; 1: they match the next exit's loss"
         ),
-        "distill": _share(
+        "distill": _ramp(
             critics.get("distill"), "0: critics learn from losses only; 1: from the next exit's outputs only"
         ),
         "precision": _joined(training, {"precision": "{}", "device": "on {}"}, " "),
@@ -43,7 +43,7 @@ def describe_run(run: Run) -> dict[str, str]:
             {
                 "batch_size": "batch size {}",
                 "optimizer": "{}",
-                "lr": "highest learning rate {}",
+                "lr": "peak learning rate {}",
                 "schedule": "{} schedule",
                 "critic_optimizer": "critics by {}",
                 "seed": "seed {}",
@@ -105,7 +105,7 @@ def _input(recipe: NetworkConfig) -> str:
     if recipe.vocabulary:
         return f"sentences, {recipe.vocabulary:,} different words"
     if recipe.features:
-        return f"sequences of {recipe.features} numbers a step" if recipe.steps else f"{recipe.features} numbers"
+        return f"sequences of {recipe.features} numbers per step" if recipe.steps else f"{recipe.features} numbers"
     return f"{recipe.in_channels} x {recipe.image_size} x {recipe.image_size}"
 
 
@@ -140,11 +140,12 @@ def _command(command: Sequence[str]) -> str:
     return shlex.join([PurePath(command[0]).name, *command[1:]]) if command else ""
 
 
-def _share(share: object, meaning: str) -> str | None:
-    if share is None:
+def _ramp(weight: object, meaning: str) -> str | None:
+    """Describe a weight, which may be a ramp over training; None where it was not recorded."""
+    if weight is None:
         return None
-    begin, ramp, end = str(share).partition(":")
-    return f"{f'a ramp from {begin} to {end} over training' if ramp else begin} ({meaning})"
+    start, colon, end = str(weight).partition(":")
+    return f"{f'a ramp from {start} to {end} over training' if colon else start} ({meaning})"
 
 
 def _joined(values: Mapping[str, Any], parts: Mapping[str, str], separator: str = ", ") -> str:

@@ -95,7 +95,7 @@ def say_instead(ax: Axes, text: str) -> None:
 
 def percent_formatter() -> FuncFormatter:
     """Return a formatter of fractions in percent, with as many decimals as each needs; make one per axis."""
-    return FuncFormatter(lambda share, _: f"{100 * share:.6g}%")
+    return FuncFormatter(lambda fraction, _: f"{100 * fraction:.6g}%")
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

@@ -146,7 +146,7 @@ def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
     accuracy, samples = test["accuracy"], int(test["samples"])
     metric = test.get("metric", "accuracy")
     interval = ""
-    if metric == "accuracy":  # a share of samples, which an R2 is not
+    if metric == "accuracy":  # a fraction of samples, which an R2 is not
         interval = f"95% interval {percent_interval(*wilson_interval(accuracy, samples))}, "
     sentence = f"Test {metric} of {name}: {percent(accuracy, 2)} ({interval}{samples:,} samples)."
     if (main := test.get("main_accuracy")) is None:

@@ -1,4 +1,4 @@
-"""Which data to train on, and how it is split."""
+"""The settings of the data: which data set, and how it is split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from lctprune.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which data, and how it is split: what a run remembers of it.
+    """Settings of the data: which data set, how training images are augmented, and which part is held out.
+
+    A run records them, to load the same data again.
 
     Raises:
         ConfigError: a value is out of range.
@@ -53,7 +55,7 @@ class DataConfig:
             raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
         if not 0 < self.shift <= 0.5:
             raise ConfigError(
-                f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (--augment: none at all)"
+                f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"
             )
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")

@@ -1,4 +1,4 @@
-"""Which network to build, where to cut it, and with which critics."""
+"""The settings of a network: which model, where it is cut, and which critics it gets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ ALIASES = {"resnet": "resnet18"}
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """How to build a network with critics: everything that a run must remember of it.
+    """Settings of a network with critics: which model, where it is cut, and which critics it gets.
 
-    What goes in is an image of `in_channels` and `image_size`, unless `steps` or `features` are given: then a sequence
-    of `steps` token numbers below `vocabulary`, a sequence of `steps` x `features` numbers, or `features` numbers.
+    A run records them, to build the same network again. An input is an image, [in_channels, image_size, image_size];
+    or with `vocabulary` a sequence of token numbers below it, [steps]; or with `features` a sequence of numbers,
+    [steps, features], or without `steps` one vector, [features].
 
     Raises:
         ConfigError: a value is out of range.
@@ -60,16 +61,20 @@ class NetworkConfig:
         panel=CRITICS,
     )
     critic_pool: Literal["mean", "last"] = setting("mean", "How critics of sequences pool the steps.", panel=CRITICS)
-    exit: int | None = setting(None, "Of all exits this one alone, as one plain network: its groups and its critic.")
+    exit: int | None = setting(
+        None, "Number of the only exit to keep, as a plain network: its groups and its critic. Default: all exits."
+    )
     num_outputs: int = setting(10, "Number of classes, or of predicted numbers.", panel=INPUT)
     in_channels: int = setting(3, "Channels of an image.", panel=INPUT)
     image_size: int = setting(32, "Side of an image in pixels.", panel=INPUT)
     steps: int | None = setting(None, "Length of a sequence.", panel=INPUT)
     features: int | None = setting(None, "Numbers per step of a sequence, or per row of a table.", panel=INPUT)
     vocabulary: int | None = setting(None, "Number of tokens; a sequence then consists of token numbers.", panel=INPUT)
-    weights: str | None = setting(None, "Where its first weights came from: a record, nothing is loaded from there.")
+    weights: str | None = setting(None, "Origin of the first weights: a record only, nothing is loaded from there.")
     cuts: tuple[str, ...] | None = setting(
-        None, "Nodes after which it was cut: a record that takes precedence over groups, split_at and balance."
+        None,
+        "Graph nodes after which the network was cut: a record, which takes precedence over groups, split_at and "
+        "balance.",
     )
 
     def __post_init__(self) -> None:
@@ -86,7 +91,7 @@ class NetworkConfig:
 
     @property
     def example(self) -> Tensor:
-        """One blank input, [1, ...]."""
+        """A blank input, [1, ...]."""
         import torch  # here, so that the settings can be read without it
 
         if self.vocabulary is not None:
@@ -96,5 +101,5 @@ class NetworkConfig:
         return torch.zeros(1, self.in_channels, self.image_size, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in a run's config.json."""
+        """Return the settings as plain values, as they stand in a run's config.json."""
         return dataclasses.asdict(self)

@@ -27,7 +27,8 @@ class StatisticsRecord:
     """Mean and standard deviation by which values were normalised.
 
     Attributes:
-        mean, std: one number per channel or column.
+        mean: mean of each channel or column.
+        std: standard deviation of each channel or column.
     """
 
     mean: tuple[float, ...]
@@ -36,15 +37,16 @@ class StatisticsRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """The data that a run was trained on.
+    """Record of the data that a run was trained on.
 
     Attributes:
-        config: where the data came from, and how it was split.
+        config: settings that the data was loaded with.
         classes: names of the classes, in the order of the labels; empty in a regression.
         samples: number of samples per split.
         fingerprint: hash of the data; None for data that comes with lctprune.
-        resize: the shorter side to which images were resized before their centre was taken.
-        mean, std: normalisation of the inputs; empty where inputs are not normalised.
+        resize: length in pixels to which the shorter side of images was resized before their centre was cropped.
+        mean: mean of each channel or column of the inputs; empty where inputs are not normalised.
+        std: standard deviation of each channel or column of the inputs; empty where inputs are not normalised.
         vocabulary: words of a text, by their numbers; None where an earlier version did not record it.
         columns: names of a table's input columns; None where an earlier version did not record them.
         target: normalisation of a regression's target.
@@ -64,13 +66,13 @@ class DataRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a run comes from that was added to another run.
+    """Origin of a run that was added to another run.
 
     Attributes:
         checkpoint_sha256: hash of the other run's checkpoint.
         first_number: number of this run's first exit among the candidates of the other run.
-        exits: for each exit, how it came to be.
-        distill: share of the loss that is the distance to the main network's outputs; of a fine-tuned exit only.
+        exits: description of how each exit came to be.
+        distill: weight of the distance to the main network's outputs in the loss; for a fine-tuned exit only.
     """
 
     checkpoint_sha256: str
@@ -80,7 +82,7 @@ class Origin:
 
     @property
     def next_number(self) -> int:
-        """The first number behind those of this run's exits."""
+        """The number after that of this run's last exit."""
         return self.first_number + len(self.exits)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class RunConfig:
         path: run directory, for messages.
 
     Raises:
-        RunError: in reading a part, if a field is missing or has a value that cannot be used.
+        RunError: a field is missing or has a value that cannot be used; raised when its part is read.
     """
 
     document: Mapping[str, Any]
@@ -109,27 +111,27 @@ class RunConfig:
 
     @cached_property
     def network(self) -> NetworkConfig | None:
-        """How to build the network; None for a network made in a program."""
+        """The settings of the network; None for a network made in a program."""
         return None if self.document["network"] is None else self._read("network", NetworkConfig)
 
     @cached_property
     def training(self) -> TrainConfig:
-        """How the network was trained, as resolved for the machine that trained it."""
+        """The settings of the training, as resolved for the machine that trained."""
         return self._read("training", TrainConfig)
 
     @cached_property
     def data(self) -> DataRecord | None:
-        """What the network was trained on; None for data made in a program."""
+        """The record of the data; None for data made in a program."""
         return None if self.document["data"] is None else self._read("data", DataRecord)
 
     @cached_property
     def origin(self) -> Origin | None:
-        """Where the run comes from, if it was added to another one; otherwise None."""
+        """The origin of a run that was added to another one; otherwise None."""
         return self._read("origin", Origin) if "origin" in self.document else None
 
     @property
     def created(self) -> str:
-        """When the run was created, in ISO 8601; empty where that was not recorded."""
+        """The time of creation, in ISO 8601; empty where it was not recorded."""
         return str(self.document.get("created") or "")
 
     @property
@@ -179,10 +181,10 @@ def run_settings(
     """Return what config.json says of a new run, except when, how and on what machine it was created.
 
     Args:
-        network: how to build the network; None for a network made in a program.
-        data: what the network is trained on; None for data made in a program.
-        training: how it is trained.
-        origin: where the run comes from, if it is added to another one.
+        network: settings of the network; None for a network made in a program.
+        data: record of the data; None for data made in a program.
+        training: settings of the training.
+        origin: origin of a run that is added to another one.
     """
     settings: dict[str, Any] = {
         "network": network and network.to_dict(),

@@ -20,7 +20,7 @@ DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train, as the user says it; `resolved` makes the settings that training follows.
+    """Settings of a training run, as the user gives them; `resolved` replaces every `auto`.
 
     Raises:
         ConfigError: a value is out of range.
@@ -120,13 +120,13 @@ class TrainConfig:
             )
 
     def resolved(self, *, images: bool = True, convolutional: bool = True) -> ResolvedTrainConfig:
-        """Replace every `auto` by what this machine and the network make of it, and read the ramps.
+        """Return the settings that training follows: every `auto` decided for this machine and network, ramps parsed.
 
         Resolving resolved settings changes nothing.
 
         Args:
-            images: whether the network sees images: other networks are small, and gain nothing from bf16.
-            convolutional: whether it mixes channels mainly by convolutions, as `is_convolutional` tells.
+            images: whether the network takes images; other networks are small, and gain nothing from bf16.
+            convolutional: whether the network mixes channels mainly by convolutions, see `is_convolutional`.
 
         Raises:
             ConfigError: this machine does not have the device.
@@ -158,9 +158,9 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTrainConfig(TrainConfig):
-    """The settings that training follows: no `auto`, a learning rate, and ramps as such.
+    """Settings of a training run as it follows them, without `auto`, and with a learning rate and parsed ramps.
 
-    Made by `TrainConfig.resolved`. `device`, `precision` and `optimizer` name what is used.
+    `TrainConfig.resolved` makes them. `device`, `precision` and `optimizer` name what is used.
     """
 
     lr: float
@@ -180,7 +180,7 @@ class ResolvedTrainConfig(TrainConfig):
         """Return a context that computes in the precision of training."""
         import torch
 
-        # every module runs once a step, so a cache of cast weights would only hold memory
+        # every module runs once per step, so a cache of cast weights would only hold memory
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
 

@@ -15,15 +15,17 @@ from lctprune.data.splits import Split, sample_count
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Three splits of one data set, preprocessed alike.
+    """A data set: its three splits, preprocessed alike, and what is known about them.
 
     Attributes:
-        train, val, test: the splits.
+        train: samples to train on.
+        val: samples that exits are measured on, to choose between them.
+        test: samples that only the chosen exit is measured on.
         classes: names of the classes, in the order of the labels; empty for a regression.
         normalization: mean and deviation of the pixels' channels or of a table's columns, in all splits.
-        resize: side to which the shorter side of an image is resized before its centre is cropped.
+        resize: length in pixels to which the shorter side of an image is resized before its centre is cropped.
         fingerprint: hash of the files' names in their order, or of the content; None for data without files.
-        config: settings that the data was loaded by; None for data made in a program.
+        config: settings that the data was loaded with; None for data made in a program.
         vocabulary: words of a text, in the order of their ids.
         columns: names of a table's input columns.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.

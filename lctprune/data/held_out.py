@@ -16,7 +16,7 @@ def stratified(
     *,
     remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
 ) -> tuple[Tensor, Tensor]:
-    """Return the indices of the larger and of the held-out part, each with the same share of every class.
+    """Return the indices of the larger and of the held-out part, each with the same fraction of every class.
 
     Raises:
         DataError: a class is too small.

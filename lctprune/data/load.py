@@ -29,7 +29,7 @@ def load_data(
     """Load a data set by name, or from a folder of images or sentences, or from a table.
 
     Args:
-        config: name or path of the data, and how it is split.
+        config: settings of the data, with its name or path.
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.

@@ -13,14 +13,19 @@ NO_FLIP = {"digits"}  # a mirrored digit is not a digit
 
 
 class Normalization(NamedTuple):
-    """Mean and standard deviation of each channel, for pixels between 0 and 1."""
+    """Mean and standard deviation of each channel of images, or of each column of a table.
+
+    Attributes:
+        mean: mean of each channel, for pixels between 0 and 1, or of each column.
+        std: standard deviation of each channel or column.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def of(cls, images: Tensor) -> Normalization:
-        """Measure uint8 images, [n, height, width, channels]."""
+        """Measure the mean and deviation of uint8 images, [n, height, width, channels]."""
         count = images[..., 0].numel()
         means, stds = [], []
         for channel in images.unbind(-1):
@@ -39,7 +44,12 @@ class Normalization(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """Changes of training images: random shifts by up to `crop` pixels (edges reflected), and mirroring."""
+    """Random changes of training images: shifts and mirroring.
+
+    Attributes:
+        crop: largest shift, in pixels; edges are reflected.
+        flip: whether images are mirrored, each in every second pass.
+    """
 
     crop: int = 0
     flip: bool = False

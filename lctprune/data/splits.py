@@ -21,12 +21,12 @@ COUNTING_BATCH = 256  # samples read at a time to collect targets
 
 
 class Split(ABC):
-    """What training and evaluation need of a split."""
+    """Base class of a split: the samples that training or evaluation reads, in batches of (inputs, targets)."""
 
     @property
     @abstractmethod
     def targets(self) -> Tensor:
-        """All targets, in order, [n, ...]; of a stream of stated length, those of its first sample."""
+        """All targets, in order, [n, ...]; for a stream of stated length, only that of its first sample."""
 
     @abstractmethod
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -36,7 +36,9 @@ class Split(ABC):
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield full batches in random order, augmented; what remains of the last batch is left out.
 
-        `seed` is that of the pass: consecutive passes have consecutive seeds.
+        Args:
+            batch_size: samples per batch.
+            seed: random seed of the pass; consecutive passes have consecutive seeds.
         """
 
     @property
@@ -70,7 +72,8 @@ class Split(ABC):
                 the dataset collects them, when training first asks for them.
             samples: number of samples in one pass over an iterable dataset, which may be endless; by default its
                 `len()` or the number of `targets`; otherwise one pass over the dataset counts them.
-            num_workers: processes that read the dataset beside this one, as of `torch.utils.data.DataLoader`.
+            num_workers: number of processes that read the dataset beside this one, as for
+                `torch.utils.data.DataLoader`.
 
         Raises:
             DataError: the dataset is of neither kind or empty, its first sample does not make a batch, or `targets` or
@@ -103,7 +106,7 @@ class DatasetSplit(Split):
 
     @cached_property
     def targets(self) -> Tensor:
-        """All targets, in order; of a stream whose length is known, those of its first sample."""
+        """All targets, in order; for a stream whose length is known, only that of its first sample."""
         if self._given is not None:
             return self._given
         if self._is_stream and self._length is not None:
@@ -125,7 +128,10 @@ class DatasetSplit(Split):
                 if left <= 0:
                     return
         if left:
-            raise DataError(f"the dataset ended {left} samples before the {self._length} that it should have")
+            raise DataError(
+                f"the dataset ended after {(self._length or 0) - left} of {self._length} samples; correct its length "
+                "or samples="
+            )
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield full batches in an order by `seed`."""
@@ -167,7 +173,10 @@ class DatasetSplit(Split):
         if targets is not None:
             given = as_targets(targets)
             if given.is_floating_point() != self._first_target.is_floating_point():
-                raise DataError(f"targets= are of type {given.dtype}, the dataset's {self._first_target.dtype}")
+                raise DataError(
+                    f"targets= has type {given.dtype}, but the dataset's targets have {self._first_target.dtype}; "
+                    "give the dataset's own targets"
+                )
             return given
         if self._is_stream:
             return None
@@ -184,7 +193,7 @@ class DatasetSplit(Split):
     def _stated_length(self, samples: int | None) -> int | None:
         """Return the number of samples that the dataset or the caller states, after a check that all agree."""
         if samples is not None and (samples < 1 or not self._is_stream):
-            raise DataError(f"samples is {samples}; it is for iterable datasets, and at least 1")
+            raise DataError(f"samples is {samples}; it is for iterable datasets only, and must be at least 1")
         length = samples or (len(self._dataset) if hasattr(self._dataset, "__len__") else None)
         given = None if self._given is None else len(self._given)
         if given is not None and length is not None and given != length:

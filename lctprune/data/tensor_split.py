@@ -13,13 +13,13 @@ from lctprune.errors import DataError
 
 
 class TensorSplit(Split):
-    """A split in memory.
+    """A split whose samples are held in memory, as tensors.
 
     Args:
         inputs: uint8 images [n, height, width, channels]; int64 token numbers [n, time], whose zeros at the end are
             padding that batches are freed of; or floating-point inputs of any shape [n, ...]. Or a function that
-            returns them, called when the first batch is asked for.
-        targets: class numbers or values to predict, [n, ...].
+            returns one of these, called when the first batch is asked for.
+        targets: class numbers (integers) or numbers to predict (floating point), [n, ...].
         normalization: mean and deviation by which images are normalised.
         augmentation: random changes of images, in `shuffled` alone.
 
@@ -39,7 +39,10 @@ class TensorSplit(Split):
         self.normalization = normalization
         self.augmentation = augmentation
         if len(targets) == 0 or (isinstance(inputs, Tensor) and len(inputs) != len(targets)):
-            raise DataError(f"a split needs as many inputs as targets, and at least one; it got {len(targets)} targets")
+            count = f"{len(inputs)} inputs and " if isinstance(inputs, Tensor) else ""
+            raise DataError(
+                f"a split got {count}{len(targets)} targets; it needs one target per input, and at least one"
+            )
 
     @property
     def targets(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measure every exit of a network: how good it is, from one pass over a split, and what it costs on this machine."""
+"""Measure every exit of a network: its accuracy, from one pass over a split, and its costs on this machine."""
 
 from __future__ import annotations
 
@@ -32,25 +32,27 @@ Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One exit: a network that could be deployed.
+    """Accuracy and costs of one exit, a network that could be deployed.
 
     Attributes:
-        exit: number, from 0; the last of the networks that were trained together is the main network, and higher
-            numbers belong to networks that were added to a run later.
-        name: name for people.
-        accuracy: share of samples classified right, 0 to 1; in a regression R2, the share of variance explained.
+        exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
+            higher numbers belong to networks that were added to a run later.
+        name: name for people, such as "exit 0" or "main network".
+        accuracy: fraction of samples classified correctly, 0 to 1; in a regression R2, the fraction of variance
+            explained.
         loss: mean loss per sample.
-        flops: multiplies and adds for one sample; None where an operation has no known formula.
-        macs: multiply-adds for one sample, flops / 2.
+        flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
+        macs: multiply-adds per sample, half of `flops`.
         parameters: number of parameters.
-        latency_ms: median time of one call; None where it was not measured.
-        size_bytes: size of parameters and buffers.
+        latency_ms: median time per call, in milliseconds; None where it was not measured.
+        size_bytes: size of parameters and buffers, in bytes.
         samples: number of samples that `accuracy` and `loss` were measured on.
-        latency_p5_ms, latency_p95_ms: 5th and 95th percentile of the time of one call.
-        latency_batch: samples in one call.
+        latency_p5_ms: 5th percentile of the time per call, in milliseconds.
+        latency_p95_ms: 95th percentile of the time per call, in milliseconds.
+        latency_batch: samples per call.
         metric: kind of `accuracy`: "accuracy" or "R2".
         accuracy_error: standard error of an R2.
-        origin: how the network came to be, where it was not trained with the main network.
+        origin: description of how the network came to be; empty where it was trained with the main network.
     """
 
     exit: int
@@ -99,16 +101,19 @@ def evaluate(
     latency_batch: int = 1,
     latency_repeats: int = 50,
 ) -> list[Candidate]:
-    """Measure all exits of a network.
+    """Measure accuracy, loss and costs of every exit of a network.
 
     Args:
-        network: on any device; its mode is put back.
+        network: network on any device; its mode (train or eval) is restored.
         split: samples that accuracy and loss are measured on, such as `data.val`.
-        example: input, [batch, ...], for costs.
-        loss: loss per sample; by default that of `default_loss`.
+        example: input that costs are measured on, [batch, ...].
+        loss: loss per sample; by default cross-entropy, or mean squared error for floating-point targets.
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
-        latency_batch: samples in the call whose latency is measured.
-        latency_repeats: timed calls of each exit, in turns; 0 leaves latency out.
+        latency_batch: samples per timed call.
+        latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
+
+    Returns:
+        One candidate per exit, shallowest first, the main network last.
 
     Raises:
         DataError: the split has no samples.
@@ -151,9 +156,9 @@ def measure_costs(
 
     Args:
         exits: networks and their scores.
-        example: as in `evaluate`.
-        latency_batch: as in `evaluate`.
-        latency_repeats: as in `evaluate`.
+        example: input, [batch, ...].
+        latency_batch: samples per timed call.
+        latency_repeats: number of timed calls per network; 0 leaves latency out.
     """
     networks = [each.network for each in exits]
     example = example.to(device_of(networks[-1]))
@@ -203,9 +208,9 @@ def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
     raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
 
 
-def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """Compute the 95% confidence interval of a binomial share (Wilson 1927)."""
+def wilson_interval(fraction: float, samples: int) -> tuple[float, float]:
+    """Compute the 95% confidence interval of a binomial fraction (Wilson 1927)."""
     denominator = 1 + Z_95**2 / samples
-    centre = (share + Z_95**2 / (2 * samples)) / denominator
-    half = Z_95 / denominator * math.sqrt(share * (1 - share) / samples + Z_95**2 / (4 * samples**2))
+    centre = (fraction + Z_95**2 / (2 * samples)) / denominator
+    half = Z_95 / denominator * math.sqrt(fraction * (1 - fraction) / samples + Z_95**2 / (4 * samples**2))
     return max(0.0, centre - half), min(1.0, centre + half)

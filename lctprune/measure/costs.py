@@ -28,7 +28,7 @@ _REMEDY = (
 
 
 class Latency(NamedTuple):
-    """Time of one call in milliseconds: median, 5th and 95th percentile."""
+    """Time per call in milliseconds: median, 5th and 95th percentile."""
 
     median_ms: float
     p5_ms: float
@@ -36,7 +36,7 @@ class Latency(NamedTuple):
 
 
 class FlopCount(NamedTuple):
-    """FLOPs of the operations whose formula is known, and the names of the others, once per call."""
+    """FLOPs of the operations whose formula is known, and the names of all others, once per call."""
 
     known: int
     unknown: tuple[str, ...]
@@ -48,10 +48,12 @@ class FlopCount(NamedTuple):
 
 
 def count_flops(network: nn.Module, example: Tensor) -> int:
-    """Count the FLOPs of one sample's inference.
+    """Count the FLOPs of a network's inference per sample.
+
+    One FLOP is one multiply or one add: twice the multiply-adds of matrix products and convolutions.
 
     Args:
-        network: module that runs once in evaluation mode, on the first sample; its mode is put back.
+        network: module, which runs once in evaluation mode, on the first sample; its mode is restored.
         example: batch of any size, [batch, ...].
 
     Raises:
@@ -64,7 +66,7 @@ def count_flops(network: nn.Module, example: Tensor) -> int:
 
 
 def count_known_flops(network: nn.Module, example: Tensor) -> FlopCount:
-    """Count the FLOPs of one sample's inference, and name the operations without a FLOP formula.
+    """Count the FLOPs of a network's inference per sample, and name the operations without a FLOP formula.
 
     Arguments are those of `count_flops`.
     """
@@ -127,7 +129,7 @@ def _without_formula(names: Iterable[str]) -> str:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Count trainable and frozen parameters, shared ones once."""
+    """Count a network's parameters, trainable and frozen; one that several layers use counts once."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -162,7 +164,7 @@ def saving_bytes(seen: set[int], *, ignored: Collection[int]) -> Iterator[Callab
 
 
 def size_bytes(network: nn.Module) -> int:
-    """Count the bytes of all parameters and buffers of a state dict, shared ones once."""
+    """Count the bytes of a network's state dict (parameters and buffers); a tensor with several names counts once."""
     tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
     return sum(tensor.nbytes for tensor in tensors.values())
 
@@ -170,16 +172,16 @@ def size_bytes(network: nn.Module) -> int:
 def measure_latency(
     networks: Sequence[Callable[[Tensor], object]], example: Tensor, *, repeats: int = 50, warmup: int = 5
 ) -> list[Latency]:
-    """Time all networks in turns, so that anything that slows the machine down affects all of them alike.
+    """Measure the latency of networks, in turns, so that whatever slows the machine down affects all of them alike.
 
     Args:
         networks: callables, in the form in which they will be deployed.
-        example: input of every call.
-        repeats: number of timed calls of each network.
-        warmup: number of calls of each network before the clock starts.
+        example: input of every call, [batch, ...], on the networks' device.
+        repeats: number of timed calls per network.
+        warmup: number of untimed calls per network at the start.
 
     Returns:
-        One `Latency` per network.
+        One `Latency` per network: median, 5th and 95th percentile, in milliseconds.
     """
     times_ms: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():

@@ -20,7 +20,7 @@ class ExitScores(NamedTuple):
     """The scores of each exit in one pass over a split.
 
     Attributes:
-        accuracy: share of samples classified right, or R2, of each exit.
+        accuracy: fraction of samples classified correctly, or R2, of each exit.
         loss: mean loss per sample of each exit.
         samples: number of samples.
         metric: kind of `accuracy`: "accuracy" or "R2".
@@ -132,9 +132,9 @@ def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: i
 
 
 def score_samples(output: Tensor, target: Tensor) -> Tensor:
-    """Score each sample: squared error in a regression, otherwise whether the class is right.
+    """Score each sample: squared error in a regression, otherwise whether the class is correct.
 
-    Where a sample has several classes, in further dimensions, its score is the share of them that is right.
+    Where a sample has several classes, in further dimensions, its score is the fraction that is correct.
 
     Returns:
         [batch].
@@ -145,6 +145,8 @@ def score_samples(output: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         return mean_squared_error(output, target)
     if output.dim() < 2 or output.select(1, 0).shape != target.shape:
-        raise ValueError("classes are the second dimension of an output")
+        raise ValueError(
+            f"outputs are {list(output.shape)}, targets {list(target.shape)}; outputs need [batch, classes, ...]"
+        )
     classes = output.argmax(1)
     return mean_per_sample((classes == target).float())

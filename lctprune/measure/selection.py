@@ -19,9 +19,15 @@ _SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b":
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Upper limits, each inclusive; None is no limit.
+    """Upper limits on the costs of a network, each inclusive; None is no limit.
 
     A limit is a number, or text: "1e9", "1G", "500M" (powers of 1000), or "60%" of what the main network costs.
+
+    Attributes:
+        flops: limit of FLOPs (multiplies and adds) per sample.
+        macs: limit of multiply-adds per sample; half as many as FLOPs.
+        parameters: limit of the number of parameters.
+        latency_ms: limit of the median time per call, in milliseconds.
 
     Raises:
         ConfigError: a limit is not a positive, finite number.
@@ -44,15 +50,17 @@ class Budget:
         """
         limits = {}
         for cost, given in self._given().items():
-            value, is_share = parse_limit(given, name=cost)
-            whole = main.cost(cost) if is_share else 1
+            value, is_fraction = parse_limit(given, name=cost)
+            whole = main.cost(cost) if is_fraction else 1
             if whole is None:
                 raise ConfigError(
                     f"budget {cost} is {given} of the main network's, whose {cost} was not measured; give a number"
                 )
             limits[cost] = limit = float(value * Decimal(whole))
             if not (math.isfinite(limit) and limit > 0):
-                raise ConfigError(f"budget {cost} is {given!r}, beyond what can be computed with; give a usual number")
+                raise ConfigError(
+                    f"budget {cost} is {given!r}, which is too large or too small; give a number such as 1e9"
+                )
         return Limits(limits)
 
     def _given(self) -> dict[Cost, float | str]:
@@ -102,15 +110,15 @@ class Limits(Mapping[str, float]):
 
 
 def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bool]:
-    """Parse a limit: its value, exactly, and whether it is a share of the main network's cost.
+    """Parse a limit: its exact value, and whether it is a fraction of the main network's cost.
 
     Raises:
         ConfigError: it is not a positive, finite number.
     """
     text = str(given).strip().lower()
-    is_share = text.endswith("%")
-    factor = Decimal("0.01") if is_share else _SUFFIXES.get(text[-1:], Decimal(1))
-    number = text[:-1] if is_share or text[-1:] in _SUFFIXES else text
+    is_fraction = text.endswith("%")
+    factor = Decimal("0.01") if is_fraction else _SUFFIXES.get(text[-1:], Decimal(1))
+    number = text[:-1] if is_fraction or text[-1:] in _SUFFIXES else text
     try:
         value = Decimal(number) * factor
     except ArithmeticError:
@@ -120,18 +128,18 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
         raise ConfigError(
             f"budget {name} is {given!r}; it must be a positive number such as {such}, or 60% of the main network"
         )
-    return value, is_share
+    return value, is_fraction
 
 
 def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[Candidate]:
-    """Find the candidates that no other one beats by being as accurate and as cheap, and better in one of the two.
+    """Return the Pareto front: the candidates that no other beats in accuracy or cost without losing in the other.
 
     Args:
         candidates: candidates in any order.
         cost: name of the cost; candidates whose cost is not known are left out.
 
     Returns:
-        The front in order of growing cost. Candidates equal in both are all kept.
+        The front by increasing cost. Of candidates that are equal in both, all are kept.
     """
     known = [(value, candidate) for candidate in candidates if (value := candidate.cost(cost)) is not None]
     front: list[tuple[float, Candidate]] = []
@@ -143,14 +151,14 @@ def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[
 
 
 def select(candidates: Sequence[Candidate], budget: Budget | Limits) -> Candidate:
-    """Choose the most accurate candidate that fits every limit; among equally accurate ones, the cheapest.
+    """Choose the most accurate candidate within a budget; among equally accurate ones, the one with the fewest FLOPs.
 
     Args:
         candidates: measured candidates.
-        budget: the budget, or the limits that `Budget.limits` made of it.
+        budget: budget, or its limits in absolute units from `Budget.limits`.
 
     Raises:
-        BudgetError: none fits. It names the candidate that misses by the smallest factor.
+        BudgetError: no candidate fits; the error names the one that misses by the smallest factor.
     """
     limits = _limits(candidates, budget)
     possible = fitting(candidates, limits)
@@ -164,7 +172,7 @@ def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Ca
 
     Args:
         candidates: measured candidates.
-        budget: as in `select`.
+        budget: budget, as in `select`.
 
     Raises:
         BudgetError: there are no candidates.
@@ -176,15 +184,15 @@ def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Ca
 def cheaper_alternative(
     candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate
 ) -> Candidate | None:
-    """Find the cheapest fitting candidate, in FLOPs, whose accuracy is statistically no worse than that of `chosen`.
+    """Return the candidate with the fewest FLOPs within a budget that is not significantly less accurate than `chosen`.
 
-    "No worse": the 95% interval of the difference of the two shares contains 0 (Newcombe 1998, method 10, which takes
-    the two as independent and so errs towards naming an alternative).
+    Not significantly: the 95% interval of the difference of the two accuracies contains 0 (Newcombe 1998, method 10,
+    which takes the two as independent and so errs towards naming an alternative).
 
     Args:
         candidates: measured candidates.
-        budget: as in `select`.
-        chosen: candidate to compare with.
+        budget: budget, as in `select`.
+        chosen: candidate to compare with, such as the result of `select`.
 
     Returns:
         The alternative; None where no cheaper candidate is as good.
@@ -212,7 +220,7 @@ def main_of(candidates: Sequence[Candidate]) -> Candidate:
 def _nothing_fits(candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
     nearest = min(candidates, key=limits.excess)
     if math.isinf(limits.excess(nearest)):
-        return BudgetError(f"no candidate fits: the cost in {' and '.join(limits)} was not measured")
+        return BudgetError(f"no candidate fits: {' and '.join(limits)} was not measured; limit another cost")
     misses = limits.misses(nearest)
     details = " and ".join(
         f"{nearest.cost(cost):.4g} {COSTS[cost]} is {factor:.3g} times the limit of {limits[cost]:.4g}"

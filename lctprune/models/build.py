@@ -33,25 +33,28 @@ MODELS: dict[str, Builder] = {
     "transformer": transformer,
     "mlp": mlp,
 }
-# where the paper cuts, for the number of groups that it uses; other networks are cut so that a cost balances
+# cut points of the paper, for the number of groups that it uses; other networks are cut so that a cost balances
 PAPER_CUTS = {("vgg-lct", 4): ("stage1", "stage2", "stage3")}
 
 
 def build_network(
     config: NetworkConfig, *, weights: str | None = None, training: TrainConfig | None = None
 ) -> LocalCriticNetwork:
-    """Build a new network with critics, with weights from PyTorch's global random generator.
+    """Build a network by name, cut it into layer groups and attach critics.
 
-    Cut points that the config records (`cuts`) are taken as they are: nothing is searched or measured.
+    New weights come from PyTorch's global random generator. Cut points that the config records (`cuts`) are taken as
+    they are: nothing is searched or measured.
 
     Args:
-        config: description of the network.
-        weights: weights with which the main network starts: `default`, those of torchvision or timm; a file with a
+        config: settings of the network.
+        weights: weights that the main network starts with: `default`, those of torchvision or timm; a file with a
             state dict of the original model; or the directory of a run with the same model, for its main network.
+            By default new ones.
         training: training whose time or memory the groups balance; see `attach_critics`.
 
     Raises:
-        PartitionError, ConfigError: the model cannot be built or cut as asked.
+        ConfigError: the model is unknown, or cannot be built as asked.
+        PartitionError: the model cannot be cut as asked.
         NetworkError: the weights cannot be read (a run may have no checkpoint yet), or do not fit.
 
     Warns:

@@ -82,9 +82,7 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     try:
         parameters = inspect.signature(builder).parameters
     except ValueError as error:  # a function of Python's own
-        raise ConfigError(
-            f"{name} does not tell its arguments; give a Python function that takes num_outputs"
-        ) from error
+        raise ConfigError(f"{name} has no readable arguments; give a Python function that takes num_outputs") from error
     takes_any = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
     arguments: dict[str, Any] = {}
     for setting, value in settings.items():

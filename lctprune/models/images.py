@@ -39,10 +39,10 @@ def vgg_lct(*, num_outputs: int, in_channels: int, image_size: int, width: int =
             channels = width * 2**stage
         stages.append(nn.Sequential(*layers))
     side = -(-image_size // 8)
-    head = nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, num_outputs))
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, num_outputs))
     names = ("stage1", "stage2", "stage3", "stage4", "head")
     network = nn.Sequential()
-    for name, module in zip(names, [*stages, head], strict=True):
+    for name, module in zip(names, [*stages, classifier], strict=True):
         network.add_module(name, module)
     return network
 

@@ -109,10 +109,10 @@ def _embedding(
     )
 
 
-def _named(embed: nn.Module | None, stack: Iterable[nn.Module], head: nn.Module) -> nn.Sequential:
+def _named(embed: nn.Module | None, stack: Iterable[nn.Module], classifier: nn.Module) -> nn.Sequential:
     modules = OrderedDict[str, nn.Module]() if embed is None else OrderedDict(embed=embed)
     modules.update((f"layer{number}", layer) for number, layer in enumerate(stack, 1))
-    modules["head"] = head
+    modules["head"] = classifier
     return nn.Sequential(modules)
 
 

@@ -29,7 +29,7 @@ class Muon(SGD):
     Whoever changes the rate of a parameter group multiplies it by the group's `lr_factor`, if it has one.
 
     Args:
-        convolutions: weights [out, in, height, width]; each is a matrix with a row for each output.
+        convolutions: weights [out, in, height, width]; each is a matrix with a row per output.
         others: parameter groups, as for any optimiser, with a `weight_decay` each.
         lr: learning rate of convolutions; all others have the multiple of it that `sgd_factor` gives.
         momentum: momentum of both.

@@ -1,4 +1,4 @@
-"""How the learning rate changes over training."""
+"""The learning rate over training."""
 
 from __future__ import annotations
 

@@ -41,18 +41,18 @@ def attach_critics(
     """Cut a model into layer groups and attach a new critic to each but the last.
 
     Args:
-        model: network that torch.fx can trace, from one tensor to one tensor. The groups use its own parameters.
+        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters.
         example: input, [batch, ...]; its values do not matter.
         num_outputs: width of the model's output, and so of every critic's.
         groups: number of layer groups.
         critic: kind of critic, `tail`, `pooled`, `paper` or `linear`.
         critic_depth: depth of each critic of convolutions (see `make_critic`), or one number for all.
         critic_width: factor on the width of each critic, or one for all; by default 1.
-        critic_pool: how critics of sequences pool the steps.
+        critic_pool: pooling over the steps by critics of sequences, `mean` or `last`.
         split_at: names of modules or nodes, such as "layer2", after each of which a group ends; replaces `groups`. A
             name that is given twice gets two critics, with an empty group between them.
-        balance_by: what the groups balance: `flops`, or what a training step costs a group and its critic: `time`,
-            measured on this processor, or `memory` of activations, weights, gradients and momentum.
+        balance_by: cost that is balanced between the groups: `flops`, or the cost of a training step of a group and its
+            critic: `time`, measured on this processor, or `memory` of activations, weights, gradients and momentum.
         training: training whose `time` or `memory` is balanced; by default one with default settings.
 
     Raises:
@@ -80,7 +80,8 @@ def attach_critics(
     )
     if partition.output_shape != (num_outputs,):
         raise NetworkError(
-            f"the model returns outputs of shape {list(partition.output_shape)} per sample, not [{num_outputs}]"
+            f"the model returns outputs of shape {list(partition.output_shape)} per sample, not [{num_outputs}]; "
+            "num_outputs must be the width of the model's output"
         )
     critics = [
         new_critic(cut, depth=depth, width=width)

@@ -1,4 +1,4 @@
-"""Which cut points to take: the named ones, or those for which a cost of the groups balances."""
+"""Choose cut points: the named ones, or those for which a cost of the groups balances."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def training_balanced_cut_points(
 def _require_enough(points: Sequence[CutPoint], groups: int) -> None:
     if len(points) < min(2, groups):
         raise PartitionError(
-            "the model has no cut point: nowhere is exactly one tensor alive with no parameter used on both sides; "
+            "the model has no cut point: no two consecutive parts pass exactly one tensor and share no parameter; "
             f"{BY_HAND}"
         )
     if len(points) < groups:

@@ -1,4 +1,4 @@
-"""Where a network can be cut: its cut points, with the costs up to each."""
+"""The cut points of a network, with the costs up to each."""
 
 from __future__ import annotations
 

@@ -91,7 +91,9 @@ def partition_model(
             shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
-        raise PartitionError(f"the parameter {shared} is used on both sides of a cut; cut elsewhere, or {BY_HAND}")
+        raise PartitionError(
+            f"the parameter {shared} is used on both sides of a cut point; cut elsewhere, or {BY_HAND}"
+        )
     return Partition(parts, cuts, shape)
 
 
@@ -147,7 +149,7 @@ def _model_must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
     except Exception as error:  # whatever the model's own code raises
         raise NetworkError(
             f"{type(model).__name__} does not run on an input of {list(example.shape)} ({first_line(error)}); "
-            "check that the data, and the size of an image, are what it takes"
+            "check that the data and the image size are what it expects"
         ) from error
 
 

@@ -17,7 +17,8 @@ class LayerGroup(nn.Module):
 
     Args:
         root: network.
-        evaluation, training: graphs of one input and one output to run in each mode, with nodes of `root`.
+        evaluation: graph of one input and one output to run in evaluation mode, with nodes of `root`.
+        training: graph of one input and one output to run in training mode, with nodes of `root`.
     """
 
     def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph) -> None:

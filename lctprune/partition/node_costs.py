@@ -1,4 +1,4 @@
-"""What every node of a network's graph returns and costs, found by running it node by node."""
+"""Measure the results and costs of every node of a network's graph, by running it node by node."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ class Traced:
 
     Attributes:
         root: network.
-        evaluation, training: graph in each mode.
+        evaluation: graph in evaluation mode.
+        training: graph in training mode.
         counterparts: map from nodes of `evaluation` to those that do the same in `training`.
         has_auxiliary: whether the network has auxiliary outputs in training, which `training` leaves out.
     """

@@ -1,4 +1,4 @@
-"""How far the groups' local gradients agree with those of backpropagation.
+"""Measure how far the groups' local gradients agree with those of backpropagation.
 
     local gradient of group i:  gradient of mean_b L_i  through c_i                 (5, 6), what group i learns from
     true gradient of group i:   gradient of mean_b L_N  through f_{i+1} .. f_N      backpropagation
@@ -23,13 +23,16 @@ from lctprune.utils.modules import packed, training_for_now
 
 
 class GroupAgreement(NamedTuple):
-    """How far one group's local gradient agrees with its true one, on one batch.
+    """Agreement of one group's local gradient with backpropagation's, on one batch.
+
+    The local gradient is that of equations 5 and 6 of Lee, Hsieh, Lee 2022; the true one that of mean_b L_N, which
+    backpropagation gives.
 
     Attributes:
         cosine: cosine between the two gradients, -1 to 1; nan where one of them is zero.
         gradient_norm: norm of the local gradient.
-        true_gradient_norm: norm of the main network's gradient with respect to the group's parameters.
-        gap: mean over the samples of |L_i - L_N|, the difference between its exit's loss and the main network's.
+        true_gradient_norm: norm of the true gradient.
+        gap: mean over the batch of |L_i - L_N|, the difference between the group's exit's loss and the main network's.
     """
 
     cosine: float
@@ -41,17 +44,17 @@ class GroupAgreement(NamedTuple):
 def measure_agreement(
     network: LocalCriticNetwork, x: Tensor, y: Tensor, *, loss: Loss = cross_entropy, seed: int = 0
 ) -> list[GroupAgreement]:
-    """Compare each group's local gradient with that of backpropagation, on one batch, in training mode.
+    """Measure how far each group's local gradient agrees with backpropagation's, on one batch, in training mode.
 
-    Costs a step of local critic training and one of backpropagation, and the memory of backpropagation: the activations
-    of all groups at once, and two gradients of the main network. Leaves the network and the global random generator as
-    they were. For the gradients of a training in bf16, call it under the same autocast.
+    This costs a step of local critic training and one of backpropagation, and the memory of backpropagation: the
+    activations of all groups at once, and two gradients of the main network. The network and the global random
+    generator are restored. For the gradients of a training in bf16, call it under the same autocast.
 
     Args:
         network: network in any mode; parameters that need no gradient are left out.
         x: input of the first group, [batch, ...], on the network's device.
-        y: target, as `loss` takes it.
-        loss: `loss(output, target) -> [batch]`.
+        y: target, [batch, ...], as `loss` takes it.
+        loss: loss per sample, `loss(output, target) -> [batch]`.
         seed: random seed of the dropout masks, which are equal in both passes.
 
     Returns:

@@ -30,7 +30,7 @@ class StepSettings(NamedTuple):
         step: number of the step in the whole training, from 0.
         lr: learning rate.
         matching: m of the critics' objective.
-        update_critics: whether critics learn in this step.
+        update_critics: whether critics are updated in this step.
         distill: weight w of the distance to the next exit's outputs in the critics' objective.
     """
 

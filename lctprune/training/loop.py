@@ -30,13 +30,16 @@ DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement tha
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far training is: yielded after every step, and at the end of an epoch with `val_accuracy`.
+    """Progress of a training: one after every step, and one after every epoch, with `val_accuracy`.
 
     Attributes:
-        epoch, epochs, step, steps: numbers counted from 1; steps are those of one epoch.
+        epoch: number of the epoch, from 1.
+        epochs: number of epochs of the training.
+        step: number of the step in the epoch, from 1.
+        steps: number of steps per epoch.
         losses: mean training loss of each exit in this epoch so far; with several processes, those of later exits come
             some steps late, at first not at all.
-        images_per_s: images per second in this epoch so far, without evaluation.
+        images_per_s: samples per second in this epoch so far, without evaluation.
         seconds_left: seconds until training ends, at this pace.
         val_accuracy: validation accuracy of each exit, 0 to 1, once the epoch is over.
     """
@@ -52,7 +55,7 @@ class Progress:
 
 
 class Plan(NamedTuple):
-    """The facts of a training that rank 0 tells all processes."""
+    """The facts of a training that rank 0 broadcasts to all processes."""
 
     training: dict[str, Any]  # a resolved configuration, as config.json records it
     steps: int  # per epoch

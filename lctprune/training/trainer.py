@@ -41,13 +41,14 @@ def train(
     loss: Loss | None = None,
     distance: Distance | None = None,
 ) -> Run:
-    """Train a network, in place, and leave a run directory behind.
+    """Train a network with local critics, in place, and record the training in a run directory.
 
-    A network of one group, `LocalCriticNetwork([model])`, is trained by plain backpropagation. Seeds PyTorch's global
-    random generator in every step, so that a resumed run repeats an uninterrupted one.
+    The updates are equations 1 to 7 of Lee, Hsieh, Lee 2022, as in `local_critic_backward`. A network of one group,
+    `LocalCriticNetwork([model])`, is trained by plain backpropagation. PyTorch's global random generator is seeded in
+    every step, so that a resumed run repeats an uninterrupted one.
 
     Args:
-        network: network to train; left on `config.device`, in evaluation mode.
+        network: network to train; it is left on `config.device`, in evaluation mode.
         data: data to train and validate on.
         config: settings of the training; by default `TrainConfig()`.
         run_dir: new or empty directory; by default a new one below `runs/`.
@@ -59,8 +60,8 @@ def train(
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
-            `diagnostics` nothing to examine; or critics are to distil, and a loss of one's own on floating-point
-            targets comes without `distance`.
+            `diagnostics` nothing to examine; or critics distil, and `loss` is the caller's own on floating-point
+            targets, without `distance`.
         NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
         RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
@@ -80,12 +81,20 @@ def open_run(
     resume: bool = False,
     origin: Origin | None = None,
 ) -> Run:
-    """Make or resume the run directory that `train_steps` then fills.
+    """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
-    Arguments and errors are those of `train`; `origin` is what a run that is added to another one records about it.
+    Errors are those of `train`.
+
+    Args:
+        network: network to train.
+        data: data to train and validate on.
+        config: settings of the training.
+        run_dir: new or empty directory; by default a new one below `runs/`.
+        resume: whether to continue the run in `run_dir` from its last whole epoch.
+        origin: record of the run that this one is added to, if it is added to one.
     """
     if config.method == "backprop" and network.critics:
-        raise ConfigError(f"backprop trains a plain network, of 1 group; this one has {len(network.groups)}")
+        raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
     if config.freeze_main and not network.critics:
         raise ConfigError("freezing the main network leaves nothing to train: it has no critics; use 2 groups or more")
     if config.diagnostics and not network.critics:
@@ -148,7 +157,7 @@ def train_steps(
     processes: ProcessGroup | None = None,
     replicas: int = 1,
 ) -> Iterator[Progress]:
-    """Train epoch by epoch from the run's checkpoint on, yielding progress after every step. See `train`.
+    """Train from the run's checkpoint on, like `train`, and yield the progress after every step and every epoch.
 
     Each of several processes calls this with the same network, and keeps its own groups of it. Only rank 0 needs data
     and a run, which then holds the whole trained network.
@@ -159,8 +168,8 @@ def train_steps(
         run: run from `open_run`; None in all processes but the first.
         loss: loss per sample, as for `train`.
         distance: distance of outputs, as for `train`.
-        validation_loss: loss per sample on the validation split; by default `loss`, or if that is the default, it
-            without label smoothing.
+        validation_loss: loss per sample on the validation split; by default `loss`, without label smoothing if that is
+            the default one.
         processes: processes from `process_group`.
         replicas: number of pipelines side by side, among which each batch of `batch_size` samples is split.
 

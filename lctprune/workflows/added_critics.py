@@ -18,7 +18,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.partition.cut_points import MeasuredCutPoint
 from lctprune.partition.cutting import all_cut_points
 
-NARROW = 0.5  # width of the second critic at each cut point, as a share of the first one's
+NARROW = 0.5  # width of the second critic at each cut point, as a fraction of the first one's
 MOST_BETWEEN = 4  # cut points between two trained critics
 LEAST_REST = 0.02  # of the network's FLOPs, behind a cut point
 _T = TypeVar("_T")
@@ -30,9 +30,9 @@ class AddedCritic(NamedTuple):
     Attributes:
         cut: cut point at which it stands.
         width: factor on its width.
-        depth: its depth; None: the default.
+        depth: its depth; None for the default.
         nearest: indices of the trained critics, by their distance from it in FLOPs.
-        alike: the indices among them of critics that see a tensor of its shape.
+        alike: indices of those trained critics whose input has the shape of its own.
     """
 
     cut: MeasuredCutPoint

@@ -1,4 +1,4 @@
-"""Densify a run's front: add critics at further cut points, and narrower ones, to the frozen main network.
+"""Densify a run's front: add critics at further cut points, and narrower critics, to the frozen main network.
 
 All of them learn in one pass through the main network, each from its own losses. Each starts from the nearest trained
 critic of equal shape, or else as the first channels of a wider one for a tensor of the same shape.
@@ -25,31 +25,34 @@ from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.loading import load_network, recorded_training, require_recipe
-from lctprune.workflows.members import DENSE, begun_below, new_origin
+from lctprune.workflows.members import DENSE, new_origin, run_to_resume
 from lctprune.workflows.session import Session
 
-TRAINING_SHARE = 0.2  # default limit of the added critics' training, as a share of the run's own, in FLOPs
+TRAINING_FRACTION = 0.2  # default limit of the added critics' training, as a fraction of the run's own, in FLOPs
 
 
 def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Run:
-    """Densify a trained run's front: add critics at further cut points, and narrower ones at all of them.
+    """Densify a trained run's front: add critics at further cut points, and narrower critics at all cut points.
 
-    The main network and the trained critics stay as they are. What is added stands in a run of its own, `dense/` below
-    the run, and among its candidates.
+    The main network and the trained critics stay as they are. The added critics are kept in a run of their own,
+    `dense/` below the given run, whose candidates then include them.
 
     Args:
         run: run that is trained to its end.
-        data: data to train on, by the default loss; by default what the run was trained on. Only the samples may be
-            others.
+        data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
+            classes, words, columns or normalisation.
         epochs: passes over the training split; by default as many as fit into a fifth of the run's training, in FLOPs,
             but at least 1.
         resume: whether to continue from the last whole epoch.
 
+    Returns:
+        The added run.
+
     Raises:
         ConfigError: `epochs` is less than 1.
         NetworkError: no further critic can be added.
-        RunError: critics were added already, or the run is not finished, cannot be loaded, or was itself added to one;
-            or `data` has other classes, words, columns or normalisation.
+        RunError: critics were added already; or the run is not finished, cannot be loaded, or was itself added to
+            another one; or `data` has other classes, words, columns or normalisation.
     """
     session = begin_dense(run, data=data, epochs=epochs, resume=resume)
     for _ in session.steps():
@@ -61,7 +64,7 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
     """Build the densified front of a run and open the added run. See `densify`."""
     require_recipe(run)
     folder = run.path / DENSE
-    begun = begun_below(run, folder, resume=resume)
+    resumed = run_to_resume(run, folder, resume=resume)
     if run.epochs_done < run.config.training.epochs:
         raise RunError(f"{run.path} is not trained to its end; go on with lctprune train --resume --out {run.path}")
     network, training = load_network(run), recorded_training(run)
@@ -71,7 +74,9 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
         added = critics_to_add(network, data.example)
         densified = _densified(network, added, seed=training.seed)
     if epochs is None:
-        epochs = begun.config.training.epochs if begun else default_epochs(network, densified, data.example, training)
+        epochs = (
+            resumed.config.training.epochs if resumed else default_epochs(network, densified, data.example, training)
+        )
     config = dataclasses.replace(
         training,
         epochs=epochs,
@@ -142,7 +147,7 @@ def _leading_channels(trained: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
 def default_epochs(
     network: LocalCriticNetwork, densified: LocalCriticNetwork, example: Tensor, training: TrainConfig
 ) -> int:
-    """Compute the epochs that cost at most `TRAINING_SHARE` of the run's training, but at least 1.
+    """Compute the epochs that cost at most `TRAINING_FRACTION` of the run's training, but at least 1.
 
     A backward pass counts as two forward passes. Without known FLOPs it is 1.
 
@@ -150,7 +155,7 @@ def default_epochs(
         network: the run's network.
         densified: the main network with the added critics.
         example: input, [batch, ...].
-        training: how the run was trained.
+        training: settings of the run's training.
     """
     step, added = 0, 0
     for cost in measure_groups(network, example):
@@ -161,4 +166,4 @@ def default_epochs(
         if cost.flops is None or cost.critic_flops is None:
             return 1
         added += cost.flops + 3 * cost.critic_flops
-    return max(1, int(TRAINING_SHARE * training.epochs * step / added))
+    return max(1, int(TRAINING_FRACTION * training.epochs * step / added))

@@ -38,9 +38,9 @@ class Deployment:
     Attributes:
         model: the exported file.
         model_card: model.json beside it.
-        test_accuracy, main_test_accuracy: accuracy of this exit and of the main network on the test split, 0 to 1; None
-            where they were not measured.
-        test_samples: size of the test split.
+        test_accuracy: accuracy of this exit on the test split, 0 to 1; None where it was not measured.
+        main_test_accuracy: accuracy of the main network on the test split, 0 to 1; None where it was not measured.
+        test_samples: number of samples of the test split; None where nothing was measured.
     """
 
     model: Path
@@ -58,20 +58,24 @@ def measure_run(
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
 ) -> list[Candidate]:
-    """Measure the run's candidates on its validation split, and write them to candidates.json.
+    """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
     Earlier measurements are read back, as long as the checkpoint, the latency's batch size and the machine with its
     number of threads are unchanged.
 
     Args:
         run: run with at least one finished epoch.
-        again: whether to measure even so.
-        latency_batch: samples in the call whose latency is measured.
-        any_latency: whether measurements of this checkpoint under other conditions will do.
+        again: whether to measure again, even if earlier measurements could be read back.
+        latency_batch: samples per timed call.
+        any_latency: whether latencies of this checkpoint may be read back that were measured under other conditions.
         loaded: the run's data and networks, if the caller needs them too.
 
+    Returns:
+        One candidate per exit, the main network's after those of its exits.
+
     Raises:
-        RunError, DataError: the run's network or data cannot be loaded.
+        RunError: the run's network cannot be loaded, or its data has changed.
+        DataError: the run's data cannot be read.
     """
     path, members = run.path / CANDIDATES, members_of(run)
     added = {member.run.path: checkpoint_hash(member.run) for member in members if member.run is not run}

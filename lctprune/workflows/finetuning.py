@@ -20,12 +20,12 @@ from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
 from lctprune.workflows.loading import load_network, recorded_training, require_recipe
-from lctprune.workflows.members import FINETUNED, Member, begun_below, member_of, new_origin
+from lctprune.workflows.members import FINETUNED, Member, member_of, new_origin, run_to_resume
 from lctprune.workflows.session import Session
 
 # defaults
 EPOCHS = 1
-RATE_SHARE = 0.2  # of the run's highest learning rate
+RATE_FRACTION = 0.2  # of the run's peak learning rate
 DISTILL = 0.5
 
 
@@ -39,27 +39,30 @@ def finetune(
     distill: float | None = None,
     resume: bool = False,
 ) -> Run:
-    """Train one exit of a run further, through all of its layers.
+    """Fine-tune one exit of a run end to end, by backpropagation through all of its layers.
 
-    The run stays as it is. The result stands in a run of its own, `finetuned/exitK/` below it, and is among its
-    candidates.
+    The run stays as it is. The fine-tuned exit is kept in a run of its own, `finetuned/exitK/` below the given run,
+    whose candidates then include it.
 
     Args:
         run: run with a finished epoch.
         exit: number of the candidate.
-        data: data to train on, by the default loss; by default what the run was trained on. Only the samples may be
-            others.
+        data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
+            classes, words, columns or normalisation.
         epochs: passes over the training split, by default 1.
-        lr: highest learning rate; by default a fifth of the run's.
-        distill: share of the loss that is the distance to the main network's outputs (in classification softened by a
+        lr: peak learning rate; by default a fifth of the run's.
+        distill: weight of the distance to the main network's outputs in the loss (in classification softened by a
             temperature of 4), 0 to 1, by default 0.5; the rest is the loss of the labels.
-        resume: whether to continue from the last whole epoch. Settings not given are then those it was begun with.
+        resume: whether to continue from the last whole epoch, by default with the settings of the start.
+
+    Returns:
+        The added run.
 
     Raises:
         ConfigError: a value is out of range.
         NetworkError: there is no such exit.
-        RunError: this exit was fine-tuned already, or begun with other settings, or the run cannot be loaded, or was
-            itself added to one; or `data` has other classes, words, columns or normalisation.
+        RunError: this exit was fine-tuned already, or its fine-tuning was started with other settings; or the run
+            cannot be loaded; or `data` has other classes, words, columns or normalisation.
     """
     session = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
     for _ in session.steps():
@@ -81,9 +84,9 @@ def begin_finetuning(
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
     member, folder = member_of(run, exit), run.path / FINETUNED / f"exit{exit}"
-    begun = begun_below(run, folder, resume=resume)
-    weight = _distill(begun, distill)
-    config = _config(begun or run, epochs=epochs, lr=lr, is_begun=begun is not None)
+    resumed = run_to_resume(run, folder, resume=resume)
+    weight = _distill(resumed, distill)
+    config = _config(resumed or run, epochs=epochs, lr=lr, is_resumed=resumed is not None)
     network = _network(member)
     data = run.load_data() if data is None else run.require_alike(data)
     teacher = load_network(run) if weight else None
@@ -97,40 +100,40 @@ def begin_finetuning(
     return Session(network, data, opened, loss, default_loss(data.val.targets))
 
 
-def _distill(begun: Run | None, given: float | None) -> float:
-    """Return the share of distillation: as it was begun with, or as given, or the default.
+def _distill(resumed: Run | None, given: float | None) -> float:
+    """Return the weight of distillation: that of the resumed run, or else the given one, or else the default.
 
     Raises:
-        RunError: another share is given than it was begun with.
+        RunError: the given weight is not that of the resumed run.
     """
-    if begun is None or begun.config.origin is None:
+    if resumed is None or resumed.config.origin is None:
         return DISTILL if given is None else given
-    recorded = begun.config.origin.distill or 0.0
+    recorded = resumed.config.origin.distill or 0.0
     if given not in (None, recorded):
-        raise RunError(f"{begun.path} was begun with distill {recorded:g}; resume with the same settings")
+        raise RunError(f"{resumed.path} was begun with distill {recorded:g}; resume with the same settings")
     return recorded
 
 
 def _network(member: Member) -> LocalCriticNetwork:
     """Load the member alone, as a network of one group."""
-    source, recipe = load_network(member.run), require_recipe(member.run)
+    network, recipe = load_network(member.run), require_recipe(member.run)
     if recipe.exit is not None:
-        return source  # it was fine-tuned before
-    return network_of(source, dataclasses.replace(source.recipe or recipe, exit=member.exit))
+        return network  # it was fine-tuned before
+    return network_of(network, dataclasses.replace(network.recipe or recipe, exit=member.exit))
 
 
-def _config(run: Run, *, epochs: int | None, lr: float | None, is_begun: bool) -> TrainConfig:
-    """Make the settings of fine-tuning from those of the run, or from those it was begun with.
+def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool) -> TrainConfig:
+    """Make the settings of fine-tuning from those of the run, or of the fine-tuning that is resumed.
 
     Args:
-        run: the run whose exit is fine-tuned, or the begun fine-tuning.
+        run: run whose exit is fine-tuned, or the fine-tuning that is resumed.
         epochs: passes over the training split, if given.
-        lr: highest learning rate, if given.
-        is_begun: whether `run` is the begun fine-tuning.
+        lr: peak learning rate, if given.
+        is_resumed: whether `run` is the fine-tuning that is resumed.
     """
     config = recorded_training(run)
-    if not is_begun:
-        rate = RATE_SHARE * (config.lr or 0.0)
+    if not is_resumed:
+        rate = RATE_FRACTION * (config.lr or 0.0)
         config = dataclasses.replace(
             config,
             method="backprop",
@@ -193,7 +196,7 @@ def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: flo
         output: output of the network, [batch, outputs].
         target: labels and the teacher's outputs, [batch, label's numbers + outputs], as `TaughtSplit` gives them.
         loss: loss of the labels.
-        weight: share of the distance, 0 to 1.
+        weight: weight of the distance, 0 to 1.
         is_regression: whether labels are numbers to predict, not class indices.
 
     Returns:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +18,9 @@ from lctprune.errors import NetworkWarning, RunError
 from lctprune.models.build import build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import NETWORK_PREFIX, Run, fits_this_version
+from lctprune.runs import NETWORK_PREFIX, Run
+
+MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
 
 class LoadedRun:
@@ -43,18 +48,18 @@ class LoadedRun:
 
 
 def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:
-    """Load the trained network of a run directory, on the CPU, in evaluation mode.
+    """Load the trained network of a run, onto the CPU, in evaluation mode.
 
-    Executes no code but this package's, torchvision's and timm's, and the function that `model` names. The network is
-    cut where it was cut in training; nothing is measured.
+    No code is executed but this package's, torchvision's and timm's, and that of the function that `model` names. The
+    network is cut where it was cut in training; nothing is measured.
 
     Args:
-        run: the run or its directory.
-        model: as in `Run`.
+        run: run or its directory.
+        model: name of the user's own function that built the network, `package.module:callable`; see `Run`.
 
     Raises:
-        RunError: the directory is not a run, has no checkpoint yet, its network was made by hand, or by a function
-            other than `model`, or by another version.
+        RunError: the directory is not a run, or has no checkpoint yet; or its network was made in a program, by a
+            function other than `model`, or by another version.
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
     recipe = require_recipe(run)
@@ -67,7 +72,7 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
     remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
     run.config.require_known("network", remedy=remedy)
     with (
-        fits_this_version(run, TypeError, RuntimeError, remedy=remedy),
+        _fits_this_version(run, TypeError, RuntimeError, remedy=remedy),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
     ):
@@ -78,8 +83,18 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
     return network.eval()
 
 
+@contextmanager
+def _fits_this_version(run: Run, *errors: type[Exception], remedy: str) -> Iterator[None]:
+    """Turn errors raised inside the block into a `RunError`: the run is of another version."""
+    try:
+        yield
+    except errors as error:
+        reason = textwrap.shorten(str(error), MAX_REASON_LENGTH, placeholder=" ...")
+        raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}") from error
+
+
 def require_recipe(run: Run) -> NetworkConfig:
-    """Return how to build a run's network.
+    """Return the settings of a run's network.
 
     Raises:
         RunError: the network was made in a program.
@@ -94,10 +109,10 @@ def require_recipe(run: Run) -> NetworkConfig:
 
 
 def recorded_training(run: Run) -> TrainConfig:
-    """Return how a run was trained, to train on in that way.
+    """Return the settings of a run's training, to train on in that way.
 
     Raises:
-        RunError: it was trained by another version, with settings that this one does not know.
+        RunError: the run was trained by another version, with settings that this one does not know.
     """
     run.config.require_known("training")
     return run.config.training

@@ -29,7 +29,7 @@ class Member(NamedTuple):
         name: name of its candidate.
         run: the run whose checkpoint holds it: the run itself, or one below it.
         exit: its exit in that run.
-        origin: how it came to be; empty for the exits of the run itself.
+        origin: description of how it came to be; empty for the exits of the run itself.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Member(NamedTuple):
 def members_of(run: Run) -> list[Member]:
     """List the run's own exits, the main network last, and then the networks of the runs added to it.
 
-    An added run counts if it has a finished epoch and was begun from the run's present checkpoint.
+    An added run counts if it has a finished epoch and was started from the run's present checkpoint.
 
     Raises:
         RunError: the run has no checkpoint, or its network was made in a program.
@@ -77,18 +77,23 @@ def new_origin(run: Run, exits: list[str], *, distill: float | None = None) -> O
 
     Args:
         run: the run to which they are added.
-        exits: how each of them came to be.
-        distill: as in `Origin`.
+        exits: description of how each of them came to be.
+        distill: weight of the distance to the main network's outputs; see `Origin`.
     """
     number = max([_own_exits(run), *(origin.next_number for _, origin in _added(run))])
     return Origin(checkpoint_sha256=checkpoint_hash(run), first_number=number, exits=tuple(exits), distill=distill)
 
 
-def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
-    """Open the added run in `folder` to resume it.
+def run_to_resume(run: Run, folder: Path, *, resume: bool) -> Run | None:
+    """Open the added run in `folder` to resume it, or check that a new one can be started there.
+
+    Args:
+        run: run that something is added to.
+        folder: directory of the added run.
+        resume: whether to resume; otherwise the folder of a run that failed in its first epoch is cleared.
 
     Returns:
-        The added run; None if a new one is to be begun. The folder of one that failed in its first epoch is cleared.
+        The added run; None if a new one is to be started.
 
     Raises:
         RunError: nothing can be added to this run, or `folder` already holds something, or holds nothing to resume.
@@ -102,14 +107,14 @@ def begun_below(run: Run, folder: Path, *, resume: bool) -> Run | None:
             raise RunError(f"{folder} exists: that was begun before; go on with --resume, or remove it to begin anew")
         return None
     try:
-        begun = Run(folder, model=run.model)
+        resumed = Run(folder, model=run.model)
     except RunError as error:
         raise RunError(f"there is nothing to resume in {folder}; leave out --resume") from error
-    if begun.config.origin is None:
+    if resumed.config.origin is None:
         raise RunError(f"{folder} holds a run of its own, which was not added to {run.path}; move it away")
-    if begun.config.origin.checkpoint_sha256 != checkpoint_hash(run):
+    if resumed.config.origin.checkpoint_sha256 != checkpoint_hash(run):
         raise RunError(f"{folder} was begun from another checkpoint of {run.path}; remove it, and begin anew")
-    return begun
+    return resumed
 
 
 def notes(run: Run) -> list[str]:
@@ -135,14 +140,14 @@ def notes(run: Run) -> list[str]:
 
 
 def added_runs(run: Run) -> list[Run]:
-    """List the runs that were added to a run, in the order in which they were begun."""
+    """List the runs that were added to a run, in the order in which they were started."""
     return [added for added, _ in _added(run)]
 
 
 def _added(run: Run) -> list[tuple[Run, Origin]]:
     found = []
     for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*")):
-        with suppress(RunError):  # not begun, or something else
+        with suppress(RunError):  # no run, or something else
             added = Run(folder, model=run.model)
             if added.config.origin is not None:
                 found.append((added, added.config.origin))

@@ -31,15 +31,17 @@ from lctprune.workflows.added_critics import critics_to_add
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
-    """The settings of a session: what to train, on what, how.
+    """Settings of a session: which network is trained, on which data, and how.
 
     Attributes:
-        network, data, training: settings of each part; the network's inputs and outputs are fitted to the data.
+        network: settings of the network; its inputs and outputs are fitted to the data.
+        data: settings of the data.
+        training: settings of the training.
         weights: weights of the main network to start from: a file, a run directory, or `default`. See `build_network`.
         download: whether the data may be downloaded.
         out: run directory, new or empty; by default one below `runs/`.
         resume: whether to continue the run in `out`; once that has a checkpoint, `weights` may be left out.
-        dense: whether the front is to be densified after training; if that is impossible, nothing is begun.
+        dense: whether the front is to be densified after training; if that is impossible, nothing is started.
 
     Raises:
         ConfigError: the main network is to stay as it is, but has no weights.
@@ -81,7 +83,8 @@ class Session(NamedTuple):
         network: network to train.
         data: data to train and validate on; None in all processes but the first.
         run: run that training writes; None in all processes but the first.
-        loss, validation_loss: as in `train_steps`; by default those of the run's settings.
+        loss: loss per sample; by default that of the run's settings.
+        validation_loss: loss per sample on the validation split; by default that of the run's settings.
     """
 
     network: LocalCriticNetwork
@@ -114,12 +117,14 @@ def begin(settings: SessionSettings, processes: ProcessGroup | None = None, *, r
 
     Args:
         settings: settings of the session.
-        processes: as in `train_steps`.
-        replicas: as in `train_steps`.
+        processes: processes from `process_group`; None if this one is alone.
+        replicas: number of pipelines side by side.
 
     Raises:
         ConfigError: the processes were started with different settings, or settings do not fit each other.
-        DataError, NetworkError, PartitionError, RunError: a part cannot be loaded or built.
+        DataError: the data cannot be loaded.
+        NetworkError: the network cannot be built or trained.
+        RunError: the run directory cannot be created or resumed.
     """
     if processes is None:
         return _begin(settings)
@@ -139,7 +144,7 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
     It is possible if a state dict holds all tensors of the network, and PyTorch's meta device can build it.
 
     Args:
-        recipe: how to build it, with its cut points.
+        recipe: settings of the network, with its cut points.
         seed: random seed for tensors that no state dict holds.
     """
     with suppress(Exception):  # a network's own code may ask for numbers, which there are none of on the meta device
@@ -172,12 +177,12 @@ def _begin(settings: SessionSettings) -> Session:
 
 
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
-    """Take from the run what was decided when it was begun: the network's cut points and the source of its weights."""
-    config, begun = settings.network, run.config.network
-    cuts = begun.cuts if begun and begun.model == config.model else None
+    """Take from a run what was decided at its start: the network's cut points and the origin of its weights."""
+    config, recorded = settings.network, run.config.network
+    cuts = recorded.cuts if recorded and recorded.model == config.model else None
     weights = config.weights
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
-        weights = begun.weights if begun else None
+        weights = recorded.weights if recorded else None
     return dataclasses.replace(config, cuts=cuts, weights=weights)
 
 

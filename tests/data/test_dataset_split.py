@@ -344,7 +344,7 @@ def test_targets_and_samples_that_do_not_fit_are_refused() -> None:
 
 def test_a_stream_shorter_than_stated_is_refused() -> None:
     split = lct.Split.from_dataset(Stream(20), samples=30)
-    with pytest.raises(lct.DataError, match=r"10 samples before the 30"):
+    with pytest.raises(lct.DataError, match=r"ended after 20 of 30 samples"):
         list(split.batches(8))
     with pytest.raises(lct.DataError, match=r"5 batches of 4.*30 samples.*7"):
         list(split.shuffled(4, seed=0))

@@ -331,7 +331,7 @@ def test_what_cannot_be_imported_is_refused(name: str, own: Callable[[str], str]
 
 
 def test_what_does_not_say_its_arguments_is_refused(own: Callable[[str], str]) -> None:
-    with pytest.raises(ConfigError, match="builtins:dict does not tell its arguments"):
+    with pytest.raises(ConfigError, match="builtins:dict has no readable arguments"):
         build_network(config_of("builtins:dict"))
 
 

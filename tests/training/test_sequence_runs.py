@@ -162,7 +162,7 @@ def test_digits_by_rows_from_training_to_a_file(name: str, cli: Cli, tmp_path: P
     assert min(record["accuracy"] for record in trained["candidates"]) > 0.3  # of ten classes
     document = cli("select", path, "--budget-params", "100%", "--json").document
     assert cli("report", path).code == 0
-    assert "sequences of 8 numbers a step" in (path / "report.html").read_text()
+    assert "sequences of 8 numbers per step" in (path / "report.html").read_text()
     record, model = described(path)
     feed = record["input"]
     assert feed["shape"] == ["batch", "time", 8]

@@ -30,13 +30,22 @@ NEVER = datetime.timedelta(days=1)  # waiting is no failure: the watch tells a s
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """All processes of a training, seen from one of them."""
+    """All processes of a training, seen from one of them.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
 
     rank: int
     size: int
 
     def broadcast(self, value: Any = None) -> Any:
-        """Return rank 0's value in every process; made of plain values, as JSON has them."""
+        """Return rank 0's value in every process.
+
+        Args:
+            value: plain values, as JSON has them; ignored in all processes but rank 0.
+        """
         values = [json.dumps(value)]
         with lost_processes():
             dist.broadcast_object_list(values, src=0)
@@ -107,10 +116,10 @@ def record_failure(message: str, exit_code: int, *, is_cause: bool) -> None:
 def process_group(
     *, device: str = "cpu", timeout_s: float, on_lost: Callable[[ProcessLostError], None]
 ) -> Iterator[ProcessGroup | None]:
-    """Join the processes that the launcher started; None where this process is alone.
+    """Join the processes that the launcher started; the block gets the group, or None where this process is alone.
 
     Args:
-        device: cpu (gloo) or cuda (NCCL, one device per process).
+        device: device of the training, cpu (gloo) or cuda (NCCL, one device per process).
         timeout_s: seconds without a sign of life after which a process is lost.
         on_lost: callback, called in a thread of its own when a process is lost; it must end this process, which may
             hang.
@@ -173,7 +182,7 @@ def _watch(
     is_elastic = "TORCHELASTIC_RUN_ID" in os.environ
     startup_s = max(timeout_s, STARTUP_SECONDS if is_elastic else SEPARATE_STARTUP_SECONDS)
     launcher = os.getppid()
-    family = f"{socket.gethostname()} {launcher}"
+    siblings = f"{socket.gethostname()} {launcher}"  # how the signs of processes of this launcher on this host begin
     last: dict[int, tuple[str, float]] = {}  # sign of life by rank, and when it came
     beats = 0
     try:
@@ -185,7 +194,7 @@ def _watch(
         )
         while not ended.wait(BEAT_SECONDS if beats else 0):
             beats += 1
-            store.set(_key(group.rank), f"{family} {os.getpid()} {beats}")
+            store.set(_key(group.rank), f"{siblings} {os.getpid()} {beats}")
             now = time.monotonic()
             if is_elastic and os.getppid() != launcher:
                 raise ProcessLostError("the launcher has ended")
@@ -195,7 +204,7 @@ def _watch(
                     last[rank] = (sign, now)
                 elif (silent_s := now - last[rank][1]) > (timeout_s if sign else startup_s):
                     raise ProcessLostError(
-                        f"rank {rank} has given no sign of life for {silent_s:.0f} s", _sibling(sign, family)
+                        f"rank {rank} has given no sign of life for {silent_s:.0f} s", _sibling(sign, siblings)
                     )
     except ProcessLostError as error:
         on_lost(error)
@@ -208,7 +217,7 @@ def _key(rank: int) -> str:
     return f"lctprune/alive/{rank}"
 
 
-def _sibling(sign: str, family: str) -> int | None:
+def _sibling(sign: str, siblings: str) -> int | None:
     """Return the id of the process that gave a sign, if this launcher on this host started it too."""
     *others, pid, _ = sign.split() or ("", "", "")
-    return int(pid) if " ".join(others) == family else None
+    return int(pid) if " ".join(others) == siblings else None
