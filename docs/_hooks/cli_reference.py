@@ -82,10 +82,11 @@ def _name(argument: Any) -> str:
 
 
 def _value(parameter: Any, context: Any) -> str:
-    """Name the kind of value in plain words, or its choices."""
+    """List the choices of an option, or name its value as `--help` does."""
+    if choices := getattr(parameter.type, "choices", None):
+        return ", ".join(f"`{choice}`" for choice in choices)
     shown = str(parameter.metavar or parameter.display_type(context)).strip("<>")
-    words = {"str": "text", "int": "whole number", "float": "number", "Path": "path"}
-    return words.get(shown.removesuffix(" range"), ", ".join(f"`{choice}`" for choice in shown.split("|")))
+    return " or ".join(f"`{form}`" for form in shown.split("|"))
 
 
 def _escaped(text: str) -> str:
