@@ -7,7 +7,7 @@ of options for each help panel.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -83,8 +83,9 @@ def _name(argument: Any) -> str:
 
 def _value(parameter: Any, context: Any) -> str:
     """List the choices of an option, or name its value as `--help` does."""
-    if choices := getattr(parameter.type, "choices", None):
-        return ", ".join(f"`{choice}`" for choice in choices)
+    annotation = parameter.type_descriptor.annotation
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
     shown = str(parameter.metavar or parameter.display_type(context)).strip("<>")
     return " or ".join(f"`{form}`" for form in shown.split("|"))
 
