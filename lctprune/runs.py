@@ -43,7 +43,8 @@ class Run:
     Attributes:
         path: the directory.
         config: the content of config.json.
-        model, data_path: the arguments.
+        model: the argument.
+        data_path: the argument.
 
     Args:
         path: the directory.

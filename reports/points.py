@@ -14,11 +14,14 @@ class ParetoPoint(NamedTuple):
     """A candidate in the plot; `pandas.DataFrame(points)` has these columns.
 
     Attributes:
-        exit, name: number and name of the candidate.
+        exit: number of the candidate.
+        name: name of the candidate.
         cost: cost in its unit.
         accuracy: validation accuracy, 0 to 1.
-        low, high: the accuracy's 95% interval; None if the number of samples is not known.
-        cost_low, cost_high: 5th and 95th percentile of a latency; None for other costs, or if not measured.
+        low: lower end of the accuracy's 95% interval; None if the number of samples is not known.
+        high: upper end of that interval.
+        cost_low: 5th percentile of a latency; None for other costs, or if not measured.
+        cost_high: 95th percentile of a latency.
         on_front: whether no other candidate is at least as good in both.
         is_main: whether it is the main network.
     """

@@ -18,7 +18,9 @@ class Data:
     """Three splits of one data set, preprocessed alike.
 
     Attributes:
-        train, val, test: the splits.
+        train: split to train on.
+        val: split for validation, by which networks are chosen.
+        test: split that is read once, for the network that was chosen.
         classes: names of the classes, in the order of the labels; empty for a regression.
         normalization: mean and deviation of the pixels' channels or of a table's columns, in all splits.
         resize: side to which the shorter side of an image is resized before its centre is cropped.

@@ -46,7 +46,8 @@ class Candidate:
         latency_ms: median time of one call; None where it was not measured.
         size_bytes: size of parameters and buffers.
         samples: number of samples that `accuracy` and `loss` were measured on.
-        latency_p5_ms, latency_p95_ms: 5th and 95th percentile of the time of one call.
+        latency_p5_ms: 5th percentile of the time of one call.
+        latency_p95_ms: 95th percentile of the time of one call.
         latency_batch: samples in one call.
         metric: kind of `accuracy`: "accuracy" or "R2".
         accuracy_error: standard error of an R2.

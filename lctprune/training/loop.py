@@ -33,7 +33,10 @@ class Progress:
     """How far training is: yielded after every step, and at the end of an epoch with `val_accuracy`.
 
     Attributes:
-        epoch, epochs, step, steps: numbers counted from 1; steps are those of one epoch.
+        epoch: number of the epoch, from 1.
+        epochs: number of epochs.
+        step: number of the step in its epoch, from 1.
+        steps: number of steps per epoch.
         losses: mean training loss of each exit in this epoch so far; with several processes, those of later exits come
             some steps late, at first not at all.
         images_per_s: images per second in this epoch so far, without evaluation.
