@@ -40,9 +40,7 @@ class Run:
     """A training run in its directory: settings, metrics, data and checkpoint.
 
     Attributes:
-        config: content of config.json.
-
-    The arguments are attributes too.
+        config: content of config.json; the arguments are attributes, too.
 
     Args:
         path: run directory.

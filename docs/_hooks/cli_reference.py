@@ -7,7 +7,7 @@ of options for each help panel.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -82,10 +82,12 @@ def _name(argument: Any) -> str:
 
 
 def _value(parameter: Any, context: Any) -> str:
-    """Name the kind of value in plain words, or its choices."""
+    """List the choices of an option, or name its value as `--help` does."""
+    annotation = parameter.type_descriptor.annotation
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
     shown = str(parameter.metavar or parameter.display_type(context)).strip("<>")
-    words = {"str": "text", "int": "whole number", "float": "number", "Path": "path"}
-    return words.get(shown.removesuffix(" range"), ", ".join(f"`{choice}`" for choice in shown.split("|")))
+    return " or ".join(f"`{form}`" for form in shown.split("|"))
 
 
 def _escaped(text: str) -> str:

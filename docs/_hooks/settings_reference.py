@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import lctprune
+from lctprune.config.fields import types_of
 
 MARKER = re.compile(r"<!-- settings (\w+) -->")
 
@@ -20,14 +21,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def settings_table(config: Any) -> str:
-    """Describe every field of a configuration: name, type, default and help text."""
-    rows = [_row(field) for field in dataclasses.fields(config)]
+    """Describe every field of a configuration: name, type or choices, default and help text."""
+    rows = [_row(field, types_of(config)[field.name]) for field in dataclasses.fields(config)]
     return "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows])
 
 
-def _row(field: dataclasses.Field[Any]) -> str:
+def _row(field: dataclasses.Field[Any], hint: Any) -> str:
     """Describe one field as a row of the table."""
     has_factory = field.default_factory is not dataclasses.MISSING
     default = field.default_factory() if has_factory else field.default  # type: ignore[misc]
     meaning = field.metadata.get("help", "").replace("|", "\\|")
-    return f"| `{field.name}` | `{field.type}` | `{default!r}` | {meaning} |"
+    is_choice = get_origin(hint) is Literal
+    kind = ", ".join(f"`{choice!r}`" for choice in get_args(hint)) if is_choice else f"`{field.type}`"
+    return f"| `{field.name}` | {kind} | `{default!r}` | {meaning} |"

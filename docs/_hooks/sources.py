@@ -10,11 +10,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mkdocs.plugins import event_priority
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "build" / "docs-sources"
 IGNORED = shutil.ignore_patterns("__pycache__")
 
 
+@event_priority(100)  # before mkdocstrings, which leaves out folders that do not exist yet
 def on_config(config: Any, **_: Any) -> Any:
     """Copy the sources anew; MkDocs calls this before it reads a page."""
     shutil.rmtree(SOURCES, ignore_errors=True)
