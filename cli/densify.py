@@ -29,7 +29,7 @@ def densify(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Add critics to a trained run: at the places that have none, and narrower ones everywhere.
+    """Add critics to a trained run: at cut points that have none, and narrower ones everywhere.
 
     The main network and the critics that are there stay as they are, to the last bit.
 
