@@ -17,6 +17,7 @@ from lctprune.config.ramp import Ramp
 
 OUTPUT = "Output"  # heading of --help
 SWITCH = " "  # what --help shows for the value of an option that has none
+LETTERS = {int: "N", float: "X", str: "TEXT", bool: SWITCH}  # what it shows for the values of others
 LONGEST_CHOICES = 20  # characters; longer lists stand in the help text only
 RunArgument = Annotated[
     Path | None, typer.Argument(metavar="RUN", show_default=False, help="Run directory. Default: the newest one.")
@@ -148,7 +149,11 @@ def _declared(hint: Any, name: str) -> tuple[Any, Callable[[Any], Any], str | No
     """Return an option's type for Typer, how its text is read, and what stands for its value in `--help`."""
     plain, what = without_none(hint), name.replace("_", " ")
     if plain in (tuple[int, ...], tuple[float, ...]):
-        return str | None, functools.partial(numbers, what, kind=get_args(plain)[0]), "N,N,..."
+        return (
+            str | None,
+            functools.partial(numbers, what, kind=get_args(plain)[0]),
+            f"{LETTERS[get_args(plain)[0]]},...",
+        )
     if plain == tuple[str, ...]:
         return str | None, names, "NAME,NAME,..."
     if get_origin(plain) is dict:
@@ -158,7 +163,7 @@ def _declared(hint: Any, name: str) -> tuple[Any, Callable[[Any], Any], str | No
     if get_origin(plain) is Literal:
         choices = "|".join(get_args(plain))
         return hint, _unchanged, choices if len(choices) <= LONGEST_CHOICES else what.split()[-1].upper()
-    return hint, _unchanged, {int: "N", float: "X", str: "TEXT", bool: SWITCH}[plain]
+    return hint, _unchanged, LETTERS[plain]
 
 
 def _unchanged(value: Any) -> Any:

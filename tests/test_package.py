@@ -54,8 +54,8 @@ def test_python_m_in_a_clone_runs_the_clone(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, inside, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", clone)
     code = (
-        "import lctprune, lctprune.cli, lctprune.reports\n"
-        "print(*(module.__file__ for module in (lctprune, lctprune.cli, lctprune.reports)), sep='\\n')"
+        "from importlib.util import find_spec\n"
+        "print(*(find_spec(name).origin for name in ('lctprune', 'lctprune.cli', 'lctprune.reports')), sep='\\n')"
     )
     # -S: without what an editable install of this very checkout adds
     libraries = [str(Path(module.__file__ or "").parent.parent) for module in (pytest, lazy_loader)]

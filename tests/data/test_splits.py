@@ -177,7 +177,7 @@ def test_floating_inputs_pass_untouched(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("inputs", "targets"), [(3, 2), (0, 0)])
 def test_a_split_needs_a_target_for_each_input(inputs: int, targets: int) -> None:
-    with pytest.raises(DataError, match=f"got {targets} targets"):
+    with pytest.raises(DataError, match=f"got {inputs} inputs and {targets} targets"):
         TensorSplit(torch.zeros(inputs, 2), torch.zeros(targets))
 
 
