@@ -85,14 +85,14 @@ def _show(
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:
         console.print(
-            f"Alternative: {alternative.name} costs {_share(alternative.flops, chosen.flops)} of its FLOPs, and its "
+            f"Alternative: {alternative.name} costs {_fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
             f"{alternative.metric} of {alternative.accuracy:.1%} is statistically no worse."
         )
     if chosen is not main:
         console.print(
-            f"Against the main network: {_share(chosen.flops, main.flops)} of the FLOPs, "
-            f"{_share(chosen.parameters, main.parameters)} of the parameters, "
-            f"{_share(chosen.latency_ms, main.latency_ms)} of the latency."
+            f"Against the main network: {_fraction(chosen.flops, main.flops)} of the FLOPs, "
+            f"{_fraction(chosen.parameters, main.parameters)} of the parameters, "
+            f"{_fraction(chosen.latency_ms, main.latency_ms)} of the latency."
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
@@ -111,8 +111,8 @@ def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
     return f"the most accurate that fits {bounds}: {chosen.accuracy:.1%} on validation"
 
 
-def _share(cost: float | None, whole: float | None) -> str:
-    return f"{cost / whole:.0%}" if cost is not None and whole else "an unknown share"
+def _fraction(cost: float | None, whole: float | None) -> str:
+    return f"{cost / whole:.0%}" if cost is not None and whole else "an unknown fraction"
 
 
 def _record(

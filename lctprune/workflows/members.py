@@ -50,7 +50,7 @@ def members_of(run: Run) -> list[Member]:
     exits = _own_exits(run)
     members = [Member(exit, exit_name(exit, exits), run, exit) for exit in range(exits)]
     current = checkpoint_hash(run)
-    for added, origin in _added(run):
+    for added, origin in added_runs(run):
         if origin.checkpoint_sha256 == current and added.epochs_done:
             for exit, text in enumerate(origin.exits):
                 number = origin.first_number + exit
@@ -80,7 +80,7 @@ def new_origin(run: Run, exits: list[str], *, distill: float | None = None) -> O
         exits: description of how each of them came to be.
         distill: weight of the distance to the main network's outputs; see `Origin`.
     """
-    number = max([_own_exits(run), *(origin.next_number for _, origin in _added(run))])
+    number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(run))])
     return Origin(checkpoint_sha256=checkpoint_hash(run), first_number=number, exits=tuple(exits), distill=distill)
 
 
@@ -130,7 +130,7 @@ def notes(run: Run) -> list[str]:
         return [f"{run.path} was added to the run that it stands in, which has all networks"]
     found = []
     current = checkpoint_hash(run)
-    for added, origin in _added(run):
+    for added, origin in added_runs(run):
         done, epochs = added.epochs_done, added.config.training.epochs
         if origin.checkpoint_sha256 != current:
             found.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
@@ -139,12 +139,8 @@ def notes(run: Run) -> list[str]:
     return found
 
 
-def added_runs(run: Run) -> list[Run]:
-    """List the runs that were added to a run, in the order in which they were started."""
-    return [added for added, _ in _added(run)]
-
-
-def _added(run: Run) -> list[tuple[Run, Origin]]:
+def added_runs(run: Run) -> list[tuple[Run, Origin]]:
+    """List the runs that were added to a run, in the order in which they were started, with their origins."""
     found = []
     for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*")):
         with suppress(RunError):  # no run, or something else

@@ -83,7 +83,7 @@ def test_what_was_begun_from_another_checkpoint_is_left_out(trained: lct.Run) ->
         lct.densify(trained, resume=True)
     with pytest.raises(lct.RunError, match="exit0 was begun from another checkpoint"):
         lct.finetune(trained, 0, resume=True)
-    taken = max(run.config.origin.first_number for run in added_runs(trained))
+    taken = max(origin.first_number for _, origin in added_runs(trained))
     lct.finetune(trained, 1)
     assert max(numbers(trained)) > taken  # the numbers of what is left out are not given again
 
