@@ -44,7 +44,7 @@ def densify(
 
 
 def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) -> None:
-    """Train critics at further places, and show how it goes."""
+    """Train critics at further cut points, and show progress."""
     from lctprune.cli.progress import show_progress
     from lctprune.workflows.densification import begin_dense
 
