@@ -7,15 +7,15 @@ that a group takes one tensor and returns one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
-from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
+from lctprune.errors import ConfigError, PartitionError
 from lctprune.optim.optimizers import resolved_for
 from lctprune.partition.choosing import (
     BALANCES,
@@ -24,6 +24,7 @@ from lctprune.partition.choosing import (
     named_cut_points,
     training_balanced_cut_points,
 )
+from lctprune.partition.comparing import must_run
 from lctprune.partition.cut_points import (
     CutPoint,
     MeasuredCutPoint,
@@ -31,8 +32,10 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
+from lctprune.partition.guarding import Snapshot, unchanged
 from lctprune.partition.layer_group import layer_groups
-from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
+from lctprune.partition.modes import Modes
+from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace
 from lctprune.utils.modules import evaluation_mode, shared_tensor
 
 CriticCost = Callable[[CutPoint, ResolvedTrainConfig], int]
@@ -75,14 +78,15 @@ def partition_model(
         raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
     require_one_input(model)
     example = example[:1].detach().contiguous()
-    if not split_at:  # run the model first, so that what fails later is not the model itself
-        output = _output(model, example)
-        if groups == 1:
-            return Partition([_whole(model)], [], tuple(output.shape[1:]))
-    with without_leftovers(model):
-        traced = trace(model)
+    _initialize(model, example)
+    with unchanged(model) as snapshot:
+        if not split_at:  # run the model first, so that what fails later is not the model itself
+            output = _output(model, example)
+            if groups == 1:
+                return Partition([_whole(model, example, snapshot)], [], tuple(output.shape[1:]))
+        traced = trace(model, example, snapshot=snapshot)
         if split_at:  # known cut points need shapes, but neither costs nor a search
-            with _model_must_run(model, example):
+            with must_run(model, example):
                 points = find_cut_points(traced, example)
             cuts, shape = named_cut_points(traced, points, split_at), points[-1].shape
         else:
@@ -112,8 +116,8 @@ def all_cut_points(model: nn.Module, example: Tensor, *, also: Collection[str] =
     Raises:
         PartitionError: the model cannot be traced.
     """
-    with without_leftovers(model):
-        points = measure_cut_points(trace(model), example)
+    with unchanged(model) as snapshot:
+        points = measure_cut_points(trace(model, example, snapshot=snapshot), example)
     distinct = distinct_cut_points(points)
     return [point for point in points if point in distinct or point.node_name in also]
 
@@ -141,35 +145,32 @@ def _balanced_cut_points(
     )
 
 
-@contextmanager
-def _model_must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
-    """Turn any error of the model's own code inside into a `NetworkError`."""
-    try:
-        yield
-    except Exception as error:  # whatever the model's own code raises
-        raise NetworkError(
-            f"{type(model).__name__} does not run on an input of {list(example.shape)} ({first_line(error)}); "
-            "check that the data and the image size are what it expects"
-        ) from error
-
-
 def _output(model: nn.Module, example: Tensor) -> Tensor:
-    with _model_must_run(model, example), evaluation_mode(model), torch.no_grad():
+    with must_run(model, example), evaluation_mode(model), torch.no_grad():
         output = model(example)
     if not isinstance(output, Tensor):
         raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
     return output
 
 
-def _whole(model: nn.Module) -> nn.Module:
-    """Return the model as the only group; traced if it has auxiliary outputs, or flattens by `view`.
+def _initialize(model: nn.Module, example: Tensor) -> None:
+    """Run a model that has lazy parameters, which only then have a shape."""
+    if any(isinstance(each, UninitializedTensorMixin) for each in (*model.parameters(), *model.buffers())):
+        _output(model, example)
 
-    Training uses the channels-last memory layout, which `view` cannot flatten.
+
+def _whole(model: nn.Module, example: Tensor, snapshot: Snapshot) -> nn.Module:
+    """Return the model as the only group; traced where a group does what the model itself would not.
+
+    It has auxiliary outputs, or modules that are to stay in evaluation mode; or flattens by `view`, which cannot take
+    the channels-last memory layout of training.
     """
     try:
-        with without_leftovers(model):
-            traced = trace(model)
-            is_changed = traced.has_auxiliary or any(WAS_VIEW in node.meta for node in traced.training.nodes)
-            return layer_groups(traced, [])[0] if is_changed else model
+        traced = trace(model, example, snapshot=snapshot)
     except PartitionError:  # it need not be cut, so it need not be traced
+        left = next((path for path, module in model.named_modules() if model.training and not module.training), None)
+        if left is not None:
+            raise
         return model
+    was_view = any(WAS_VIEW in node.meta for node in traced.training.nodes)
+    return layer_groups(traced, [])[0] if traced.has_auxiliary or was_view or traced.modes != Modes() else model

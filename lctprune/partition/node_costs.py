@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.measure.costs import FlopCount, counting_flops, saving_bytes
-from lctprune.partition.tracing import nodes_of
+from lctprune.partition.contexts import context_of, entered
+from lctprune.partition.graphs import nodes_of
 from lctprune.utils.modules import evaluation_mode
 
 BATCH = 2  # samples per run: with more than one, the batch is told from other dimensions of length 1
@@ -77,7 +78,7 @@ class _Interpreter(fx.Interpreter, Generic[_T]):
     def run_node(self, n: fx.Node) -> Any:
         inputs = {node.name: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)}
         versions = {name: tensor._version for name, tensor in inputs.items()}
-        with self.measuring() as measured:
+        with self.measuring() as measured, entered(context_of(n)):
             value = super().run_node(n)
         self.overwritten |= {name for name, tensor in inputs.items() if tensor._version != versions[name]}
         is_tensor = isinstance(value, Tensor)
