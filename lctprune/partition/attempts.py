@@ -74,7 +74,7 @@ class Attempts:
     def _graph(self, *, training: bool) -> fx.Graph:
         """Trace the network in one mode."""
         self._snapshot.restore(**self._constants)
-        self.modes.set(self._model, training)
+        self.modes.put(self._model, training)
         known = None if self._example is None else KnownValues(self._model, self._example)
         graph = SymbolicTracer(self.whole, known).graph_of(self._model)
         self._constants |= {name: value for name, value in vars(self._model).items() if name.startswith(CONSTANT)}

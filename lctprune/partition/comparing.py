@@ -68,7 +68,7 @@ class Observer:
         """Run the network, or a graph of it with constants, in one mode."""
         model = self._snapshot.model
         self._snapshot.restore(**(constants or {}))
-        self._modes.set(model, training)
+        self._modes.put(model, training)
         with plain_context(), torch.set_grad_enabled(training):
             output = run(self._batch.clone())
             changes = self._snapshot.changes()

@@ -81,9 +81,9 @@ class Snapshot:
         """Describe each attribute, parameter and buffer that is not as it was, by its place."""
         found: dict[Place, Any] = {}
         for path, module in self.model.named_modules():
+            before = self._before(module)
             for name, value in _attributes_of(module).items():
-                now = describe(value, Tensor.detach)
-                if not matches(now, self._before(module).get(name), tolerance=0.0):
+                if not matches(describe(value, Tensor.detach), before.get(name), tolerance=0.0):
                     found[path, name] = describe(value, lambda tensor: tensor.detach().clone())
         return found
 
@@ -184,7 +184,8 @@ def _tensors_match(left: Tensor, right: Tensor, tolerance: float) -> bool:
 
 def random_states() -> tuple[object, ...]:
     """Return the states of the random generators that a network's Python code may draw from."""
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(numpy.random.get_state())
+    _, key, *position = numpy.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), key.tobytes(), position
 
 
 def _attributes_of(module: nn.Module) -> dict[str, Any]:

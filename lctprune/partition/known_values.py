@@ -12,11 +12,12 @@ from torch import Tensor, fx, nn
 from lctprune.errors import NetworkError
 from lctprune.partition.contexts import context_of, entered
 from lctprune.partition.guarding import RandomStates
+from lctprune.partition.opaque import length
 
 BATCHES = (2, 5)  # sizes of the two batches; what differs between them depends on the batch size
 _SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "itemsize"}
 _SHAPE_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "element_size", "get_device"}
-_SHAPE_FUNCTIONS = {torch.numel, torch.is_tensor, torch.is_floating_point}
+_SHAPE_FUNCTIONS = {length, torch.numel, torch.is_tensor, torch.is_floating_point}
 
 
 class Unknown(Exception):
@@ -61,7 +62,7 @@ class KnownValues:
         """
         first, second = self._computed(node)
         if isinstance(first, Tensor) or not _is_of_shapes(node):
-            raise Unknown("its control flow depends on the values of a tensor")
+            raise Unknown("its control flow depends on the values of a tensor, or on whether it needs a gradient")
         if first != second:
             raise Unknown("its control flow depends on the number of samples in the batch")
         return first

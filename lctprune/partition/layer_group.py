@@ -43,7 +43,7 @@ class LayerGroup(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the mode; what the network leaves in evaluation mode when it trains, or has frozen, stays so."""
         super().train(mode)
-        self._modes.set(self, mode)
+        self._modes.adjust(self, mode)
         return self
 
 

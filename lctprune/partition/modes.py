@@ -20,8 +20,14 @@ class Modes(NamedTuple):
     evaluation: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
 
-    def set(self, network: nn.Module, mode: bool) -> None:
-        """Put the modules of a network, or of a part of it with its names, into its mode."""
+    def put(self, network: nn.Module, mode: bool) -> None:
+        """Put all modules of a network into the mode that they have in a mode of the network."""
+        for module in network.modules():
+            module.training = mode
+        self.adjust(network, mode)
+
+    def adjust(self, network: nn.Module, mode: bool) -> None:
+        """Put those modules of a network, or of a part of it with its names, into their mode that have another one."""
         odd = self.training if mode else self.evaluation
         if odd:
             for path, module in network.named_modules(remove_duplicate=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import sys
@@ -11,7 +12,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.autograd import Function
 
 _APPLY = Function.__dict__["apply"]
@@ -62,6 +63,7 @@ def redirected(create_proxy: CreateProxy) -> Iterator[None]:
     """
     bound = [(torch.__dict__, name, _of_sizes(create_proxy, getattr(torch, name))) for name in _OF_SIZES]
     bound += [(names, name, _recorded(create_proxy, value)) for names, name, value in _names_of_whole_functions()]
+    bound.append((vars(builtins), "len", _length(create_proxy)))
     before = [(names, name, names[name]) for names, name, _ in bound]
 
     def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
@@ -117,10 +119,20 @@ def _applying(function: type[Function]) -> Callable[..., Any]:
     """Return the function that applies a custom autograd function; the same one for both graphs."""
 
     def apply(*args: Any, **kwargs: Any) -> Any:
+        if torch.jit.is_tracing():  # for export, which cannot call Python
+            has_setup = function.setup_context is not Function.setup_context
+            return function.forward(*args, **kwargs) if has_setup else function.forward(_NoGradient(), *args, **kwargs)
         return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     apply.__name__ = apply.__qualname__ = function.__name__
     return apply
+
+
+class _NoGradient:
+    """A context of a custom autograd function that keeps nothing for the backward pass."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
 
 def _recorded(create_proxy: CreateProxy, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,6 +151,21 @@ def _of_sizes(create_proxy: CreateProxy, function: Callable[..., Any]) -> Callab
         if any(isinstance(size, fx.Proxy) for size in sizes) and len(sizes) > 1:
             return create_proxy("call_function", function, (sizes,), settings)
         return function(*sizes, **settings)
+
+    return recorded
+
+
+def length(value: Any) -> Any:
+    """Return a length; of a tensor in a form that can be exported."""
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
+
+
+def _length(create_proxy: CreateProxy) -> Callable[[Any], Any]:
+    original = len  # the name is bound to the result while tracing
+
+    def recorded(value: Any, /) -> Any:
+        is_proxy = isinstance(value, fx.Proxy)
+        return create_proxy("call_function", length, (value,), {}) if is_proxy else original(value)
 
     return recorded
 
