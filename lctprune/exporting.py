@@ -84,6 +84,9 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     """
     with _conversion(network), torch.no_grad(), _without_warnings():
         frozen = copy.deepcopy(network).eval()
+        for module in frozen.modules():  # an exported network has no backward pass
+            module._backward_hooks.clear()
+            module._backward_pre_hooks.clear()
         traced = torch.jit.trace(frozen, example, check_trace=False)  # type: ignore[no-untyped-call]
         scripted: torch.jit.ScriptModule = torch.jit.freeze(traced)
     return scripted

@@ -68,7 +68,8 @@ class Attempts:
         references = self._observer.itself(training=False), self._observer.itself(training=True)
         for reference in references:
             for path, name in sorted(reference.assigned) if reference else ():
-                self._keep_whole(Untraceable(path, _assigns(name)))
+                if path not in self.whole:
+                    self._keep_whole(Untraceable(path, _assigns(name)))
         return references
 
     def _graph(self, *, training: bool) -> fx.Graph:
@@ -129,8 +130,12 @@ class Attempts:
                 self._observer.observe(noted, training=training, constants=self._constants)
         same = itertools.takewhile(lambda pair: matches([*pair[0]], [*pair[1]]), zip(*calls, strict=False))
         count = len(list(same))
-        parents = ["", *owners(nodes[count])][:-1] if count < len(nodes) else ["", *owners(_last(graph))]
-        return parents[-1]
+        around = [*nodes[max(count - 1, 0) : count + 1], *nodes_of(graph)[-1:]]  # the difference is made between these
+        parents = (path for node in around for path in reversed(owners(node)[: -1 if node in nodes else None]))
+        return next((path for path in parents if path not in self.whole and self._has_own_code(path)), "")
+
+    def _has_own_code(self, path: str) -> bool:
+        return not type(self._model.get_submodule(path)).__module__.startswith("torch.nn")
 
     def _keep_whole(self, problem: Untraceable) -> None:
         """Keep a submodule whole in the next attempt, and all others of its class.
@@ -146,9 +151,8 @@ class Attempts:
             inside = f" at {problem.path}" if problem.path else ""
             raise PartitionError(f"{name} cannot be traced{inside} ({problem.reason}); {BY_HAND}") from problem
         kind = type(self._model.get_submodule(path))
-        is_own = not kind.__module__.startswith("torch.nn")
         for other, module in self._model.named_modules():
-            if other == path or (is_own and other and type(module) is kind):
+            if other == path or (other and type(module) is kind and self._has_own_code(path)):
                 self.whole.setdefault(other, problem.reason)
 
 
@@ -171,10 +175,6 @@ def _require_no_hooks(model: nn.Module) -> None:
             f"{type(model).__name__} has {' and '.join(kinds)} hooks of its own, which layer groups would not call; "
             f"register them on a submodule, or {BY_HAND}"
         )
-
-
-def _last(graph: fx.Graph) -> fx.Node:
-    return nodes_of(graph)[-1]
 
 
 def _views_as_type(node: fx.Node) -> bool:
