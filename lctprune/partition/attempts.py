@@ -36,6 +36,7 @@ class Attempts:
         _require_no_hooks(model)
         self._model, self._example, self._snapshot = model, example, snapshot
         self._constants: dict[str, object] = {}
+        snapshot.restore()  # running the model may have called its own `train`
         try:
             self.modes = modes_of(model)
         finally:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from lctprune.utils.modules import hold_frozen
+
 
 class Modes(NamedTuple):
     """What differs, in a network's modes, from all modules being in the network's own mode.
@@ -54,18 +56,3 @@ def modes_of(model: nn.Module) -> Modes:
     model.eval()
     evaluation = {path for path, module in model.named_modules() if path and module.training}
     return Modes(frozenset(left | training), frozenset(evaluation), frozenset(frozen & trained))
-
-
-def hold_frozen(network: nn.Module) -> None:
-    """Put modules with buffers into evaluation mode where nothing is to be trained, so that no statistics move.
-
-    These are the modules of the largest parts of the network that have parameters, all of them frozen.
-    """
-    parameters = list(network.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        for module in network.modules():
-            if module._buffers:
-                module.training = False
-    else:
-        for child in network.children():
-            hold_frozen(child)
