@@ -13,12 +13,13 @@ from torch import Tensor, fx, nn
 
 from lctprune.errors import PartitionError, first_line
 from lctprune.partition.comparing import Observation, Observer, calls_of, differing_gradient, differing_places
+from lctprune.partition.contexts import forget_gradients
 from lctprune.partition.graphs import nodes_of, output_of, owners
 from lctprune.partition.guarding import CONSTANT, Snapshot, matches
 from lctprune.partition.known_values import KnownValues
 from lctprune.partition.modes import modes_of
 from lctprune.partition.sections import graph_function
-from lctprune.partition.tracer import SymbolicTracer, Untraceable
+from lctprune.partition.tracer import SymbolicTracer, UntraceableError
 
 WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
 BY_HAND = "give the groups to LocalCriticNetwork by hand"
@@ -55,7 +56,7 @@ class Attempts:
                         if reference is not None:
                             self._compare(graph, reference, training=training)
                     return graphs
-                except Untraceable as problem:
+                except UntraceableError as problem:
                     self._keep_whole(problem)
             raise AssertionError("each attempt keeps a further submodule whole")
         finally:
@@ -70,7 +71,7 @@ class Attempts:
         for reference in references:
             for path, name in sorted(reference.assigned) if reference else ():
                 if path not in self.whole:
-                    self._keep_whole(Untraceable(path, _assigns(name)))
+                    self._keep_whole(UntraceableError(path, _assigns(name)))
         return references
 
     def _graph(self, *, training: bool) -> fx.Graph:
@@ -83,6 +84,7 @@ class Attempts:
         for node in graph.nodes:
             if node.op == "call_method" and node.target == "view" and not _views_as_type(node):
                 node.target, node.meta[WAS_VIEW] = "reshape", True
+        forget_gradients(graph)
         return graph
 
     def _require_one_output(self, evaluation: fx.Graph, training: fx.Graph) -> None:
@@ -98,7 +100,7 @@ class Attempts:
         """Compare a graph with the network itself.
 
         Raises:
-            Untraceable: they differ.
+            UntraceableError: they differ.
         """
         function, mode = graph_function(graph), "training" if training else "evaluation"
         run = partial(function, self._model)
@@ -106,14 +108,14 @@ class Attempts:
             seen = self._observer.observe(run, training=training, constants=self._constants)
         except Exception as error:  # the network itself runs
             path = self._first_difference(graph, run, training=training)
-            raise Untraceable(path, f"it fails in {mode} mode when it is traced: {first_line(error)}") from error
+            raise UntraceableError(path, f"it fails in {mode} mode when it is traced: {first_line(error)}") from error
         for path, name in differing_places(reference, seen):
-            raise Untraceable(path, _assigns(name))
+            raise UntraceableError(path, _assigns(name))
         if not matches(reference.outputs, seen.outputs):
             path = self._first_difference(graph, run, training=training)
-            raise Untraceable(path, f"it computes something else in {mode} mode when it is traced")
+            raise UntraceableError(path, f"it computes something else in {mode} mode when it is traced")
         if parameter := differing_gradient(reference, seen):
-            raise Untraceable("", f"the gradient of {parameter} is another one when it is traced")
+            raise UntraceableError("", f"the gradient of {parameter} is another one when it is traced")
 
     def _first_difference(self, graph: fx.Graph, run: Callable[[Tensor], Any], *, training: bool) -> str:
         """Return the path of the module whose code first computes something else when it is traced."""
@@ -138,7 +140,7 @@ class Attempts:
     def _has_own_code(self, path: str) -> bool:
         return not type(self._model.get_submodule(path)).__module__.startswith("torch.nn")
 
-    def _keep_whole(self, problem: Untraceable) -> None:
+    def _keep_whole(self, problem: UntraceableError) -> None:
         """Keep a submodule whole in the next attempt, and all others of its class.
 
         Raises:

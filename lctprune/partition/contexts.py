@@ -55,6 +55,33 @@ def plain_context() -> Iterator[None]:
         yield
 
 
+def forget_gradients(graph: fx.Graph) -> None:
+    """Disable gradients for the nodes from which they reach the output only where the network cuts them off.
+
+    Otherwise a critic in front of a `detach` would train what the network itself does not train.
+    """
+    output = next(iter(reversed(graph.nodes)))
+    for node in _ancestors(output, through_cuts=True) - _ancestors(output, through_cuts=False):
+        if node.op not in ("placeholder", "get_attr"):
+            node.meta[CONTEXT] = context_of(node)._replace(gradients=False)
+
+
+def _ancestors(output: fx.Node, *, through_cuts: bool) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = list(output.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes if through_cuts or not _cuts_gradients(node) else ())
+    return found
+
+
+def _cuts_gradients(node: fx.Node) -> bool:
+    is_data = node.target is getattr and node.args[1] == "data"
+    return is_data or node.target in ("detach", torch.detach) or not context_of(node).gradients
+
+
 class AutocastStack:
     """The autocast contexts that code has entered and not left, while `recording`."""
 

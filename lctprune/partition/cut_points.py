@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lctprune.partition.node_costs import NodeRun, count_node_flops, run_nodes
 from lctprune.partition.graphs import nodes_of, output_of, owners
+from lctprune.partition.node_costs import NodeRun, count_node_flops, run_nodes
 from lctprune.partition.tracing import Traced
 
 _FEATURES_LAST = (nn.LayerNorm, nn.Linear, nn.RNNBase, nn.MultiheadAttention, nn.Embedding)

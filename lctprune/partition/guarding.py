@@ -218,6 +218,7 @@ class RandomStates:
         self.devices = torch.cuda.get_rng_state_all() if is_used else []
 
     def restore(self) -> None:
+        """Put all states back."""
         torch.set_rng_state(self.cpu)
         random.setstate(self.python)
         numpy.random.set_state(self.numpy)

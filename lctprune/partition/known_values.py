@@ -20,7 +20,7 @@ _SHAPE_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_floating
 _SHAPE_FUNCTIONS = {length, torch.numel, torch.is_tensor, torch.is_floating_point}
 
 
-class Unknown(Exception):
+class UnknownValueError(Exception):
     """A value is not known while a network is traced."""
 
 
@@ -58,26 +58,28 @@ class KnownValues:
         """Return a value that follows from the shapes, types and devices of tensors, but not from the batch size.
 
         Raises:
-            Unknown: the node has no such value.
+            UnknownValueError: the node has no such value.
         """
         first, second = self._computed(node)
         if isinstance(first, Tensor) or not _is_of_shapes(node):
-            raise Unknown("its control flow depends on the values of a tensor, or on whether it needs a gradient")
+            raise UnknownValueError(
+                "its control flow depends on the values of a tensor, or on whether it needs a gradient"
+            )
         if first != second:
-            raise Unknown("its control flow depends on the number of samples in the batch")
+            raise UnknownValueError("its control flow depends on the number of samples in the batch")
         return first
 
     def length(self, node: fx.Node) -> int:
         """Return the length of a sequence or tensor.
 
         Raises:
-            Unknown: it has none, or it is different for each batch size.
+            UnknownValueError: it has none, or it is different for each batch size.
         """
         first, second = self._computed(node)
         if not isinstance(first, Tensor | tuple | list):
-            raise Unknown(f"it goes through a {type(first).__name__}, whose items are not known")
+            raise UnknownValueError(f"it goes through a {type(first).__name__}, whose items are not known")
         if len(first) != len(second):
-            raise Unknown("it goes through the samples of a batch one by one")
+            raise UnknownValueError("it goes through the samples of a batch one by one")
         return len(first)
 
     def _computed(self, node: fx.Node) -> list[Any]:

@@ -9,9 +9,9 @@ from typing import Self
 from torch import Tensor, fx, nn
 
 from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.graphs import nodes_of, output_of
 from lctprune.partition.modes import Modes
 from lctprune.partition.sections import graph_function
-from lctprune.partition.graphs import nodes_of, output_of
 from lctprune.partition.tracing import Traced
 
 

@@ -15,14 +15,14 @@ from torch import Tensor, fx, nn
 from lctprune.errors import first_line
 from lctprune.partition.contexts import CONTEXT, PLAIN, AutocastStack, plain_context
 from lctprune.partition.guarding import random_states
-from lctprune.partition.known_values import KnownValues, Unknown, require_equal
+from lctprune.partition.known_values import KnownValues, UnknownValueError, require_equal
 from lctprune.partition.opaque import custom_gradients, opaque_functions, opaque_modules, redirected
 
 _LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
 WRAP = "keep a function whole by torch.fx.wrap('NAME') at the top of its file"
 
 
-class Untraceable(Exception):
+class UntraceableError(Exception):
     """A module's code cannot be traced.
 
     Args:
@@ -56,16 +56,16 @@ class SymbolicTracer(fx.Tracer):
         """Trace a network in its current mode.
 
         Raises:
-            Untraceable: it cannot be traced.
+            UntraceableError: it cannot be traced.
         """
         before = random_states()
         try:
             with plain_context(), self._autocast.recording(), redirected(self.create_proxy):
                 graph = self.trace(model)
-        except Untraceable:
+        except UntraceableError:
             raise
         except Exception as error:  # whatever the model's own code raises when it is traced
-            raise Untraceable(self._inside[-1], _explained(error)) from error
+            raise UntraceableError(self._inside[-1], _explained(error)) from error
         self._require_unchanged(before)
         return graph
 
@@ -96,7 +96,7 @@ class SymbolicTracer(fx.Tracer):
     def _call_foreign(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace through a module that is not part of the network, if it has nothing to learn."""
         if m.state_dict():
-            raise Untraceable(
+            raise UntraceableError(
                 self._inside[-1],
                 f"it calls a {type(m).__name__} that is not one of its submodules, so that nothing would train it; make "
                 "it in __init__, as an attribute or in an nn.ModuleList",
@@ -128,7 +128,7 @@ class SymbolicTracer(fx.Tracer):
         """Return the value of a proxy that is the same for every input of the example's shape; a node guards it.
 
         Raises:
-            Unknown: it depends on the batch size or on values of tensors, or there is no example.
+            UnknownValueError: it depends on the batch size or on values of tensors, or there is no example.
         """
         value = self._require_known().value(proxy.node)
         self.create_proxy("call_function", require_equal, (proxy, value), {})
@@ -140,12 +140,12 @@ class SymbolicTracer(fx.Tracer):
 
     def _require_known(self) -> KnownValues:
         if self._known is None:
-            raise Unknown("its control flow depends on the input")
+            raise UnknownValueError("its control flow depends on the input")
         return self._known
 
     def _require_unchanged(self, before: tuple[object, ...]) -> None:
         if random_states() != before:
-            raise Untraceable(
+            raise UntraceableError(
                 self._inside[-1],
                 "it draws random numbers in Python, which tracing would freeze (hand-written stochastic depth?); use "
                 "torchvision.ops.StochasticDepth, or put that code into a submodule",
@@ -156,7 +156,7 @@ class SymbolicTracer(fx.Tracer):
         frame = inspect.currentframe()
         while frame is not None and frame.f_code is not _TRACE:
             if (name := self._custom_forwards.get(frame.f_code)) is not None:
-                raise Untraceable(
+                raise UntraceableError(
                     self._inside[-1],
                     f"it applies the autograd function {name} by another name than {name}.apply, and its backward would "
                     f"be lost; call {name}.apply, or put that code into a submodule",
