@@ -78,7 +78,7 @@ def _ancestors(output: fx.Node, *, through_cuts: bool) -> set[fx.Node]:
 
 
 def _cuts_gradients(node: fx.Node) -> bool:
-    is_data = node.target is getattr and node.args[1] == "data"
+    is_data = node.target is getattr and str(node.args[1]) == "data"
     return is_data or node.target in ("detach", torch.detach) or not context_of(node).gradients
 
 
@@ -96,7 +96,8 @@ class AutocastStack:
     def recording(self) -> Iterator[None]:
         """Note each autocast context that is entered inside the block, as object or as decorator."""
         own = self._entered
-        enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+        enter: Any = torch.autocast.__enter__
+        leave: Any = torch.autocast.__exit__
 
         def noted_enter(self: Any) -> Any:
             own.append(Autocast(self.device, self._enabled, self.fast_dtype, self._cache_enabled))
@@ -106,7 +107,7 @@ class AutocastStack:
             own.pop()
             return leave(self, *error)
 
-        torch.autocast.__enter__, torch.autocast.__exit__ = noted_enter, noted_leave  # type: ignore[method-assign, assignment]
+        torch.autocast.__enter__, torch.autocast.__exit__ = noted_enter, noted_leave  # type: ignore[method-assign]
         try:
             yield
         finally:

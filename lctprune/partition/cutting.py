@@ -7,12 +7,13 @@ that a group takes one tensor and returns one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, PartitionError
@@ -155,7 +156,7 @@ def _output(model: nn.Module, example: Tensor) -> Tensor:
 
 def _initialize(model: nn.Module, example: Tensor) -> None:
     """Run a model that has lazy parameters, which only then have a shape."""
-    if any(isinstance(each, UninitializedTensorMixin) for each in (*model.parameters(), *model.buffers())):
+    if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
         _output(model, example)
 
 

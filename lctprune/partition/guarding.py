@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 MAX_DEPTH = 4  # of containers and plain objects within the attributes of a module
 TOLERANCE = 1e-4  # relative, of numbers that are computed twice
@@ -59,7 +59,7 @@ class Snapshot:
                 self._keep(each, depth + 1)
 
     def _keep_tensor(self, tensor: Tensor) -> None:
-        if isinstance(tensor, UninitializedTensorMixin) or id(tensor) in self._tensors:
+        if is_lazy(tensor) or id(tensor) in self._tensors:
             return
         data, gradient = tensor.detach(), tensor.grad if tensor.is_leaf else None
         self._tensors[id(tensor)] = _Kept(tensor, data, data.clone(), tensor.requires_grad, gradient)
@@ -141,7 +141,7 @@ def describe(
         depth: number of containers around the value.
     """
     if isinstance(value, Tensor):
-        return None if isinstance(value, UninitializedTensorMixin) else tensor_value(value)
+        return None if is_lazy(value) else tensor_value(value)
     if isinstance(value, fx.Proxy) or depth > MAX_DEPTH:
         return type(value).__name__
     if isinstance(value, list | tuple | deque):
@@ -184,8 +184,8 @@ def _tensors_match(left: Tensor, right: Tensor, tolerance: float) -> bool:
 
 def random_states() -> tuple[object, ...]:
     """Return the states of the random generators that a network's Python code may draw from."""
-    _, key, *position = numpy.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), key.tobytes(), position
+    state = numpy.random.get_state(legacy=False)["state"]
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), state["key"].tobytes(), state["pos"]
 
 
 def _attributes_of(module: nn.Module) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def require_equal(value: Any, expected: Any) -> None:
     Raises:
         NetworkError: the value is not the expected one.
     """
-    if not torch.jit.is_tracing() and value != expected:
+    if not torch._C._get_tracing_state() and value != expected:
         raise NetworkError(
             f"the network was cut for inputs for which its code computes {expected}, and for this one it computes "
             f"{value}; cut it for inputs of this shape and type"

@@ -1,4 +1,4 @@
-"""What tracing must not enter, of the libraries that have been imported, and calls that torch.fx cannot record itself."""
+"""Record calls that torch.fx does not: of functions of imported libraries, kept whole, and of custom gradients."""
 
 from __future__ import annotations
 
@@ -46,9 +46,14 @@ def custom_gradients() -> dict[CodeType, str]:
     found: dict[CodeType, str] = {}
     waiting: list[type] = [Function]
     while waiting:
-        for each in waiting.pop().__subclasses__():
+        subclasses: list[type] = waiting.pop().__subclasses__()
+        for each in subclasses:
             waiting.append(each)
-            forward = inspect.unwrap(each.forward) if "forward" in vars(each) else None  # type: ignore[attr-defined]
+            forward = (
+                inspect.unwrap(vars(each)["forward"].__func__)
+                if isinstance(vars(each).get("forward"), staticmethod)
+                else None
+            )
             if isinstance(forward, FunctionType):
                 found[forward.__code__] = each.__name__
     return found
@@ -74,10 +79,10 @@ def redirected(create_proxy: CreateProxy) -> Iterator[None]:
     try:
         for names, name, value in bound:
             names[name] = value
-        Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+        Function.apply = classmethod(apply)
         yield
     finally:
-        Function.apply = _APPLY  # type: ignore[method-assign]
+        Function.apply = _APPLY
         for names, name, value in before:
             names[name] = value
 
@@ -119,10 +124,10 @@ def _applying(function: type[Function]) -> Callable[..., Any]:
     """Return the function that applies a custom autograd function; the same one for both graphs."""
 
     def apply(*args: Any, **kwargs: Any) -> Any:
-        if torch.jit.is_tracing():  # for export, which cannot call Python
+        if torch._C._get_tracing_state():  # for export, which cannot call Python
             has_setup = function.setup_context is not Function.setup_context
             return function.forward(*args, **kwargs) if has_setup else function.forward(_NoGradient(), *args, **kwargs)
-        return function.apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return function.apply(*args, **kwargs)
 
     apply.__name__ = apply.__qualname__ = function.__name__
     return apply

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import operator
-import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from lctprune.partition.guarding import random_states
 from lctprune.partition.known_values import KnownValues, UnknownValueError, require_equal
 from lctprune.partition.opaque import custom_gradients, opaque_functions, opaque_modules, redirected
 
-_LIBRARIES = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
 WRAP = "keep a function whole by torch.fx.wrap('NAME') at the top of its file"
 
 
@@ -76,12 +76,14 @@ class SymbolicTracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Keep whole what is not traced into."""
         is_opaque = module_qualified_name in self._whole or isinstance(m, self._opaque_modules)
         return is_opaque or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Trace into a module, or run it where a value is being computed."""
         if self._known is not None and self._known.is_computing:
             return forward(*args, **kwargs)
         if self.submodule_paths is not None and m not in self.submodule_paths:
@@ -98,17 +100,19 @@ class SymbolicTracer(fx.Tracer):
         if m.state_dict():
             raise UntraceableError(
                 self._inside[-1],
-                f"it calls a {type(m).__name__} that is not one of its submodules, so that nothing would train it; make "
-                "it in __init__, as an attribute or in an nn.ModuleList",
+                f"it calls a {type(m).__name__} that is not one of its submodules, so that nothing would train it; "
+                "make it in __init__, as an attribute or in an nn.ModuleList",
             )
         return forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return a parameter or buffer symbolically, or itself where a value is being computed."""
         if self._known is not None and self._known.is_computing:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_node(self, *arguments: Any, **settings: Any) -> fx.Node:
+        """Create a node that knows its context."""
         self._require_own_gradient()
         node = super().create_node(*arguments, **settings)
         if (context := self._autocast.current()) != PLAIN:
@@ -116,13 +120,17 @@ class SymbolicTracer(fx.Tracer):
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return a proxy that knows what Python asks of it."""
         return _KnownProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        """Return the truth of a condition on shapes."""
         return bool(self.value_of(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[index] for index in range(self.length_of(obj))])
+        """Go through the items of a sequence whose length is known."""
+        items: Any = obj
+        return iter([items[index] for index in range(self.length_of(obj))])
 
     def value_of(self, proxy: fx.Proxy) -> Any:
         """Return the value of a proxy that is the same for every input of the example's shape; a node guards it.
@@ -158,8 +166,8 @@ class SymbolicTracer(fx.Tracer):
             if (name := self._custom_forwards.get(frame.f_code)) is not None:
                 raise UntraceableError(
                     self._inside[-1],
-                    f"it applies the autograd function {name} by another name than {name}.apply, and its backward would "
-                    f"be lost; call {name}.apply, or put that code into a submodule",
+                    f"it applies the autograd function {name} by another name than {name}.apply, and its backward "
+                    f"would be lost; call {name}.apply, or put that code into a submodule",
                 )
             frame = frame.f_back
 

@@ -66,7 +66,7 @@ class Stage:
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
 
     def train_mode(self) -> None:
-        """Put all modules into training mode, but frozen groups and the statistics of frozen parts into evaluation mode."""
+        """Put all modules into training mode, but frozen groups and frozen statistics into evaluation mode."""
         for trainer in self.trainers:
             trainer.modules.train()
             trainer.group.train(not self._config.freeze_main)
