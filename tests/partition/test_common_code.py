@@ -30,7 +30,7 @@ def packed(model: Net, x: Tensor) -> Tensor:
 def size_by_size(model: Net, x: Tensor) -> Tensor:
     batch, channels, height, width = x.size()
     assert channels == 3
-    assert height % 2 == 0, "wrong shape"
+    assert height % 4 == 0, "wrong shape"
     if x.dtype != torch.float32 or x.dim() != 4:
         x = x.float()
     count = len(x)
