@@ -136,8 +136,6 @@ def test_dropout_that_the_network_leaves_on_stays_on_in_evaluation() -> None:
     model = Transfer()
     model.neck = nn.Sequential(model.neck, Always(0.5))
     network = lct.attach_critics(model, torch.zeros(1, 1, 8, 8), num_outputs=3, groups=2).eval()
-    (active,) = (name for name, module in network.named_modules() if module.training)
-    assert active.endswith(".neck.1")
     x = torch.randn(4, 1, 8, 8)
     assert not torch.equal(network(x), network(x))
 
