@@ -9,7 +9,6 @@ import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision import datasets
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
@@ -19,11 +18,7 @@ from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
-TORCHVISION = {
-    "cifar10": datasets.CIFAR10,
-    "cifar100": datasets.CIFAR100,
-    "fashion-mnist": datasets.FashionMNIST,
-}
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}  # classes of datasets
 EMBEDDED = ("digits", "digits-rows")
 NAMED = (*EMBEDDED, *TORCHVISION)  # all other names are paths
 
@@ -92,11 +87,13 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
     Raises:
         DataError: the files are missing or corrupt, or cannot be downloaded.
     """
+    from torchvision import datasets  # slow to import
+
     splits = []
     content = hashlib.sha256()
     for train in (True, False):
         try:
-            split = TORCHVISION[name](folder, train=train, download=download)
+            split = getattr(datasets, TORCHVISION[name])(folder, train=train, download=download)
         except (RuntimeError, OSError, AssertionError, LookupError, TypeError, ValueError) as error:
             # what torchvision raises for files that are missing, corrupt or cannot be downloaded
             remedy = (
