@@ -34,3 +34,20 @@ def stratified(
             f"hold out {fraction:.0%} of them; {remedy}"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
+
+
+def drawn_by_class(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the larger and of the held-out part; each class has at least one sample in both.
+
+    Args:
+        targets: class numbers, with at least two samples of each class there is.
+        fraction: part of each class that is held out.
+        seed: random seed.
+    """
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    is_held_out = torch.zeros(len(targets), dtype=torch.bool)
+    for label in sorted({*targets.tolist()}):
+        members = order[targets[order] == label]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        is_held_out[members[:count]] = True
+    return (~is_held_out).nonzero()[:, 0], is_held_out.nonzero()[:, 0]

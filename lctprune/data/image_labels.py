@@ -15,13 +15,12 @@ from lctprune.data.image_listing import (
     ENDINGS,
     Files,
     ImageListing,
-    ending_of,
     fingerprint_of,
     require_no_empty,
     some,
 )
-from lctprune.data.image_splits import divided, split_of, warn_of_drawn_splits, without_eval
-from lctprune.data.label_table import Row, are_images, label_rows, read_lines
+from lctprune.data.image_splits import divided, split_of, without_eval
+from lctprune.data.label_table import Row, are_images, label_rows, name_images, read_lines
 from lctprune.errors import DataError
 
 LIKELY_ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -29,7 +28,7 @@ LINES_TO_TELL = 20  # of a file, by which a list of images is told from a table 
 
 
 def lists_images(config: DataConfig) -> bool:
-    """Return whether a table lists image files: it has --image-root, or a column of names of image files."""
+    """Return whether a table lists image files: a column has their names, or is called so; or --image-root is given."""
     if config.image_root is not None:
         return True
     try:
@@ -37,7 +36,7 @@ def lists_images(config: DataConfig) -> bool:
     except DataError:
         return False  # those who read it as a table of numbers say what is wrong
     columns = zip_longest(*(lines[1:] or lines), fillvalue="")
-    return any(are_images(column) for column in columns)
+    return any(map(are_images, columns)) or (len(lines) > 1 and name_images(*lines[:2]))
 
 
 def list_table(config: DataConfig) -> ImageListing:
@@ -62,9 +61,7 @@ def list_table(config: DataConfig) -> ImageListing:
         split: _files([(located[row.path], numbers[row.label]) for row in rows if splits[row.split] == split])
         for split in {*splits.values()}
     }
-    if "all" in parts:
-        warn_of_drawn_splits(table, classes)
-    divisions = divided(parts, config, classes)
+    divisions = divided(table, parts, config, classes)
     texts = {str(Path(path)): text for text, path in located.items()}
     names = (
         f"{texts[str(path)]}\t{classes[label]}"

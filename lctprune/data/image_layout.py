@@ -18,6 +18,7 @@ from lctprune.data.image_listing import (
     ImageListing,
     Omissions,
     class_folders,
+    counted,
     fingerprint_of,
     folders_in,
     has_images,
@@ -25,7 +26,7 @@ from lctprune.data.image_listing import (
     nfc,
     some,
 )
-from lctprune.data.image_splits import SPLIT_WORDS, divided, split_of, warn_of_drawn_splits, without_eval
+from lctprune.data.image_splits import SPLIT_WORDS, divided, split_of, without_eval
 from lctprune.errors import DataError, DataWarning
 
 MOST_WRAPPINGS = 8  # folders that hold nothing but a folder
@@ -43,7 +44,7 @@ def list_folder(config: DataConfig) -> ImageListing:
         DataError: a folder or its images are missing, or a class is too small or unknown.
 
     Warns:
-        DataWarning: files, links or folders are left out.
+        DataWarning: files, links or folders are left out, or there are no splits.
     """
     omissions = Omissions()
     root = unwrapped(Path(config.name))
@@ -54,7 +55,7 @@ def list_folder(config: DataConfig) -> ImageListing:
     else:
         classes, parts = _of_classes(root, folders, omissions)
     omissions.warn(root)
-    train, val, test = divided(parts, config, classes)
+    train, val, test = divided(root, parts, config, classes)
     names = (os.path.relpath(path, config.name) for files in (train, val, test) for path in files[0])
     return ImageListing(classes, train, val, test, fingerprint_of(name.replace(os.sep, "/") for name in names))
 
@@ -146,13 +147,8 @@ def _held_out_split(folder: Path, classes: Sequence[str], omissions: Omissions) 
         raise DataError(
             f"{folder} holds no images; put them into one folder per class"
             if not loose
-            else f"{folder} holds no folder per class, but {loose} images; {CSV_REMEDY}"
+            else f"{folder} holds no folder per class, but {counted(loose, 'image')}; {CSV_REMEDY}"
         )
-    counts = files[1].bincount(minlength=len(classes)).tolist()
-    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if missing:
-        text = f"{folder} has no images of {some(missing)}, so what is measured on it says nothing of that"
-        warnings.warn(text, DataWarning, stacklevel=5)
     return files
 
 
@@ -165,18 +161,23 @@ def _of_classes(
         DataError: there are fewer than two classes, one has no images, or folders look like splits.
     """
     if len(folders) < 2:
-        held = f"{some(folders)}" if folders else f"none{', but images' * has_images(root)}"
-        raise DataError(
-            f"{root} needs {LAYOUT}; or one folder of images per class, at least 2; it holds {held}; or the files "
-            "train.tsv and test.tsv, with lines sentence<TAB>label"
-        )
+        raise _no_layout(root, folders)
     _require_no_splits(root, folders)
     own = class_folders(root, omissions)
     classes = _require_classes(root, own)
     files = labelled_images(own, classes, omissions)
+    if not files[0]:
+        raise _no_layout(root, folders)
     _require_no_empty_class(root, own, classes, files, omissions)
-    warn_of_drawn_splits(root, classes)
     return classes, {"all": files}
+
+
+def _no_layout(root: Path, folders: Mapping[str, str]) -> DataError:
+    held = some(folders) if folders else f"none{', but images' * has_images(root)}"
+    return DataError(
+        f"{root} needs {LAYOUT}; or one folder of images per class, at least 2 (it holds {held}); or the files "
+        "train.tsv and test.tsv, with lines sentence<TAB>label"
+    )
 
 
 def _require_no_splits(root: Path, folders: Mapping[str, str]) -> None:
@@ -234,5 +235,5 @@ def _require_no_empty_class(
         if count == 0:
             place = folders[name][0]
             others = [path for path in omissions.other if path.startswith(place + os.sep)]
-            held = f" (but {len(others)} files of other kinds, such as {Path(min(others)).name})" if others else ""
+            held = f" (but {counted(len(others), 'other file')}, such as {Path(min(others)).name})" if others else ""
             raise DataError(f"{place} holds no images{held}; add some or remove the folder")

@@ -66,16 +66,16 @@ class Omissions:
         """
         endings = Counter(ending_of(path) or "without ending" for path in self.other)
         kinds = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(NAMED_ENDINGS))
-        twice = [f"{again} is {first}" for first, again in self.twice]
-        for paths, what in (
-            (self.other, f"files are not images by their endings ({kinds}) and are left out"),
-            (self.loose, "images lie in no class folder and are left out"),
-            (self.dangling, "links lead to nothing and are left out"),
-            (self.loops, "links lead back to a folder above them, or are too many, and are not followed"),
-            (twice, "folders are reached by several paths, and their images count each time"),
+        twice = [f"{again}, which is {first}" for first, again in self.twice]
+        for paths, noun, what in (
+            (self.other, "file", f" not named as images are ({kinds}) left out"),
+            (self.loose, "image", " in no class folder left out"),
+            (self.dangling, "link", " to nothing left out"),
+            (self.loops, "link", " back to a folder above, or of too many, not followed"),
+            (twice, "folder", " reached by several paths, with images that count each time"),
         ):
             if paths:
-                text = f"some {what} below {root}: {len(paths)}, such as {min(paths)}"
+                text = f"{root}: {counted(len(paths), noun)}{what}, such as {min(paths)}"
                 warnings.warn(text, DataWarning, stacklevel=3)
 
 
@@ -87,6 +87,11 @@ def ending_of(name: str) -> str:
 def nfc(text: str) -> str:
     """Return text in the composed form of Unicode; file names of a Mac may be decomposed."""
     return unicodedata.normalize("NFC", text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 file, 2 files."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def some(names: Iterable[str], most: int = NAMED) -> str:
@@ -158,10 +163,10 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
     while pending:
         place, above = pending.pop()
         key = _identity(place)
-        visits[key] += 1
-        if key in above or visits[key] > MOST_VISITS:
+        if key in above or visits[key] == MOST_VISITS:
             omissions.loops.append(place)
             continue
+        visits[key] += 1
         if (first := omissions.seen.setdefault(key, place)) != place:
             omissions.twice.append((first, place))
         for entry in entries(place):

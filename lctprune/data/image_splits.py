@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lctprune.config.data import DataConfig
-from lctprune.data.held_out import stratified
-from lctprune.data.image_listing import Files, nfc, some, subset
+from lctprune.data.held_out import drawn_by_class, stratified
+from lctprune.data.image_listing import Files, counted, nfc, some, subset
 from lctprune.errors import DataError, DataWarning
 
 TEST_FRACTION = 0.2  # of data that is not split
@@ -48,44 +48,53 @@ def without_eval(found: Mapping[str, Sequence[str]], where: str | Path) -> dict[
     return {split: names[0] for split, names in splits.items()}
 
 
-def divided(parts: Mapping[str, Files], config: DataConfig, classes: Sequence[str]) -> tuple[Files, Files, Files]:
+def divided(
+    source: Path, parts: Mapping[str, Files], config: DataConfig, classes: Sequence[str]
+) -> tuple[Files, Files, Files]:
     """Return training, validation and test split; what is missing is drawn, by a seed and balanced by class.
 
     Args:
+        source: folder or file of the images, for messages.
         parts: files of each split there is, or all files as "all".
         config: fraction of the validation split, and the seed.
         classes: names of the classes, for messages.
 
     Raises:
         DataError: a class is too small.
-    """
-    if "all" in parts:
-        files = parts["all"]
-        counts = files[1].bincount(minlength=len(classes))
-        if (least := int(counts.min())) < LEAST_PER_CLASS:
-            raise DataError(
-                f"class {classes[int(counts.argmin())]} has {least} image{'s' * (least != 1)}; three splits need at "
-                f"least {LEAST_PER_CLASS} of each class; add images, or remove the class"
-            )
-        rest, held_out = stratified(files[1], TEST_FRACTION, seed=0)
-        files, test = subset(files, rest), subset(files, held_out)
-    elif "val" in parts and "test" in parts:
-        return parts["train"], parts["val"], parts["test"]
-    else:
-        files, test = parts["train"], parts.get("test") or parts["val"]
-    train, val = stratified(files[1], config.val_fraction, config.seed)
-    return subset(files, train), subset(files, val), test
-
-
-def warn_of_drawn_splits(source: str | Path, classes: Sequence[str]) -> None:
-    """Say that images come without splits.
 
     Warns:
-        DataWarning: always.
+        DataWarning: there are no splits, or one lacks a class.
     """
+    for split in sorted(parts.keys() & {"val", "test"}):
+        counts = parts[split][1].bincount(minlength=len(classes)).tolist()
+        if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
+            text = (
+                f"{source} has no {split} images of {some(missing)}, so what is measured on them says nothing of that"
+            )
+            warnings.warn(text, DataWarning, stacklevel=4)
+    if "all" in parts:
+        return _drawn(source, parts["all"], config, classes)
+    if "val" in parts and "test" in parts:
+        return parts["train"], parts["val"], parts["test"]
+    train, val = stratified(parts["train"][1], config.val_fraction, config.seed)
+    test = parts.get("test") or parts["val"]
+    return subset(parts["train"], train), subset(parts["train"], val), test
+
+
+def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str]) -> tuple[Files, Files, Files]:
+    """Draw all three splits; the test split is the same for all seeds."""
+    counts = files[1].bincount(minlength=len(classes))
+    if (least := int(counts.min())) < LEAST_PER_CLASS:
+        raise DataError(
+            f"{source} has no splits, and its class {classes[int(counts.argmin())]} has {counted(least, 'image')}; to "
+            f"draw three splits each class needs {LEAST_PER_CLASS}; add images, or remove the class"
+        )
+    rest, test = drawn_by_class(files[1], TEST_FRACTION, seed=0)
+    train, val = (rest[part] for part in drawn_by_class(files[1][rest], config.val_fraction, config.seed))
     warnings.warn(
         f"{source} has no splits: a fifth of each of its {len(classes)} classes ({some(classes)}) becomes the test "
         "split, and --val-fraction of the rest the validation split; split it yourself if images show the same thing",
         DataWarning,
-        stacklevel=3,
+        stacklevel=5,
     )
+    return subset(files, train), subset(files, val), subset(files, test)

@@ -14,8 +14,11 @@ from lctprune.data.image_listing import ENDINGS, ending_of, nfc
 from lctprune.errors import DataError, DataWarning
 
 # names of columns, in lower case and without what is neither a letter nor a digit
-PATHS = ("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagefilename", "imagename", "img")
-PATHS += ("imgpath", "imgfile", "imgname", "fname", "imageid", "imgid", "photo", "picture", "id", "idcode", "name")
+PATHS = (
+    *("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagefilename", "imagename", "img"),
+    *("imgpath", "imgfile", "imgname", "fname", "imageid", "imgid", "photo", "picture"),
+)
+IDS = ("id", "idcode", "name")  # they may also be those of something else
 LABELS = ("label", "class", "target", "category", "labels", "classname", "labelname", "categoryname", "classlabel")
 SPLITS = ("split", "subset", "set", "partition", "fold")
 FLAGS = {"isvalid": "val", "isval": "val", "isvalidation": "val", "istest": "test"}
@@ -92,8 +95,8 @@ def _all_rows(table: Path, target: str | None) -> list[Row]:
             line, _ = lines[columns[column].index("")]
             raise DataError(f"{table}, line {line}: {column} is empty; fill it in or remove the line")
     words = [""] * len(lines) if split is None else _split_words(split, columns[split])
-    cells = zip(lines, columns[path], columns[label], words, strict=True)
-    return [Row(line, nfc(name), nfc(text), word) for (line, _), name, text, word in cells]
+    found = zip(lines, columns[path], columns[label], words, strict=True)
+    return [Row(line, nfc(name), nfc(text), word) for (line, _), name, text, word in found]
 
 
 def _key(name: str) -> str:
@@ -107,7 +110,8 @@ def _path_column(table: Path, columns: Columns) -> str:
         DataError: there is none, or more than one.
     """
     holds = [name for name, cells in columns.items() if are_images(cells)]
-    named = sorted((name for name in columns if _key(name) in PATHS), key=lambda name: PATHS.index(_key(name)))
+    known = PATHS + IDS
+    named = sorted((name for name in columns if _key(name) in known), key=lambda name: known.index(_key(name)))
     found = holds if len(holds) == 1 else [name for name in named if name in holds] or holds or named[:1]
     if len(found) != 1:
         problem = (
@@ -155,6 +159,19 @@ def _split_words(column: str, cells: Sequence[str]) -> Sequence[str]:
     if split is None or not {cell.casefold() for cell in flags} <= {"true", "false", "0", "1"}:
         return cells
     return [split if flags[cell] else "train" for cell in cells]
+
+
+def name_images(header: Sequence[str], cells: Sequence[str]) -> bool:
+    """Return whether a line has text that is no number below a usual name for a column of paths."""
+    return any(_key(name) in PATHS and cell and not _is_number(cell) for name, cell in zip(header, cells, strict=False))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def are_images(cells: Sequence[str]) -> bool:
