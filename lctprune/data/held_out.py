@@ -37,10 +37,12 @@ def stratified(
 
 
 def drawn_by_class(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of the larger and of the held-out part; each class has at least one sample in both.
+    """Return the indices of the larger and of the held-out part, with the same fraction of every class.
+
+    A class of several samples has at least one in both parts; the only sample of a class stays in the larger one.
 
     Args:
-        targets: class numbers, with at least two samples of each class there is.
+        targets: class numbers.
         fraction: part of each class that is held out.
         seed: random seed.
     """

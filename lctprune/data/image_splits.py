@@ -13,7 +13,7 @@ from lctprune.data.image_listing import Files, counted, nfc, some, subset
 from lctprune.errors import DataError, DataWarning
 
 TEST_FRACTION = 0.2  # of data that is not split
-LEAST_PER_CLASS = 3  # images from which three splits can be drawn
+LEAST_PER_CLASS = 3  # images of which each split can have one
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -65,32 +65,33 @@ def divided(
     Warns:
         DataWarning: there are no splits, or one lacks a class.
     """
-    for split in sorted(parts.keys() & {"val", "test"}):
+    if "all" in parts:
+        train, val, test = _drawn(source, parts["all"], config, classes)
+        parts = {"val": val, "test": test}
+    for split in sorted(parts.keys() - {"train"}, reverse=True):
         counts = parts[split][1].bincount(minlength=len(classes)).tolist()
         if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
             text = (
                 f"{source} has no {split} images of {some(missing)}, so what is measured on them says nothing of that"
             )
             warnings.warn(text, DataWarning, stacklevel=4)
-    if "all" in parts:
-        return _drawn(source, parts["all"], config, classes)
+    if "train" not in parts:
+        return train, val, test
     if "val" in parts and "test" in parts:
         return parts["train"], parts["val"], parts["test"]
-    train, val = stratified(parts["train"][1], config.val_fraction, config.seed)
-    test = parts.get("test") or parts["val"]
-    return subset(parts["train"], train), subset(parts["train"], val), test
+    kept, held_out = stratified(parts["train"][1], config.val_fraction, config.seed)
+    return subset(parts["train"], kept), subset(parts["train"], held_out), parts.get("test") or parts["val"]
 
 
 def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str]) -> tuple[Files, Files, Files]:
     """Draw all three splits; the test split is the same for all seeds."""
-    counts = files[1].bincount(minlength=len(classes))
-    if (least := int(counts.min())) < LEAST_PER_CLASS:
-        raise DataError(
-            f"{source} has no splits, and its class {classes[int(counts.argmin())]} has {counted(least, 'image')}; to "
-            f"draw three splits each class needs {LEAST_PER_CLASS}; add images, or remove the class"
-        )
     rest, test = drawn_by_class(files[1], TEST_FRACTION, seed=0)
     train, val = (rest[part] for part in drawn_by_class(files[1][rest], config.val_fraction, config.seed))
+    if not len(val):
+        raise DataError(
+            f"{source} has no splits, and {counted(len(files[0]), 'image')} of {len(classes)} classes are too few to draw "
+            f"them; a class needs at least {LEAST_PER_CLASS}"
+        )
     warnings.warn(
         f"{source} has no splits: a fifth of each of its {len(classes)} classes ({some(classes)}) becomes the test "
         "split, and --val-fraction of the rest the validation split; split it yourself if images show the same thing",

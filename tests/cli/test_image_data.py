@@ -63,7 +63,7 @@ def test_a_split_that_is_drawn_stays(
     monkeypatch.chdir(tmp_path)
     moved = Path(shutil.move(place, tmp_path / "new")) / data
     assert "say where it is now: --data" in cli("evaluate", run).err
-    for command in (("select", run, "--budget-flops", "100%"), ("evaluate", run)):
+    for command in (("evaluate", run), ("export", run, "--exit", 0)):
         result = cli(*command, "--data", moved)
         assert result.code == 0, result.err
         assert "Note: " not in result.err

@@ -239,7 +239,7 @@ def test_lines_that_repeat_another_count_once(tmp_path: Path) -> None:
     [
         ("0.png,a", two, {}, "must begin with a line of column names"),
         ("path,label", lambda index: f"{index}.png,a", {}, "1 class (a)"),
-        ("path,label", lambda index: f"{index}.png,{index // 2}", {}, "class 0 has 2 images"),
+        ("path,label", lambda index: f"{index}.png,{index // 2}", {}, "24 images of 12 classes are too few"),
         ("path,x,y", lambda index: f"{index}.png,1,2", {}, "several columns that may be labels (x, y)"),
         ("path", lambda index: f"{index}.png", {}, "no column of labels"),
         (

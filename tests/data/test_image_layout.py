@@ -134,16 +134,28 @@ def test_every_class_is_in_each_drawn_split(tmp_path: Path) -> None:
         assert labels.bincount(minlength=11).min() == 1
 
 
-@pytest.mark.parametrize(("count", "noun"), [(1, "1 image;"), (2, "2 images;")])
-def test_a_class_too_small_for_three_splits_is_named(count: int, noun: str, tmp_path: Path) -> None:
-    touch(tmp_path, [*images("cat dog"), *images("emu", count)])
-    assert f"class emu has {noun}" in refusal(tmp_path)
+def test_classes_too_small_for_every_split_keep_their_numbers_and_are_noted(tmp_path: Path) -> None:
+    touch(tmp_path, [*images("cat dog"), *images("emu", 2), *images("bee", 1)])
+    listing, notes = listed(tmp_path)
+    assert listing.classes == ("bee", "cat", "dog", "emu")
+    counts = [labels.bincount(minlength=4).tolist() for _, labels in listing[1:4]]
+    assert counts == [[1, 3, 3, 1], [0, 1, 1, 0], [0, 1, 1, 1]]
+    assert any("no val images of bee, emu" in note for note in notes)
+    assert any("no test images of bee" in note for note in notes)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (2, 2)])
+def test_images_too_few_for_three_splits_are_refused(counts: tuple[int, int], tmp_path: Path) -> None:
+    touch(tmp_path, [*images("cat", counts[0]), *images("dog", counts[1])])
+    message = refusal(tmp_path)
+    assert f"{sum(counts)} images of 2 classes are too few" in message
+    assert "at least 3" in message
 
 
 def test_a_small_class_is_drawn_from_without_a_sample_twice() -> None:
-    targets = torch.tensor([0] * 2 + [1] * 7 + [3] * 100)
+    targets = torch.tensor([0] * 2 + [1] * 7 + [2] + [3] * 100)
     kept, held_out = drawn_by_class(targets, 0.3, seed=5)
-    assert sorted([*kept.tolist(), *held_out.tolist()]) == [*range(109)]
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == [*range(110)]
     assert targets[held_out].bincount().tolist() == [1, 2, 0, 30]
 
 
