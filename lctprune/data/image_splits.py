@@ -66,31 +66,26 @@ def divided(
         DataWarning: there are no splits, or one lacks a class.
     """
     if "all" in parts:
-        train, val, test = _drawn(source, parts["all"], config, classes)
-        parts = {"val": val, "test": test}
-    for split in sorted(parts.keys() - {"train"}, reverse=True):
-        counts = parts[split][1].bincount(minlength=len(classes)).tolist()
-        if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
-            text = (
-                f"{source} has no {split} images of {some(missing)}, so what is measured on them says nothing of that"
-            )
+        parts = _drawn(source, parts["all"], config, classes)
+    for split, noun in (("val", "validation"), ("test", "test")):
+        counts = parts[split][1].bincount(minlength=len(classes)).tolist() if split in parts else ()
+        if missing := [name for name, count in zip(classes, counts, strict=False) if not count]:
+            text = f"{source} has no {noun} images of {some(missing)}; what is measured on them says nothing of that"
             warnings.warn(text, DataWarning, stacklevel=4)
-    if "train" not in parts:
-        return train, val, test
     if "val" in parts and "test" in parts:
         return parts["train"], parts["val"], parts["test"]
     kept, held_out = stratified(parts["train"][1], config.val_fraction, config.seed)
     return subset(parts["train"], kept), subset(parts["train"], held_out), parts.get("test") or parts["val"]
 
 
-def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str]) -> tuple[Files, Files, Files]:
+def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str]) -> dict[str, Files]:
     """Draw all three splits; the test split is the same for all seeds."""
     rest, test = drawn_by_class(files[1], TEST_FRACTION, seed=0)
     train, val = (rest[part] for part in drawn_by_class(files[1][rest], config.val_fraction, config.seed))
     if not len(val):
         raise DataError(
-            f"{source} has no splits, and {counted(len(files[0]), 'image')} of {len(classes)} classes are too few to draw "
-            f"them; a class needs at least {LEAST_PER_CLASS}"
+            f"{source} has no splits, and {counted(len(files[0]), 'image')} of {len(classes)} classes are too few to "
+            f"draw them; a class needs at least {LEAST_PER_CLASS}"
         )
     warnings.warn(
         f"{source} has no splits: a fifth of each of its {len(classes)} classes ({some(classes)}) becomes the test "
@@ -98,4 +93,4 @@ def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str
         DataWarning,
         stacklevel=5,
     )
-    return subset(files, train), subset(files, val), subset(files, test)
+    return {"train": subset(files, train), "val": subset(files, val), "test": subset(files, test)}

@@ -140,7 +140,7 @@ def test_classes_too_small_for_every_split_keep_their_numbers_and_are_noted(tmp_
     assert listing.classes == ("bee", "cat", "dog", "emu")
     counts = [labels.bincount(minlength=4).tolist() for _, labels in listing[1:4]]
     assert counts == [[1, 3, 3, 1], [0, 1, 1, 0], [0, 1, 1, 1]]
-    assert any("no val images of bee, emu" in note for note in notes)
+    assert any("no validation images of bee, emu" in note for note in notes)
     assert any("no test images of bee" in note for note in notes)
 
 
