@@ -137,7 +137,7 @@ def _located(table: Path, rows: Sequence[Row], root: Path) -> dict[str, str]:
         lines = some([f"{row.path} in line {row.line}" for row in missing])
         raise DataError(
             f"{len(missing)} of the {len(rows)} images of {table} are missing in {root} ({lines}); say where they are: "
-            "--image-root DIR, or remove their lines"
+            "--image-root DIR (for a command on a run: --data DIR), or remove their lines"
         )
     require_no_empty(empty)
     return located

@@ -19,6 +19,7 @@ from lctprune.data.image_listing import (
     Omissions,
     class_folders,
     counted,
+    dangling_links,
     fingerprint_of,
     folders_in,
     has_images,
@@ -80,8 +81,10 @@ def _splits_among(root: Path, folders: Mapping[str, str]) -> dict[str, str]:
     """Return the folder of each split; none for a folder of classes.
 
     Raises:
-        DataError: there is no training split, or only one split, or there are two of a kind.
+        DataError: there is no training split, or only one split, or there are two of a kind; or one is gone.
     """
+    for name in filter(split_of, dangling_links(root)):
+        raise DataError(f"{root / name} is a link to nothing; restore what it leads to, or remove it")
     found: dict[str, list[str]] = {}
     for name in folders:
         if split := split_of(name):

@@ -117,14 +117,35 @@ def _scanned(folder: str | Path) -> Iterator[os.DirEntry[str]]:
         raise DataError(f"{folder} cannot be read ({error.strerror}); check its permissions") from error
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a file or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def folders_in(folder: str | Path) -> dict[str, str]:
     """Return the paths of the folders in a folder, by their names, in their order."""
-    return dict(sorted((entry.name, entry.path) for entry in _scanned(folder) if entry.is_dir()))
+    return dict(sorted((entry.name, entry.path) for entry in _scanned(folder) if is_folder(entry)))
 
 
 def has_images(folder: str | Path) -> bool:
     """Return whether images lie directly in a folder."""
-    return any(ending_of(entry.name) in ENDINGS and entry.is_file() for entry in _scanned(folder))
+    return any(ending_of(entry.name) in ENDINGS and is_file(entry) for entry in _scanned(folder))
+
+
+def dangling_links(folder: str | Path) -> list[str]:
+    """Return the names of the links in a folder that lead to nothing."""
+    return [each.name for each in entries(folder) if each.is_symlink() and not is_folder(each) and not is_file(each)]
 
 
 def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[str]]:
@@ -135,13 +156,13 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
     """
     found: dict[str, list[str]] = {}
     for entry in entries(folder):
-        if entry.is_dir():
+        if is_folder(entry):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
                 raise DataError(
                     f"{entry.path!r} is no name for a class (it has characters that are no text); rename it"
                 )
             found.setdefault(nfc(entry.name), []).append(entry.path)
-        elif not entry.is_file() and entry.is_symlink():
+        elif not is_file(entry) and entry.is_symlink():
             omissions.dangling.append(entry.path)
         elif ending_of(entry.name) in ENDINGS:
             omissions.loose.append(entry.path)
@@ -170,9 +191,9 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
         if (first := omissions.seen.setdefault(key, place)) != place:
             omissions.twice.append((first, place))
         for entry in entries(place):
-            if entry.is_dir():
+            if is_folder(entry):
                 pending.append((entry.path, above | {key}))
-            elif not entry.is_file():
+            elif not is_file(entry):
                 omissions.dangling += [entry.path] if entry.is_symlink() else []
             elif ending_of(entry.name) not in ENDINGS:
                 omissions.other.append(entry.path)
@@ -190,7 +211,7 @@ def require_no_empty(paths: Sequence[str]) -> None:
         DataError: there are some.
     """
     if paths:
-        raise DataError(f"images of 0 bytes: {some(sorted(paths))}; restore them, or remove them")
+        raise DataError(f"{counted(len(paths), 'image')} of 0 bytes: {some(sorted(paths))}; restore or remove them")
 
 
 def labelled_images(folders: Mapping[str, Sequence[str]], classes: Sequence[str], omissions: Omissions) -> Files:

@@ -73,6 +73,11 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     place = Path(place).absolute()
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))
+    if config.is_table and place.is_dir():
+        table = place / Path(config.name).name
+        if not table.exists() and lists_images(config):  # only the images have moved
+            return dataclasses.replace(config, image_root=str(place))
+        place = table
     return dataclasses.replace(config, name=str(place), image_root=_relocated_root(config, place))
 
 

@@ -295,6 +295,14 @@ def test_the_images_are_loaded_with_their_labels(tmp_path: Path) -> None:
         assert (values * 255).round().int().tolist() == expected
 
 
+def test_images_that_have_moved_without_their_table_are_found(tmp_path: Path) -> None:
+    config = DataConfig(name=str(write(tmp_path, "path,label", two)))
+    (tmp_path / "new").mkdir()
+    assert relocated(config, tmp_path / "new") == DataConfig(name=config.name, image_root=str(tmp_path / "new"))
+    (tmp_path / "labels.csv").rename(tmp_path / "new/labels.csv")
+    assert relocated(config, tmp_path / "new") == DataConfig(name=str(tmp_path / "new/labels.csv"))
+
+
 def test_the_image_root_moves_with_its_table(tmp_path: Path) -> None:
     config = DataConfig(name=str(tmp_path / "old/labels.csv"), image_root=str(tmp_path / "old/images"))
     (tmp_path / "new" / "images").mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def test_images_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     touch(tmp_path, ["train/a/b/1.png", "train/a/b.png", "train/a/B.png", "train/a/b c/1.png", "train/b/1.png"])
     touch(tmp_path, images("test/a test/b val/a val/b"))
     listing, _ = listed(tmp_path)
+    everything = [path for files in listing[1:4] for path, _ in names(files, tmp_path)]
+    assert listing.fingerprint == hashlib.sha256("\n".join(everything).encode()).hexdigest()  # that of older runs
     paths = [path for path, _ in names(listing.train, tmp_path / "train")]
     assert paths == sorted(paths, key=lambda path: path.split("/"))
     assert paths[-1] == "b/1.png"
@@ -118,6 +121,7 @@ def test_circles_of_links_end_and_are_named(tmp_path: Path) -> None:
     (tmp_path / "data/train/a/self").symlink_to(".")
     (tmp_path / "data/train/b/pool").symlink_to(tmp_path / "pool")
     (tmp_path / "pool/back").symlink_to(tmp_path / "data/train/b")
+    (tmp_path / "data/itself").symlink_to("itself")
     listing, [note] = listed(tmp_path / "data")
     assert (sum(sizes(listing)[:2]), sizes(listing)[2]) == (15, 10)
     assert "3 links back to a folder above" in note
@@ -138,13 +142,20 @@ def test_folders_that_all_link_to_each_other_do_not_take_forever(tmp_path: Path)
 
 def test_links_to_nothing_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, images("train/a train/b test/a test/b"))
-    for link in ("train/a/gone.png", "train/b/folder", "train/c"):
+    for link in ("train/a/gone.png", "train/b/folder"):
         (tmp_path / link).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "train/c").symlink_to("c")  # a link that leads to itself
     listing, [note] = listed(tmp_path)
     assert listing.classes == ("a", "b")
     assert sizes(listing) == (8, 2, 10)
     assert "3 links to nothing" in note
     assert str(tmp_path / "train/a/gone.png") in note
+
+
+def test_a_split_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, images("train/a train/b test/a test/b"))
+    (tmp_path / "valid").symlink_to(tmp_path / "nowhere")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'valid'} is a link to nothing")
 
 
 def test_a_folder_that_is_in_two_splits_is_named(tmp_path: Path) -> None:
@@ -204,7 +215,7 @@ def test_images_of_0_bytes_are_named(tmp_path: Path) -> None:
     for index in (1, 3):
         (tmp_path / f"test/a/{index}.png").write_bytes(b"")
     message = refusal(tmp_path)
-    assert "0 bytes" in message
+    assert "2 images of 0 bytes" in message
     assert f"{tmp_path / 'test/a/1.png'}, {tmp_path / 'test/a/3.png'}" in message
 
 
