@@ -114,6 +114,8 @@ def train(
         require_effect(training["method"], network | training)
     groups = 1 if training["method"] == "backprop" else group_count(network)
     places = {"name": data_name(data["name"]), "data_dir": str(Path(data["data_dir"]).absolute())}
+    if data["image_root"] is not None:
+        places["image_root"] = str(Path(data["image_root"]).absolute())
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
     from lctprune.workflows.session import SessionSettings

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor
 from lctprune.config.run import CONFIG, PARTS, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
-from lctprune.errors import RunError
+from lctprune.errors import DataWarning, RunError
 from lctprune.utils.environment import environment
 from lctprune.utils.files import write_atomically, write_json
 
@@ -96,7 +97,9 @@ class Run:
         place = location(config)
         if place is not None and place.is_absolute() and not place.exists():
             raise RunError(f"{self.path} was trained on data that is not in {place}; say where it is now: --data PATH")
-        data = load_data(config, **recorded_statistics(recorded)._asdict())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # shown when the run was trained
+            data = load_data(config, **recorded_statistics(recorded)._asdict())
         return self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
 
     def require_alike(self, data: Data) -> Data:

@@ -22,10 +22,14 @@ class DataConfig:
     name: str = setting(
         "digits",
         "digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of one folder of images "
-        "per class, or with train.tsv and test.tsv of sentences; or a table, FILE.csv.",
+        "per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or FILE.csv, a table of "
+        "numbers, or paths and labels of images.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
+    image_root: str | None = setting(
+        None, "Folder that the paths of images in FILE.csv begin in. Default: the one that holds the file.", panel=DATA
+    )
     image_size: int | None = setting(
         None, "Side of the square images, in pixels. Default: the data set's own.", panel=FIRST
     )
@@ -63,6 +67,11 @@ class DataConfig:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.target is not None and not self.is_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
+        if self.image_root is not None and not self.is_table:
+            raise ConfigError(
+                f"image root is {self.image_root!r}, where the images that FILE.csv names are; but the data is "
+                f"{self.name!r}"
+            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"data seed is {self.seed}; it must lie between 0 and 2**32 - 1")
         if self.max_length < 1:
@@ -70,5 +79,5 @@ class DataConfig:
 
     @property
     def is_table(self) -> bool:
-        """Whether the data is a table in a CSV file."""
-        return self.name.lower().endswith(".csv")
+        """Whether the data is a table in a file, with cells between commas or tabs."""
+        return self.name.lower().endswith((".csv", ".tsv"))

@@ -1,4 +1,4 @@
-"""Image files: find them in a folder of classes, decode them, and stream those too large for memory."""
+"""Image files: decode them, and stream those too large for memory."""
 
 from __future__ import annotations
 
@@ -13,58 +13,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
 from lctprune.data.splits import Batch, Split
 from lctprune.data.torch_loader import one_line_errors
 from lctprune.errors import DataError
-
-
-def class_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the class folders, sorted.
-
-    Raises:
-        DataError: there are fewer than two.
-    """
-    classes = tuple(sorted(_class_folders(folder)))
-    if len(classes) < 2:
-        raise DataError(
-            f"{folder} needs one folder of images per class, at least 2; it holds {', '.join(classes) or 'none'}"
-        )
-    return classes
-
-
-def _class_folders(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."}
-
-
-def labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """Return all images below `folder`, sorted by class and name, and their labels.
-
-    Raises:
-        DataError: a class is not one of `classes`, a file is not an image, or there is no image.
-    """
-    unknown = sorted(_class_folders(folder) - {*classes})
-    if unknown:
-        raise DataError(f"{folder / unknown[0]} is a class that train/ does not have; add it there or remove it")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not _hidden(path, folder))
-        for path in files:
-            if path.suffix.lower() not in IMG_EXTENSIONS:
-                raise DataError(f"{path} is not an image ({', '.join(IMG_EXTENSIONS)}); move it out of the data folder")
-        paths += files
-        labels += [label] * len(files)
-    if not paths:
-        raise DataError(f"{folder} holds no images; put them into one folder per class")
-    return paths, torch.tensor(labels)
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part[0] == "." for part in path.relative_to(folder).parts)
 
 
 class FolderSplit(Split):

@@ -7,12 +7,14 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from lctprune.config.data import DataConfig
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data
 from lctprune.data.image_folder import image_data
+from lctprune.data.image_labels import lists_images
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
@@ -40,6 +42,8 @@ def load_data(
     """
     if config.name in NAMED:
         return builtin_data(config, normalization, download=download)
+    if config.is_table and lists_images(config):
+        return image_data(config, normalization)
     if config.is_table:
         return table_data(config, normalization, target_normalization)
     root = Path(config.name)
@@ -69,4 +73,17 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     place = Path(place).absolute()
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))
-    return dataclasses.replace(config, name=str(place))
+    if config.is_table and place.is_dir():
+        table = place / Path(config.name).name
+        if not table.exists() and lists_images(config):  # only the images have moved
+            return dataclasses.replace(config, image_root=str(place))
+        place = table
+    return dataclasses.replace(config, name=str(place), image_root=_relocated_root(config, place))
+
+
+def _relocated_root(config: DataConfig, place: Path) -> str | None:
+    """Return the folder of the images of a CSV file that has moved: moved with the file, or else where it was."""
+    if config.image_root is None:
+        return None
+    moved = place.parent / os.path.relpath(config.image_root, Path(config.name).parent)
+    return os.path.normpath(moved) if moved.is_dir() else config.image_root

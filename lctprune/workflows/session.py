@@ -71,7 +71,7 @@ class SessionSettings:
             for part, config in parts.items()
             for name, value in dataclasses.asdict(config).items()
         }
-        del settings["data data_dir"]  # paths are rank 0's: elsewhere they may be others
+        del settings["data data_dir"], settings["data image_root"]  # paths are rank 0's: elsewhere they may be others
         settings["data name"] = Path(self.data.name).name
         return {**settings, "weights": self.weights and Path(self.weights).name, "torch": torch.__version__}
 

@@ -24,7 +24,7 @@ from lctprune.data.load import Data, DataConfig, load_data, relocated
 from lctprune.data.preprocessing import Augmentation, Normalization
 from lctprune.data.splits import Split
 from lctprune.data.tensor_split import TensorSplit
-from lctprune.errors import ConfigError, DataError
+from lctprune.errors import ConfigError, DataError, DataWarning
 
 
 def stored(split: Split) -> Tensor:
@@ -576,14 +576,16 @@ def test_empty_folders(empty: str, named: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["train", "test"])
-def test_a_text_file_among_the_images(folder: str, tmp_path: Path) -> None:
+def test_a_text_file_among_the_images_is_left_out_with_a_note(folder: str, tmp_path: Path) -> None:
     for name in ("train", "test"):
         make_classes(tmp_path / name, 5)
     path = tmp_path / folder / "b" / "notes.txt"
     path.write_text("not an image")
-    message = error_of(folder_config(tmp_path))
-    assert f"{path} is not an image" in message
-    assert "move it" in message
+    with pytest.warns(DataWarning, match=r"1 \.txt") as caught:
+        data = load_data(folder_config(tmp_path))
+    assert str(path) in str(caught[0].message)
+    assert samples(data.train, data.val) == pixels_of(tmp_path / "train")
+    assert samples(data.test) == pixels_of(tmp_path / "test")
 
 
 @pytest.mark.parametrize("name", ["0.png", "7.jpg"])  # the one that tells the natural size, and another
