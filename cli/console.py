@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lctprune.errors import NetworkWarning
+from lctprune.errors import DataWarning, NetworkWarning
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -48,8 +48,9 @@ def printed_warnings(console: Console) -> Iterator[None]:
     """Print warnings of the library as notes, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NetworkWarning)
+        warnings.simplefilter("always", DataWarning)
         yield
-    notes = [str(warning.message) for warning in caught if issubclass(warning.category, NetworkWarning)]
+    notes = [str(warning.message) for warning in caught if issubclass(warning.category, (NetworkWarning, DataWarning))]
     for note in dict.fromkeys(notes):  # each once, however often the network was built
         console.print(f"Note: {note}.")
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
-from lctprune.data.image_files import FolderSplit, class_names, decode_images, labelled_images, streamed_resize
+from lctprune.data.image_files import FolderSplit, class_names, decode_images, labelled_images
+from lctprune.data.image_survey import chosen_preprocessing
 from lctprune.data.preprocessing import Normalization, augmentation_of
 from lctprune.data.splits import Split
 from lctprune.data.tensor_split import TensorSplit
@@ -28,13 +30,16 @@ IN_MEMORY_BYTES = 4 * 2**30  # unless they take more than this
 _Files = tuple[list[Path], Tensor]  # paths and labels
 
 
-def image_data(config: DataConfig, normalization: Normalization | None = None) -> Data:
+def image_data(
+    config: DataConfig, normalization: Normalization | None = None, preprocessing: ImagePreprocessing | None = None
+) -> Data:
     """Load a folder of images; without val/ beside test/, the validation split is cut from train/, balanced by class.
 
     Args:
         config: path of the folder, size of images, augmentation and validation split.
         normalization: mean and deviation of the channels; by default those of the train split, or ImageNet's for
             images that are streamed.
+        preprocessing: steps from a file to pixels; by default chosen by `config` and a sample of the training images.
 
     Raises:
         DataError: a folder or its images are missing, an image cannot be read, or a class is too small or unknown.
@@ -57,7 +62,7 @@ def image_data(config: DataConfig, normalization: Normalization | None = None) -
         train, val = stratified(targets, config.val_fraction, config.seed)
         train_files, val_files = _subset(paths, targets, train), _subset(paths, targets, val)
     test_files = labelled_images(folders.get("test", folders.get("val", root)), classes)
-    return _from_files(config, classes, train_files, val_files, test_files, normalization)
+    return _from_files(config, classes, train_files, val_files, test_files, normalization, preprocessing)
 
 
 def _from_files(
@@ -67,33 +72,33 @@ def _from_files(
     val_files: _Files,
     test_files: _Files,
     normalization: Normalization | None,
+    preprocessing: ImagePreprocessing | None,
 ) -> Data:
     """Hold small images in memory, reading each split when it is needed; stream larger ones."""
-    size = config.image_size or _natural_size(train_files[0][0])
+    preprocessing = preprocessing or chosen_preprocessing(*train_files, classes, config)
+    size = preprocessing.size
     augmentation = augmentation_of(config, size)
     if size > SMALL_IMAGE or len(train_files[0]) * 3 * size**2 > IN_MEMORY_BYTES:
         normalization = normalization or IMAGENET
-        train: Split = FolderSplit(*train_files, normalization, augmentation, size=size)
-        val: Split = FolderSplit(*val_files, normalization, size=size)
-        test: Split = FolderSplit(*test_files, normalization, size=size)
-        resize = streamed_resize(size)
+        train: Split = FolderSplit(*train_files, normalization, augmentation, preprocessing=preprocessing)
+        val: Split = FolderSplit(*val_files, normalization, preprocessing=preprocessing)
+        test: Split = FolderSplit(*test_files, normalization, preprocessing=preprocessing)
     else:
         read_train, read_val, read_test = (
-            functools.cache(functools.partial(decode_images, paths, size))
+            functools.cache(functools.partial(decode_images, paths, preprocessing))
             for paths, _ in (train_files, val_files, test_files)
         )
         normalization = normalization or Normalization.of(read_train())
         train = TensorSplit(read_train, train_files[1], normalization, augmentation)
         val = TensorSplit(read_val, val_files[1], normalization)
         test = TensorSplit(read_test, test_files[1], normalization)
-        resize = size
     return Data(
         train=train,
         val=val,
         test=test,
         classes=classes,
         normalization=normalization,
-        resize=resize,
+        preprocessing=preprocessing,
         fingerprint=_fingerprint([*train_files[0], *val_files[0], *test_files[0]], Path(config.name)),
         config=config,
     )
@@ -106,9 +111,3 @@ def _fingerprint(paths: Sequence[Path], root: Path) -> str:
 
 def _subset(paths: Sequence[Path], targets: Tensor, indices: Tensor) -> tuple[list[Path], Tensor]:
     return [paths[index] for index in indices.tolist()], targets[indices]
-
-
-def _natural_size(path: Path) -> int:
-    """Return the shorter side of a small image; 224 for a large one."""
-    _, height, width, _ = decode_images([path]).shape
-    return min(height, width) if min(height, width) <= SMALL_IMAGE else 224
