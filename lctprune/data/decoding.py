@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import torch
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
@@ -25,6 +26,7 @@ _TURNS = {  # EXIF orientation -> what undoes it
     8: Image.Transpose.ROTATE_90,
 }
 _DEEP_PNG = ("RGB;16B", "LA;16B", "RGBA;16B")  # of which Pillow gives the upper 8 bits
+_UNCHANGED = 0  # torchvision's ImageReadMode: all channels and bits that the file has
 _LEVELS = {"L;2": 85, "L;4": 17}  # between the grey levels of fewer than 8 bits
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF file
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # and their values
@@ -119,12 +121,15 @@ def _is_deep_png(image: ImageFile.ImageFile, raw_mode: str) -> bool:
 
 
 def _deep_png(path: Path) -> Array:
-    from torchvision.io import ImageReadMode, decode_image, read_file  # slow to import, and needed for these files only
+    import torchvision.io  # noqa: F401, it registers the operation; its own functions warn that they will be replaced
 
+    content = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
     try:
-        values = decode_image(read_file(str(path)), ImageReadMode.UNCHANGED)  # uint16 [channels, height, width]
-    except RuntimeError as error:
-        raise DataError(f"{path} cannot be read as an image of 16 bits ({first_line(error)}); repair it") from error
+        values = torch.ops.image.decode_png(content, _UNCHANGED, False)  # uint16 [channels, height, width]
+    except (RuntimeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as an image of 16 bits a channel ({first_line(error)}); convert it to 8 bits"
+        ) from error
     array: Array = values.permute(1, 2, 0).numpy()
     return array
 

@@ -45,9 +45,8 @@ def folder_split(
 ) -> tuple[FolderSplit, Tensor]:
     """Make a split of image files, and crop the centres of its images."""
     images = random_images(count, RESIZED, RESIZED + 4, 3)
-    split = FolderSplit(
-        saved(images, folder), torch.arange(count) * 10, normalization, augmentation, preprocessing=WITH_MARGIN
-    )
+    paths, targets = saved(images, folder), torch.arange(count) * 10
+    split = FolderSplit(paths, targets, normalization, augmentation, preprocessing=WITH_MARGIN)
     return split, images[:, 1 : 1 + SIZE, 3 : 3 + SIZE]
 
 
