@@ -222,6 +222,8 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
         f"{sizes['test']} test samples, {outputs})"
     )
+    if data.preprocessing:
+        console.print(f"Images: {data.preprocessing}")
     console.print(
         f"{_counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
         f"{training.precision} on {training.device} with {_counted(torch.get_num_threads(), 'thread')}"

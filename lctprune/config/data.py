@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lctprune.config.fields import DATA, FIRST, require_choices, setting
+from lctprune.config.images import colour_of
 from lctprune.errors import ConfigError
 
 
@@ -33,6 +34,15 @@ class DataConfig:
     image_size: int | None = setting(
         None, "Side of the square images, in pixels. Default: the data set's own.", panel=FIRST
     )
+    resize: Literal["auto", "crop", "pad", "squeeze"] = setting(
+        "auto",
+        "How images that are not square become so: crop (the centre), pad (with the background), squeeze, or auto: "
+        "crop, but pad where a crop would lose more than half of the average picture.",
+        panel=DATA,
+    )
+    background: str = setting(
+        "white", "Colour behind transparent images and beside padded ones: a name, or #rrggbb.", panel=DATA
+    )
     augment: Literal["auto", "none", "crop", "crop-flip"] = setting(
         "auto",
         "Random changes of training images: none, crop (shifts), crop-flip (shifts and mirroring), or auto: what suits "
@@ -57,6 +67,12 @@ class DataConfig:
         require_choices(self)
         if self.image_size is not None and self.image_size < 8:
             raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
+        try:
+            colour_of(self.background)
+        except ValueError as error:
+            raise ConfigError(
+                f"background is {self.background!r}; it must be the name of a colour, such as black, or #rrggbb"
+            ) from error
         if not 0 < self.shift <= 0.5:
             raise ConfigError(
                 f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
 from lctprune.data.preprocessing import Normalization, augmentation_of
@@ -35,12 +36,19 @@ class RawData(NamedTuple):
     fingerprint: str | None = None
 
 
-def builtin_data(config: DataConfig, normalization: Normalization | None = None, *, download: bool = False) -> Data:
+def builtin_data(
+    config: DataConfig,
+    normalization: Normalization | None = None,
+    preprocessing: ImagePreprocessing | None = None,
+    *,
+    download: bool = False,
+) -> Data:
     """Load a data set of `NAMED`; images are held in memory as one uint8 tensor per split.
 
     Args:
         config: name, size of images, augmentation and validation split.
         normalization: mean and deviation of the pixels' channels; by default those of the train split.
+        preprocessing: steps to take for files that are given to a network trained on this data.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
@@ -62,7 +70,7 @@ def builtin_data(config: DataConfig, normalization: Normalization | None = None,
         test=TensorSplit(*raw.test, normalization),
         classes=raw.classes,
         normalization=normalization,
-        resize=images.shape[1],
+        preprocessing=preprocessing or ImagePreprocessing.of(images.shape[1], has_margin=False),
         fingerprint=raw.fingerprint,
         config=config,
     )

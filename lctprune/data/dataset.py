@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.config.run import DataRecord, StatisticsRecord
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.splits import Split, sample_count
@@ -23,7 +24,7 @@ class Data:
         test: samples that only the chosen exit is measured on.
         classes: names of the classes, in the order of the labels; empty for a regression.
         normalization: mean and deviation of the pixels' channels or of a table's columns, in all splits.
-        resize: length in pixels to which the shorter side of an image is resized before its centre is cropped.
+        preprocessing: steps from an image file to pixels; None for data that is not images.
         fingerprint: hash of the files' names in their order, or of the content; None for data without files.
         config: settings that the data was loaded with; None for data made in a program.
         vocabulary: words of a text, in the order of their ids.
@@ -37,7 +38,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     normalization: Normalization | None = None
-    resize: int | None = None
+    preprocessing: ImagePreprocessing | None = None
     fingerprint: str | None = None
     config: DataConfig | None = None
     vocabulary: tuple[str, ...] = ()
@@ -49,6 +50,11 @@ class Data:
     def num_outputs(self) -> int:
         """Width of a network's output."""
         return len(self.classes) or 1
+
+    @property
+    def resize(self) -> int | None:
+        """Length in pixels to which the shorter side of an image is resized; None for data that is not images."""
+        return None if self.preprocessing is None else self.preprocessing.shorter_side
 
     @property
     def example(self) -> Tensor:
@@ -69,11 +75,11 @@ def data_record(data: Data) -> DataRecord | None:
         classes=data.classes,
         samples=split_sizes(data),
         fingerprint=data.fingerprint,
-        resize=data.resize,
         mean=tuple(normalization.mean),
         std=tuple(normalization.std),
         vocabulary=data.vocabulary,
         columns=data.columns,
+        preprocessing=data.preprocessing,
         target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
     )
 
@@ -84,17 +90,25 @@ def split_sizes(data: Data) -> dict[str, int]:
 
 
 class Statistics(NamedTuple):
-    """Mean and deviation of the inputs and of a regression's target; None stands for those of the training split."""
+    """What data takes over from a run, in place of what the training split says; None stands for the latter.
+
+    Attributes:
+        normalization: mean and deviation of the inputs.
+        target_normalization: mean and deviation of a regression's target.
+        preprocessing: steps from an image file to pixels.
+    """
 
     normalization: Normalization | None = None
     target_normalization: Normalization | None = None
+    preprocessing: ImagePreprocessing | None = None
 
 
 def recorded_statistics(recorded: DataRecord | None) -> Statistics:
-    """Return the statistics that a run's data was normalised by."""
+    """Return how a run's data was normalised and preprocessed."""
     if recorded is None:
         return Statistics()
-    return Statistics(_normalization(recorded), _normalization(recorded.target) if recorded.target else None)
+    target = _normalization(recorded.target) if recorded.target else None
+    return Statistics(_normalization(recorded), target, recorded.preprocessing)
 
 
 def _normalization(recorded: DataRecord | StatisticsRecord) -> Normalization | None:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data
 from lctprune.data.image_folder import image_data
@@ -26,6 +27,7 @@ def load_data(
     *,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
+    preprocessing: ImagePreprocessing | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
@@ -35,15 +37,17 @@ def load_data(
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
+        preprocessing: steps from an image file to pixels, such as those of other data (`data.preprocessing`); by
+            default chosen by the settings and a sample of the training images.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
         DataError: the data is missing, malformed or too small.
     """
     if config.name in NAMED:
-        return builtin_data(config, normalization, download=download)
+        return builtin_data(config, normalization, preprocessing, download=download)
     if config.is_table and lists_images(config):
-        return image_data(config, normalization)
+        return image_data(config, normalization, preprocessing)
     if config.is_table:
         return table_data(config, normalization, target_normalization)
     root = Path(config.name)
@@ -52,7 +56,7 @@ def load_data(
         raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
     if (root / TRAIN_FILE).is_file():
         return text_data(config)
-    return image_data(config, normalization)
+    return image_data(config, normalization, preprocessing)
 
 
 def location(config: DataConfig) -> Path | None:

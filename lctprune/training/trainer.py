@@ -115,7 +115,7 @@ def open_run(
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
     run.remove_leftovers()
-    recorded = run.config.to_dict()
+    recorded = run.config.completed()
     _forget_location(settings, recorded)
     for part, values in settings.items():
         if values != recorded[part]:

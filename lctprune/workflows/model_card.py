@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lctprune.config.images import ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
 from lctprune.data.text import PATTERN
@@ -74,8 +75,7 @@ def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
             "shape": ["batch", recipe.in_channels, recipe.image_size, recipe.image_size],
             "dtype": "float32",
             "channels": "RGB" if recipe.in_channels == 3 else "grey",
-            "preprocessing": f"resize the shorter side to {data.resize}, crop the centre (bilinear, antialiased), "
-            "divide by 255, subtract mean, divide by std",
+            **_image_input(data.preprocessing or ImagePreprocessing.of(recipe.image_size)),
             **normalization,
         }
     if recipe.steps is None:
@@ -91,6 +91,32 @@ def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
         "dtype": "float32",
         "preprocessing": "scale to 0..1, subtract mean, divide by std; steps of zeros at the end are padding",
         **normalization,
+    }
+
+
+def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
+    """Say how an image file becomes an input, in words and as values that a program can read."""
+    resizing = {
+        "crop": f"resize the shorter side to {steps.shorter_side}, crop the centre",
+        "pad": f"resize the longer side to {steps.size}, centre it on a square of the background",
+        "squeeze": f"resize both sides to {steps.size}",
+    }
+    words = [
+        "turn as the EXIF orientation says" if steps.orientation else "",
+        "take floor((value - low) / step), 0 to 255, of more than 8 bits" if steps.values else "",
+        "put on the background" if steps.background else "leave out transparency",
+        f"{resizing[steps.resize]} (bilinear, antialiased)",
+        "divide by 255, subtract mean, divide by std",
+    ]
+    return {
+        "preprocessing": ", ".join(filter(None, words)),
+        "orientation": "exif" if steps.orientation else "as stored",
+        "values": steps.values and dataclasses.asdict(steps.values),
+        "background": steps.background and list(steps.background),
+        "resize": steps.resize,
+        "shorter_side": steps.shorter_side,
+        "size": steps.size,
+        "interpolation": "bilinear, antialiased",
     }
 
 

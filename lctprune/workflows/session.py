@@ -17,7 +17,7 @@ from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
-from lctprune.errors import ConfigError, NetworkWarning
+from lctprune.errors import ConfigError, DataWarning, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
@@ -164,8 +164,11 @@ def _begin(settings: SessionSettings) -> Session:
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
     statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
+    if resumed and not statistics.preprocessing:
+        statistics = statistics._replace(preprocessing=recorded_statistics(resumed.config.data).preprocessing)
     data = load_data(settings.data, download=settings.download, **statistics._asdict())
     if given:
+        data = _in_range_of(given, data, settings.data)
         _require_alike(given, data, settings)
     torch.manual_seed(settings.training.seed)
     network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
@@ -189,8 +192,25 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
     """Return the statistics that the weights, the model's own or those of a run, were trained with."""
     if given is not None:
-        return recorded_statistics(given.config.data)
+        return recorded_statistics(given.config.data)._replace(preprocessing=None)  # images may be others
     return Statistics(default_normalization(config.model) if weights == "default" else None)
+
+
+def _in_range_of(given: Run, data: Data, config: DataConfig) -> Data:
+    """Read images of more than 8 bits in the range of the run whose weights are taken, if it holds their values."""
+    was = recorded_statistics(given.config.data).preprocessing
+    if not (was and was.values and data.preprocessing and data.preprocessing.values):
+        return data
+    values = data.preprocessing.values
+    if was.values == values:
+        return data
+    if was.values.low <= values.low and values.high <= was.values.high:
+        preprocessing = dataclasses.replace(data.preprocessing, values=was.values)
+        found = Statistics(data.normalization, data.target_normalization, preprocessing)
+        return load_data(config, **found._asdict())
+    message = f"{given.path} was trained on images with values from {was.values}; these are read as {values}"
+    warnings.warn(message, DataWarning, stacklevel=3)
+    return data
 
 
 def _require_alike(given: Run, data: Data, settings: SessionSettings) -> None:

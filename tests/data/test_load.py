@@ -434,7 +434,12 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_middle(
 
 @pytest.mark.parametrize(
     ("size", "natural", "kind"),
-    [((20, 14), 14, TensorSplit), ((96, 99), 96, TensorSplit), ((97, 97), 224, FolderSplit)],
+    [
+        ((17, 14), 14, TensorSplit),
+        ((96, 99), 96, TensorSplit),
+        ((127, 127), 96, TensorSplit),
+        ((128, 129), 128, FolderSplit),
+    ],
 )
 def test_natural_size(size: tuple[int, int], natural: int, kind: type, tmp_path: Path) -> None:
     make_classes(tmp_path / "train", 5, size=size)
