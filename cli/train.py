@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import printed_warnings, stderr, stdout
+from lctprune.cli.console import print_notes, printed_warnings, stderr, stdout
 from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
 from lctprune.cli.parsing import data_name, group_count, require_effect
 from lctprune.config.data import DataConfig
@@ -188,6 +188,7 @@ def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int)
 
     with printed_warnings(stderr()):
         session = begin(settings, group, replicas=replicas)
+    print_notes(stderr(), session.network.notes)
     data, run = session.data, session.run
     steps = session.steps(group, replicas=replicas)
     del session  # a process of several keeps its own groups of the network only

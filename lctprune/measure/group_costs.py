@@ -30,6 +30,8 @@ class GroupCosts(NamedTuple):
     activation_bytes: int  # kept in training for the backward pass
     critic_flops: int | None
     critic_parameters: int
+    exit_flops: int | None  # of the groups up to this one and its critic; the last group's exit is the main network
+    exit_parameters: int
 
 
 def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts]:
@@ -38,7 +40,9 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
     Warns:
         NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing.
     """
-    costs, counts = [], []
+    costs: list[GroupCosts] = []
+    counts: list[FlopCount] = []
+    parameters = 0
     x = example[:1].detach()
     leaves = [
         [name for name, module in group.named_modules() if not any(module.children())] for group in network.groups
@@ -50,6 +54,9 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
             x = group(x)
         critic_flops = FlopCount(0, ()) if critic is None else count_known_flops(critic, x)
         counts += [group_flops, critic_flops]
+        flops = [count.total for count in [*counts[::2], critic_flops]]  # of the groups up to this one, and its critic
+        parameters += count_parameters(group)
+        critic_parameters = 0 if critic is None else count_parameters(critic)
         costs.append(
             GroupCosts(
                 first=_outermost(leaves[index][0], elsewhere),
@@ -59,7 +66,9 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
                 parameters=count_parameters(group),
                 activation_bytes=activation_bytes,
                 critic_flops=critic_flops.total,
-                critic_parameters=0 if critic is None else count_parameters(critic),
+                critic_parameters=critic_parameters,
+                exit_flops=None if None in flops else sum(each for each in flops if each is not None),
+                exit_parameters=parameters + critic_parameters,
             )
         )
     warn_of_unknown_operations(counts, "the FLOPs of some groups are missing")
