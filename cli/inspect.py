@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lctprune.measure.group_costs import GroupCosts
 
 # columns that a narrow table does without, the least important first
-DISPENSABLE = ("from", "critic params", "sent", "activations", "exit params")
-NAMES = ("from", "to", "output")
+DISPENSABLE = ("from", "critic params", "sent", "activations", "critic", "exit params")
+NAMES = ("from", "to", "output", "critic")
 
 
 @with_settings
@@ -61,14 +61,16 @@ def inspect(
         print_json({"model": config.model, "input": shape, "groups": groups_record, **exits, "cuts": cuts})
         return
     console = stdout()
-    rows = [_cells(index, *each, costs[-1]) for index, each in enumerate(zip(costs, sent, strict=True))]
+    sizes = zip(built.critic_kinds, built.critic_widths, strict=True)
+    critics = [kind if width == 1 else f"{kind} x {width:g}" for kind, width in sizes]
+    each_group = zip(costs, sent, [*critics, ""], strict=True)
+    rows = [_cells(index, *each, costs[-1]) for index, each in enumerate(each_group)]
     print_table(console, rows, dispensable=DISPENSABLE, left=NAMES, folded=("from", "to"))
     console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
     if passed_on:
         console.print(
-            "An exit is the groups up to its own, and its critic; its costs are fractions of the main network's."
+            "An exit is the groups up to its own and its critic; its costs are fractions of the main network's."
         )
-    if passed_on:
         console.print(
             f"Sent is what goes to the next group's process in a step of {settings.batch_size} samples in {precision}; "
             f"{settings.batch_size * (4 + output)} bytes come back, the next exit's losses and outputs."
@@ -76,7 +78,7 @@ def inspect(
     console.print(f"{len(cuts)} possible cut points, for --split-at: {', '.join(cuts)}")
 
 
-def _cells(index: int, cost: GroupCosts, sent: int, main: GroupCosts) -> dict[str, str]:
+def _cells(index: int, cost: GroupCosts, sent: int, critic: str, main: GroupCosts) -> dict[str, str]:
     return {
         "group": str(index),
         "from": cost.first,
@@ -85,6 +87,7 @@ def _cells(index: int, cost: GroupCosts, sent: int, main: GroupCosts) -> dict[st
         "FLOPs": quantity(cost.flops),
         "params": quantity(cost.parameters),
         "activations": f"{cost.activation_bytes / 2**20:.2f} MiB",
+        "critic": critic,
         "critic FLOPs": quantity(cost.critic_flops),
         "critic params": quantity(cost.critic_parameters),
         "exit FLOPs": _fraction(cost.exit_flops, main.exit_flops),

@@ -37,7 +37,7 @@ def make_critic(
     """Make a critic: a small network from a group's output to an estimate of the network's output.
 
     This is c_i in equation 3 of Lee, Hsieh, Lee 2022; `paper` is the critic of its section IV and Table 2. `linear` is
-    pooling and a linear layer, `normalized` has a layer normalisation between them. For a sequence (tokens, time
+    pooling and a linear layer, `normalized` that after a normalisation. For a sequence (tokens, time
     steps), `tail` is layer normalisation, pooling and a small perceptron; a step whose features are all zero is
     padding. For a vector there is no pooling, and only `normalized` normalises. `depthwise`, `pooled` and `paper` are
     convolutions, for feature maps alone.
@@ -138,7 +138,8 @@ def depthwise_critic(shape: Sequence[int], num_outputs: int, depth: int | None =
     """Make a tail of depthwise blocks that normalises what it reads, for networks of such blocks.
 
     It is `tail_critic` with depthwise and 1x1 convolutions in place of 3x3 convolutions, after batch normalisation: the
-    blocks of MobileNet and its kin end without an activation, and their outputs may be of any size.
+    blocks of MobileNet and its kin end without an activation, and their outputs may be of any size. A map that is too
+    small to be halved gets a `normalized_critic`.
     """
     blocks, channels = _tail_blocks(shape, depth, width, depthwise=True)
     if not blocks:
@@ -174,9 +175,8 @@ def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = No
 def normalized_critic(
     shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0
 ) -> nn.Module:
-    """Make the cheapest critic for features of any size: pooling, layer normalisation and a linear layer."""
-    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*pooled, nn.LayerNorm(shape[0]), nn.Linear(shape[0], num_outputs))
+    """Make the cheapest critic for features of any size: batch normalisation, pooling and a linear layer."""
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), *linear_critic(shape, num_outputs).children())
 
 
 def token_mlp(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
