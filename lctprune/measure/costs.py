@@ -71,15 +71,18 @@ def count_known_flops(network: nn.Module, example: Tensor) -> FlopCount:
 
     Arguments are those of `count_flops`.
     """
+    return count_on_the_way(network, example)[1]
+
+
+def count_on_the_way(network: nn.Module, example: Tensor) -> tuple[Tensor, FlopCount]:
+    """Count as `count_known_flops` does, and also return the network's output for the first sample."""
     first = example[:1].detach()
     with evaluation_mode(network), torch.no_grad():
         try:
             with counting_flops() as count:
-                network(first)
-                return count()
+                return network(first), count()
         except Exception as error:  # such as an operation that PyTorch's counter cannot follow
-            network(first)  # the network's own errors are raised here
-            return FlopCount(0, (first_line(error),))
+            return network(first), FlopCount(0, (first_line(error),))  # the network's own errors are raised here
 
 
 def warn_of_unknown_operations(counts: Iterable[FlopCount], consequence: str) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lctprune.measure.costs import (
     FlopCount,
     count_known_flops,
+    count_on_the_way,
     count_parameters,
     saved_bytes,
     warn_of_unknown_operations,
 )
 from lctprune.network import LocalCriticNetwork
-from lctprune.utils.modules import evaluation_mode
 
 
 class GroupCosts(NamedTuple):
@@ -49,9 +48,8 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
     ]
     for index, group, critic in network.parts():
         elsewhere = [name for other, names in enumerate(leaves) if other != index for name in names]
-        group_flops, activation_bytes = count_known_flops(group, x), saved_bytes(group, x)
-        with evaluation_mode(group), torch.no_grad():
-            x = group(x)
+        activation_bytes = saved_bytes(group, x)
+        x, group_flops = count_on_the_way(group, x)
         critic_flops = FlopCount(0, ()) if critic is None else count_known_flops(critic, x)
         counts += [group_flops, critic_flops]
         flops = [count.total for count in [*counts[::2], critic_flops]]  # of the groups up to this one, and its critic

@@ -54,7 +54,8 @@ class Budget:
             whole = main.cost(cost) if is_fraction else 1
             if whole is None:
                 raise ConfigError(
-                    f"budget {cost} is {given} of the main network's, whose {cost} was not measured; give a number, or limit another cost"
+                    f"budget {cost} is {given} of the main network's, whose {cost} was not measured; give a number, or "
+                    "limit another cost"
                 )
             limits[cost] = limit = float(value * Decimal(whole))
             if not (math.isfinite(limit) and limit > 0):

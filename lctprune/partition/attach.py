@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.critics import make_critic
-from lctprune.errors import ConfigError, NetworkError, NetworkWarning
+from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_parameters, saved_bytes
 from lctprune.measure.step_costs import critic_time_ns, training_bytes
 from lctprune.network import LocalCriticNetwork
@@ -21,10 +20,7 @@ from lctprune.partition.choosing import Balance
 from lctprune.partition.critic_sizes import (
     AUTO,
     CriticSize,
-    cumulative_costs,
     fitted_sizes,
-    notes_on_dear,
-    notes_on_smaller,
     usual_kind,
 )
 from lctprune.partition.cut_points import CutPoint
@@ -58,7 +54,8 @@ def attach_critics(
         critic: kind of critic (see `make_critic`), or one per critic. `auto` takes `depthwise` where most convolutions
             of the model are depthwise, else `tail`; and makes a critic smaller (first `width`, then kind) until its
             exit costs at most half of the way from its cut point to the next exit in FLOPs, and fewer parameters than
-            the next exit. `network.notes` says which. A depth or width that is given is kept.
+            the next exit. A depth or width that is given is kept. `network.notes` says which critics are smaller, and
+            which exits nevertheless cost no less than the main network.
         critic_depth: depth of each critic of convolutions (see `make_critic`), or one number for all.
         critic_width: factor on the width of each critic, or one for all; by default 1, or as `auto` says.
         critic_pool: pooling over the steps by critics of sequences, `mean` or `last`.
@@ -74,12 +71,11 @@ def attach_critics(
         ConfigError: a setting does not fit the number of groups, or is unknown.
 
     Warns:
-        NetworkWarning: an auxiliary head of the model is left out; or an exit costs no less than the main network, for
-            any critic or for the one that was asked for; or an operation has no FLOP formula, so that the
+        NetworkWarning: an auxiliary head of the model is left out; or an operation has no FLOP formula, so that the
             FLOPs of all others are balanced.
     """
     count = len(split_at) if split_at else groups - 1
-    kinds = _one_per_critic("kind", [critic] if isinstance(critic, str) else critic, count, AUTO)
+    kinds = _one_per_critic("kind", [critic] if isinstance(critic, str) else critic, count, AUTO, "names")
     depths = _one_per_critic("depth", critic_depth, count, None)
     widths = _one_per_critic("width", critic_width, count, 1.0)
     asked = [CriticSize(*each) for each in zip(kinds, depths, widths, strict=True)]
@@ -105,12 +101,8 @@ def attach_critics(
     ]
     notes: list[str] = []
     if isinstance(critic, str):  # else each critic was chosen before, and is made again
-        costs = cumulative_costs(partition.groups, example)
-        if critic == AUTO and critic_depth is None and critic_width is None:
-            usual, sizes = sizes, fitted_sizes(costs, partition.cuts, sizes, make)
-            notes = list(notes_on_smaller(costs, partition.cuts, usual, sizes, make))
-        for note in notes_on_dear(costs, partition.cuts, sizes, make):
-            warnings.warn(note, NetworkWarning, stacklevel=2)
+        may_change = critic == AUTO and critic_depth is None and critic_width is None
+        sizes, notes = fitted_sizes(partition, example, sizes, make, may_change=may_change)
     critics = [make(cut, size) for cut, size in zip(partition.cuts, sizes, strict=True)]
     network = LocalCriticNetwork(partition.groups, critics)
     network.cuts = tuple(cut.node_name for cut in partition.cuts)
@@ -123,11 +115,13 @@ def attach_critics(
     return network
 
 
-def _one_per_critic(name: str, given: Sequence[_T] | None, count: int, default: _T) -> list[_T]:
+def _one_per_critic(
+    name: str, given: Sequence[_T] | None, count: int, default: _T, plural: str = "numbers"
+) -> list[_T]:
     if given is None:
         return [default] * count
     if len(given) not in (1, count):
-        raise ConfigError(f"critic {name} has {len(given)} values; give 1, or {count}, one per critic")
+        raise ConfigError(f"critic {name} has {len(given)} {plural}; give 1, or {count}, one per critic")
     return [*given] * (count if len(given) == 1 else 1)
 
 

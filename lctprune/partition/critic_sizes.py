@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.measure.costs import count_known_flops, count_parameters
+from lctprune.measure.costs import count_known_flops, count_on_the_way, count_parameters
 from lctprune.partition.cut_points import CutPoint
-from lctprune.utils.modules import evaluation_mode
+from lctprune.partition.cutting import Partition
 
 AUTO = "auto"  # the kind that leaves the choice to this file
 SHARE = 0.5  # of the FLOPs between a cut point and the next exit that a critic may take
@@ -36,15 +36,21 @@ class CriticSize(NamedTuple):
 
 
 class ExitCost(NamedTuple):
-    """What an exit costs: the groups up to it and its critic; FLOPs of operations with a known formula."""
+    """What an exit costs: the groups up to it, and its critic."""
 
-    flops: int
+    flops: int  # of the operations with a FLOP formula
     parameters: int
+    is_partial: bool = False  # whether there are others
 
     def as_fractions(self, main: ExitCost) -> str:
         """Say what it costs in comparison to the main network."""
-        flops = f"{self.flops / main.flops:.0%} of the main network's FLOPs and " if main.flops else ""
+        known = "known " if main.is_partial else ""
+        flops = f"{self.flops / main.flops:.0%} of the main network's {known}FLOPs and " if main.flops else ""
         return f"{flops}{self.parameters / max(1, main.parameters):.0%} of its parameters"
+
+    def saves_nothing(self, main: ExitCost) -> bool:
+        """Tell whether it has at least the main network's FLOPs or parameters."""
+        return self.flops >= main.flops > 0 or self.parameters >= main.parameters > 0
 
 
 MakeCritic = Callable[[CutPoint, CriticSize], nn.Module]
@@ -70,57 +76,63 @@ def has_depthwise_blocks(model: nn.Module) -> bool:
     return 2 * len(depthwise) > len(spatial)
 
 
-def cumulative_costs(groups: Sequence[nn.Module], example: Tensor) -> list[ExitCost]:
+def fitted_sizes(
+    partition: Partition, example: Tensor, usual: Sequence[CriticSize], make: MakeCritic, *, may_change: bool
+) -> tuple[list[CriticSize], list[str]]:
+    """Choose for each exit the largest critic that keeps the promise of its cut point, or else the smallest.
+
+    Args:
+        partition: network in groups.
+        example: input, [batch, ...].
+        usual: size of each critic if its cost did not matter.
+        make: function that makes a critic.
+        may_change: whether critics may be smaller than usual.
+
+    Returns:
+        The size of each critic; and notes for people, a line for each exit whose critic is smaller, or that costs no
+        less than the main network.
+    """
+    if not partition.cuts:
+        return [], []
+    *starts, main = _cumulative_costs(partition.groups, example)
+    sizes: list[CriticSize] = []
+    notes: list[str] = []
+    later = [main]  # what the exits behind cost, the nearest first
+    for index in reversed(range(len(usual))):
+        start, cut = starts[index], partition.cuts[index]
+        for size in _smaller_and_smaller(usual[index]) if may_change else [usual[index]]:
+            cost = _exit_cost(start, cut, size, make)
+            if _keeps_promise(cost, start, later):
+                break
+        if size != usual[index]:
+            otherwise = _exit_cost(start, cut, usual[index], make)
+            notes.insert(0, _note_on_smaller(index, size, cost, usual[index], otherwise, main))
+        if cost.saves_nothing(main):
+            notes.insert(0, _note_on_dear(index, size, cost, main, may_change=may_change))
+        sizes.insert(0, size)
+        later.insert(0, cost)
+    return sizes, notes
+
+
+def _cumulative_costs(groups: Sequence[nn.Module], example: Tensor) -> list[ExitCost]:
     """Measure what the groups up to each cost, without critics; the last figures are the main network's."""
-    costs, flops, parameters = [], 0, 0
+    costs, total = [], ExitCost(0, 0)
     x = example[:1].detach()
     for group in groups:
-        flops += count_known_flops(group, x).known
-        parameters += count_parameters(group)
-        costs.append(ExitCost(flops, parameters))
-        with evaluation_mode(group), torch.no_grad():
-            x = group(x)
+        x, count = count_on_the_way(group, x)
+        parameters = total.parameters + count_parameters(group)
+        total = ExitCost(total.flops + count.known, parameters, total.is_partial or bool(count.unknown))
+        costs.append(total)
     return costs
 
 
-def exit_cost(before: ExitCost, cut: CutPoint, size: CriticSize, make: MakeCritic) -> ExitCost:
-    """Compute what an exit costs; its critic takes no memory and nothing from the random generator.
-
-    Args:
-        before: costs up to the cut point.
-        cut: cut point.
-        size: size of the critic.
-        make: function that makes a critic.
-    """
+def _exit_cost(start: ExitCost, cut: CutPoint, size: CriticSize, make: MakeCritic) -> ExitCost:
+    """Compute what an exit costs; its critic takes no memory and nothing from the random generator."""
     with torch.device("meta"):
         critic = make(cut, size)
         dtype = next((parameter.dtype for parameter in critic.parameters()), None)
         flops = count_known_flops(critic, torch.zeros(1, *cut.shape, dtype=dtype)).known
-    return ExitCost(before.flops + flops, before.parameters + count_parameters(critic))
-
-
-def fitted_sizes(
-    costs: Sequence[ExitCost], cuts: Sequence[CutPoint], usual: Sequence[CriticSize], make: MakeCritic
-) -> list[CriticSize]:
-    """Choose for each exit the largest critic that keeps the promise of its cut point, or else the smallest.
-
-    Args:
-        costs: costs up to each cut point, and of the main network.
-        cuts: cut points.
-        usual: size of each critic if its cost did not matter.
-        make: function that makes a critic.
-    """
-    *starts, main = costs
-    sizes: list[CriticSize] = []
-    later = [main]  # what the exits behind cost, the nearest first
-    for cut, wanted, start in zip(reversed(cuts), reversed(usual), reversed(starts), strict=True):
-        for size in _smaller_and_smaller(wanted):
-            cost = exit_cost(start, cut, size, make)
-            if _keeps_promise(cost, start, later):
-                break
-        sizes.insert(0, size)
-        later.insert(0, cost)
-    return sizes
+    return ExitCost(start.flops + flops, start.parameters + count_parameters(critic), start.is_partial)
 
 
 def _smaller_and_smaller(usual: CriticSize) -> Iterator[CriticSize]:
@@ -137,33 +149,15 @@ def _keeps_promise(cost: ExitCost, start: ExitCost, later: Sequence[ExitCost]) -
     return cost.flops - start.flops <= SHARE * (further - start.flops) and cost.parameters < later[0].parameters
 
 
-def notes_on_smaller(
-    costs: Sequence[ExitCost],
-    cuts: Sequence[CutPoint],
-    usual: Sequence[CriticSize],
-    sizes: Sequence[CriticSize],
-    make: MakeCritic,
-) -> Iterator[str]:
-    """Say in one line for each critic that is smaller than usual what its exit costs now, and would cost otherwise."""
-    *starts, main = costs
-    for index, (start, cut, wanted, size) in enumerate(zip(starts, cuts, usual, sizes, strict=True)):
-        if size != wanted:
-            now, otherwise = (exit_cost(start, cut, each, make).as_fractions(main) for each in (size, wanted))
-            yield (
-                f"exit {index} gets a smaller critic ({size}) and costs {now}; with the usual one ({wanted}) it would "
-                f"cost {otherwise}"
-            )
+def _note_on_smaller(
+    index: int, size: CriticSize, cost: ExitCost, usual: CriticSize, usual_cost: ExitCost, main: ExitCost
+) -> str:
+    return (
+        f"exit {index} gets a smaller critic ({size}) and costs {cost.as_fractions(main)}; with the usual one "
+        f"({usual}) it would cost {usual_cost.as_fractions(main)}"
+    )
 
 
-def notes_on_dear(
-    costs: Sequence[ExitCost], cuts: Sequence[CutPoint], sizes: Sequence[CriticSize], make: MakeCritic
-) -> Iterator[str]:
-    """Say in one line for each exit with at least the main network's FLOPs or parameters what it costs."""
-    *starts, main = costs
-    for index, (start, cut, size) in enumerate(zip(starts, cuts, sizes, strict=True)):
-        cost = exit_cost(start, cut, size, make)
-        if (cost.flops >= main.flops > 0) or cost.parameters >= main.parameters > 0:
-            yield (
-                f"exit {index} saves nothing: with its critic ({size}) it costs {cost.as_fractions(main)}; let the "
-                "critic be chosen (auto), make it narrower, or cut elsewhere"
-            )
+def _note_on_dear(index: int, size: CriticSize, cost: ExitCost, main: ExitCost, *, may_change: bool) -> str:
+    remedy = "ask for fewer groups, or cut earlier" if may_change else "leave out the kind, depth and width of critics"
+    return f"exit {index} saves nothing: with its critic ({size}) it costs {cost.as_fractions(main)}; {remedy}"
