@@ -51,7 +51,12 @@ def printed_warnings(console: Console) -> Iterator[None]:
         warnings.simplefilter("always", DataWarning)
         yield
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, (NetworkWarning, DataWarning))]
-    for note in dict.fromkeys(notes):  # each once, however often the network was built
+    print_notes(console, list(dict.fromkeys(notes)))  # each once, however often the network was built
+
+
+def print_notes(console: Console, notes: Sequence[str]) -> None:
+    """Print notes, a line each."""
+    for note in notes:
         console.print(f"Note: {note}.")
 
 

@@ -44,6 +44,7 @@ def select(
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
     """
     from lctprune.cli.results import measured, opened, write_results
+    from lctprune.measure.candidates import left_out
     from lctprune.measure.selection import Budget, cheaper_alternative, main_of
     from lctprune.measure.selection import select as choose
     from lctprune.workflows.deployment import SELECTED, deploy
@@ -55,6 +56,8 @@ def select(
     candidates = measured(found, latency_batch=latency_batch, loaded=loaded)
     limits = budget.limits(main_of(candidates))
     chosen = choose(candidates, limits)
+    if unknown := left_out(candidates, limits):
+        stderr().print(f"Note: {unknown}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
         folder = found.path / SELECTED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import printed_warnings, stderr, stdout
+from lctprune.cli.console import print_notes, printed_warnings, stderr, stdout
 from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
 from lctprune.cli.parsing import data_name, group_count, require_effect
 from lctprune.config.data import DataConfig
@@ -166,13 +166,15 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
     from lctprune.cli.results import CSV, refresh_results, show_candidates
+    from lctprune.measure.selection import main_of
     from lctprune.models.external import is_own_function
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.members import DENSE
 
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
-    candidates = measure_run(run)
+    with printed_warnings(stderr()):
+        candidates = measure_run(run)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
         refresh_results(run, candidates)
     networks = "networks" if settings.dense else "exits"
@@ -180,7 +182,8 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     if not json:
         model = settings.network.model
         named = f" --model {model}" if is_own_function(model) else ""
-        stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
+        budget = "params" if main_of(candidates).flops is None else "flops"
+        stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-{budget} 60%{named}")
 
 
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
@@ -190,6 +193,7 @@ def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int)
 
     with printed_warnings(stderr()):
         session = begin(settings, group, replicas=replicas)
+    print_notes(stderr(), session.network.notes)
     data, run = session.data, session.run
     steps = session.steps(group, replicas=replicas)
     del session  # a process of several keeps its own groups of the network only

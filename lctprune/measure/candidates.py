@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -193,6 +193,16 @@ def measure_costs(
             )
         )
     return candidates
+
+
+def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
+    """Name the candidates that no budget on these costs can choose, because such a cost is not known; else ""."""
+    parts = []
+    for cost in costs:
+        names = [candidate.name for candidate in candidates if getattr(candidate, cost) is None]
+        if names:
+            parts.append(f"{', '.join(names)}, whose {cost} was not measured")
+    return f"left out: {'; '.join(parts)}" if parts else ""
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:

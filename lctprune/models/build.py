@@ -69,7 +69,7 @@ def build_network(
         config.example,
         num_outputs=config.num_outputs,
         groups=config.groups,
-        critic=config.critic,
+        critic=_given_kinds(config),
         critic_depth=config.critic_depth,
         critic_width=config.critic_width,
         critic_pool=config.critic_pool,
@@ -81,7 +81,9 @@ def build_network(
         is_run = weights != "default" and Path(str(weights)).is_dir()  # whose checkpoint lacks what no group runs
         optional = model.state_dict().keys() - network.main_state_dict().keys() if is_run else set()
         load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}", optional=optional)
-    recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
+    recipe = dataclasses.replace(
+        config, weights=weights or config.weights, cuts=network.cuts, **_chosen(network, config)
+    )
     return network_of(network, recipe)
 
 
@@ -102,6 +104,24 @@ def _given_cut_points(config: NetworkConfig) -> tuple[str, ...] | None:
     if config.cuts or config.split_at:
         return config.cuts or config.split_at
     return PAPER_CUTS.get((config.model, config.groups)) if config.balance == "flops" else None
+
+
+def _given_kinds(config: NetworkConfig) -> str | tuple[str, ...]:
+    """Return the kinds of critics of a network that was built before; else the one that is asked for."""
+    if config.critic == "auto":
+        return config.critic_kinds or config.critic
+    return (config.critic,) * len(config.cuts) if config.cuts else config.critic
+
+
+def _chosen(network: LocalCriticNetwork, config: NetworkConfig) -> dict[str, Any]:
+    """Return the kinds and widths of critics that were chosen for a network, as its recipe records them."""
+    if config.critic != "auto":
+        return {}
+    is_narrower = any(width != 1 for width in network.critic_widths)
+    return {
+        "critic_kinds": network.critic_kinds,
+        "critic_width": config.critic_width or (network.critic_widths if is_narrower else None),
+    }
 
 
 def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:

@@ -180,9 +180,17 @@ def _begin(settings: SessionSettings) -> Session:
 
 
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
-    """Take from a run what was decided at its start: the network's cut points and the origin of its weights."""
+    """Take from a run what was decided at its start: cut points, critics and the origin of the weights."""
     config, recorded = settings.network, run.config.network
     cuts = recorded.cuts if recorded and recorded.model == config.model else None
+    if recorded and cuts and config.critic == "auto" and recorded.critic in ("auto", "tail"):  # tail: by a past default
+        chosen = recorded.critic_width if recorded.critic == "auto" else None
+        config = dataclasses.replace(
+            config,
+            critic=recorded.critic,
+            critic_kinds=recorded.critic_kinds,
+            critic_width=config.critic_width or chosen,
+        )
     weights = config.weights
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
         weights = recorded.weights if recorded else None

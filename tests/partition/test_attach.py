@@ -483,12 +483,11 @@ def test_a_cut_point_that_is_named_twice_gives_two_critics_of_one_output() -> No
 
 
 def test_a_width_is_given_to_each_critic_or_once_for_all() -> None:
-    def sizes(widths: list[float] | None) -> list[int]:
+    def sizes(widths: list[float]) -> list[int]:
         network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=5, groups=3, critic_width=widths)
         return [lct.count_parameters(critic) for critic in network.critics]
 
-    whole, half = sizes(None), sizes([0.5])
-    assert sizes([1]) == whole
+    whole, half = sizes([1]), sizes([0.5])
     assert sizes([0.5, 1]) == [half[0], whole[1]]
     assert half[0] < whole[0]
     with pytest.raises(ConfigError, match="critic width has 3 numbers; give 1, or 2"):
@@ -670,7 +669,7 @@ def test_known_cut_points_take_one_run_of_the_model() -> None:
     runs = []
     model = SmallNet()
     model.fc.register_forward_hook(lambda _, inputs, __: runs.append(isinstance(inputs[0], Tensor)))
-    lct.attach_critics(model, IMAGE, num_outputs=5, split_at=["relu_1", "block2"])
+    lct.attach_critics(model, IMAGE, num_outputs=5, split_at=["relu_1", "block2"], critic=["tail", "linear"])
     assert runs.count(True) == 1
 
 
