@@ -21,7 +21,6 @@ from lctprune.data.decoding import read_image
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
 from lctprune.data.splits import Batch, Split
 from lctprune.data.torch_loader import one_line_errors
-from lctprune.errors import DataError
 
 _Transform = Callable[[Any], Any]
 

@@ -7,7 +7,6 @@ is asked for; larger ones are streamed.
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
