@@ -21,6 +21,7 @@ from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
+from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
@@ -162,7 +163,7 @@ def _begin(settings: SessionSettings) -> Session:
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     config = _resumed(settings, resumed) if resumed else settings.network
-    given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
+    given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
     statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
     data = load_data(settings.data, download=settings.download, **statistics._asdict())
     if given:
@@ -180,10 +181,10 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     """Take from a run what was decided at its start: the network's cut points and the origin of its weights."""
     config, recorded = settings.network, run.config.network
     cuts = recorded.cuts if recorded and recorded.model == config.model else None
-    weights = config.weights
+    weights, note = config.weights, config.weights_note
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
-        weights = recorded.weights if recorded else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights)
+        weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
+    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note)
 
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
