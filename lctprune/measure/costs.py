@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -70,9 +70,23 @@ def count_known_flops(network: nn.Module, example: Tensor) -> FlopCount:
 
     Arguments are those of `count_flops`.
     """
+    samples = fewest_samples(network, example)
     with evaluation_mode(network), torch.no_grad(), counting_flops() as count:
-        network(example[:1].detach())
-        return count()
+        network(samples)
+        return count()._replace(known=count().known // len(samples))
+
+
+def fewest_samples(network: nn.Module, example: Tensor) -> Tensor:
+    """Return an example's first sample; twice where the network does not run on one, as some batch norms do not."""
+    first = example[:1].detach()
+    with evaluation_mode(network), torch.no_grad(), suppress(Exception):  # it is run again, for its errors
+        network(first)
+        return first
+    twice = first.repeat_interleave(2, 0)
+    with evaluation_mode(network), torch.no_grad(), suppress(Exception):
+        network(twice)
+        return twice
+    return first
 
 
 def warn_of_unknown_operations(counts: Iterable[FlopCount], consequence: str) -> None:
@@ -136,9 +150,10 @@ def count_parameters(network: nn.Module) -> int:
 def saved_bytes(network: nn.Module, example: Tensor) -> int:
     """Count the bytes of activations that autograd keeps for one sample's backward pass, parameters left out."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    samples = fewest_samples(network, example)
     with evaluation_mode(network), torch.enable_grad(), saving_bytes(set(), ignored=parameters) as saved:
-        network(example[:1].detach().clone().requires_grad_(example.is_floating_point()))
-        return saved()
+        network(samples.clone().requires_grad_(samples.is_floating_point()))
+        return saved() // len(samples)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from lctprune.measure.costs import (
     FlopCount,
     count_known_flops,
     count_parameters,
+    fewest_samples,
     saved_bytes,
     warn_of_unknown_operations,
 )
@@ -39,7 +40,7 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
         NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing.
     """
     costs, counts = [], []
-    x = example[:1].detach()
+    x = fewest_samples(network, example)
     leaves = [
         [name for name, module in group.named_modules() if not any(module.children())] for group in network.groups
     ]

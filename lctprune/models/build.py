@@ -19,6 +19,7 @@ from lctprune.models.weights import is_run, load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
 from lctprune.partition.cutting import possible_cut_points
+from lctprune.utils.wrappers import unwrapped
 
 # name -> function that takes num_outputs, and those of in_channels, image_size, features and vocabulary that it needs
 MODELS: dict[str, Builder] = {
@@ -148,4 +149,4 @@ def build_model(config: NetworkConfig) -> nn.Module:
     else:
         shape = {"in_channels": config.in_channels, "image_size": config.image_size}
     settings = {"num_outputs": config.num_outputs, **shape}
-    return call_builder(config.model, builder, settings, config.model_args)
+    return unwrapped(call_builder(config.model, builder, settings, config.model_args))

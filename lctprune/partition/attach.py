@@ -19,6 +19,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.partition.choosing import Balance
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
+from lctprune.partition.plain_model import match_types, plain_model
 
 Pool = Literal["mean", "last"]
 _T = TypeVar("_T")
@@ -41,7 +42,8 @@ def attach_critics(
     """Cut a model into layer groups and attach a new critic to each but the last.
 
     Args:
-        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters.
+        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters. What
+            `torch.compile`, `DataParallel` and the like wrap is taken out of them, and has the names of the plain model.
         example: input, [batch, ...]; its values do not matter.
         num_outputs: width of the model's output, and so of every critic's.
         groups: number of layer groups.
@@ -56,14 +58,15 @@ def attach_critics(
         training: training whose `time` or `memory` is balanced; by default one with default settings.
 
     Raises:
-        NetworkError: the model does not run on the example.
-        PartitionError: the model cannot be traced or cut as asked.
+        NetworkError: the model does not run on the example, or its tensors are on several devices.
+        PartitionError: the model cannot be traced or cut as asked, or is no plain network (TorchScript, quantised).
         ConfigError: a setting does not fit the number of groups, or is unknown.
 
     Warns:
         NetworkWarning: an auxiliary head of the model is left out; or an operation has no FLOP formula, so that the
             FLOPs of all others are balanced.
     """
+    model, example = plain_model(model, example)
     count = len(split_at) if split_at else groups - 1
     depths = _one_per_critic("depth", critic_depth, count, None)
     widths = _one_per_critic("width", critic_width, count, 1.0)
@@ -87,6 +90,7 @@ def attach_critics(
         new_critic(cut, depth=depth, width=width)
         for cut, depth, width in zip(partition.cuts, depths, widths, strict=True)
     ]
+    match_types(critics, partition.groups, example)
     network = LocalCriticNetwork(partition.groups, critics)
     network.cuts = tuple(cut.node_name for cut in partition.cuts)
     network.cut_point_names = tuple(cut.name for cut in partition.cuts)
