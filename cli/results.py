@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
+from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run, newest_run
@@ -41,7 +41,7 @@ def measured(
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
     for note in notes(run):
         console.print(f"Note: {note}.")
-    with console.status("Measuring every exit on the validation split"):
+    with printed_warnings(console), console.status("Measuring every exit on the validation split"):
         return measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency, loaded=loaded)
 
 

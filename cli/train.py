@@ -170,7 +170,8 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
 
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
-    candidates = measure_run(run)
+    with printed_warnings(stderr()):
+        candidates = measure_run(run)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
         refresh_results(run, candidates)
     networks = "networks" if settings.dense else "exits"
