@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, ExportError, NetworkWarning, first_line
-from lctprune.utils.batches import batch_dependence, runs_alone
+from lctprune.utils.batches import CAUSES, batch_dependence, runs_alone
 from lctprune.utils.files import write_atomically
 from lctprune.utils.modules import device_of, evaluation_mode
 from lctprune.utils.wrappers import unwrapped
@@ -22,10 +22,6 @@ from lctprune.utils.wrappers import unwrapped
 Format = Literal["torchscript"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SINGLE_SAMPLES = 8  # number of samples that are also compared one by one
-BATCH_REMEDY = (
-    "what is measured in larger batches says nothing of single samples (is there a batch norm without running statistics, "
-    "or padding that is not masked?)"
-)
 TOLERANCE = 1e-3  # of outputs, relative and absolute: freezing folds batch norm into convolutions, which rounds anew
 COARSE_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of types that round more coarsely
 
@@ -64,7 +60,11 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: For
     for samples in (batch, *singles, *_shorter(network, batch)):
         _compare(network, scripted, samples, may_be_nan=dependence is not None)
     if dependence:
-        warnings.warn(f"the exported network {dependence}; {BATCH_REMEDY}", NetworkWarning, stacklevel=2)
+        warnings.warn(
+            f"the exported network {dependence}: its accuracy in batches says nothing of single samples ({CAUSES})",
+            NetworkWarning,
+            stacklevel=2,
+        )
     buffer = io.BytesIO()
     with _conversion(network), _without_warnings():
         torch.jit.save(scripted, buffer)

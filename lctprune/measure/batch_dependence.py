@@ -10,8 +10,7 @@ from torch import nn
 
 from lctprune.data.splits import Split
 from lctprune.errors import NetworkWarning
-from lctprune.exporting import BATCH_REMEDY
-from lctprune.utils.batches import SAMPLES, batch_dependence, runs_alone
+from lctprune.utils.batches import CAUSES, SAMPLES, batch_dependence, runs_alone
 from lctprune.utils.modules import device_of, evaluation_mode
 
 
@@ -61,9 +60,8 @@ def warn_of_batch_dependence(found: Mapping[str, str], *, latency_batch: int) ->
     for clause, name in {clause: name for name, clause in reversed(found.items())}.items():
         alike = sum(each == clause for each in found.values()) - 1
         others = f" (and {alike} more)" if alike else ""
-        is_scored_in_batches = latency_batch == 1 and not all(map(runs_alone, found.values()))
-        batches = "large batches" if is_scored_in_batches else f"batches of {latency_batch}"
-        lacks = " and it has no latency" if latency_batch == 1 and not runs_alone(clause) else ""
-        warnings.warn(
-            f"{name}{others} {clause}: scores are of {batches},{lacks} and {BATCH_REMEDY}", NetworkWarning, stacklevel=3
-        )
+        if latency_batch > 1 or all(map(runs_alone, found.values())):
+            consequence = f"scores are of batches of {latency_batch}, as latencies are"
+        else:
+            consequence = "scores are of large batches" + ("" if runs_alone(clause) else ", and latencies are missing")
+        warnings.warn(f"{name}{others} {clause}: {consequence} ({CAUSES})", NetworkWarning, stacklevel=3)

@@ -124,8 +124,8 @@ def evaluate(
         DataError: the split has no samples.
 
     Warns:
-        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of the
-            batch, so that scores are of `latency_batch` samples per batch.
+        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of
+            the batch, so that scores are of `latency_batch` samples per batch.
     """
     count = len(network.groups)
     networks = {exit_name(exit, count): network.subnetwork(exit) for exit in range(count)}

@@ -169,7 +169,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _state_dicts(content: Any, seen: set[int], key: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _state_dicts(
+    content: Any, seen: set[int], key: str = "", depth: int = 0
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     if not isinstance(content, Mapping) or id(content) in seen or depth > MAX_DEPTH:
         return
     seen.add(id(content))

@@ -98,7 +98,9 @@ def _missing(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional:
     """List the network's tensors that are given under none of their names: one that is tied has several."""
     given = {id(tensor) for name, tensor in own.items() if name in weights}
     return [
-        name for name, tensor in own.items() if id(tensor) not in given and name not in optional and not is_counter(name)
+        name
+        for name, tensor in own.items()
+        if id(tensor) not in given and name not in optional and not is_counter(name)
     ]
 
 
@@ -115,7 +117,11 @@ def _absent_classifier(own: Mapping[str, Tensor], missing: Collection[str], num_
     lost = {name.rpartition(".")[0] for name in missing}
     is_whole = [*layers][-len(lost) :] == [layer for layer in layers if layer in lost] and len(lost) < len(layers)
     heads = [name for layer in lost for name in layers[layer]]
-    if is_whole and set(heads) == set(missing) and all(len(own[name]) == num_outputs for name in heads if own[name].dim()):
+    if (
+        is_whole
+        and set(heads) == set(missing)
+        and all(len(own[name]) == num_outputs for name in heads if own[name].dim())
+    ):
         return heads
     return []
 

@@ -38,7 +38,9 @@ def plain_model(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
         if is_traceable_wrapper_subclass(tensor):
-            raise PartitionError(f"{name} is a {type(tensor).__name__}, which cannot be trained in parts; {_original()}")
+            raise PartitionError(
+                f"{name} is a {type(tensor).__name__}, which cannot be trained in parts; {_original()}"
+            )
     return model, example.to(_device_of(model, [tensor for _, tensor in tensors], example))
 
 

@@ -11,6 +11,7 @@ SAMPLES = 8  # compared
 ROUNDING = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # relative to the largest output; else that of float32
 FLOAT32_ROUNDING = 1e-3
 NOTICEABLE = 1e-2  # relative to how far outputs differ from each other
+CAUSES = "is there a batch norm without running statistics, or padding that is not masked?"
 FAILS_ALONE = "does not run on one sample alone"
 DIFFERS_ALONE = "gives a sample alone other outputs than in a batch"
 
