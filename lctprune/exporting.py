@@ -149,7 +149,7 @@ def _reloaded(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     buffer = io.BytesIO()
     torch.jit.save(scripted, buffer)
     buffer.seek(0)
-    copied: torch.jit.ScriptModule = torch.jit.load(buffer)
+    copied: torch.jit.ScriptModule = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
     return copied
 
 

@@ -57,9 +57,9 @@ def warn_of_batch_dependence(found: Mapping[str, str], *, latency_batch: int) ->
     Warns:
         NetworkWarning: there are such networks.
     """
-    for clause, name in {clause: name for name, clause in reversed(found.items())}.items():
-        alike = sum(each == clause for each in found.values()) - 1
-        others = f" (and {alike} more)" if alike else ""
+    for clause in dict.fromkeys(found.values()):
+        name, *alike = [each for each in found if found[each] == clause]
+        others = f" (and {len(alike)} more)" if alike else ""
         if latency_batch > 1 or all(map(runs_alone, found.values())):
             consequence = f"scores are of batches of {latency_batch}, as latencies are"
         else:

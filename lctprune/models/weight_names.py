@@ -1,4 +1,4 @@
-"""Find a network's own names in a state dict whose names were wrapped: by a parallel or compiled model, by a trainer."""
+"""Find a network's own names in a state dict whose names were wrapped, by a parallel model, a compiler, a trainer."""
 
 from __future__ import annotations
 

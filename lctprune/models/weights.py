@@ -115,15 +115,10 @@ def _absent_classifier(own: Mapping[str, Tensor], missing: Collection[str], num_
     for name in own:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
     lost = {name.rpartition(".")[0] for name in missing}
-    is_whole = [*layers][-len(lost) :] == [layer for layer in layers if layer in lost] and len(lost) < len(layers)
     heads = [name for layer in lost for name in layers[layer]]
-    if (
-        is_whole
-        and set(heads) == set(missing)
-        and all(len(own[name]) == num_outputs for name in heads if own[name].dim())
-    ):
-        return heads
-    return []
+    are_last = len(lost) < len(layers) and lost == set([*layers][len(layers) - len(lost) :])
+    give_all = all(len(own[name]) == num_outputs for name in heads if own[name].dim())
+    return heads if are_last and give_all and set(heads) == set(missing) else []
 
 
 def _require_names(

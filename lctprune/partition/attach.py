@@ -43,7 +43,7 @@ def attach_critics(
 
     Args:
         model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters. What
-            `torch.compile`, `DataParallel` and the like wrap is taken out of them, and has the names of the plain model.
+            `torch.compile`, `DataParallel` and the like wrap is taken out of them; names are the plain model's.
         example: input, [batch, ...]; its values do not matter.
         num_outputs: width of the model's output, and so of every critic's.
         groups: number of layer groups.

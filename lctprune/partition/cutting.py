@@ -76,9 +76,8 @@ def partition_model(
     require_one_input(model)
     output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
     example = example[:1].detach().contiguous()
-    if output is not None:
-        if groups == 1:
-            return Partition([_whole(model)], [], tuple(output.shape[1:]))
+    if output is not None and groups == 1:
+        return Partition([_whole(model)], [], tuple(output.shape[1:]))
     with without_leftovers(model):
         traced = trace(model)
         if split_at:  # known cut points need shapes, but neither costs nor a search

@@ -1,4 +1,4 @@
-"""Make sure that a model is one whose parts can be trained: a plain network, on one device, of floating-point numbers."""
+"""Make sure that a model is one whose parts can be trained: a plain network, on one device."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -310,17 +310,17 @@ def test_a_layer_in_the_middle_is_no_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("own", [torch.float32, torch.float64])
-def test_other_precisions_are_converted_and_that_is_said(dtype: torch.dtype, own: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize("here", [torch.float32, torch.float64])
+def test_other_precisions_are_converted_and_that_is_said(dtype: torch.dtype, here: torch.dtype, tmp_path: Path) -> None:
     source = network(1).to(dtype)
     torch.save(source.state_dict(), tmp_path / "w.pt")
-    model = network(2).to(own)
+    model = network(2).to(here)
     _, notes = read_into(model, tmp_path / "w.pt")
     assert_holds(
         model, {name: tensor.to(model.state_dict()[name].dtype) for name, tensor in source.state_dict().items()}
     )
-    names = [str(each).removeprefix("torch.") for each in (dtype, own)]
-    assert notes == ([f"file: 14 tensors converted from {names[0]} to {names[1]}"] if dtype != own else [])
+    names = [str(each).removeprefix("torch.") for each in (dtype, here)]
+    assert notes == ([f"file: 14 tensors converted from {names[0]} to {names[1]}"] if dtype != here else [])
 
 
 UNUSABLE: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
@@ -367,7 +367,7 @@ def test_an_infinite_mask_and_counters_of_other_types_are_no_fault(tmp_path: Pat
 class Settings:
     """A class of the user's own, whose code must not run."""
 
-    made: list[str] = []
+    made: ClassVar[list[str]] = []
 
     def __setstate__(self, state: object) -> None:
         Settings.made.append("made")
