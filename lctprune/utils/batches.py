@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -42,7 +43,9 @@ def batch_dependence(network: Callable[[Tensor], Tensor], samples: Tensor) -> st
     if _is_other(network(samples), together).any():
         return None  # it draws random numbers
     try:
-        alone = torch.cat([_alone(network, sample[None]) for sample in samples])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as of the deviation of one number
+            alone = torch.cat([_alone(network, sample[None]) for sample in samples])
     except Exception as error:  # whatever the network's own code raises
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return f"{FAILS_ALONE} ({reason})"
