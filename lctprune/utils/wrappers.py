@@ -25,7 +25,7 @@ def _plain(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
         inner = content
     if id(inner) not in known:
         known[id(inner)] = inner  # before its children, should one of them contain it
-        children = {name: child and _plain(child, known) for name, child in inner._modules.items()}
+        children = {name: None if child is None else _plain(child, known) for name, child in inner._modules.items()}
         is_compiled = inner._compiled_call_impl is not None  # by its method `compile`
         if is_compiled or any(child is not inner._modules[name] for name, child in children.items()):
             known[id(inner)] = _twin(inner, children)
