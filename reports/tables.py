@@ -17,7 +17,7 @@ FIELDS = [field.name for field in dataclasses.fields(Candidate)]
 INTERVAL = ["accuracy_low", "accuracy_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples")
-TEXTS = ("name", "metric", "origin")
+TEXTS = ("name", "metric", "origin", "batch_dependence")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:

@@ -75,6 +75,7 @@ class NetworkConfig:
     features: int | None = setting(None, "Numbers per step of a sequence, or per row of a table.", panel=INPUT)
     vocabulary: int | None = setting(None, "Number of tokens; a sequence then consists of token numbers.", panel=INPUT)
     weights: str | None = setting(None, "Origin of the first weights: a record only, nothing is loaded from there.")
+    weights_note: str | None = setting(None, "Names and types that were changed in the first weights: a record only.")
     cuts: tuple[str, ...] | None = setting(
         None,
         "Graph nodes after which the network was cut: a record, which takes precedence over groups, split_at and "

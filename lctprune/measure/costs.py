@@ -10,8 +10,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from lctprune.errors import NetworkWarning, UnknownOperationError, first_line
 from lctprune.measure.flop_formulas import missing_formulas
 from lctprune.measure.free_operations import is_free
 from lctprune.utils.modules import evaluation_mode
+
+_T = TypeVar("_T")
 
 _REMEDY = (
     "register one with torch.utils.flop_counter.register_flop_formula, or build the layer from operations that have one"
@@ -75,14 +77,29 @@ def count_known_flops(network: nn.Module, example: Tensor) -> FlopCount:
 
 
 def count_on_the_way(network: nn.Module, example: Tensor) -> tuple[Tensor, FlopCount]:
-    """Count as `count_known_flops` does, and also return the network's output for the first sample."""
-    first = example[:1].detach()
-    with evaluation_mode(network), torch.no_grad():
+    """Count as `count_known_flops` does, and also return the network's output, for as few samples as it runs on."""
+
+    def counted(samples: Tensor) -> tuple[Tensor, FlopCount]:
         try:
             with counting_flops() as count:
-                return network(first), count()
+                output, flops = network(samples), count()
         except Exception as error:  # such as an operation that PyTorch's counter cannot follow
-            return network(first), FlopCount(0, (first_line(error),))  # the network's own errors are raised here
+            return network(samples), FlopCount(0, (first_line(error),))  # the network's own errors are raised here
+        return output, flops._replace(known=flops.known // len(samples))
+
+    with evaluation_mode(network), torch.no_grad():
+        return _on_few_samples(counted, example)
+
+
+def _on_few_samples(run: Callable[[Tensor], _T], example: Tensor) -> _T:
+    """Run on an example's first sample; on it twice where that fails, as some batch norms need two samples."""
+    first = example[:1].detach()
+    try:
+        return run(first)
+    except Exception:
+        with suppress(Exception):
+            return run(first.repeat_interleave(2, 0))
+        raise
 
 
 def warn_of_unknown_operations(counts: Iterable[FlopCount], consequence: str) -> None:
@@ -146,9 +163,14 @@ def count_parameters(network: nn.Module) -> int:
 def saved_bytes(network: nn.Module, example: Tensor) -> int:
     """Count the bytes of activations that autograd keeps for one sample's backward pass, parameters left out."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    with evaluation_mode(network), torch.enable_grad(), saving_bytes(set(), ignored=parameters) as saved:
-        network(example[:1].detach().clone().requires_grad_(example.is_floating_point()))
-        return saved()
+
+    def saved(samples: Tensor) -> int:
+        with saving_bytes(set(), ignored=parameters) as count:
+            network(samples.clone().requires_grad_(samples.is_floating_point()))
+            return count() // len(samples)
+
+    with evaluation_mode(network), torch.enable_grad():
+        return _on_few_samples(saved, example)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,10 +15,11 @@ from lctprune.errors import ConfigError
 from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
 from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.sequences import gru, lstm, mlp, transformer
-from lctprune.models.weights import load_weights, read_weights
+from lctprune.models.weights import is_run, load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
 from lctprune.partition.cutting import possible_cut_points
+from lctprune.utils.wrappers import unwrapped
 
 # name -> function that takes num_outputs, and those of in_channels, image_size, features and vocabulary that it needs
 MODELS: dict[str, Builder] = {
@@ -63,7 +63,7 @@ def build_network(
     model = build_model(config)
     given = None
     if weights is not None:
-        given = default_weights(config.model) if weights == "default" else read_weights(weights)
+        given = {"": dict(default_weights(config.model))} if weights == "default" else read_weights(weights)
     network = attach_critics(
         model,
         config.example,
@@ -77,12 +77,18 @@ def build_network(
         balance_by=config.balance,
         training=training,
     )
-    if given is not None:
-        is_run = weights != "default" and Path(str(weights)).is_dir()  # whose checkpoint lacks what no group runs
-        optional = model.state_dict().keys() - network.main_state_dict().keys() if is_run else set()
-        load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}", optional=optional)
+    note = config.weights_note
+    if weights is not None and given is not None:
+        from_run = weights != "default" and is_run(weights)  # whose checkpoint lacks what no group runs
+        optional = model.state_dict().keys() - network.main_state_dict().keys() if from_run else set()
+        source = f"weights {weights}"
+        note = load_weights(model, given, num_outputs=config.num_outputs, source=source, optional=optional)
     recipe = dataclasses.replace(
-        config, weights=weights or config.weights, cuts=network.cuts, **_chosen(network, config)
+        config,
+        weights=weights or config.weights,
+        weights_note=note,
+        cuts=network.cuts,
+        **_chosen(network, config),
     )
     return network_of(network, recipe)
 
@@ -167,4 +173,4 @@ def build_model(config: NetworkConfig) -> nn.Module:
     else:
         shape = {"in_channels": config.in_channels, "image_size": config.image_size}
     settings = {"num_outputs": config.num_outputs, **shape}
-    return call_builder(config.model, builder, settings, config.model_args)
+    return unwrapped(call_builder(config.model, builder, settings, config.model_args))

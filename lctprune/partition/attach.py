@@ -25,6 +25,7 @@ from lctprune.partition.critic_sizes import (
 )
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
+from lctprune.partition.plain_model import match_types, plain_model
 
 Pool = Literal["mean", "last"]
 _T = TypeVar("_T")
@@ -47,7 +48,8 @@ def attach_critics(
     """Cut a model into layer groups and attach a new critic to each but the last.
 
     Args:
-        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters.
+        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters. What
+            `torch.compile`, `DataParallel` and the like wrap is taken out of them; names are the plain model's.
         example: input, [batch, ...]; its values do not matter.
         num_outputs: width of the model's output, and so of every critic's.
         groups: number of layer groups.
@@ -66,14 +68,15 @@ def attach_critics(
         training: training whose `time` or `memory` is balanced; by default one with default settings.
 
     Raises:
-        NetworkError: the model does not run on the example.
-        PartitionError: the model cannot be traced or cut as asked.
+        NetworkError: the model does not run on the example, or its tensors are on several devices.
+        PartitionError: the model cannot be traced or cut as asked, or is no plain network (TorchScript, quantised).
         ConfigError: a setting does not fit the number of groups, or is unknown.
 
     Warns:
         NetworkWarning: an auxiliary head of the model is left out; or an operation has no FLOP formula, so that the
             FLOPs of all others are balanced.
     """
+    model, example = plain_model(model, example)
     count = len(split_at) if split_at else groups - 1
     kinds = _one_per_critic("kind", [critic] if isinstance(critic, str) else critic, count, AUTO, "names")
     depths = _one_per_critic("depth", critic_depth, count, None)
@@ -104,6 +107,7 @@ def attach_critics(
         may_change = critic == AUTO and critic_depth is None and critic_width is None
         sizes, notes = fitted_sizes(partition, example, sizes, make, may_change=may_change)
     critics = [make(cut, size) for cut, size in zip(partition.cuts, sizes, strict=True)]
+    match_types(critics, partition.groups, example)
     network = LocalCriticNetwork(partition.groups, critics)
     network.cuts = tuple(cut.node_name for cut in partition.cuts)
     network.cut_point_names = tuple(cut.name for cut in partition.cuts)

@@ -74,11 +74,10 @@ def partition_model(
     if balance_by not in BALANCES:
         raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
     require_one_input(model)
+    output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
     example = example[:1].detach().contiguous()
-    if not split_at:  # run the model first, so that what fails later is not the model itself
-        output = _output(model, example)
-        if groups == 1:
-            return Partition([_whole(model)], [], tuple(output.shape[1:]))
+    if output is not None and groups == 1:
+        return Partition([_whole(model)], [], tuple(output.shape[1:]))
     with without_leftovers(model):
         traced = trace(model)
         if split_at:  # known cut points need shapes, but neither costs nor a search
@@ -154,11 +153,30 @@ def _model_must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
 
 
 def _output(model: nn.Module, example: Tensor) -> Tensor:
-    with _model_must_run(model, example), evaluation_mode(model), torch.no_grad():
-        output = model(example)
+    """Run the model on one sample, or on two where it does not run on one, as batch norm without statistics does."""
+    first = example[:1].detach().contiguous()
+    with evaluation_mode(model), torch.no_grad():
+        output, error = _tried(model, first)
+        if error is not None:
+            output, second_error = _tried(model, first.repeat_interleave(2, 0))
+            error = second_error and error
+        if error is not None:
+            with _model_must_run(model, example):
+                model(example)
+            raise PartitionError(
+                f"{type(model).__name__} runs on {len(example)} samples, but neither on 1 nor on 2 "
+                f"({first_line(error)}); layer groups must run on any number"
+            ) from error
     if not isinstance(output, Tensor):
         raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
     return output
+
+
+def _tried(model: nn.Module, samples: Tensor) -> tuple[object, Exception | None]:
+    try:
+        return model(samples), None
+    except Exception as error:  # whatever the model's own code raises
+        return None, error
 
 
 def _whole(model: nn.Module) -> nn.Module:

@@ -120,10 +120,11 @@ def open_run(
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
-            raise RunError(
-                f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
-                "resume with the same settings"
-            )
+            if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
+                raise RunError(
+                    f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
+                    "resume with the same settings"
+                )
     return run
 
 

@@ -11,13 +11,16 @@ import dataclasses
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lctprune.errors import NetworkWarning
 from lctprune.exporting import Format, export
-from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
+from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
+from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
@@ -27,6 +30,7 @@ from lctprune.workflows.members import Member, checkpoint_hash, member_of, membe
 from lctprune.workflows.model_card import candidate_record, model_card
 
 CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
+SCORED_SAMPLES = 256  # per batch of a pass over a split
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
 SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 
@@ -88,10 +92,11 @@ def measure_run(
     }
     known = [] if again else _read_candidates(path, conditions, any_latency)
     if known:
+        _warn_of_batch_dependence(known)
         return known
     loaded = loaded or LoadedRun(run)
     example = loaded.data.example
-    candidates = measure_costs(_scored(members, loaded), example, latency_batch=latency_batch)
+    candidates = measure_costs(_scored(members, loaded, latency_batch), example, latency_batch=latency_batch)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -106,18 +111,35 @@ def measure_run(
         "candidates": [candidate_record(candidate) for candidate in candidates],
     }
     write_json(path, document)
+    _warn_of_batch_dependence(candidates)
     return candidates
 
 
-def _scored(members: Sequence[Member], loaded: LoadedRun) -> list[ScoredExit]:
+def _warn_of_batch_dependence(candidates: Sequence[Candidate]) -> None:
+    found = {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
+    warn_of_batch_dependence(found, latency_batch=candidates[0].latency_batch)
+
+
+def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int) -> list[ScoredExit]:
     """Score all members of a run, with one pass over the validation split for each run that holds some."""
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
         group = list(together)
         network = loaded.network(group[0].run)
-        scores = score_exits(network, loaded.data.val)
+        networks = {each.name: network.subnetwork(each.exit) for each in group}
+        found = dependences(networks, loaded.data.val)
+        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
+        scores = score_exits(network, loaded.data.val, batch_size=batch_size)
         exits += [
-            ScoredExit(each.number, each.name, network.subnetwork(each.exit), scores, each.exit, each.origin)
+            ScoredExit(
+                each.number,
+                each.name,
+                networks[each.name],
+                scores,
+                each.exit,
+                each.origin,
+                batch_dependence=found.get(each.name, ""),
+            )
             for each in group
         ]
     return exits
@@ -157,8 +179,14 @@ def deploy(
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
     scores = None
     if measure_test:  # first: it may find a file that is broken
-        scores = score_networks([subnetwork, loaded.network()], loaded.data.test)
-    model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
+        main = loaded.network()
+        found = dependences({"exit": subnetwork, "main": main}, loaded.data.val)
+        latency_batch = candidate_of(candidates, exit).latency_batch
+        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
+        scores = score_networks([subnetwork, main], loaded.data.test, batch_size=batch_size)
+    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
+        warnings.simplefilter("ignore", NetworkWarning)
+        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     card = folder / MODEL_CARD
     record = {
         **model_card(run, candidates, exit, scores),

@@ -21,6 +21,7 @@ from lctprune.errors import ConfigError, DataWarning, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
+from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
@@ -162,7 +163,7 @@ def _begin(settings: SessionSettings) -> Session:
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     config = _resumed(settings, resumed) if resumed else settings.network
-    given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
+    given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
     statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
     if resumed and not statistics.preprocessing:
         statistics = statistics._replace(preprocessing=recorded_statistics(resumed.config.data).preprocessing)
@@ -191,10 +192,10 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
             critic_kinds=recorded.critic_kinds,
             critic_width=config.critic_width or chosen,
         )
-    weights = config.weights
+    weights, note = config.weights, config.weights_note
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
-        weights = recorded.weights if recorded else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights)
+        weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
+    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note)
 
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
