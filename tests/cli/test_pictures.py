@@ -99,3 +99,21 @@ def test_a_colour_that_there_is_not_is_wrong_usage(cli: Cli, tmp_path: Path) -> 
     assert result.code == 2
     assert "background is 'blak'" in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_a_run_keep_its_range_where_it_holds_the_new_images(cli: Cli, tmp_path: Path) -> None:
+    generator = numpy.random.default_rng(0)
+    recorded = {}
+    for name, bits in {"run": 12, "dark": 10, "bright": 14}.items():
+        for split, label, index in ((s, c, i) for s in ("train", "test") for c in "ab" for i in range(10)):
+            path = tmp_path / name / split / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 2**bits, (8, 8)).astype(numpy.uint16)).save(path)
+        out = tmp_path / f"{name}-out"
+        weights = () if name == "run" else ("--weights", tmp_path / "run-out")
+        result = cli("train", "vgg-lct", "--data", tmp_path / name, "--out", out, *weights, *QUICK)
+        assert result.code == 0, result.err
+        noted = "was trained on images with values from 0 to 4095" in " ".join(result.err.split())
+        assert noted == (name == "bright")
+        recorded[name] = json.loads((out / "config.json").read_text())["data"]["preprocessing"]["values"]["high"]
+    assert recorded == {"run": 4095, "dark": 4095, "bright": 16383}
