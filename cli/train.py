@@ -17,6 +17,7 @@ from lctprune.config.fields import DATA, FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError
+from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.data.dataset import Data
@@ -177,8 +178,9 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
     if not json:
         model = settings.network.model
-        named = f" --model {model}" if is_own_function(model) else ""
-        stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
+        named = f" --model {shell_word(model)}" if is_own_function(model) else ""
+        command = f"lctprune select {shell_word(run.path)} --budget-flops 60%{named}"
+        stdout().print(f"Next, choose one under a budget: {command}", soft_wrap=True)  # so that it can be copied
 
 
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:

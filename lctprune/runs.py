@@ -29,6 +29,7 @@ from lctprune.data.load import load_data, location, relocated
 from lctprune.errors import RunError
 from lctprune.utils.environment import environment
 from lctprune.utils.files import write_atomically, write_json
+from lctprune.utils.names import require_utf8
 
 RUNS = Path("runs")
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
@@ -176,8 +177,10 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
 
     Raises:
         RunError: the directory exists and is not empty, or cannot be written to.
+        ConfigError: the path is not UTF-8.
     """
     path = _new_path(RunConfig(settings)) if path is None else Path(path)
+    require_utf8(str(path), "the run directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
@@ -234,7 +237,7 @@ def _read_config(path: Path) -> RunConfig:
 
 def _new_path(config: RunConfig) -> Path:
     model = re.sub(r"[^\w.-]+", "-", config.network.model) if config.network else "network"
-    name = Path(config.data.config.name).resolve().name if config.data else "data"
+    name = re.sub(r"[^\w.-]+", "-", Path(config.data.config.name).resolve().name) if config.data else "data"
     stem = f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())

@@ -17,6 +17,7 @@ from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, DataError
+from lctprune.utils.names import require_utf8
 
 
 def load_data(
@@ -37,7 +38,9 @@ def load_data(
 
     Raises:
         DataError: the data is missing, malformed or too small.
+        ConfigError: the path of the data is not UTF-8.
     """
+    require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     if config.name in NAMED:
         return builtin_data(config, normalization, download=download)
     if config.is_table:
