@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lctprune.errors import NetworkWarning
+from lctprune.errors import DataWarning, NetworkWarning
 from lctprune.utils.names import visible
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
     from lctprune.runs import Run
 
+NOTED = (DataWarning, NetworkWarning)  # warnings of the library that are printed as notes
 FOLDED_WIDTH = 24  # columns of a cell whose text may continue on a further line
 PIPED_WIDTH = 160  # columns of tables where the output is no terminal: enough for all of them
 # columns that a narrow table of candidates does without, the least important first
@@ -67,9 +68,10 @@ def stdout() -> Console:
 def printed_warnings(console: Console) -> Iterator[None]:
     """Print warnings of the library as notes, each once."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NetworkWarning)
+        for category in NOTED:
+            warnings.simplefilter("always", category)
         yield
-    notes = [str(warning.message) for warning in caught if issubclass(warning.category, NetworkWarning)]
+    notes = [str(warning.message) for warning in caught if issubclass(warning.category, NOTED)]
     for note in dict.fromkeys(notes):  # each once, however often the network was built
         console.print(f"Note: {note}.")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lctprune.config.fields import DATA, FIRST, require_choices, setting
 from lctprune.errors import ConfigError
+
+TABLES = (".csv", ".tsv", ".data", ".all-data")  # endings of tables' names, in lower case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,5 +73,6 @@ class DataConfig:
 
     @property
     def is_table(self) -> bool:
-        """Whether the data is a table in a CSV file."""
-        return self.name.lower().endswith(".csv")
+        """Whether the data is a table in one file; a folder may have such a name, too."""
+        name = self.name.lower()
+        return name.endswith(".csv") or (name.endswith(TABLES) and not Path(self.name).is_dir())

@@ -48,6 +48,8 @@ class DataRecord:
         mean: mean of each channel or column of the inputs; empty where inputs are not normalised.
         std: standard deviation of each channel or column of the inputs; empty where inputs are not normalised.
         vocabulary: words of a text, by their numbers; None where an earlier version did not record it.
+        tokenizer: name of the rule that splits a text into tokens; None for data that is no text, and where an earlier
+            version did not record it.
         columns: names of a table's input columns; None where an earlier version did not record them.
         target: normalisation of a regression's target.
     """
@@ -60,6 +62,7 @@ class DataRecord:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     vocabulary: tuple[str, ...] | None = None
+    tokenizer: str | None = None
     columns: tuple[str, ...] | None = None
     target: StatisticsRecord | None = None
 

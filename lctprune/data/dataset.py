@@ -11,6 +11,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.run import DataRecord, StatisticsRecord
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.splits import Split, sample_count
+from lctprune.data.tokens import FIRST_TOKENIZER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Data:
         fingerprint: hash of the files' names in their order, or of the content; None for data without files.
         config: settings that the data was loaded with; None for data made in a program.
         vocabulary: words of a text, in the order of their ids.
+        tokenizer: name of the rule that splits a text into tokens; None for data that is no text.
         columns: names of a table's input columns.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
         typical: input of typical length, [1, ...], where inputs differ in length.
@@ -41,6 +43,7 @@ class Data:
     fingerprint: str | None = None
     config: DataConfig | None = None
     vocabulary: tuple[str, ...] = ()
+    tokenizer: str | None = None
     columns: tuple[str, ...] = ()
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
@@ -74,6 +77,7 @@ def data_record(data: Data) -> DataRecord | None:
         std=tuple(normalization.std),
         vocabulary=data.vocabulary,
         columns=data.columns,
+        tokenizer=data.tokenizer,
         target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
     )
 
@@ -84,17 +88,31 @@ def split_sizes(data: Data) -> dict[str, int]:
 
 
 class Statistics(NamedTuple):
-    """Mean and deviation of the inputs and of a regression's target; None stands for those of the training split."""
+    """What a run recorded of its data, to read and normalise it again alike.
+
+    Attributes:
+        normalization: mean and deviation of the inputs; None for those of the training split.
+        target_normalization: mean and deviation of a regression's target; None for those of the training split.
+        tokenizer: name of the rule that splits text into tokens; None for the present one.
+        columns: names of a table's input columns; None if the table is not known.
+    """
 
     normalization: Normalization | None = None
     target_normalization: Normalization | None = None
+    tokenizer: str | None = None
+    columns: tuple[str, ...] | None = None
 
 
 def recorded_statistics(recorded: DataRecord | None) -> Statistics:
-    """Return the statistics that a run's data was normalised by."""
+    """Return how a run's data was read and normalised."""
     if recorded is None:
         return Statistics()
-    return Statistics(_normalization(recorded), _normalization(recorded.target) if recorded.target else None)
+    return Statistics(
+        normalization=_normalization(recorded),
+        target_normalization=_normalization(recorded.target) if recorded.target else None,
+        tokenizer=recorded.tokenizer or FIRST_TOKENIZER,
+        columns=recorded.columns or None,
+    )
 
 
 def _normalization(recorded: DataRecord | StatisticsRecord) -> Normalization | None:

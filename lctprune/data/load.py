@@ -7,9 +7,10 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from lctprune.config.data import DataConfig
+from lctprune.config.data import TABLES, DataConfig
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data
 from lctprune.data.image_folder import image_data
@@ -17,7 +18,7 @@ from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, DataError
-from lctprune.utils.names import require_utf8
+from lctprune.utils.names import require_utf8, visible
 
 
 def load_data(
@@ -25,6 +26,8 @@ def load_data(
     *,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
+    tokenizer: str | None = None,
+    columns: Sequence[str] | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
@@ -34,6 +37,8 @@ def load_data(
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
+        tokenizer: name of the rule that splits text into tokens; by default the present one of `lctprune.data.tokens`.
+        columns: names of the input columns by which a run knows a table.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
@@ -44,14 +49,30 @@ def load_data(
     if config.name in NAMED:
         return builtin_data(config, normalization, download=download)
     if config.is_table:
-        return table_data(config, normalization, target_normalization)
+        return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
     if not root.is_dir():
         known = ", ".join(NAMED)
-        raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
+        raise DataError(
+            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
+        )
     if (root / TRAIN_FILE).is_file():
-        return text_data(config)
-    return image_data(config, normalization)
+        return text_data(config, tokenizer=tokenizer)
+    return _images(config, normalization)
+
+
+def _images(config: DataConfig, normalization: Normalization | None) -> Data:
+    """Load a folder of images.
+
+    Raises:
+        DataError: the name of a class or a file is not UTF-8.
+    """
+    try:
+        data = image_data(config, normalization)
+        "".join(data.classes).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{config.name} has a name that is not UTF-8, {visible(error.object)}; rename it") from error
+    return data
 
 
 def location(config: DataConfig) -> Path | None:

@@ -118,11 +118,9 @@ def open_run(
     recorded = run.config.to_dict()
     _forget_location(settings, recorded)
     for part, values in settings.items():
-        if values != recorded[part]:
-            changed = list(_changes(recorded[part] or {}, values or {}))
+        if changed := list(_changes(recorded[part] or {}, values or {})):  # what was not recorded then may be None now
             raise RunError(
-                f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
-                "resume with the same settings"
+                f"{run.path} was begun with another {part} ({', '.join(changed)}); resume with the same settings"
             )
     return run
 

@@ -1,7 +1,7 @@
 r"""Show names of files, folders, classes and columns as they are, but never as markup, terminal control or a formula.
 
-Whoever makes a data set or a run chooses its names, and they may hold anything: an escape sequence, a mark that reverses
-the reading direction, a line feed, bytes that are not UTF-8.
+Whoever makes a data set or a run chooses its names, and they may hold anything: an escape sequence, a mark that
+reverses the reading direction, a line feed, bytes that are not UTF-8.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def _begin(settings: SessionSettings) -> Session:
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
-    statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
+    statistics = _statistics(config, settings.weights, given, resumed)
     data = load_data(settings.data, download=settings.download, **statistics._asdict())
     if given:
         _require_alike(given, data, settings)
@@ -186,11 +186,13 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     return dataclasses.replace(config, cuts=cuts, weights=weights)
 
 
-def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
-    """Return the statistics that the weights, the model's own or those of a run, were trained with."""
-    if given is not None:
-        return recorded_statistics(given.config.data)
-    return Statistics(default_normalization(config.model) if weights == "default" else None)
+def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:
+    """Return how to read the data: as for the weights, the model's own or those of a run, or as a resumed run does."""
+    recorded = recorded_statistics((given or resumed).config.data) if given or resumed else Statistics()
+    if given or (resumed and config.weights):
+        return recorded
+    own = default_normalization(config.model) if weights == "default" else None
+    return Statistics(own, tokenizer=recorded.tokenizer, columns=recorded.columns)
 
 
 def _require_alike(given: Run, data: Data, settings: SessionSettings) -> None:

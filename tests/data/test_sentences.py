@@ -89,11 +89,50 @@ def test_the_vocabulary_is_of_the_training_split_alone(folder: Path) -> None:
 
 
 def test_words_of_the_held_out_part_of_train_are_not_in_the_vocabulary(tmp_path: Path) -> None:
-    write(tmp_path / "train.tsv", [(f"w{index} w{index}", "ab"[index % 2]) for index in range(20)])
+    write(tmp_path / "train.tsv", [(f"and w{index} w{index}", "ab"[index % 2]) for index in range(20)])
     write(tmp_path / "test.tsv", [("w0", "a")])
     data = load(tmp_path)
-    assert len(data.vocabulary) == 2 + 16
-    assert all(words == [UNKNOWN, UNKNOWN] for words in words_of(data, data.val))
+    assert len(data.vocabulary) == 2 + 1 + 16
+    assert all(words == ["and", UNKNOWN, UNKNOWN] for words in words_of(data, data.val))
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_a_validation_split_of_unknown_words_is_refused(known: int, folder: Path) -> None:
+    write(folder / "val.tsv", [(" ".join(["good"] * known + ["fremd"] * (9 - known)), "good")])
+    if known == 2:
+        assert len(load(folder).val.targets) == 1
+    else:
+        message = error_of(folder)
+        assert f"{(9 - known) / 9:.0%} of the words of the validation split" in message
+        assert "val.tsv" in message
+
+
+def test_text_without_spaces_is_learnt_by_its_characters(tmp_path: Path) -> None:
+    heads = [("\u6e56\u4eba\u706b\u7bad"[index % 4] + "\u8d62\u7403", "a") for index in range(20)]
+    heads += [("\u592e\u884c\u80a1\u5e02"[index % 4] + "\u4e0b\u8dcc", "b") for index in range(20)]
+    write(tmp_path / "train.tsv", heads)
+    write(tmp_path / "test.tsv", heads)
+    data = load(tmp_path)
+    assert inputs_of(data.test).shape == (40, 3)
+    assert bool((inputs_of(data.test) > 1).all())
+
+
+def test_an_older_run_keeps_the_rule_that_it_was_trained_with(folder: Path) -> None:
+    write(folder / "train.tsv", [*TRAIN, *[("\u6e56\u4eba caf\u0301", "good")] * 3])
+    data = load(folder)
+    assert data.tokenizer == "words-or-characters"
+    assert {"\u6e56", "\u4eba"} < set(data.vocabulary)
+    old = lct.load_data(lct.DataConfig(name=str(folder)), tokenizer="words")
+    assert old.tokenizer == "words"
+    assert "\u6e56\u4eba" in old.vocabulary
+
+
+def test_labels_that_look_alike_are_one_class(folder: Path) -> None:
+    write(folder / "train.tsv", [("good film", "caf\u00e9"), ("bad film", "the")] * 10)
+    write(folder / "test.tsv", [("good film", "cafe\u0301")])
+    data = load(folder)
+    assert data.classes == ("caf\u00e9", "the")
+    assert data.test.targets.tolist() == [0]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
