@@ -51,7 +51,8 @@ def has_header(path: Path, rows: _Rows, is_number: Callable[[str], bool]) -> boo
         return _as_row(path, len(first))
     numbers = [float(first[place]) for place in places]
     if above_numbers or any(2 * len(set(columns[index])) <= len(columns[index]) for index in others):
-        if not (_is_ordered(numbers) if above_numbers else _stands_out(numbers, below, places)):
+        is_name = _is_ordered(numbers) and (len(numbers) >= 5 or all(number.is_integer() for number in numbers))
+        if not (is_name if above_numbers else _stands_out(numbers, below, places)):
             _refuse(path, rows[0], "it holds numbers, and text that stands nowhere else in its column")
         warnings.warn(f"the first line of {path} is taken for the names of its columns", DataWarning, stacklevel=2)
         return True

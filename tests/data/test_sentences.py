@@ -172,7 +172,7 @@ def test_the_example_is_a_sentence_of_median_length(folder: Path) -> None:
 def test_the_fingerprint_is_of_the_content(folder: Path) -> None:
     before = load(folder).fingerprint
     assert load(folder).fingerprint == before
-    for name, sentence in (("train.tsv", "changed film"), ("test.tsv", "changed"), ("val.tsv", "new")):
+    for name, sentence in (("train.tsv", "changed film"), ("test.tsv", "changed"), ("val.tsv", "film")):
         with (folder / name).open("a") as file:
             file.write(f"{sentence}\tgood\n")
         after = load(folder).fingerprint
