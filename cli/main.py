@@ -79,7 +79,7 @@ def options(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 no candidate fits the budget."""
-    with suppress(AttributeError):  # of a stream that is not a file
+    with suppress(AttributeError, OSError):  # of a stream that is no file, or cannot be changed
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         for argument in sys.argv[1:]:

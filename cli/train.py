@@ -173,7 +173,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
     candidates = measure_run(run)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
-        refresh_results(run, candidates)
+        refresh_results(run, candidates, run.path)
     networks = "networks" if settings.dense else "exits"
     show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
     if not json:

@@ -111,7 +111,7 @@ def warn_of_row_numbers(table: TableFile, columns: Sequence[str], inputs: Tensor
     """
     for name, values in zip(columns, inputs.unbind(1), strict=True):
         may_be = name.lower() in ROW_NUMBERS if table.is_named else name == "1"
-        if may_be and bool((values == values.round()).all()) and len(values.unique()) == len(values):
+        if may_be and bool((values == values.round()).all()) and len(set(values.tolist())) == len(values):
             label = column_label(table, table.names.index(name))
             warnings.warn(
                 f"{label} of {table.path} is another whole number in every row, as a row's number is; remove the "

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lctprune.data.header import has_header
 from lctprune.errors import DataError
@@ -121,7 +121,7 @@ def _separator(text: str) -> str:
     return best
 
 
-def _reader(text: str, separator: str) -> csv.Reader:
+def _reader(text: str, separator: str) -> Any:  # typeshed has no public name for it
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
 
 

@@ -188,7 +188,8 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:
     """Return how to read the data: as for the weights, the model's own or those of a run, or as a resumed run does."""
-    recorded = recorded_statistics((given or resumed).config.data) if given or resumed else Statistics()
+    source = given or resumed
+    recorded = Statistics() if source is None else recorded_statistics(source.config.data)
     if given or (resumed and config.weights):
         return recorded
     own = default_normalization(config.model) if weights == "default" else None
