@@ -34,6 +34,7 @@ from lctprune.utils.names import require_utf8
 RUNS = Path("runs")
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
 NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
+NO_NAME = re.compile(r"[^\w.-]+")  # characters that the name of a new run directory does not take over
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
 
 
@@ -130,7 +131,7 @@ class Run:
                 yield field, _shown(was), _shown(is_now)
 
     def prepare_to_resume(self) -> None:
-        """Delete parts of files that a killed process left; raise a `RunError` if the directory cannot be written to."""
+        """Delete parts of files that a killed process left; raise a `RunError` if nothing can be written here."""
         require_writable(self.path, "copy it to where you may write, and resume that")
         for name in (CHECKPOINT, METRICS):
             for leftover in self.path.glob(f".{name}.*"):
@@ -177,8 +178,7 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         model: name of the user's own function that built the network; see `Run`.
 
     Raises:
-        RunError: the directory exists and is not empty, or cannot be written to.
-        ConfigError: the path is not UTF-8.
+        RunError: the directory exists and is not empty, or cannot be written to. (ConfigError: it is not UTF-8.)
     """
     path = _new_path(RunConfig(settings)) if path is None else Path(path)
     require_utf8(str(path), "the run directory")
@@ -237,9 +237,9 @@ def _read_config(path: Path) -> RunConfig:
 
 
 def _new_path(config: RunConfig) -> Path:
-    model = re.sub(r"[^\w.-]+", "-", config.network.model) if config.network else "network"
+    model = NO_NAME.sub("-", config.network.model) if config.network else "network"
     name = Path(config.data.config.name).resolve().name if config.data else "data"
-    stem = f"{model}-{re.sub(r'[^\w.-]+', '-', name)}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    stem = f"{model}-{NO_NAME.sub('-', name)}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())
 
