@@ -34,7 +34,6 @@ from lctprune.utils.names import require_utf8
 RUNS = Path("runs")
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
 NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
-NO_NAME = re.compile(r"[^\w.-]+")  # characters that the name of a new run directory does not take over
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
 
 
@@ -237,9 +236,9 @@ def _read_config(path: Path) -> RunConfig:
 
 
 def _new_path(config: RunConfig) -> Path:
-    model = NO_NAME.sub("-", config.network.model) if config.network else "network"
+    model = config.network.model if config.network else "network"
     name = Path(config.data.config.name).resolve().name if config.data else "data"
-    stem = f"{model}-{NO_NAME.sub('-', name)}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    stem = re.sub(r"[^\w.-]+", "-", f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())
 
