@@ -20,6 +20,7 @@ from lctprune.utils.names import shell_word, spreadsheet_text, visible
 Cli = Callable[..., Any]
 HOSTILE = "=[b]x[/red] :cat: \x1b[31m\u202e\nz"  # markup, an emoji code, a colour, a reversal, a line feed, a formula
 SHOWN = "=[b]x[/red] :cat: \\x1b[31m\\u202e\\nz"
+NAME = HOSTILE.replace("/", "")  # for files and folders
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -63,12 +64,12 @@ def test_texts_are_no_formulas(text: str, expected: str) -> None:
 
 
 @pytest.fixture
-def hostile(image_folder: Path, tmp_path: Path) -> Path:
-    """The images in a folder with a hostile name, as the name of its first class is."""
-    folder = Path(shutil.copytree(image_folder, tmp_path / f"data{HOSTILE.replace('/', '')}"))
-    for split in ("train", "test"):
-        (folder / split / "blue").rename(folder / split / HOSTILE.replace("/", ""))
-    return folder
+def hostile(tmp_path: Path) -> Path:
+    """A table with a hostile name, whose columns and classes have hostile names, too."""
+    path = tmp_path / f"data{NAME}.csv"
+    rows = [f'{index % 7},{index % 3},"{HOSTILE if index % 2 else "b"}"\n' for index in range(60)]
+    path.write_text(f'"{HOSTILE}","@b",kind\n{"".join(rows)}')
+    return path
 
 
 def clean(result: Any) -> str:
@@ -80,10 +81,10 @@ def clean(result: Any) -> str:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_command_shows_names_as_they_are(cli: Cli, hostile: Path, tmp_path: Path) -> None:
-    run = tmp_path / f"run{HOSTILE.replace('/', '')}"
+    run = tmp_path / f"run{NAME}"
     shown = visible(str(run))
-    small = ("--model-args", "width=4", "--groups", 2, "--epochs", 1, "--batch-size", 18, "--precision", "fp32")
-    result = cli("train", "vgg-lct", "--data", hostile, "--image-size", 8, "--out", run, *small)
+    train = ("train", "mlp", "--model-args", "width=8,layers=4", "--groups", 2, "--epochs", 1, "--data", hostile)
+    result = cli(*train, "--out", run)
     assert result.code == 0, result.err
     text = clean(result)
     assert shown in text
@@ -109,11 +110,11 @@ def test_every_command_shows_names_as_they_are(cli: Cli, hostile: Path, tmp_path
         ["evaluate", run, "--data", f"{hostile}3"],
         ["evaluate", run, "--model", HOSTILE],
         ["train", HOSTILE],
-        ["train", "vgg-lct", "--data", f"{hostile}3"],
-        ["train", "vgg-lct", "--data", f"{hostile}3.csv"],
-        ["train", "vgg-lct", "--weights", f"{hostile}3"],
-        ["train", "vgg-lct", "--data", hostile, "--out", run, "--image-size", 8, *small],
-        ["train", "vgg-lct", "--split-at", HOSTILE],
+        ["train", "mlp", "--data", f"{hostile}3"],
+        ["train", "mlp", "--data", f"{hostile}3.csv"],
+        [*train, "--weights", f"{hostile}3"],
+        [*train, "--out", run],
+        [*train, "--split-at", HOSTILE],
         ["inspect", HOSTILE],
         ["models", HOSTILE],
         [HOSTILE],
