@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from torch import Tensor
 import lctprune as lct
 from lctprune.data.builtin import digits
 from lctprune.data.text import PADDING, UNKNOWN, Vocabulary, read_sentences
+from lctprune.training.trainer import open_run
+from lctprune.workflows.model_card import model_card
 
 TRAIN = [(f"{word} film {'again ' * (index % 4)}", word) for index in range(10) for word in ("good", "bad")]
 TEST = [("a good film", "good"), ("bad", "bad"), ("", "bad"), ("never seen words", "good")]
@@ -192,6 +196,26 @@ def test_a_run_knows_its_text_again(folder: Path, tmp_path: Path) -> None:
     write(folder / "test.tsv", [("another", label) for _, label in TEST])
     with pytest.raises(lct.RunError, match="has changed since"):
         run.load_data()
+
+
+def test_a_run_without_a_recorded_rule_goes_on_with_the_first_one(folder: Path, tmp_path: Path) -> None:
+    write(folder / "train.tsv", [*TRAIN, *[("\u6e56\u4eba", "good")] * 9])
+    data = lct.load_data(lct.DataConfig(name=str(folder)), tokenizer="words")
+    config = lct.NetworkConfig(
+        model="lstm", model_args={"layers": 1, "width": 4}, groups=2, vocabulary=len(data.vocabulary), num_outputs=2
+    )
+    path = lct.train(lct.build_network(config), data, lct.TrainConfig(epochs=1), run_dir=tmp_path / "run").path
+    document = json.loads((path / "config.json").read_text())
+    assert document["data"].pop("tokenizer") == "words"
+    (path / "config.json").write_text(json.dumps(document))  # as an earlier version wrote it
+    again = lct.Run(path).load_data()
+    assert again.vocabulary == data.vocabulary != load(folder).vocabulary
+    card = model_card(lct.Run(path), lct.measure_run(lct.Run(path), keep=False), 0, None)["input"]
+    assert (card["tokenizer"], card["normal_form"]) == ("words", None)
+    assert re.findall(card["pattern"], "\u6e56\u4eba!") == ["\u6e56\u4eba", "!"]
+    settings = lct.TrainConfig(epochs=1)
+    resumed = open_run(lct.build_network(config), again, settings, run_dir=path, resume=True)
+    assert resumed.epochs_done == 1
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
