@@ -77,7 +77,7 @@ def data_record(data: Data) -> DataRecord | None:
         std=tuple(normalization.std),
         vocabulary=data.vocabulary,
         columns=data.columns,
-        tokenizer=data.tokenizer,
+        tokenizer=None if data.tokenizer == FIRST_TOKENIZER else data.tokenizer,  # as earlier versions wrote it
         target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
     )
 

@@ -206,7 +206,7 @@ def test_a_run_without_a_recorded_rule_goes_on_with_the_first_one(folder: Path, 
     )
     path = lct.train(lct.build_network(config), data, lct.TrainConfig(epochs=1), run_dir=tmp_path / "run").path
     document = json.loads((path / "config.json").read_text())
-    assert document["data"].pop("tokenizer") == "words"
+    assert document["data"].pop("tokenizer") is None
     (path / "config.json").write_text(json.dumps(document))  # as an earlier version wrote it
     again = lct.Run(path).load_data()
     assert again.vocabulary == data.vocabulary != load(folder).vocabulary
