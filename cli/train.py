@@ -17,6 +17,7 @@ from lctprune.config.fields import DATA, FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError
+from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.data.dataset import Data
@@ -176,14 +177,15 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     with printed_warnings(stderr()):
         candidates = measure_run(run)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
-        refresh_results(run, candidates)
+        refresh_results(run, candidates, run.path)
     networks = "networks" if settings.dense else "exits"
     show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
     if not json:
         model = settings.network.model
-        named = f" --model {model}" if is_own_function(model) else ""
+        named = f" --model {shell_word(model)}" if is_own_function(model) else ""
         budget = "params" if main_of(candidates).flops is None else "flops"
-        stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-{budget} 60%{named}")
+        command = f"lctprune select {shell_word(run.path)} --budget-{budget} 60%{named}"
+        stdout().print(f"Next, choose one under a budget: {command}", soft_wrap=True)  # so that it can be copied
 
 
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lctprune.config.fields import DATA, FIRST, require_choices, setting
 from lctprune.config.images import colour_of
 from lctprune.errors import ConfigError
+
+TABLES = (".csv", ".tsv", ".data", ".all-data")  # endings of tables' names, in lower case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,5 +98,6 @@ class DataConfig:
 
     @property
     def is_table(self) -> bool:
-        """Whether the data is a table in a file, with cells between commas or tabs."""
-        return self.name.lower().endswith((".csv", ".tsv"))
+        """Whether the data is a table in one file; a folder may have such a name, too."""
+        name = self.name.lower()
+        return name.endswith(".csv") or (name.endswith(TABLES) and not Path(self.name).is_dir())

@@ -50,6 +50,8 @@ class DataRecord:
         mean: mean of each channel or column of the inputs; empty where inputs are not normalised.
         std: standard deviation of each channel or column of the inputs; empty where inputs are not normalised.
         vocabulary: words of a text, by their numbers; None where an earlier version did not record it.
+        tokenizer: name of the rule that splits a text into tokens; None for data that is no text, and for the rule of
+            earlier versions, which did not record it.
         columns: names of a table's input columns; None where an earlier version did not record them.
         target: normalisation of a regression's target.
         preprocessing: steps from an image file to pixels; None for data that is not images.
@@ -63,6 +65,7 @@ class DataRecord:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     vocabulary: tuple[str, ...] | None = None
+    tokenizer: str | None = None
     columns: tuple[str, ...] | None = None
     target: StatisticsRecord | None = None
     preprocessing: ImagePreprocessing | None = None

@@ -12,6 +12,7 @@ from lctprune.config.images import ImagePreprocessing
 from lctprune.config.run import DataRecord, StatisticsRecord
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.splits import Split, sample_count
+from lctprune.data.tokens import FIRST_TOKENIZER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Data:
         fingerprint: hash of the files' names in their order, or of the content; None for data without files.
         config: settings that the data was loaded with; None for data made in a program.
         vocabulary: words of a text, in the order of their ids.
+        tokenizer: name of the rule that splits a text into tokens; None for data that is no text.
         columns: names of a table's input columns.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
         typical: input of typical length, [1, ...], where inputs differ in length.
@@ -42,6 +44,7 @@ class Data:
     fingerprint: str | None = None
     config: DataConfig | None = None
     vocabulary: tuple[str, ...] = ()
+    tokenizer: str | None = None
     columns: tuple[str, ...] = ()
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
@@ -80,6 +83,7 @@ def data_record(data: Data) -> DataRecord | None:
         vocabulary=data.vocabulary,
         columns=data.columns,
         preprocessing=data.preprocessing,
+        tokenizer=None if data.tokenizer == FIRST_TOKENIZER else data.tokenizer,  # as earlier versions wrote it
         target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
     )
 
@@ -90,25 +94,34 @@ def split_sizes(data: Data) -> dict[str, int]:
 
 
 class Statistics(NamedTuple):
-    """What data takes over from a run, in place of what the training split says; None stands for the latter.
+    """What a run recorded of its data, to read and normalise it again alike; None for what the training split says.
 
     Attributes:
         normalization: mean and deviation of the inputs.
         target_normalization: mean and deviation of a regression's target.
         preprocessing: steps from an image file to pixels.
+        tokenizer: name of the rule that splits text into tokens; None for the present one.
+        columns: names of a table's input columns; None if the table is not known.
     """
 
     normalization: Normalization | None = None
     target_normalization: Normalization | None = None
     preprocessing: ImagePreprocessing | None = None
+    tokenizer: str | None = None
+    columns: tuple[str, ...] | None = None
 
 
 def recorded_statistics(recorded: DataRecord | None) -> Statistics:
-    """Return how a run's data was normalised and preprocessed."""
+    """Return how a run's data was read and normalised."""
     if recorded is None:
         return Statistics()
-    target = _normalization(recorded.target) if recorded.target else None
-    return Statistics(_normalization(recorded), target, recorded.preprocessing)
+    return Statistics(
+        normalization=_normalization(recorded),
+        target_normalization=_normalization(recorded.target) if recorded.target else None,
+        preprocessing=recorded.preprocessing,
+        tokenizer=recorded.tokenizer or FIRST_TOKENIZER,
+        columns=recorded.columns or None,
+    )
 
 
 def _normalization(recorded: DataRecord | StatisticsRecord) -> Normalization | None:

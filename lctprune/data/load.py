@@ -7,10 +7,10 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from lctprune.config.data import DataConfig
+from lctprune.config.data import TABLES, DataConfig
 from lctprune.config.images import ImagePreprocessing
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data
@@ -20,6 +20,7 @@ from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, DataError
+from lctprune.utils.names import require_utf8, visible
 
 
 def load_data(
@@ -28,6 +29,8 @@ def load_data(
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
     preprocessing: ImagePreprocessing | None = None,
+    tokenizer: str | None = None,
+    columns: Sequence[str] | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
@@ -39,23 +42,29 @@ def load_data(
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
         preprocessing: steps from an image file to pixels, such as those of other data (`data.preprocessing`); by
             default chosen by the settings and a sample of the training images.
+        tokenizer: name of the rule that splits text into tokens; by default the present one of `lctprune.data.tokens`.
+        columns: names of the input columns by which a run knows a table.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
         DataError: the data is missing, malformed or too small.
+        ConfigError: the path of the data is not UTF-8.
     """
+    require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
     if config.is_table and lists_images(config):
         return image_data(config, normalization, preprocessing)
     if config.is_table:
-        return table_data(config, normalization, target_normalization)
+        return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
     if not root.is_dir():
         known = ", ".join(NAMED)
-        raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
+        raise DataError(
+            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
+        )
     if (root / TRAIN_FILE).is_file():
-        return text_data(config)
+        return text_data(config, tokenizer=tokenizer)
     return image_data(config, normalization, preprocessing)
 
 

@@ -114,7 +114,7 @@ def open_run(
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
-    run.remove_leftovers()
+    run.prepare_to_resume()
     recorded = run.config.completed()
     _forget_location(settings, recorded)
     for part, values in settings.items():

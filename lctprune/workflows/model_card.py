@@ -10,7 +10,7 @@ from typing import Any
 from lctprune.config.images import ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
-from lctprune.data.text import PATTERN
+from lctprune.data.tokens import FIRST_TOKENIZER, tokenizer_of
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import main_of
@@ -58,15 +58,18 @@ def _on_test(scores: ExitScores, index: int) -> dict[str, Any]:
 def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
     normalization = {"mean": list(data.mean), "std": list(data.std)}
     if recipe.vocabulary is not None:
+        tokenizer = tokenizer_of(data.tokenizer or FIRST_TOKENIZER)
         return {
             "shape": ["batch", "time"],
             "dtype": "int64",
             "preprocessing": (
-                "lower-case the sentence, split it by the pattern (Python's re.findall), replace each token by its "
+                f"{tokenizer.steps}, replace each token by its "
                 "place in the vocabulary (1 if it is not there), keep the first max_length; an empty sentence is [1]; "
                 "fill up with 0 at the end"
             ),
-            "pattern": PATTERN,
+            "tokenizer": tokenizer.name,
+            "normal_form": tokenizer.normal_form,
+            "pattern": tokenizer.pattern,
             "max_length": data.config.max_length,
             "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
         }

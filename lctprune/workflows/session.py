@@ -164,9 +164,7 @@ def _begin(settings: SessionSettings) -> Session:
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
-    statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
-    if resumed and not statistics.preprocessing:
-        statistics = statistics._replace(preprocessing=recorded_statistics(resumed.config.data).preprocessing)
+    statistics = _statistics(config, settings.weights, given, resumed)
     data = load_data(settings.data, download=settings.download, **statistics._asdict())
     if given:
         data = _in_range_of(given, data, settings.data)
@@ -198,11 +196,16 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note)
 
 
-def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
-    """Return the statistics that the weights, the model's own or those of a run, were trained with."""
-    if given is not None:
-        return recorded_statistics(given.config.data)._replace(preprocessing=None)  # images may be others
-    return Statistics(default_normalization(config.model) if weights == "default" else None)
+def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:
+    """Return how to read the data: as for the weights, the model's own or those of a run, or as a resumed run does."""
+    source = given or resumed
+    recorded = Statistics() if source is None else recorded_statistics(source.config.data)
+    if given:
+        return recorded._replace(preprocessing=None)  # its images may be others
+    if resumed and config.weights:
+        return recorded
+    own = default_normalization(config.model) if weights == "default" else None
+    return recorded._replace(normalization=own, target_normalization=None)
 
 
 def _in_range_of(given: Run, data: Data, config: DataConfig) -> Data:
@@ -215,8 +218,7 @@ def _in_range_of(given: Run, data: Data, config: DataConfig) -> Data:
         return data
     if was.values.low <= values.low and values.high <= was.values.high:
         preprocessing = dataclasses.replace(data.preprocessing, values=was.values)
-        found = Statistics(data.normalization, data.target_normalization, preprocessing)
-        return load_data(config, **found._asdict())
+        return load_data(config, normalization=data.normalization, preprocessing=preprocessing)
     message = f"{given.path} was trained on images with values from {was.values}; these are read as {values}"
     warnings.warn(message, DataWarning, stacklevel=3)
     return data
