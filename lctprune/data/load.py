@@ -7,6 +7,7 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, DataError
-from lctprune.utils.names import require_utf8, visible
+from lctprune.utils.names import require_utf8
 
 
 def load_data(
