@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.optim.optimizers import resolved_for
+from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
     BALANCES,
     Balance,
@@ -31,6 +32,7 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
+from lctprune.partition.exported import require_same, trace_by_export, trace_network
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
 from lctprune.utils.modules import evaluation_mode, shared_tensor
@@ -78,9 +80,9 @@ def partition_model(
     if not split_at:  # run the model first, so that what fails later is not the model itself
         output = _output(model, example)
         if groups == 1:
-            return Partition([_whole(model)], [], tuple(output.shape[1:]))
+            return Partition([_whole(model, example)], [], tuple(output.shape[1:]))
     with without_leftovers(model):
-        traced = trace(model)
+        traced = trace_network(model, example)
         if split_at:  # known cut points need shapes, but neither costs nor a search
             with _model_must_run(model, example):
                 points = find_cut_points(traced, example)
@@ -90,6 +92,8 @@ def partition_model(
             cuts = _balanced_cut_points(traced, measured, example, groups, balance_by, training, critic_cost)
             shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
+        if traced.by_export:
+            require_same(model, parts, example)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
         raise PartitionError(
             f"the parameter {shared} is used on both sides of a cut point; cut elsewhere, or {BY_HAND}"
@@ -113,7 +117,7 @@ def all_cut_points(model: nn.Module, example: Tensor, *, also: Collection[str] =
         PartitionError: the model cannot be traced.
     """
     with without_leftovers(model):
-        points = measure_cut_points(trace(model), example)
+        points = measure_cut_points(trace_network(model, example), example)
     distinct = distinct_cut_points(points)
     return [point for point in points if point in distinct or point.node_name in also]
 
@@ -155,17 +159,20 @@ def _model_must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
 
 def _output(model: nn.Module, example: Tensor) -> Tensor:
     with _model_must_run(model, example), evaluation_mode(model), torch.no_grad():
-        output = model(example)
+        output = logits_of(OneTensor(model).output(example))
     if not isinstance(output, Tensor):
         raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
     return output
 
 
-def _whole(model: nn.Module) -> nn.Module:
-    """Return the model as the only group; traced if it has auxiliary outputs, or flattens by `view`.
+def _whole(model: nn.Module, example: Tensor) -> nn.Module:
+    """Return the model as the only group; traced if it has other outputs than one tensor, or flattens by `view`.
 
     Training uses the channels-last memory layout, which `view` cannot flatten.
     """
+    if is_transformers_model(model):
+        with without_leftovers(model):
+            return layer_groups(trace_by_export(model, example), [])[0]
     try:
         with without_leftovers(model):
             traced = trace(model)
