@@ -20,7 +20,7 @@ from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
-from lctprune.models.external import default_normalization
+from lctprune.models.external import default_image_size, default_normalization
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
@@ -164,7 +164,7 @@ def _begin(settings: SessionSettings) -> Session:
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
     statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
-    data = load_data(settings.data, download=settings.download, **statistics._asdict())
+    data = load_data(_sized(settings), download=settings.download, **statistics._asdict())
     if given:
         _require_alike(given, data, settings)
     torch.manual_seed(settings.training.seed)
@@ -176,14 +176,21 @@ def _begin(settings: SessionSettings) -> Session:
     return Session(network, data, run)
 
 
+def _sized(settings: SessionSettings) -> DataConfig:
+    """Return the settings of the data, with the image size that the model's own weights need."""
+    if settings.weights != "default" or settings.data.image_size is not None:
+        return settings.data
+    return dataclasses.replace(settings.data, image_size=default_image_size(settings.network.model))
+
+
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     """Take from a run what was decided at its start: the network's cut points and the origin of its weights."""
     config, recorded = settings.network, run.config.network
     cuts = recorded.cuts if recorded and recorded.model == config.model else None
-    weights = config.weights
+    weights, architecture = config.weights, recorded.architecture if recorded and cuts is not None else None
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
         weights = recorded.weights if recorded else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights)
+    return dataclasses.replace(config, cuts=cuts, weights=weights, architecture=architecture)
 
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
