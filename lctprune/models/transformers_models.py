@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,7 +49,10 @@ def read_architecture(name: str) -> dict[str, Any]:
     """
     require_transformers(name)
     try:
-        config = _transformers().AutoConfig.from_pretrained(_location(name), trust_remote_code=False)
+        with _quietly():
+            config = _transformers().AutoConfig.from_pretrained(_location(name), trust_remote_code=False)
+    except ConfigError:
+        raise
     except Exception as error:  # no such folder, no connection, an unknown kind of model
         raise ConfigError(
             f"cannot read the configuration of {name} ({first_line(error, 'no reason given')}); after hf/ stands a "
@@ -108,8 +112,7 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
     """
     kind, _ = _class_of(name, _config(name, read_architecture(name)))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():
             model, info = kind.from_pretrained(
                 _location(name), use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
@@ -184,6 +187,23 @@ def _location(name: str) -> str:
     if is_path and not Path(location).expanduser().is_dir():
         raise ConfigError(f"{name}: there is no folder {location}; after hf/ stands a folder or a name of the hub")
     return str(Path(location).expanduser()) if Path(location).expanduser().is_dir() else location
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence the warnings and the progress bars of `transformers` inside the block."""
+    log = importlib.import_module("transformers.utils.logging")
+    level, shows_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(level)
+        if shows_bars:
+            log.enable_progress_bar()
 
 
 def _transformers() -> Any:

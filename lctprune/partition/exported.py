@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
-from lctprune.errors import PartitionError, first_line
+from lctprune.errors import NetworkError, PartitionError, first_line
 from lctprune.partition.calling import PREFIX, OneTensor, is_sequence, is_transformers_model
 from lctprune.partition.operations import MUTATES, plain_graph
 from lctprune.partition.remade import mark_remade
@@ -28,6 +28,7 @@ from lctprune.partition.tracing import BY_HAND, CONSTANT, Traced, aligned, trace
 from lctprune.utils.modules import evaluation_mode, training_for_now
 
 COUNTER = "num_batches_tracked"  # which batch norm counts up in place
+_LARGE = 2**31  # sizes above are no limit
 BATCH = 3  # samples that are traced; fewer could be taken for a fixed size
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -39,9 +40,11 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
     """
     if is_transformers_model(model):
         return trace_by_export(model, example)
+    before = _Attributes(model)
     try:
         return trace(model)
     except PartitionError as refused:
+        before.restore()  # as torch.fx may leave its own objects there
         if refused.__cause__ is None or isinstance(refused.__cause__, PartitionError):  # not for want of a graph
             raise
         try:
@@ -104,6 +107,8 @@ def _exported(called: OneTensor, example: Tensor) -> ExportedProgram:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "GuardOnDataDependentSymNode":
         return "its path depends on the values of tensors"
+    if ".size()[0]" in str(error):
+        return "it works for one batch size only; a size is x.shape[0], not len(x)"
     return first_line(error)
 
 
@@ -135,19 +140,18 @@ class _HooksRefused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore every attribute of a network's modules on exit.
+class _Attributes:
+    """Every attribute of a network's modules at one time."""
 
-    Raises:
-        PartitionError: one was changed inside.
-    """
-    before = [(path, vars(module), dict(vars(module)), _content(vars(module))) for path, module in model.named_modules()]
-    changed = []
-    try:
-        yield
-    finally:
-        for path, now, attributes, content in before:
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [(path, vars(module)) for path, module in model.named_modules()]
+        self.attributes = [dict(now) for _, now in self.modules]
+        self.contents = [_content(now) for _, now in self.modules]
+
+    def restore(self) -> list[str]:
+        """Restore the attributes, and name those that had changed."""
+        changed = []
+        for (path, now), attributes, content in zip(self.modules, self.attributes, self.contents, strict=True):
             for key in {**attributes, **now}:
                 if key not in attributes or key not in now or not _alike(content[key], _content(now[key])):
                     changed.append(f"{path}.{key}".lstrip("."))
@@ -155,6 +159,21 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             now.update(attributes)
             for key, value in attributes.items():
                 _refill(value, content[key])
+        return changed
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Restore every attribute of a network's modules on exit.
+
+    Raises:
+        PartitionError: one was changed inside.
+    """
+    before, changed = _Attributes(model), []
+    try:
+        yield
+    finally:
+        changed = before.restore()
     if changed:
         raise PartitionError(
             f"{type(model).__name__} changes {changed[0]} when it runs, which layer groups would not do; {BY_HAND}"
@@ -198,6 +217,9 @@ def _graph(program: ExportedProgram, model: nn.Module, *, training: bool) -> fx.
     for name, target in signature.inputs_to_lifted_tensor_constants.items():
         targets[name] = _constant(model, program.constants[target])
     graph = plain_graph(program.graph_module, targets, model, PREFIX, training=training)
+    x = next(iter(graph.nodes))
+    with graph.inserting_after(x):
+        graph.call_function(InputLimits(type(model).__name__, _limits(program, x.meta["val"].shape)), (x,))
     for node in graph.nodes:
         for changed in _changed_by(node):
             if not changed.endswith(COUNTER) and not changed.startswith(CONSTANT):
@@ -206,6 +228,61 @@ def _graph(program: ExportedProgram, model: nn.Module, *, training: bool) -> fx.
                     f"do; {BY_HAND}"
                 )
     return graph
+
+
+class InputLimits:
+    """The sizes of inputs for which a traced network is right; a part of its graph.
+
+    Args:
+        name: name of the network, for messages.
+        limits: least and largest size of each dimension but the first; None where there is no largest.
+    """
+
+    def __init__(self, name: str, limits: Sequence[tuple[int, int | None]]) -> None:
+        self.__name__ = "input_limits"
+        self.name, self.limits = name, limits
+
+    def __call__(self, x: Tensor) -> None:
+        """Refuse an input of another size.
+
+        Raises:
+            NetworkError: the input has such a size.
+        """
+        if torch.jit.is_tracing():  # sizes are tensors then
+            return
+        sizes = x.shape[1:]
+        if len(sizes) != len(self.limits) or any(
+            size < least or (most is not None and size > most)
+            for size, (least, most) in zip(sizes, self.limits, strict=False)
+        ):
+            wanted = ", ".join(_range(*each) for each in self.limits)
+            raise NetworkError(
+                f"{self.name} was traced for inputs of [batch, {wanted}], and got {list(x.shape)}; build it with an "
+                "example of this size"
+            )
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+
+def _range(least: int, most: int | None) -> str:
+    if least == most:
+        return str(least)
+    return f"{least} or more" if most is None else f"{least} to {most}"
+
+
+def _limits(program: ExportedProgram, shape: Sequence[Any]) -> list[tuple[int, int | None]]:
+    """Return the least and the largest size of each dimension but the first."""
+    found: list[tuple[int, int | None]] = []
+    for size in shape[1:]:
+        if isinstance(size, int):
+            found.append((size, size))
+        else:
+            limits = program.range_constraints.get(size.node.expr)
+            least, most = (1, _LARGE) if limits is None else (int(limits.lower), limits.upper)
+            least = 1 if least == 2 else least  # torch.export leaves 1 out; `require_same` tries it
+            found.append((least, int(most) if most < _LARGE else None))
+    return found
 
 
 def _constant(model: nn.Module, value: Tensor) -> str:
@@ -249,7 +326,11 @@ def require_same(model: nn.Module, parts: Sequence[nn.Module], example: Tensor) 
                 expected = called(samples)
             except Exception:  # noqa: S112 - the network does not take inputs of this shape
                 continue
-            _require_close(model, [expected], [groups(samples)], f"inputs of {list(samples.shape)}")
+            try:
+                actual = groups(samples)
+            except NetworkError:  # refused by `InputLimits`, as any such input will be
+                continue
+            _require_close(model, [expected], [actual], f"inputs of {list(samples.shape)}")
     samples = called.batch_of(example, 2)
     expected_step, step = (_training_step(each, called, groups, samples) for each in (called, groups))
     _require_close(model, expected_step, step, "a step of training")
