@@ -64,6 +64,11 @@ def build_network(
     """
     if is_transformers_name(config.model) and config.architecture is None:
         config = dataclasses.replace(config, architecture=read_architecture(config.model))
+        if weights == "default" and config.vocabulary is not None:
+            raise ConfigError(
+                f"{config.model} has a tokenizer of its own, with which sentences in files are not read; train it with "
+                "new weights, or from a program that tokenizes them (docs: Models of transformers)"
+            )
     model = build_model(config)
     given = None
     if weights is not None:
@@ -138,7 +143,7 @@ def require_known(model: str) -> Builder:
         near = difflib.get_close_matches(model, [*known, *torchvision_names(), *timm_names()], n=3)
         raise ConfigError(
             f"model {model!r} is unknown; {'did you mean ' + ', '.join(dict.fromkeys(near)) + '? ' if near else ''}"
-            f"known are {', '.join(known)}, the names that `lctprune models` lists, hf/NAME, and package.module:callable"
+            f"known are {', '.join(known)}, names that `lctprune models` lists, hf/NAME, and package.module:callable"
         )
     return builder
 

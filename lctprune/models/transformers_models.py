@@ -36,9 +36,7 @@ def require_transformers(name: str) -> None:
         ConfigError: it is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise ConfigError(
-            f"model {name!r} needs transformers, which is not installed; run pip install 'lctprune[hf]'"
-        )
+        raise ConfigError(f"model {name!r} needs transformers, which is not installed; run pip install 'lctprune[hf]'")
 
 
 def read_architecture(name: str) -> dict[str, Any]:

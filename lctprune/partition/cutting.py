@@ -25,6 +25,7 @@ from lctprune.partition.choosing import (
     named_cut_points,
     training_balanced_cut_points,
 )
+from lctprune.partition.comparing import require_same
 from lctprune.partition.cut_points import (
     CutPoint,
     MeasuredCutPoint,
@@ -32,7 +33,7 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
-from lctprune.partition.exported import require_same, trace_by_export, trace_network
+from lctprune.partition.exported import trace_by_export, trace_network
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
 from lctprune.utils.modules import evaluation_mode, shared_tensor

@@ -1,8 +1,8 @@
 """Trace a network by torch.export, where torch.fx cannot: models of `transformers`, and paths that depend on shapes.
 
-torch.export runs the network on tensors without values and writes down its operations. What it would lose without a word
-(hooks, attributes kept for later, buffers assigned in `forward`) is refused here, and what was cut is compared with the
-network itself, in both modes (`require_same`).
+torch.export runs the network on tensors without values and writes down its operations. What it would lose without a
+word (hooks, attributes kept for later, buffers assigned in `forward`) is refused here, and what was cut is compared
+with the network itself, in both modes (`comparing`).
 """
 
 from __future__ import annotations
@@ -10,25 +10,24 @@ from __future__ import annotations
 import logging
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.overrides import TorchFunctionMode
 
-from lctprune.errors import NetworkError, PartitionError, first_line
-from lctprune.partition.calling import PREFIX, OneTensor, is_sequence, is_transformers_model
+from lctprune.errors import PartitionError, first_line
+from lctprune.partition.calling import PREFIX, is_sequence, is_transformers_model
+from lctprune.partition.input_limits import InputLimits, limits_of
 from lctprune.partition.operations import MUTATES, plain_graph
 from lctprune.partition.remade import mark_remade
 from lctprune.partition.tracing import BY_HAND, CONSTANT, Traced, aligned, trace
-from lctprune.utils.modules import evaluation_mode, training_for_now
+from lctprune.partition.watching import Attributes, HooksRefused, Watched
+from lctprune.utils.modules import evaluation_mode
 
 COUNTER = "num_batches_tracked"  # which batch norm counts up in place
-_LARGE = 2**31  # sizes above are no limit
 BATCH = 3  # samples that are traced; fewer could be taken for a fixed size
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -40,7 +39,7 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
     """
     if is_transformers_model(model):
         return trace_by_export(model, example)
-    before = _Attributes(model)
+    before = Attributes(model)
     try:
         return trace(model)
     except PartitionError as refused:
@@ -66,7 +65,7 @@ def trace_by_export(model: nn.Module, example: Tensor) -> Traced:
     name = type(model).__name__
     if hooked := next((path for path, module in model.named_modules() if any(vars(module)[k] for k in _HOOKS)), None):
         raise PartitionError(f"{name} has hooks{_at(hooked)}, which layer groups would not call; {BY_HAND}")
-    called = OneTensor(model)
+    called = Watched(model)
     graphs = []
     with evaluation_mode(model):  # restores each module's own mode
         for mode in (False, True):
@@ -83,7 +82,7 @@ def _at(path: str) -> str:
     return f" at {path}" if path else ""
 
 
-def _exported(called: OneTensor, example: Tensor) -> ExportedProgram:
+def _exported(called: Watched, example: Tensor) -> ExportedProgram:
     """Export a network.
 
     Raises:
@@ -91,14 +90,20 @@ def _exported(called: OneTensor, example: Tensor) -> ExportedProgram:
     """
     name = type(called.model).__name__
     sizes = {0: Dim.DYNAMIC, **({1: Dim.AUTO} if is_sequence(example) else {})}
-    states = _random_states()
+    states, left = _random_states(), Attributes(called.model)
     try:
-        with _unchanged(called.model), _quietly(), _HooksRefused():
+        with _quietly(), HooksRefused():
             program = torch.export.export(called, (example,), dynamic_shapes=(sizes,), strict=False)
     except PartitionError:
         raise
     except Exception as error:  # whatever the model's own code raises when it is traced
         raise PartitionError(f"{name} cannot be traced ({_reason(error)}); {BY_HAND}") from error
+    finally:
+        left.restore()
+    if called.changes.names:
+        raise PartitionError(
+            f"{name} changes {called.changes.names[0]} when it runs, which layer groups would not do; {BY_HAND}"
+        )
     if _random_states() != states:
         raise PartitionError(f"{name} draws random numbers in Python, which tracing would freeze; {BY_HAND}")
     return program
@@ -129,82 +134,6 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-class _HooksRefused(TorchFunctionMode):
-    """Refuses gradient hooks, which torch.export loses."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in ("register_hook", "register_post_accumulate_grad_hook"):
-            raise PartitionError(f"its forward hangs a hook on a gradient, which layer groups would not call; {BY_HAND}")
-        return func(*args, **(kwargs or {}))
-
-
-class _Attributes:
-    """Every attribute of a network's modules at one time."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = [(path, vars(module)) for path, module in model.named_modules()]
-        self.attributes = [dict(now) for _, now in self.modules]
-        self.contents = [_content(now) for _, now in self.modules]
-
-    def restore(self) -> list[str]:
-        """Restore the attributes, and name those that had changed."""
-        changed = []
-        for (path, now), attributes, content in zip(self.modules, self.attributes, self.contents, strict=True):
-            for key in {**attributes, **now}:
-                if key not in attributes or key not in now or not _alike(content[key], _content(now[key])):
-                    changed.append(f"{path}.{key}".lstrip("."))
-            now.clear()
-            now.update(attributes)
-            for key, value in attributes.items():
-                _refill(value, content[key])
-        return changed
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore every attribute of a network's modules on exit.
-
-    Raises:
-        PartitionError: one was changed inside.
-    """
-    before, changed = _Attributes(model), []
-    try:
-        yield
-    finally:
-        changed = before.restore()
-    if changed:
-        raise PartitionError(
-            f"{type(model).__name__} changes {changed[0]} when it runs, which layer groups would not do; {BY_HAND}"
-        )
-
-
-def _content(value: Any) -> Any:
-    """Copy containers, and keep all else as it is."""
-    if isinstance(value, dict):
-        return {key: _content(each) for key, each in value.items()}
-    return [_content(each) for each in value] if isinstance(value, list | tuple | set) else value
-
-
-def _refill(container: Any, content: Any) -> None:
-    """Give a container the elements that it had."""
-    if isinstance(container, dict) and len(container) != len(content):
-        for key in container.keys() - content.keys():
-            del container[key]
-        container.update(content)
-    elif isinstance(container, list) and len(container) != len(content):
-        container[:] = content
-
-
-def _alike(before: Any, now: Any) -> bool:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return before.keys() == now.keys() and all(_alike(before[key], now[key]) for key in before)
-    if isinstance(before, list) and isinstance(now, list):
-        return len(before) == len(now) and all(map(_alike, before, now))
-    return before is now or (isinstance(before, bool | int | float | str) and before == now)
-
-
 def _graph(program: ExportedProgram, model: nn.Module, *, training: bool) -> fx.Graph:
     """Copy the graph of an exported network as a graph of the network itself.
 
@@ -219,7 +148,7 @@ def _graph(program: ExportedProgram, model: nn.Module, *, training: bool) -> fx.
     graph = plain_graph(program.graph_module, targets, model, PREFIX, training=training)
     x = next(iter(graph.nodes))
     with graph.inserting_after(x):
-        graph.call_function(InputLimits(type(model).__name__, _limits(program, x.meta["val"].shape)), (x,))
+        graph.call_function(InputLimits(type(model).__name__, limits_of(program, x.meta["val"].shape)), (x,))
     for node in graph.nodes:
         for changed in _changed_by(node):
             if not changed.endswith(COUNTER) and not changed.startswith(CONSTANT):
@@ -228,61 +157,6 @@ def _graph(program: ExportedProgram, model: nn.Module, *, training: bool) -> fx.
                     f"do; {BY_HAND}"
                 )
     return graph
-
-
-class InputLimits:
-    """The sizes of inputs for which a traced network is right; a part of its graph.
-
-    Args:
-        name: name of the network, for messages.
-        limits: least and largest size of each dimension but the first; None where there is no largest.
-    """
-
-    def __init__(self, name: str, limits: Sequence[tuple[int, int | None]]) -> None:
-        self.__name__ = "input_limits"
-        self.name, self.limits = name, limits
-
-    def __call__(self, x: Tensor) -> None:
-        """Refuse an input of another size.
-
-        Raises:
-            NetworkError: the input has such a size.
-        """
-        if torch.jit.is_tracing():  # sizes are tensors then
-            return
-        sizes = x.shape[1:]
-        if len(sizes) != len(self.limits) or any(
-            size < least or (most is not None and size > most)
-            for size, (least, most) in zip(sizes, self.limits, strict=False)
-        ):
-            wanted = ", ".join(_range(*each) for each in self.limits)
-            raise NetworkError(
-                f"{self.name} was traced for inputs of [batch, {wanted}], and got {list(x.shape)}; build it with an "
-                "example of this size"
-            )
-
-    def __repr__(self) -> str:
-        return self.__name__
-
-
-def _range(least: int, most: int | None) -> str:
-    if least == most:
-        return str(least)
-    return f"{least} or more" if most is None else f"{least} to {most}"
-
-
-def _limits(program: ExportedProgram, shape: Sequence[Any]) -> list[tuple[int, int | None]]:
-    """Return the least and the largest size of each dimension but the first."""
-    found: list[tuple[int, int | None]] = []
-    for size in shape[1:]:
-        if isinstance(size, int):
-            found.append((size, size))
-        else:
-            limits = program.range_constraints.get(size.node.expr)
-            least, most = (1, _LARGE) if limits is None else (int(limits.lower), limits.upper)
-            least = 1 if least == 2 else least  # torch.export leaves 1 out; `require_same` tries it
-            found.append((least, int(most) if most < _LARGE else None))
-    return found
 
 
 def _constant(model: nn.Module, value: Tensor) -> str:
@@ -307,53 +181,3 @@ def _changed_by(node: fx.Node) -> list[str]:
         if each.op == "get_attr":
             seen.append(str(each.target))
     return seen
-
-
-def require_same(model: nn.Module, parts: Sequence[nn.Module], example: Tensor) -> None:
-    """Compare layer groups with the network that they were cut from: outputs, gradients and changed buffers.
-
-    Outputs are compared for several batch sizes and lengths in evaluation mode, gradients in training mode.
-
-    Raises:
-        PartitionError: they differ.
-    """
-    called, groups = OneTensor(model), nn.Sequential(*parts)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        return
-    with evaluation_mode(nn.ModuleList([called, groups])), torch.no_grad():
-        for samples in called.variants(example):
-            try:
-                expected = called(samples)
-            except Exception:  # noqa: S112 - the network does not take inputs of this shape
-                continue
-            try:
-                actual = groups(samples)
-            except NetworkError:  # refused by `InputLimits`, as any such input will be
-                continue
-            _require_close(model, [expected], [actual], f"inputs of {list(samples.shape)}")
-    samples = called.batch_of(example, 2)
-    expected_step, step = (_training_step(each, called, groups, samples) for each in (called, groups))
-    _require_close(model, expected_step, step, "a step of training")
-
-
-def _training_step(network: nn.Module, called: nn.Module, groups: nn.Module, samples: Tensor) -> list[Tensor]:
-    """Return the output, gradients and buffers of a step in training mode, and restore what it changes."""
-    with training_for_now(nn.ModuleList([called, groups])):
-        torch.manual_seed(0)
-        output = network(samples)
-        (output * torch.linspace(1, 2, output.numel()).reshape(output.shape).to(output)).sum().backward()
-        gradients = [parameter.grad for parameter in called.parameters()]
-        return [output.detach(), *(each for each in gradients if each is not None), *map(torch.clone, called.buffers())]
-
-
-def _require_close(model: nn.Module, expected: Sequence[Tensor], actual: Sequence[Tensor], where: str) -> None:
-    if len(expected) == len(actual) and all(map(_is_close, expected, actual)):
-        return
-    raise PartitionError(
-        f"{type(model).__name__} does not compute in groups what it computes as a whole ({where}); {BY_HAND}"
-    )
-
-
-def _is_close(left: Tensor, right: Tensor) -> bool:
-    scale = float(left.abs().max()) if left.numel() else 0.0
-    return left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=1e-3 * scale + 1e-6, equal_nan=True)

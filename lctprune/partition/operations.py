@@ -69,6 +69,10 @@ def mutates(node: fx.Node) -> bool:
     return bool(schema and schema.is_mutable) and not str(node.target).startswith("aten.detach_")
 
 
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
 def _stack(node: fx.Node, prefix: str) -> dict[str, Any]:
     """Return the modules that a node belongs to, outermost first, as torch.fx notes them."""
     found = {}
@@ -124,9 +128,7 @@ def _is_check(node: fx.Node) -> bool:
     return schema is not None and schema.name.partition("::")[2] in _CHECKS
 
 
-def _converted(
-    graph: fx.Graph, exported: fx.GraphModule, node: fx.Node, value_of: Callable[[fx.Node], Any]
-) -> Any:
+def _converted(graph: fx.Graph, exported: fx.GraphModule, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
     """Add to `graph` what one operation does; return its value there, None for a check of what is known anyway."""
     name = _name(node)
     if _is_check(node):
@@ -140,11 +142,13 @@ def _converted(
     devices = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)]
     if devices:  # the groups may be moved
         here = graph.call_function(getattr, (next(iter(graph.nodes)), "device"))
-        args, kwargs = (map_aggregate(each, lambda a: here if isinstance(a, torch.device) else a) for each in (args, kwargs))
+        args, kwargs = (
+            map_aggregate(each, lambda a: here if isinstance(a, torch.device) else a) for each in (args, kwargs)
+        )
     kind, target = _python_form(name, node.target)
     new = graph.create_node(kind, target, tuple(args), dict(kwargs))
     new.meta[MUTATES] = mutates(node)
-    new.meta[RANDOM] = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    new.meta[RANDOM] = _is_random(node)
     return new
 
 
@@ -198,6 +202,7 @@ class Region:
         self.body = fx.GraphModule(nn.Module(), body)
 
     def __call__(self, *args: Any) -> Any:
+        """Run the part in its mode."""
         device = next((each.device.type for each in args if isinstance(each, Tensor)), "cpu")
         with self.mode(device):
             return self.body.forward(*args)
@@ -217,16 +222,18 @@ def _region(graph: fx.Graph, exported: fx.GraphModule, node: fx.Node, value_of: 
     if position is None:
         raise PartitionError(f"it uses {kind}, which cannot be cut")
     settings, body, operands = node.args[:position], node.args[position], node.args[position + 1 :]
-    part = _body(getattr(exported, str(body.target)))  # type: ignore[union-attr]
+    source: fx.GraphModule = getattr(exported, str(body.target))  # type: ignore[union-attr]
+    part = _body(source)
     if position == 1:
-        region = Region("no_grad" if not settings[0] else "enable_grad", part, lambda _: torch.set_grad_enabled(*settings))
+        region = Region(
+            "no_grad" if not settings[0] else "enable_grad", part, lambda _: torch.set_grad_enabled(*settings)
+        )
     else:
         _, dtype, enabled, cache = settings
         region = Region("autocast", part, lambda type: torch.autocast(type, dtype, enabled, cache))
     new = graph.call_function(region, tuple(map_arg(operands, value_of)))
-    inner = [each for each in getattr(exported, str(body.target)).graph.nodes]  # type: ignore[union-attr]
-    new.meta[MUTATES] = any(mutates(each) for each in inner)
-    new.meta[RANDOM] = any(torch.Tag.nondeterministic_seeded in getattr(each.target, "tags", ()) for each in inner)
+    new.meta[MUTATES] = any(map(mutates, source.graph.nodes))
+    new.meta[RANDOM] = any(map(_is_random, source.graph.nodes))
     return new
 
 
@@ -241,4 +248,3 @@ def _body(part: fx.GraphModule) -> fx.Graph:
         elif node.op == "output":
             graph.output(map_arg(node.args[0], values.__getitem__))
     return graph
-

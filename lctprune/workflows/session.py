@@ -164,7 +164,7 @@ def _begin(settings: SessionSettings) -> Session:
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
     statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
-    data = load_data(_sized(settings), download=settings.download, **statistics._asdict())
+    data = load_data(_sized(settings, resumed), download=settings.download, **statistics._asdict())
     if given:
         _require_alike(given, data, settings)
     torch.manual_seed(settings.training.seed)
@@ -176,11 +176,14 @@ def _begin(settings: SessionSettings) -> Session:
     return Session(network, data, run)
 
 
-def _sized(settings: SessionSettings) -> DataConfig:
-    """Return the settings of the data, with the image size that the model's own weights need."""
-    if settings.weights != "default" or settings.data.image_size is not None:
+def _sized(settings: SessionSettings, resumed: Run | None) -> DataConfig:
+    """Return the settings of the data, with the image size that the model's own weights need or the run had."""
+    if settings.data.image_size is not None:
         return settings.data
-    return dataclasses.replace(settings.data, image_size=default_image_size(settings.network.model))
+    size = default_image_size(settings.network.model) if settings.weights == "default" else None
+    if resumed and resumed.config.data and resumed.config.network and resumed.config.network.architecture:
+        size = resumed.config.data.config.image_size
+    return dataclasses.replace(settings.data, image_size=size)
 
 
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
