@@ -32,7 +32,7 @@ class InputLimits:
         Raises:
             NetworkError: the input has such a size.
         """
-        if torch.jit.is_tracing():  # sizes are tensors then
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call] # sizes are tensors then
             return
         sizes = x.shape[1:]
         if len(sizes) != len(self.limits) or any(

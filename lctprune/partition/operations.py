@@ -91,7 +91,7 @@ def _layer_calls(
     Returns:
         For each, the layer's path, its input, and whether it is the operation that makes the output.
     """
-    calls = {}
+    calls: dict[fx.Node, tuple[str, fx.Node, bool]] = {}
     operations = [node for node in graph.nodes if node.op == "call_function" and not _is_check(node)]
     for key, run in itertools.groupby(operations, _innermost):
         nodes = list(run)
@@ -137,8 +137,8 @@ def _converted(graph: fx.Graph, exported: fx.GraphModule, node: fx.Node, value_o
         return value_of(node.args[0])  # type: ignore[arg-type]
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return _region(graph, exported, node, value_of)
-    args = map_arg(node.args, value_of)
-    kwargs = {key: value for key, value in map_arg(node.kwargs, value_of).items() if key not in _LEFT_OUT}
+    args: Any = map_arg(node.args, value_of)
+    kwargs: Any = {key: value for key, value in map_arg(node.kwargs, value_of).items() if key not in _LEFT_OUT}
     devices = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)]
     if devices:  # the groups may be moved
         here = graph.call_function(getattr, (next(iter(graph.nodes)), "device"))
@@ -221,7 +221,8 @@ def _region(graph: fx.Graph, exported: fx.GraphModule, node: fx.Node, value_of: 
     position = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}.get(kind)
     if position is None:
         raise PartitionError(f"it uses {kind}, which cannot be cut")
-    settings, body, operands = node.args[:position], node.args[position], node.args[position + 1 :]
+    settings: Any = node.args[:position]
+    body, operands = node.args[position], node.args[position + 1 :]
     source: fx.GraphModule = getattr(exported, str(body.target))  # type: ignore[union-attr]
     part = _body(source)
     if position == 1:

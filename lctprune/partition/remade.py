@@ -31,7 +31,7 @@ def mark_remade(graph: fx.Graph, padding_id: int | None) -> None:
     x = nodes[0]
     if padding_id is None:
         compared = {node.args[1] for node in x.users if node.target in (torch.ne, torch.eq)}
-        padding_id = next(iter(compared)) if len(compared) == 1 else None  # type: ignore[assignment]
+        padding_id = next(iter(compared)) if len(compared) == 1 else None
     for node in nodes[1:]:
         if node.args[:1] == (x,) and node.target is torch.eq and node.args[1] == padding_id:
             with graph.inserting_before(node):

@@ -161,6 +161,23 @@ def test_a_backbone_inside_ones_own_module_is_cut() -> None:
     assert "backbone.encoder.layer.0" in network.cut_point_names[0]
 
 
+def test_the_groups_of_the_guide_compute_what_the_model_computes() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "any-network.md").read_text()
+    start = guide.index("class Front(nn.Module)")
+    code = guide[start : guide.index("layers = model.bert.encoder.layer", start)]
+    namespace: dict[str, Any] = {"nn": nn}
+    exec(compile(code, "guide", "exec"), namespace)
+    model = model_of(*TEXTS["bert"], images=False).eval()
+    layers = model.bert.encoder.layer
+    groups = [namespace["Front"](model.bert, layers[:1]), namespace["Rest"](model, layers[1:])]
+    network = lct.LocalCriticNetwork(groups, [lct.make_critic("tail", (9, 16), OUTPUTS)]).eval()
+    ids = torch.randint(1, 40, (3, 9))
+    ids[1, 4:] = 0
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=(ids != 0).long()).logits
+        torch.testing.assert_close(network(ids), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 def test_a_model_without_a_classifier_is_refused() -> None:
     model = transformers.BertModel(transformers.BertConfig(**TEXT))
     with pytest.raises(PartitionError, match="BertModel does not return one tensor"):
@@ -267,6 +284,26 @@ def test_weights_come_from_safetensors_alone(saved: Path, tmp_path: Path) -> Non
 
 
 CODE = "from pathlib import Path\nPath({mark!r}).touch()\nfrom transformers import *\nOwnConfig = ViTConfig\n"
+
+
+def test_a_text_encoder_by_name_starts_new(tmp_path: Path, cli: Cli) -> None:
+    model_of(*TEXTS["bert"], images=False).save_pretrained(tmp_path / "bert")  # type: ignore[operator]
+    for name, count in (("train", 40), ("test", 8)):
+        lines = [f"{('good', 'bad')[k % 2]} film {k % 5}\t{k % 2}" for k in range(count)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    options = ("--data", tmp_path, "--groups", 2, "--epochs", 1, "--batch-size", 8, "--threads", 1)
+    refused = cli("train", f"hf/{tmp_path}/bert", *options, "--weights", "default", "--out", tmp_path / "no")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "tokenizer of its own" in refused.err
+    assert not (tmp_path / "no").exists()
+    trained = cli("train", f"hf/{tmp_path}/bert", *options, "--out", tmp_path / "run")
+    assert trained.code == 0, trained.err
+    recipe = lct.Run(tmp_path / "run").config.network
+    assert recipe is not None
+    assert (
+        recipe.vocabulary
+        == lct.load_network(tmp_path / "run").main_state_dict()["bert.embeddings.word_embeddings.weight"].shape[0]
+    )
 
 
 def test_code_in_a_folder_is_never_executed(saved: Path, tmp_path: Path) -> None:
