@@ -173,11 +173,6 @@ def default_normalization(name: str) -> Normalization | None:
     return None
 
 
-def default_image_size(name: str) -> int | None:
-    """Return the side of the images with which `default_weights` were trained, where those fit no other; else None."""
-    return image_preprocessing(name)[0] if is_transformers_name(name) else None
-
-
 def _build_torchvision(name: str, *, num_outputs: int, in_channels: int, image_size: int, **own: Any) -> nn.Module:
     sizes: dict[str, Any] = {}
     if name.startswith("vit_"):

@@ -27,6 +27,7 @@ from lctprune.partition.tracing import BY_HAND, CONSTANT, Traced, aligned, trace
 from lctprune.partition.watching import Attributes, HooksRefused, Watched
 from lctprune.utils.modules import evaluation_mode
 
+BY_VALUE = "GuardOnDataDependentSymNode"  # torch.export's error where a path depends on the values of tensors
 COUNTER = "num_batches_tracked"  # which batch norm counts up in place
 BATCH = 3  # samples that are traced; fewer could be taken for a fixed size
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -49,6 +50,8 @@ def trace_network(model: nn.Module, example: Tensor) -> Traced:
         try:
             return trace_by_export(model, example)
         except PartitionError as error:
+            if type(error.__cause__).__name__ == BY_VALUE:  # which torch.fx has found too, and says in which module
+                raise refused from error
             raise error from refused
 
 
@@ -110,7 +113,7 @@ def _exported(called: Watched, example: Tensor) -> ExportedProgram:
 
 
 def _reason(error: Exception) -> str:
-    if type(error).__name__ == "GuardOnDataDependentSymNode":
+    if type(error).__name__ == BY_VALUE:
         return "its path depends on the values of tensors"
     if ".size()[0]" in str(error):
         return "it works for one batch size only; a size is x.shape[0], not len(x)"

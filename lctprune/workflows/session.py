@@ -20,7 +20,8 @@ from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
-from lctprune.models.external import default_image_size, default_normalization
+from lctprune.models.external import default_normalization
+from lctprune.models.transformers_models import default_image_size
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning, PartitionError
-from lctprune.models.external import default_image_size, default_normalization
+from lctprune.models.external import default_normalization
+from lctprune.models.transformers_models import default_image_size
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -54,7 +55,7 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_labels": OUTPUTS},
     ),
 }
-QUICK_TEXTS, QUICK_IMAGES = ("bert", "modernbert"), ("vit", "resnet")
+QUICK_TEXTS, QUICK_IMAGES = ("bert",), ("vit",)
 
 
 def model_of(kind: str, settings: dict[str, Any], *, images: bool) -> nn.Module:
@@ -140,6 +141,7 @@ def test_an_encoder_whose_layers_share_parameters_is_refused(kind: str, more: di
         lct.attach_critics(model, torch.randint(3, 40, (1, 9)), num_outputs=OUTPUTS, groups=8)
 
 
+@pytest.mark.slow
 def test_a_backbone_inside_ones_own_module_is_cut() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
@@ -184,6 +186,7 @@ def test_a_model_without_a_classifier_is_refused() -> None:
         lct.attach_critics(model, torch.ones(1, 8, dtype=torch.long), num_outputs=OUTPUTS, groups=2)
 
 
+@pytest.mark.slow
 def test_too_long_a_text_gets_a_line() -> None:
     model, x = model_of(*TEXTS["bert"], images=False), torch.ones(1, 8, dtype=torch.long)
     network = lct.attach_critics(model, x, num_outputs=OUTPUTS, groups=2)
@@ -286,6 +289,7 @@ def test_weights_come_from_safetensors_alone(saved: Path, tmp_path: Path) -> Non
 CODE = "from pathlib import Path\nPath({mark!r}).touch()\nfrom transformers import *\nOwnConfig = ViTConfig\n"
 
 
+@pytest.mark.slow
 def test_a_text_encoder_by_name_starts_new(tmp_path: Path, cli: Cli) -> None:
     model_of(*TEXTS["bert"], images=False).save_pretrained(tmp_path / "bert")  # type: ignore[operator]
     for name, count in (("train", 40), ("test", 8)):

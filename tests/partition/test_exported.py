@@ -174,7 +174,7 @@ def with_hook(model: Layers) -> Layers:
 
 
 REFUSED: dict[str, tuple[Callable[[], Layers], str]] = {
-    "values": (ByValue, "its path depends on the values"),
+    "values": (ByValue, "control flow"),
     "length of the batch": (ByLen, r"one batch size only.*not len\(x\)"),
     "batch size": (ByBatch, r"inputs of \[1, 6\]"),
     "attribute kept": (Keeps, "changes last when it runs"),
