@@ -29,8 +29,8 @@ class NetworkConfig:
 
     model: str = setting(
         "resnet18",
-        "Network to train: a built-in or torchvision name (lctprune models lists them), timm/NAME, or your own "
-        "package.module:callable.",
+        "Network to train: a built-in or torchvision name (lctprune models lists them), timm/NAME, hf/NAME "
+        "(a folder or a name of the Hugging Face hub), or your own package.module:callable.",
     )
     model_args: dict[str, Any] = dataclasses.field(
         default_factory=dict,
@@ -84,6 +84,9 @@ class NetworkConfig:
 
     critic_kinds: tuple[str, ...] | None = setting(
         None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
+    )
+    architecture: dict[str, Any] | None = setting(
+        None, "Configuration of a model of Hugging Face transformers: a record, so that it is not read again."
     )
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from lctprune.errors import ConfigError
 from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
 from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.sequences import gru, lstm, mlp, transformer
+from lctprune.models.transformers_models import is_transformers_name, read_architecture
 from lctprune.models.weights import is_run, load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
@@ -60,6 +62,13 @@ def build_network(
     Warns:
         NetworkWarning: an auxiliary head is left out, the classifier is new, or an operation has no FLOP formula.
     """
+    if is_transformers_name(config.model) and config.architecture is None:
+        config = dataclasses.replace(config, architecture=read_architecture(config.model))
+        if weights == "default" and config.vocabulary is not None:
+            raise ConfigError(
+                f"{config.model} has a tokenizer of its own, with which sentences in files are not read; train it with "
+                "new weights, or from a program that tokenizes them (docs: Models of transformers)"
+            )
     model = build_model(config)
     given = None
     if weights is not None:
@@ -160,7 +169,7 @@ def require_known(model: str) -> Builder:
         near = difflib.get_close_matches(model, [*known, *torchvision_names(), *timm_names()], n=3)
         raise ConfigError(
             f"model {model!r} is unknown; {'did you mean ' + ', '.join(dict.fromkeys(near)) + '? ' if near else ''}"
-            f"known are {', '.join(known)}, the names that `lctprune models` lists, and package.module:callable"
+            f"known are {', '.join(known)}, names that `lctprune models` lists, hf/NAME, and package.module:callable"
         )
     return builder
 
@@ -172,5 +181,7 @@ def build_model(config: NetworkConfig) -> nn.Module:
         shape = {"steps": config.steps, "features": config.features, "vocabulary": config.vocabulary}
     else:
         shape = {"in_channels": config.in_channels, "image_size": config.image_size}
+    if config.architecture is not None:
+        builder = partial(builder, architecture=config.architecture)
     settings = {"num_outputs": config.num_outputs, **shape}
     return unwrapped(call_builder(config.model, builder, settings, config.model_args))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
 from lctprune.optim.optimizers import resolved_for
+from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
     BALANCES,
     Balance,
@@ -24,6 +25,7 @@ from lctprune.partition.choosing import (
     named_cut_points,
     training_balanced_cut_points,
 )
+from lctprune.partition.comparing import require_same
 from lctprune.partition.cut_points import (
     CutPoint,
     MeasuredCutPoint,
@@ -31,6 +33,7 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
+from lctprune.partition.exported import trace_by_export, trace_network
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
 from lctprune.utils.modules import evaluation_mode, shared_tensor
@@ -77,9 +80,9 @@ def partition_model(
     output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
     example = example[:1].detach().contiguous()
     if output is not None and groups == 1:
-        return Partition([_whole(model)], [], tuple(output.shape[1:]))
+        return Partition([_whole(model, example)], [], tuple(output.shape[1:]))
     with without_leftovers(model):
-        traced = trace(model)
+        traced = trace_network(model, example)
         if split_at:  # known cut points need shapes, but neither costs nor a search
             with _model_must_run(model, example):
                 points = find_cut_points(traced, example)
@@ -89,6 +92,8 @@ def partition_model(
             cuts = _balanced_cut_points(traced, measured, example, groups, balance_by, training, critic_cost)
             shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
+        if traced.by_export:
+            require_same(model, parts, example)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
         raise PartitionError(
             f"the parameter {shared} is used on both sides of a cut point; cut elsewhere, or {BY_HAND}"
@@ -112,7 +117,7 @@ def all_cut_points(model: nn.Module, example: Tensor, *, also: Collection[str] =
         PartitionError: the model cannot be traced.
     """
     with without_leftovers(model):
-        points = measure_cut_points(trace(model), example)
+        points = measure_cut_points(trace_network(model, example), example)
     distinct = distinct_cut_points(points)
     return [point for point in points if point in distinct or point.node_name in also]
 
@@ -162,7 +167,7 @@ def _output(model: nn.Module, example: Tensor) -> Tensor:
             error = second_error and error
         if error is not None:
             with _model_must_run(model, example):
-                model(example)
+                OneTensor(model).output(example)
             raise PartitionError(
                 f"{type(model).__name__} runs on {len(example)} samples, but neither on 1 nor on 2 "
                 f"({first_line(error)}); layer groups must run on any number"
@@ -174,16 +179,19 @@ def _output(model: nn.Module, example: Tensor) -> Tensor:
 
 def _tried(model: nn.Module, samples: Tensor) -> tuple[object, Exception | None]:
     try:
-        return model(samples), None
+        return logits_of(OneTensor(model).output(samples)), None
     except Exception as error:  # whatever the model's own code raises
         return None, error
 
 
-def _whole(model: nn.Module) -> nn.Module:
-    """Return the model as the only group; traced if it has auxiliary outputs, or flattens by `view`.
+def _whole(model: nn.Module, example: Tensor) -> nn.Module:
+    """Return the model as the only group; traced if it has other outputs than one tensor, or flattens by `view`.
 
     Training uses the channels-last memory layout, which `view` cannot flatten.
     """
+    if is_transformers_model(model):
+        with without_leftovers(model):
+            return layer_groups(trace_by_export(model, example), [])[0]
     try:
         with without_leftovers(model):
             traced = trace(model)

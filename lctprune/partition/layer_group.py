@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.remade import padding_mask, remake, without_padding
 from lctprune.partition.tracing import Traced, nodes_of, output_of
 
 
@@ -80,7 +81,11 @@ def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph
     """Copy the nodes after `start`, up to and including `end`, to a graph of one input."""
     graph = fx.Graph()
     copies = {start: graph.placeholder("x")}
-    for node in nodes[nodes.index(start) + 1 : nodes.index(end) + 1]:
+    inside = nodes[nodes.index(start) + 1 : nodes.index(end) + 1]
+    valid = padding_mask(end, nodes)
+    used = [each for node in inside for each in node.all_input_nodes]
+    remake(graph, [*used, *([valid] if valid else [])], nodes, start, copies)
+    for node in inside:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[end])
+    graph.output(graph.call_function(without_padding, (copies[end], copies[valid])) if valid else copies[end])
     return graph

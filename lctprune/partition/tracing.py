@@ -39,6 +39,7 @@ class Traced:
         training: graph in training mode.
         counterparts: map from nodes of `evaluation` to those that do the same in `training`.
         has_auxiliary: whether the network has auxiliary outputs in training, which `training` leaves out.
+        by_export: whether torch.export traced it, in place of torch.fx.
     """
 
     root: nn.Module
@@ -46,6 +47,7 @@ class Traced:
     training: fx.Graph
     counterparts: dict[fx.Node, fx.Node]
     has_auxiliary: bool
+    by_export: bool = False
 
 
 def trace(model: nn.Module) -> Traced:
@@ -72,7 +74,7 @@ def trace(model: nn.Module) -> Traced:
         warnings.warn(f"{name}'s auxiliary outputs in training are left out{makers}", NetworkWarning, stacklevel=3)
     elif not isinstance(outputs, fx.Node):
         raise PartitionError(f"{name} does not return one tensor in training; {BY_HAND}")
-    return Traced(model, evaluation, training, _aligned(evaluation, training), has_auxiliary)
+    return Traced(model, evaluation, training, aligned(evaluation, training), has_auxiliary)
 
 
 @contextmanager
@@ -231,7 +233,7 @@ def _key(node: fx.Node) -> tuple[str, ...]:
     return (node.op, CONSTANT if is_constant else str(node.target), *owners(node))
 
 
-def _aligned(evaluation: fx.Graph, training: fx.Graph) -> dict[fx.Node, fx.Node]:
+def aligned(evaluation: fx.Graph, training: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Map nodes of one graph to those that do the same in the other."""
     left, right = nodes_of(evaluation), nodes_of(training)
     keys = [[_key(node) for node in side] for side in (left, right)]

@@ -21,6 +21,7 @@ from lctprune.errors import ConfigError, DataWarning, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
+from lctprune.models.transformers_models import default_image_size
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
@@ -165,7 +166,7 @@ def _begin(settings: SessionSettings) -> Session:
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
     statistics = _statistics(config, settings.weights, given, resumed)
-    data = load_data(settings.data, download=settings.download, **statistics._asdict())
+    data = load_data(_sized(settings, resumed), download=settings.download, **statistics._asdict())
     if given:
         data = _in_range_of(given, data, settings.data)
         _require_alike(given, data, settings)
@@ -176,6 +177,16 @@ def _begin(settings: SessionSettings) -> Session:
             critics_to_add(network, data.example)
     run = open_run(network, data, settings.training, run_dir=settings.out, resume=settings.resume)
     return Session(network, data, run)
+
+
+def _sized(settings: SessionSettings, resumed: Run | None) -> DataConfig:
+    """Return the settings of the data, with the image size that the model's own weights need or the run had."""
+    if settings.data.image_size is not None:
+        return settings.data
+    size = default_image_size(settings.network.model) if settings.weights == "default" else None
+    if resumed and resumed.config.data and resumed.config.network and resumed.config.network.architecture:
+        size = resumed.config.data.config.image_size
+    return dataclasses.replace(settings.data, image_size=size)
 
 
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
@@ -193,7 +204,8 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     weights, note = config.weights, config.weights_note
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
         weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
-    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note)
+    architecture = recorded.architecture if recorded and cuts is not None else None
+    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note, architecture=architecture)
 
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:
