@@ -131,7 +131,7 @@ def test_a_vision_model_is_cut(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "more", "why"),
     [
-        ("Albert", {"embedding_size": 8}, "the model has 2"),  # all layers are one
+        ("Albert", {"embedding_size": 8}, "the model has"),  # all layers are one
         ("MPNet", {}, "the model has"),  # all layers read one table of relative positions
     ],
 )
