@@ -134,7 +134,7 @@ def _chosen(network: LocalCriticNetwork, config: NetworkConfig) -> dict[str, Any
         return {}
     is_narrower = any(width != 1 for width in network.critic_widths)
     return {
-        "critic_kinds": network.critic_kinds,
+        "critic_kinds": network.critic_kinds or None,
         "critic_width": config.critic_width or (network.critic_widths if is_narrower else None),
     }
 
