@@ -7,22 +7,43 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lctprune.errors import NetworkWarning
+from lctprune.errors import DataWarning, NetworkWarning
+from lctprune.utils.names import visible
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
     from lctprune.runs import Run
 
+NOTED = (DataWarning, NetworkWarning)  # warnings of the library that are printed as notes
 FOLDED_WIDTH = 24  # columns of a cell whose text may continue on a further line
 PIPED_WIDTH = 160  # columns of tables where the output is no terminal: enough for all of them
 # columns that a narrow table of candidates does without, the least important first
 DISPENSABLE = ("loss", "MACs", "size", "params", "95% interval")
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is: no markup, no emoji codes, hidden characters written out.
+
+    Line feeds at the start and the end of a text are kept; others come from names, and are written out too.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts, and rich's tables and the like; see rich for the options."""
+        super().print(*(_shown(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+def _shown(text: str) -> str:
+    body = text.strip("\n")
+    return text.replace(body, visible(body), 1)
 
 
 def units(run: Run, *, batch: int) -> str:
@@ -34,23 +55,29 @@ def units(run: Run, *, batch: int) -> str:
 
 def stderr() -> Console:
     """Return the console for progress and notes."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return PlainConsole(stderr=True, soft_wrap=not sys.stderr.isatty())
 
 
 def stdout() -> Console:
     """Return the console for results; a terminal wraps lines at words, a file or pipe gets them whole."""
     is_terminal = sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else PIPED_WIDTH)
+    return PlainConsole(soft_wrap=not is_terminal, width=None if is_terminal else PIPED_WIDTH)
 
 
 @contextmanager
 def printed_warnings(console: Console) -> Iterator[None]:
     """Print warnings of the library as notes, each once."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NetworkWarning)
+        for category in NOTED:
+            warnings.simplefilter("always", category)
         yield
-    notes = [str(warning.message) for warning in caught if issubclass(warning.category, NetworkWarning)]
-    for note in dict.fromkeys(notes):  # each once, however often the network was built
+    notes = [str(warning.message) for warning in caught if issubclass(warning.category, NOTED)]
+    print_notes(console, list(dict.fromkeys(notes)))  # each once, however often the network was built
+
+
+def print_notes(console: Console, notes: Sequence[str]) -> None:
+    """Print notes, a line each."""
+    for note in notes:
         console.print(f"Note: {note}.")
 
 
@@ -86,7 +113,7 @@ def print_table(
             width = {"max_width": FOLDED_WIDTH, "overflow": "fold"} if each in folded else {"no_wrap": True}
             table.add_column(each, justify="left" if each in left else "right", **width)
         for index, cells in enumerate(rows):
-            table.add_row(*(cells[each] for each in headings), style="bold" if index == bold else None)
+            table.add_row(*(visible(cells[each]) for each in headings), style="bold" if index == bold else None)
         if Measurement.get(console, unlimited, table).maximum <= console.width:
             break
     console.print(table)

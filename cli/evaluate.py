@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, OutOption, RunArgument, ThreadsOption
 
 
 def evaluate(
@@ -11,6 +11,7 @@ def evaluate(
     model: ModelOption = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
+    out: OutOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure every exit anew: accuracy on the validation split, FLOPs, parameters, latency.
@@ -18,10 +19,11 @@ def evaluate(
     Example:
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
-    from lctprune.cli.results import measured, opened, refresh_results, show_candidates
+    from lctprune.cli.results import measured, opened, refresh_results, results_folder, show_candidates
 
     found = opened(run, model=model, data=data, threads=threads)
-    candidates = measured(found, latency_batch=latency_batch, again=True)
-    refresh_results(found, candidates)
+    folder = results_folder(found, out)
+    candidates = measured(found, folder, latency_batch=latency_batch, again=True)
+    refresh_results(found, candidates, folder)
     headline = f"{found.path} on its validation split"
     show_candidates(found, candidates, headline, latency_batch=latency_batch, json=json)

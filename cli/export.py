@@ -10,6 +10,8 @@ import typer
 from lctprune.cli.console import print_json, stdout
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument
 
+EXPORTS = "exports"  # folder in a run
+
 
 def export(
     run: RunArgument = None,
@@ -32,16 +34,20 @@ def export(
     from lctprune.cli.results import measured, opened
     from lctprune.measure.candidates import candidate_of
     from lctprune.measure.selection import main_of
+    from lctprune.utils.files import require_writable, why_not_writable
     from lctprune.workflows.deployment import deploy, deployment_record
     from lctprune.workflows.loading import LoadedRun
 
     found = opened(run, model=model, data=data)
     loaded = LoadedRun(found)
-    candidates = measured(found, any_latency=True, loaded=loaded)
+    remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
+    require_writable(out or found.path / EXPORTS, remedy)
+    kept_in = out if why_not_writable(found.path) else found.path
+    candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
     exit = candidate_of(candidates, main_of(candidates).exit if exit is None else exit).exit
-    folder = out or found.path / "exports" / f"exit{exit}"
+    folder = out or found.path / EXPORTS / f"exit{exit}"
     deployment = deploy(found, candidates, exit, folder, format=format, loaded=loaded)
     if json:
         print_json(deployment_record(deployment))
     else:
-        stdout().print(f"Wrote {deployment.model} and {deployment.model_card}")
+        stdout().print(f"Wrote {deployment.model} and {deployment.model_card}", soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lctprune.cli.console import print_json, print_table, printed_warnings, quantity, stderr, stdout
+from lctprune.cli.console import print_json, print_notes, print_table, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.options import JsonOption, Settings, with_settings
 from lctprune.cli.parsing import group_count
 from lctprune.config.fields import help_of
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from lctprune.measure.group_costs import GroupCosts
 
 # columns that a narrow table does without, the least important first
-DISPENSABLE = ("from", "critic params", "sent", "activations")
-NAMES = ("from", "to", "output")
+DISPENSABLE = ("from", "critic params", "sent", "activations", "critic", "exit params")
+NAMES = ("from", "to", "output", "critic")
 
 
 @with_settings
@@ -48,6 +48,7 @@ def inspect(
     with printed_warnings(stderr()):
         built, cuts = build_network(config, training=settings), cut_point_names(config)
         costs = measure_groups(built, config.example)
+    print_notes(stderr(), built.notes)
     precision = resolved_for(built.groups, config.example, settings).precision
     *passed_on, output = output_bytes(built, config.example, precision=precision)
     sent = [size * settings.batch_size for size in [*passed_on, 0]]
@@ -55,13 +56,21 @@ def inspect(
         groups_record = [
             {**cost._asdict(), "sent_bytes_per_step": size} for cost, size in zip(costs, sent, strict=True)
         ]
-        print_json({"model": config.model, "input": list(config.example.shape), "groups": groups_record, "cuts": cuts})
+        exits = {"critics": built.critic_kinds, "critic_widths": built.critic_widths, "notes": built.notes}
+        shape = list(config.example.shape)
+        print_json({"model": config.model, "input": shape, "groups": groups_record, **exits, "cuts": cuts})
         return
     console = stdout()
-    rows = [_cells(index, *each) for index, each in enumerate(zip(costs, sent, strict=True))]
+    sizes = zip(built.critic_kinds, built.critic_widths, strict=True)
+    critics = [kind if width == 1 else f"{kind} x {width:g}" for kind, width in sizes]
+    each_group = zip(costs, sent, [*critics, ""], strict=True)
+    rows = [_cells(index, *each, costs[-1]) for index, each in enumerate(each_group)]
     print_table(console, rows, dispensable=DISPENSABLE, left=NAMES, folded=("from", "to"))
     console.print("\nFor one sample; 1 FLOP is one multiply or one add; activations are what training keeps, in fp32.")
     if passed_on:
+        console.print(
+            "An exit is the groups up to its own and its critic; its costs are fractions of the main network's."
+        )
         console.print(
             f"Sent is what goes to the next group's process in a step of {settings.batch_size} samples in {precision}; "
             f"{settings.batch_size * (4 + output)} bytes come back, the next exit's losses and outputs."
@@ -69,7 +78,7 @@ def inspect(
     console.print(f"{len(cuts)} possible cut points, for --split-at: {', '.join(cuts)}")
 
 
-def _cells(index: int, cost: GroupCosts, sent: int) -> dict[str, str]:
+def _cells(index: int, cost: GroupCosts, sent: int, critic: str, main: GroupCosts) -> dict[str, str]:
     return {
         "group": str(index),
         "from": cost.first,
@@ -78,7 +87,14 @@ def _cells(index: int, cost: GroupCosts, sent: int) -> dict[str, str]:
         "FLOPs": quantity(cost.flops),
         "params": quantity(cost.parameters),
         "activations": f"{cost.activation_bytes / 2**20:.2f} MiB",
+        "critic": critic,
         "critic FLOPs": quantity(cost.critic_flops),
         "critic params": quantity(cost.critic_parameters),
+        "exit FLOPs": _fraction(cost.exit_flops, main.exit_flops),
+        "exit params": _fraction(cost.exit_parameters, main.exit_parameters),
         "sent": f"{sent / 2**20:.2f} MiB",
     }
+
+
+def _fraction(cost: int | None, main: int | None) -> str:
+    return f"{cost / main:.1%}" if cost is not None and main else "?"

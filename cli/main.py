@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -34,6 +35,7 @@ from lctprune.errors import (
     LctpruneError,
     ProcessLostError,
 )
+from lctprune.utils.names import require_utf8, visible
 
 app = typer.Typer(
     name="lctprune",
@@ -77,7 +79,11 @@ def options(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 no candidate fits the budget."""
+    with suppress(AttributeError, OSError):  # of a stream that is no file, or cannot be changed
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        for argument in sys.argv[1:]:
+            require_utf8(argument, "the argument")
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
             code = _fail(KeyboardInterrupt(f"interrupted{_how_to_go_on()}"), INTERRUPTED)
@@ -100,7 +106,8 @@ def _how_to_go_on() -> str:
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    line = " ".join(message.split()).replace(": Value error, ", ": ")  # which Typer adds to what it quotes
+    line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
+    line = line.replace(": Value error, ", ": ")  # which Typer adds to what it quotes
     if "RANK" in os.environ and sys.argv[1:2] == ["train"]:
         from lctprune.cli.ranks import end_process
         from lctprune.training.distributed.process_group import is_started

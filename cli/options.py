@@ -48,6 +48,15 @@ JsonOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. Default: one per core.")]
 BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Samples in the call whose latency is measured.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        rich_help_panel=OUTPUT,
+        help="Folder for what is written, as for a run that may only be read. Default: the run directory.",
+    ),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", metavar=SWITCH, help="Continue from the last whole epoch.")]
 
 

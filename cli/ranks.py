@@ -12,6 +12,7 @@ import typer
 
 from lctprune.errors import FAILED, ProcessLostError
 from lctprune.training.distributed.process_group import is_spoken_for, record_failure
+from lctprune.utils.names import visible
 
 
 def end_as_lost(error: ProcessLostError) -> None:
@@ -32,6 +33,6 @@ def end_process(line: str, code: int, *, is_cause: bool) -> NoReturn:
 def _report(message: str, code: int, *, is_cause: bool) -> None:
     record_failure(message, code, is_cause=is_cause)
     if not is_spoken_for():
-        typer.echo(f"lctprune: error: {message}", err=True)
+        typer.echo(f"lctprune: error: {visible(message)}", err=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from lctprune.cli.console import print_json, stdout
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, RunArgument
 
 
 def report(
-    run: RunArgument = None, model: ModelOption = None, data: DataOption = None, json: JsonOption = False
+    run: RunArgument = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about a run, and about what was selected from it.
 
     Example:
     lctprune report runs/mine
     """
-    from lctprune.cli.results import measured, opened, present_selection
+    from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
     from lctprune.measure.candidates import candidate_of
-    from lctprune.reports import report_page
     from lctprune.utils.files import write_atomically
 
     found = opened(run, model=model, data=data)
-    candidates = measured(found, any_latency=True)
-    path = found.path / "report.html"
+    folder = results_folder(found, out)
+    candidates = measured(found, folder, any_latency=True)
+    if folder is None:
+        show_candidates(found, candidates, f"{found.path} on its validation split", json=json)
+        return
+    from lctprune.reports import report_page  # takes a second to import
+
+    path = folder / "report.html"
     selection = present_selection(found)
     if selection is None:
         page = report_page(found, candidates)
@@ -38,4 +47,4 @@ def report(
     if json:
         print_json({"run": str(found.path), "report": str(path)})
     else:
-        stdout().print(f"Wrote {path}")
+        stdout().print(f"Wrote {path}", soft_wrap=True)

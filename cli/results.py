@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from lctprune.cli.console import print_candidates, print_json, stderr, stdout, units
+from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run, newest_run
+from lctprune.utils.files import require_writable, why_not_writable
 from lctprune.workflows.deployment import SELECTED, measure_run, read_selection
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes
@@ -27,22 +28,56 @@ def opened(path: Path | None, *, model: str | None = None, data: Path | None = N
     return newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
 
 
+def results_folder(run: Run, out: Path | None, below: str = "") -> Path | None:
+    """Return the folder for results: `out`, or one in the run; None, with a note on stderr, if the run is read-only.
+
+    Raises:
+        RunError: `out` cannot be written to.
+    """
+    if out is not None:
+        require_writable(out, "choose another --out")
+        return out
+    folder = run.path / below
+    if reason := why_not_writable(run.path) or why_not_writable(folder):
+        stderr().print(f"Note: {folder} cannot be written ({reason}): nothing is kept; --out DIR writes elsewhere.")
+        return None
+    return folder
+
+
 def measured(
     run: Run,
+    folder: Path | None,
     *,
     latency_batch: int = 1,
     again: bool = False,
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
 ) -> list[Candidate]:
-    """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished."""
+    """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished.
+
+    Args:
+        run: the run.
+        folder: folder for candidates.json; None if it is not to be written.
+        latency_batch: see `measure_run`, as for all others.
+        again: whether to measure again.
+        any_latency: whether latencies may be of other conditions.
+        loaded: the run's data and networks.
+    """
     console = stderr()
     if run.epochs_done < (epochs := run.config.training.epochs):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
     for note in notes(run):
         console.print(f"Note: {note}.")
-    with console.status("Measuring every exit on the validation split"):
-        return measure_run(run, latency_batch=latency_batch, again=again, any_latency=any_latency, loaded=loaded)
+    with printed_warnings(console), console.status("Measuring every exit on the validation split"):
+        return measure_run(
+            run,
+            latency_batch=latency_batch,
+            again=again,
+            any_latency=any_latency,
+            loaded=loaded,
+            keep=folder is not None,
+            folder=folder,
+        )
 
 
 def present_selection(run: Run) -> dict[str, Any] | None:
@@ -53,29 +88,31 @@ def present_selection(run: Run) -> dict[str, Any] | None:
     return selection
 
 
-def refresh_results(run: Run, candidates: Sequence[Candidate]) -> None:
+def refresh_results(run: Run, candidates: Sequence[Candidate], folder: Path | None) -> None:
     """Write the files of `write_results` again, with the choice if one was made from this checkpoint."""
     selection = present_selection(run)
     if selection is None:
-        write_results(run, candidates)
+        write_results(candidates, folder)
     else:
         chosen = candidate_of(candidates, selection["exit"])
-        write_results(run, candidates, chosen=chosen, limits=selection["budget"])
+        write_results(candidates, folder, chosen=chosen, limits=selection["budget"])
 
 
 def write_results(
-    run: Run,
     candidates: Sequence[Candidate],
+    folder: Path | None,
     *,
     chosen: Candidate | None = None,
     limits: Mapping[str, float] | None = None,
 ) -> None:
-    """Write candidates.csv, pareto.png and pareto.svg into the run directory."""
+    """Write candidates.csv, pareto.png and pareto.svg into a folder, if there is one."""
+    if folder is None:
+        return
     from lctprune import reports  # pandas and matplotlib take a second to import
 
-    reports.write_candidates(candidates, run.path / CSV)
+    reports.write_candidates(candidates, folder / CSV)
     figure = reports.pareto_figure(candidates, chosen=chosen, budget=limits)
-    reports.save_figure(figure, run.path / "pareto")
+    reports.save_figure(figure, folder / "pareto")
 
 
 def show_candidates(
@@ -100,6 +137,7 @@ def show_candidates(
 
 def show_all(run: Run, *, json: bool) -> None:
     """Measure and show all networks of the run, the added ones too."""
-    candidates = measured(run)
-    refresh_results(run, candidates)
+    folder = results_folder(run, None)
+    candidates = measured(run, folder)
+    refresh_results(run, candidates, folder)
     show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lctprune.cli.console import print_json, stderr, stdout
-from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, OutOption, RunArgument, ThreadsOption
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -31,6 +32,7 @@ def select(
     model: ModelOption = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
+    out: OutOption = None,
     json: JsonOption = False,
 ) -> None:
     """Pick the most accurate exit that fits a budget, and export it.
@@ -43,7 +45,8 @@ def select(
 
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
     """
-    from lctprune.cli.results import measured, opened, write_results
+    from lctprune.cli.results import measured, opened, results_folder, write_results
+    from lctprune.measure.candidates import left_out
     from lctprune.measure.selection import Budget, cheaper_alternative, main_of
     from lctprune.measure.selection import select as choose
     from lctprune.workflows.deployment import SELECTED, deploy
@@ -52,18 +55,21 @@ def select(
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
     found = opened(run, model=model, data=data, threads=threads)
     loaded = LoadedRun(found)
-    candidates = measured(found, latency_batch=latency_batch, loaded=loaded)
+    folder = results_folder(found, out, SELECTED)
+    results = found.path if out is None and folder else out
+    candidates = measured(found, results, latency_batch=latency_batch, loaded=loaded)
     limits = budget.limits(main_of(candidates))
     chosen = choose(candidates, limits)
+    if unknown := left_out(candidates, limits):
+        stderr().print(f"Note: {unknown}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
-        folder = found.path / SELECTED
         deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
-    write_results(found, candidates, chosen=chosen, limits=limits)
+    write_results(candidates, results, chosen=chosen, limits=limits)
     if json:
         print_json(_record(found, candidates, chosen, alternative, deployment, limits))
     else:
-        _show(found, candidates, chosen, alternative, deployment, limits, latency_batch)
+        _show(found, candidates, chosen, alternative, deployment, limits, latency_batch, results)
 
 
 def _show(
@@ -74,6 +80,7 @@ def _show(
     deployment: Deployment,
     limits: Mapping[str, float],
     latency_batch: int,
+    results: Path | None,
 ) -> None:
     from lctprune.cli.results import show_candidates
     from lctprune.measure.selection import main_of
@@ -98,8 +105,12 @@ def _show(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
         f"{deployment.test_accuracy:.1%}; main network {deployment.main_test_accuracy:.1%}."
     )
-    console.print(f"Exported: {deployment.model} (how to feed it: {deployment.model_card.name} beside it).")
-    console.print(f"Tables and plots: {run.path}/candidates.csv, pareto.png, pareto.svg.")
+    if results is None or deployment.model_card is None:
+        console.print("Not exported: the run cannot be written; --out DIR writes elsewhere.")
+        return
+    card = deployment.model_card.name
+    console.print(f"Exported: {deployment.model} (how to feed it: {card} beside it).", soft_wrap=True)
+    console.print(f"Tables and plots: {results}/candidates.csv, pareto.png, pareto.svg.", soft_wrap=True)
 
 
 def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:

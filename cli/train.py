@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import printed_warnings, stderr, stdout
+from lctprune.cli.console import print_notes, printed_warnings, stderr, stdout
 from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
 from lctprune.cli.parsing import data_name, group_count, require_effect
 from lctprune.config.data import DataConfig
@@ -17,6 +17,7 @@ from lctprune.config.fields import DATA, FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError
+from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.data.dataset import Data
@@ -114,6 +115,8 @@ def train(
         require_effect(training["method"], network | training)
     groups = 1 if training["method"] == "backprop" else group_count(network)
     places = {"name": data_name(data["name"]), "data_dir": str(Path(data["data_dir"]).absolute())}
+    if data["image_root"] is not None:
+        places["image_root"] = str(Path(data["image_root"]).absolute())
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
     from lctprune.workflows.session import SessionSettings
@@ -164,21 +167,25 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
     from lctprune.cli.results import CSV, refresh_results, show_candidates
+    from lctprune.measure.selection import main_of
     from lctprune.models.external import is_own_function
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.members import DENSE
 
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
-    candidates = measure_run(run)
+    with printed_warnings(stderr()):
+        candidates = measure_run(run)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
-        refresh_results(run, candidates)
+        refresh_results(run, candidates, run.path)
     networks = "networks" if settings.dense else "exits"
     show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
     if not json:
         model = settings.network.model
-        named = f" --model {model}" if is_own_function(model) else ""
-        stdout().print(f"Next, choose one under a budget: lctprune select {run.path} --budget-flops 60%{named}")
+        named = f" --model {shell_word(model)}" if is_own_function(model) else ""
+        budget = "params" if main_of(candidates).flops is None else "flops"
+        command = f"lctprune select {shell_word(run.path)} --budget-{budget} 60%{named}"
+        stdout().print(f"Next, choose one under a budget: {command}", soft_wrap=True)  # so that it can be copied
 
 
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
@@ -188,6 +195,7 @@ def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int)
 
     with printed_warnings(stderr()):
         session = begin(settings, group, replicas=replicas)
+    print_notes(stderr(), session.network.notes)
     data, run = session.data, session.run
     steps = session.steps(group, replicas=replicas)
     del session  # a process of several keeps its own groups of the network only
@@ -220,6 +228,8 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
         f"{sizes['test']} test samples, {outputs})"
     )
+    if data.preprocessing:
+        console.print(f"Images: {data.preprocessing}")
     console.print(
         f"{_counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
         f"{training.precision} on {training.device} with {_counted(torch.get_num_threads(), 'thread')}"

@@ -18,6 +18,9 @@ from .errors import (
     DataError as DataError,
 )
 from .errors import (
+    DataWarning as DataWarning,
+)
+from .errors import (
     ExportError as ExportError,
 )
 from .errors import (

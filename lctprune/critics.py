@@ -3,16 +3,17 @@
 A group's output may be a feature map, [batch, channels, height, width], a sequence, [batch, steps, features], or a
 vector, [batch, features].
 
-The critic's shape decides more than anything else how good a sub-network is; `tail` is the best kind measured so far.
+The critic's shape decides more than anything else how good a sub-network is; `tail` is the best kind measured so far,
+`depthwise` its kin for networks of depthwise blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from lctprune.critic_blocks import Permute, TailBlock, normalized_convolution
 from lctprune.errors import ConfigError, NetworkError
 from lctprune.pooling import POOLS, NormalizedPooling, Pooling
 
@@ -35,19 +36,20 @@ def make_critic(
 ) -> nn.Module:
     """Make a critic: a small network from a group's output to an estimate of the network's output.
 
-    This is c_i in equation 3 of Lee, Hsieh, Lee 2022; `paper` is the critic of its section IV and Table 2. For a
-    sequence (tokens, time steps), `tail` is layer normalisation, pooling and a small perceptron, and `linear` is
-    pooling and a linear layer; a step whose features are all zero is padding. For a vector there is no pooling and no
-    normalisation. `pooled` and `paper` are convolutions, for feature maps alone.
+    This is c_i in equation 3 of Lee, Hsieh, Lee 2022; `paper` is the critic of its section IV and Table 2. `linear` is
+    pooling and a linear layer, `normalized` that after a normalisation. For a sequence (tokens, time
+    steps), `tail` is layer normalisation, pooling and a small perceptron; a step whose features are all zero is
+    padding. For a vector there is no pooling, and only `normalized` normalises. `depthwise`, `pooled` and `paper` are
+    convolutions, for feature maps alone.
 
     Args:
-        kind: kind of critic, `tail`, `pooled`, `paper` or `linear`.
+        kind: kind of critic, `tail`, `depthwise`, `pooled`, `paper`, `linear` or `normalized`.
         shape: shape of the group's output without the batch: [channels, height, width], [steps, features] or
             [features].
         num_outputs: width of the network's output.
         depth: number of 3x3 convolutions, for `paper` (default 1) and `pooled` (default 1 or 2, by the map's size);
-            number of residual blocks at each size of a map, for `tail` (default 1).
-        width: factor on the number of channels, or of hidden features; `linear` has none.
+            number of residual blocks at each size of a map, for `tail` and `depthwise` (default 1).
+        width: factor on the number of channels, or of hidden features; `linear` and `normalized` have none.
         channels_last: whether the features are the last dimension of `shape`; by default they are the first of a
             feature map and the last of a sequence.
         pool: pooling of sequences: `mean` over the steps, or the `last` step.
@@ -79,17 +81,20 @@ def make_critic(
     return SEQUENCE_CRITICS[kind](shape[1], num_outputs, pool, width)
 
 
+WITHOUT_WIDTH = ("linear", "normalized")  # kinds that have no hidden layer
+
+
 def _check_size(kind: str, depth: int | None, width: float, *, is_map: bool) -> None:
     if depth is not None and depth < 1:
         raise ConfigError(f"critic depth is {depth}; a critic needs at least 1 convolution")
-    if depth is not None and (kind == "linear" or not is_map):
+    if depth is not None and (kind in WITHOUT_WIDTH or not is_map):
         raise ConfigError(
             f"critic depth does not apply to {kind!r} here; it is for convolutions of feature maps; leave it out"
         )
     if not 0 < width <= 16:
         raise ConfigError(f"critic width is {width}; it must be greater than 0 and at most 16")
-    if kind == "linear" and width != 1:
-        raise ConfigError("critic width does not apply to 'linear', which has no hidden layer; leave it out")
+    if kind in WITHOUT_WIDTH and width != 1:
+        raise ConfigError(f"critic width does not apply to {kind!r}, which has no hidden layer; leave it out")
 
 
 def paper_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
@@ -125,24 +130,53 @@ def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None
     them. With a `depth` of more than 1, blocks of stride 1 follow each. The 1x1 convolution has `TAIL_FEATURES` times
     as many channels as the last block. A map that is too small to be halved is pooled as it is.
     """
+    blocks, channels = _tail_blocks(shape, depth, width, depthwise=False)
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
+
+
+def depthwise_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
+    """Make a tail of depthwise blocks that normalises what it reads, for networks of such blocks.
+
+    It is `tail_critic` with depthwise and 1x1 convolutions in place of 3x3 convolutions, after batch normalisation: the
+    blocks of MobileNet and its kin end without an activation, and their outputs may be of any size. A map that is too
+    small to be halved gets a `normalized_critic`.
+    """
+    blocks, channels = _tail_blocks(shape, depth, width, depthwise=True)
+    if not blocks:
+        return normalized_critic(shape, num_outputs)
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs)]
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), *blocks, *pooled)
+
+
+def _tail_blocks(
+    shape: Sequence[int], depth: int | None, width: float, *, depthwise: bool
+) -> tuple[list[nn.Module], int]:
+    """Make all of a tail before the pooling; also return its number of channels there."""
     channels, *sides = shape
     side = min(sides)
     blocks: list[nn.Module] = []
     for index in range(_halvings(side, TAIL_SIDE)):
         out_channels = _scaled(min(channels, TAIL_AREA // side), width) if index == 0 else 2 * channels
-        blocks.append(TailBlock(channels, out_channels, stride=2))
-        blocks += [TailBlock(out_channels, out_channels, stride=1) for _ in range((depth or 1) - 1)]
-        channels = out_channels
+        for stride in (2, *[1] * ((depth or 1) - 1)):
+            blocks.append(TailBlock(channels, out_channels, stride=stride, depthwise=depthwise))
+            channels = out_channels
     if blocks:
         features = _scaled(channels, TAIL_FEATURES)
-        blocks += [*_normalized_convolution(channels, features, 1), nn.ReLU(inplace=True)]
+        blocks += [*normalized_convolution(channels, features, 1), nn.ReLU(inplace=True)]
         channels = features
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
+    return blocks, channels
 
 
 def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0) -> nn.Module:
     """Make the cheapest critic: global average pooling and a linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], num_outputs))
+
+
+def normalized_critic(
+    shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0
+) -> nn.Module:
+    """Make the cheapest critic for features of any size: batch normalisation, pooling and a linear layer."""
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), *linear_critic(shape, num_outputs).children())
 
 
 def token_mlp(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
@@ -153,6 +187,11 @@ def token_mlp(width_in: int, num_outputs: int, pool: str = "mean", width: float 
 def token_linear(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
     """Make the smallest critic for [batch, time, width_in]: pooling and a linear layer."""
     return nn.Sequential(Pooling(pool), nn.Linear(width_in, num_outputs))
+
+
+def token_normalized(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
+    """Make the smallest critic for [batch, time, width_in] that normalises: normalisation, pooling, linear layer."""
+    return nn.Sequential(NormalizedPooling(width_in, pool), nn.Linear(width_in, num_outputs))
 
 
 def vector_mlp(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
@@ -166,47 +205,9 @@ def vector_linear(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Seq
     return nn.Sequential(nn.Linear(width_in, num_outputs))
 
 
-class Permute(nn.Module):
-    """Reorder the dimensions of a tensor."""
-
-    def __init__(self, dims: list[int]) -> None:
-        super().__init__()
-        self.dims = dims
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` with its dimensions in the order `dims`."""
-        return x.permute(self.dims)
-
-
-class TailBlock(nn.Module):
-    """A residual block of two 3x3 convolutions that may halve the map.
-
-    Its shortcut has no parameters and keeps nothing for the backward pass: average pooling, then channels of zeros (He
-    et al. 2016, arXiv 1512.03385, option A), or the first channels only.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            *_normalized_convolution(in_channels, out_channels, 3, stride),
-            nn.ReLU(inplace=True),
-            *_normalized_convolution(out_channels, out_channels, 3),
-        )
-        self.pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
-        self.more_channels = out_channels - in_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [batch, in_channels, h, w] to [batch, out_channels, h / stride, w / stride], sides rounded up."""
-        residual, shortcut = self.residual(x), self.pool(x)
-        if self.more_channels:
-            shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.more_channels))
-        return functional.relu(residual + shortcut, inplace=True)
-
-
-def _normalized_convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """Make a convolution with batch normalisation in place of a bias."""
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels)]
+def vector_normalized(width_in: int, num_outputs: int, width: float = 1.0) -> nn.Sequential:
+    """Make the smallest critic for [batch, width_in] that normalises: layer normalisation and a linear layer."""
+    return nn.Sequential(nn.LayerNorm(width_in), nn.Linear(width_in, num_outputs))
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -226,6 +227,16 @@ CRITICS: dict[str, Callable[[Sequence[int], int, int | None, float], nn.Module]]
     "pooled": pooled_critic,
     "paper": paper_critic,
     "linear": linear_critic,
+    "depthwise": depthwise_critic,
+    "normalized": normalized_critic,
 }
-SEQUENCE_CRITICS: dict[str, Callable[[int, int, str, float], nn.Module]] = {"tail": token_mlp, "linear": token_linear}
-VECTOR_CRITICS: dict[str, Callable[[int, int, float], nn.Module]] = {"tail": vector_mlp, "linear": vector_linear}
+SEQUENCE_CRITICS: dict[str, Callable[[int, int, str, float], nn.Module]] = {
+    "tail": token_mlp,
+    "linear": token_linear,
+    "normalized": token_normalized,
+}
+VECTOR_CRITICS: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "tail": vector_mlp,
+    "linear": vector_linear,
+    "normalized": vector_normalized,
+}

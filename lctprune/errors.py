@@ -35,6 +35,10 @@ class DataError(LctpruneError, ValueError):
     """A data set is missing, malformed, or too small to be split."""
 
 
+class DataWarning(UserWarning):
+    """A part of a data set is not used, or not as it may seem: files are left out, links lead to nothing."""
+
+
 class TrainingError(LctpruneError, RuntimeError):
     """Training cannot go on, for instance because a loss is not finite."""
 

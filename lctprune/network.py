@@ -33,6 +33,9 @@ class LocalCriticNetwork(nn.Module):
         self.critics = nn.ModuleList(critics)
         self.cuts: tuple[str, ...] = ()  # nodes of the original network's graph after which it was cut
         self.cut_point_names: tuple[str, ...] = ()  # names of the modules that end there, or of the nodes
+        self.critic_kinds: tuple[str, ...] = ()  # kind of each critic that was made by name
+        self.critic_widths: tuple[float, ...] = ()  # factor on the width of each of them
+        self.notes: tuple[str, ...] = ()  # for people: which critics are smaller than usual, which exits save nothing
         self.recipe: NetworkConfig | None = None  # how to build this network again, if it was built by name
         if len(self.groups) == 0:
             raise NetworkError("a network needs at least 1 group, got 0")

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,9 +27,10 @@ from torch import Tensor
 from lctprune.config.run import CONFIG, PARTS, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
-from lctprune.errors import RunError
+from lctprune.errors import DataWarning, RunError
 from lctprune.utils.environment import environment
-from lctprune.utils.files import write_atomically, write_json
+from lctprune.utils.files import require_writable, write_atomically, write_json
+from lctprune.utils.names import require_utf8
 
 RUNS = Path("runs")
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
@@ -96,7 +98,9 @@ class Run:
         place = location(config)
         if place is not None and place.is_absolute() and not place.exists():
             raise RunError(f"{self.path} was trained on data that is not in {place}; say where it is now: --data PATH")
-        data = load_data(config, **recorded_statistics(recorded)._asdict())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # shown when the run was trained
+            data = load_data(config, **recorded_statistics(recorded)._asdict())
         return self._require_equal(data, "samples", "classes", "fingerprint", "vocabulary")
 
     def require_alike(self, data: Data) -> Data:
@@ -105,7 +109,7 @@ class Run:
         Raises:
             RunError: the data has other classes, words, columns or normalisation than the run was trained on.
         """
-        return self._require_equal(data, "classes", "vocabulary", "columns", "mean", "std")
+        return self._require_equal(data, "classes", "vocabulary", "columns", "preprocessing", "mean", "std")
 
     def _require_equal(self, data: Data, *fields: str) -> Data:
         for field, was, now in self.differences(data, *fields):
@@ -128,8 +132,9 @@ class Run:
             if was is not None and was != is_now:
                 yield field, _shown(was), _shown(is_now)
 
-    def remove_leftovers(self) -> None:
-        """Delete parts of files that were left by a process killed while it wrote them."""
+    def prepare_to_resume(self) -> None:
+        """Delete parts of files that a killed process left; raise a `RunError` if nothing can be written here."""
+        require_writable(self.path, "copy it to where you may write, and resume that")
         for name in (CHECKPOINT, METRICS):
             for leftover in self.path.glob(f".{name}.*"):
                 leftover.unlink(missing_ok=True)
@@ -175,9 +180,10 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         model: name of the user's own function that built the network; see `Run`.
 
     Raises:
-        RunError: the directory exists and is not empty, or cannot be written to.
+        RunError: the directory exists and is not empty, or cannot be written to. (ConfigError: it is not UTF-8.)
     """
     path = _new_path(RunConfig(settings)) if path is None else Path(path)
+    require_utf8(str(path), "the run directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
@@ -233,9 +239,9 @@ def _read_config(path: Path) -> RunConfig:
 
 
 def _new_path(config: RunConfig) -> Path:
-    model = re.sub(r"[^\w.-]+", "-", config.network.model) if config.network else "network"
+    model = config.network.model if config.network else "network"
     name = Path(config.data.config.name).resolve().name if config.data else "data"
-    stem = f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    stem = re.sub(r"[^\w.-]+", "-", f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())
 

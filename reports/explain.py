@@ -95,8 +95,9 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
 def _network(recipe: NetworkConfig | None) -> str:
     if recipe is None:
         return "made in a program"
+    kinds = ", ".join(dict.fromkeys(recipe.critic_kinds or [recipe.critic]))
     return (
-        f"{recipe.model}, {recipe.groups} layer groups, critics of kind {recipe.critic}, {recipe.num_outputs} outputs, "
+        f"{recipe.model}, {recipe.groups} layer groups, critics of kind {kinds}, {recipe.num_outputs} outputs, "
         f"input {_input(recipe)}"
     )
 

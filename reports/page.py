@@ -25,6 +25,7 @@ from lctprune.reports.points import measured_costs
 from lctprune.reports.tables import metrics_frame
 from lctprune.reports.tiles import headline_tiles
 from lctprune.runs import Run
+from lctprune.utils.names import visible
 
 METHODS = {
     "local-critic": "Trained with local critics: every exit is a network of its own.",
@@ -113,6 +114,7 @@ def report_page(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
         keep_trailing_newline=True,
     )
     return environment.get_template("page.html.jinja").render(
@@ -126,6 +128,11 @@ def report_page(
         agreement=_curves(metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric),
         facts=describe_run(run),
     )
+
+
+def _shown(value: object) -> object:
+    """Write out the hidden characters of every text that the template is given; markup is the page's own."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _choice(

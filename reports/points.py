@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import COSTS, pareto_front
+from lctprune.utils.names import visible
 
 
 class ParetoPoint(NamedTuple):
@@ -60,7 +61,7 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
         points.append(
             ParetoPoint(
                 exit=candidate.exit,
-                name=candidate.name,
+                name=visible(candidate.name),
                 cost=value,
                 accuracy=candidate.accuracy,
                 low=low,

@@ -12,12 +12,13 @@ from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate
 from lctprune.runs import METRICS, Run
 from lctprune.utils.files import write_atomically
+from lctprune.utils.names import spreadsheet_text
 
 FIELDS = [field.name for field in dataclasses.fields(Candidate)]
 INTERVAL = ["accuracy_low", "accuracy_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples")
-TEXTS = ("name", "metric", "origin")
+TEXTS = ("name", "metric", "origin", "batch_dependence")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
@@ -38,7 +39,7 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
 
 
 def write_candidates(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write `candidates_frame` as CSV, atomically, with empty cells for unknown values.
+    """Write `candidates_frame` as CSV, atomically, with empty cells for unknown values; no text is a formula.
 
     Args:
         candidates: candidates in the order of the rows.
@@ -47,7 +48,10 @@ def write_candidates(candidates: Sequence[Candidate], path: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    write_atomically(path, candidates_frame(candidates).to_csv(index=False, lineterminator="\n").encode())
+    frame = candidates_frame(candidates)
+    for column in TEXTS:
+        frame[column] = frame[column].map(spreadsheet_text)
+    write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
 def metrics_frame(run: Run) -> pandas.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import lctprune as lct
 from lctprune.errors import ConfigError, ExportError
-from lctprune.exporting import export
+from lctprune.exporting import export, to_torchscript
 
 
 def tiny_network() -> lct.LocalCriticNetwork:
@@ -279,9 +281,110 @@ def test_what_torchscript_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_a_network_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Linear(3, 2))
-    network.last = network(torch.randn(1, 3))  # with its graph, which cannot be copied
-    with pytest.raises(ExportError, match="Sequential cannot be converted to TorchScript"):
-        export(network, torch.randn(2, 3), tmp_path / "model.pt")
-    assert files(tmp_path) == []
+# --- networks that cannot simply be copied or folded -----------------------------------------------------------------
+
+
+class Uncopied(nn.Module):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.lock = nn.Linear(3, 2), threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def test_a_network_that_cannot_be_copied_is_exported_with_weights_of_its_own(tmp_path: Path) -> None:
+    x, network = torch.randn(2, 3), Uncopied()
+    model = to_torchscript(network, x)
+    expected = network(x).detach()
+    network.linear.weight.data.zero_()
+    assert torch.equal(model(x), expected)
+    assert network.training
+    network.last = network(x)  # with its graph
+    assert torch.equal(load(export(network, x, tmp_path / "model.pt"))(x), network(x))
+    assert network.last.grad_fn is not None
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    prune.random_unstructured(layer, "bias", 0.5)
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("reparametrised", "train"),
+    [
+        (nn.utils.weight_norm, False),
+        (nn.utils.weight_norm, True),
+        (nn.utils.spectral_norm, False),
+        (parametrizations.weight_norm, False),
+        (parametrizations.spectral_norm, False),
+        (pruned, False),
+        (pruned, True),
+    ],
+)
+def test_reparametrised_layers_are_exported_after_training(
+    reparametrised: Callable[[nn.Module], nn.Module], train: bool, tmp_path: Path
+) -> None:
+    layers = [reparametrised(nn.Conv2d(3, 4, 3, 2)), nn.ReLU(), reparametrised(nn.Conv2d(4, 4, 3)), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), reparametrised(nn.Linear(4, 3)))
+    x, y = samples(6), torch.arange(6) % 3
+    model(x).sum().backward()  # it was used before
+    network = lct.attach_critics(model, x, num_outputs=3, groups=2).train()
+    if train:
+        split = lct.TensorSplit(x, y)
+        data = lct.Data(train=split, val=split, test=split, classes=("a", "b", "c"))
+        lct.train(network, data, lct.TrainConfig(epochs=1, batch_size=3), run_dir=tmp_path / "run")
+        assert len(lct.evaluate(network, split, x, latency_repeats=1)) == 2
+    else:
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        lct.local_critic_backward(network, x, y)
+        optimizer.step()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for exit in range(2):
+        exported = load(export(network.subnetwork(exit), x, tmp_path / "m.pt"))
+        torch.testing.assert_close(exported(x), network.subnetwork(exit).eval()(x).detach(), rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    network.train()
+    lct.local_critic_backward(network, x, y)  # and it can be trained further
+
+
+def settled(*layers: nn.Module) -> nn.Sequential:
+    """Layers in evaluation mode, with statistics of batch norm that differ per channel."""
+    for layer in layers:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize(("tokens", "features"), [(5, 20), (8, 16), (16, 16), (1, 6), (6, 6)])
+def test_batch_norm_over_tokens_is_not_folded_into_the_linear_layer(tokens: int, features: int, tmp_path: Path) -> None:
+    network = settled(nn.Linear(10, features), nn.BatchNorm1d(tokens), nn.ReLU())
+    x = torch.randn(4, tokens, 10)
+    exported = load(export(network, x, tmp_path / "m.pt"))
+    torch.testing.assert_close(exported(x), network(x).detach(), rtol=1e-5, atol=1e-6)
+    deployed = to_torchscript(network, x[:1])  # as it is timed
+    torch.testing.assert_close(deployed(x), network(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_over_rows_is_not_folded_either(tmp_path: Path) -> None:
+    network = settled(nn.Linear(4, 5), nn.BatchNorm2d(5), nn.ReLU())
+    x = torch.randn(3, 5, 5, 4)
+    exported = load(export(network, x, tmp_path / "m.pt"))
+    torch.testing.assert_close(exported(x), network(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_wrapped_network_is_exported(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    path = export(nn.DataParallel(network), samples(), tmp_path / "m.pt")
+    assert torch.equal(load(path)(samples()), network(samples()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    network, x = tiny_network().to(dtype), samples().to(dtype)
+    for exit in range(3):
+        assert load(export(network.subnetwork(exit), x, tmp_path / "m.pt"))(x).dtype == dtype

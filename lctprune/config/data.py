@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lctprune.config.fields import DATA, FIRST, require_choices, setting
+from lctprune.config.images import colour_of
 from lctprune.errors import ConfigError
+
+TABLES = (".csv", ".tsv", ".data", ".all-data")  # endings of tables' names, in lower case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +26,25 @@ class DataConfig:
     name: str = setting(
         "digits",
         "digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of one folder of images "
-        "per class, or with train.tsv and test.tsv of sentences; or a table, FILE.csv.",
+        "per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or FILE.csv, a table of "
+        "numbers, or paths and labels of images.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
+    image_root: str | None = setting(
+        None, "Folder that the paths of images in FILE.csv begin in. Default: the one that holds the file.", panel=DATA
+    )
     image_size: int | None = setting(
         None, "Side of the square images, in pixels. Default: the data set's own.", panel=FIRST
+    )
+    resize: Literal["auto", "crop", "pad", "squeeze"] = setting(
+        "auto",
+        "How images that are not square become so: crop (the centre), pad (with the background), squeeze, or auto: "
+        "crop, but pad where a crop would lose more than half of the average picture.",
+        panel=DATA,
+    )
+    background: str = setting(
+        "white", "Colour behind transparent images and beside padded ones: a name, or #rrggbb.", panel=DATA
     )
     augment: Literal["auto", "none", "crop", "crop-flip"] = setting(
         "auto",
@@ -53,6 +70,12 @@ class DataConfig:
         require_choices(self)
         if self.image_size is not None and self.image_size < 8:
             raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
+        try:
+            colour_of(self.background)
+        except ValueError as error:
+            raise ConfigError(
+                f"background is {self.background!r}; it must be the name of a colour, such as black, or #rrggbb"
+            ) from error
         if not 0 < self.shift <= 0.5:
             raise ConfigError(
                 f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"
@@ -63,6 +86,11 @@ class DataConfig:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.target is not None and not self.is_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
+        if self.image_root is not None and not self.is_table:
+            raise ConfigError(
+                f"image root is {self.image_root!r}, where the images that FILE.csv names are; but the data is "
+                f"{self.name!r}"
+            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"data seed is {self.seed}; it must lie between 0 and 2**32 - 1")
         if self.max_length < 1:
@@ -70,5 +98,6 @@ class DataConfig:
 
     @property
     def is_table(self) -> bool:
-        """Whether the data is a table in a CSV file."""
-        return self.name.lower().endswith(".csv")
+        """Whether the data is a table in one file; a folder may have such a name, too."""
+        name = self.name.lower()
+        return name.endswith(".csv") or (name.endswith(TABLES) and not Path(self.name).is_dir())

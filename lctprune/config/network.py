@@ -29,8 +29,8 @@ class NetworkConfig:
 
     model: str = setting(
         "resnet18",
-        "Network to train: a built-in or torchvision name (lctprune models lists them), timm/NAME, or your own "
-        "package.module:callable.",
+        "Network to train: a built-in or torchvision name (lctprune models lists them), timm/NAME, hf/NAME "
+        "(a folder or a name of the Hugging Face hub), or your own package.module:callable.",
     )
     model_args: dict[str, Any] = dataclasses.field(
         default_factory=dict,
@@ -46,8 +46,11 @@ class NetworkConfig:
         "critics.",
         panel=NETWORK,
     )
-    critic: Literal["tail", "pooled", "paper", "linear"] = setting(
-        "tail", "Kind of critic: tail, linear, or, for feature maps only, pooled or paper.", panel=CRITICS
+    critic: Literal["auto", "tail", "depthwise", "pooled", "paper", "linear", "normalized"] = setting(
+        "auto",
+        "Kind of critic: tail, linear, normalized, or, for feature maps only, depthwise, pooled or paper. auto is "
+        "depthwise for networks of depthwise convolutions, else tail, and smaller where an exit would cost too much.",
+        panel=CRITICS,
     )
     critic_depth: tuple[int, ...] | None = setting(
         None,
@@ -57,7 +60,8 @@ class NetworkConfig:
     )
     critic_width: tuple[float, ...] | None = setting(
         None,
-        "Factor on the number of channels of the critics. One number, or one per critic, as 1,1,0.5. Default: 1.",
+        "Factor on the number of channels of the critics. One number, or one per critic, as 1,1,0.5. Default: 1, or "
+        "less where an exit would cost too much.",
         panel=CRITICS,
     )
     critic_pool: Literal["mean", "last"] = setting("mean", "How critics of sequences pool the steps.", panel=CRITICS)
@@ -71,10 +75,18 @@ class NetworkConfig:
     features: int | None = setting(None, "Numbers per step of a sequence, or per row of a table.", panel=INPUT)
     vocabulary: int | None = setting(None, "Number of tokens; a sequence then consists of token numbers.", panel=INPUT)
     weights: str | None = setting(None, "Origin of the first weights: a record only, nothing is loaded from there.")
+    weights_note: str | None = setting(None, "Names and types that were changed in the first weights: a record only.")
     cuts: tuple[str, ...] | None = setting(
         None,
         "Graph nodes after which the network was cut: a record, which takes precedence over groups, split_at and "
         "balance.",
+    )
+
+    critic_kinds: tuple[str, ...] | None = setting(
+        None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
+    )
+    architecture: dict[str, Any] | None = setting(
+        None, "Configuration of a model of Hugging Face transformers: a record, so that it is not read again."
     )
 
     def __post_init__(self) -> None:
@@ -83,7 +95,13 @@ class NetworkConfig:
         for name in ("groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        for name in ("split_at", "critic_depth", "critic_width", "cuts"):  # lists, when read back from JSON
+        for name in (
+            "split_at",
+            "critic_depth",
+            "critic_width",
+            "cuts",
+            "critic_kinds",
+        ):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.split_at:
@@ -102,4 +120,7 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as they stand in a run's config.json."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if not self.critic_kinds:  # as in runs from before it was recorded
+            del values["critic_kinds"]
+        return values

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.reading import from_json, unknown_fields
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
@@ -44,12 +45,16 @@ class DataRecord:
         classes: names of the classes, in the order of the labels; empty in a regression.
         samples: number of samples per split.
         fingerprint: hash of the data; None for data that comes with lctprune.
-        resize: length in pixels to which the shorter side of images was resized before their centre was cropped.
+        resize: what earlier versions recorded in place of `preprocessing`: the length in pixels to which the shorter
+            side of images was resized. It becomes a `preprocessing` without orientation and background.
         mean: mean of each channel or column of the inputs; empty where inputs are not normalised.
         std: standard deviation of each channel or column of the inputs; empty where inputs are not normalised.
         vocabulary: words of a text, by their numbers; None where an earlier version did not record it.
+        tokenizer: name of the rule that splits a text into tokens; None for data that is no text, and for the rule of
+            earlier versions, which did not record it.
         columns: names of a table's input columns; None where an earlier version did not record them.
         target: normalisation of a regression's target.
+        preprocessing: steps from an image file to pixels; None for data that is not images.
     """
 
     config: DataConfig
@@ -60,8 +65,16 @@ class DataRecord:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     vocabulary: tuple[str, ...] | None = None
+    tokenizer: str | None = None
     columns: tuple[str, ...] | None = None
     target: StatisticsRecord | None = None
+    preprocessing: ImagePreprocessing | None = None
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is None and self.resize is not None:
+            earlier = ImagePreprocessing.of_earlier_version(self.resize, self.config.image_size)
+            object.__setattr__(self, "preprocessing", earlier)
+        object.__setattr__(self, "resize", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +177,32 @@ class RunConfig:
         """Return the content of config.json."""
         return dict(self.document)
 
+    def completed(self) -> dict[str, Any]:
+        """Return the content, with present values for settings that an earlier version did not record."""
+        document = self.to_dict()
+        for part in PARTS:
+            if document[part] is not None:
+                values = json.loads(json.dumps(dataclasses.asdict(getattr(self, part))))  # lists in place of tuples
+                document[part] = _completed(document[part], values)
+        if document["data"]:
+            document["data"]["resize"] = None  # `preprocessing` says it
+        return document
+
     def _read(self, part: Part, kind: type[_T]) -> _T:
         return from_json(kind, self.document[part], part, file=self.path / CONFIG)
 
 
 _TYPES: dict[Part, type] = {"network": NetworkConfig, "data": DataRecord, "training": TrainConfig, "origin": Origin}
+
+
+def _completed(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the values that are missing in a record, and in the records within it."""
+    within = {
+        name: _completed(recorded[name], value)
+        for name, value in values.items()
+        if isinstance(value, Mapping) and isinstance(recorded.get(name), Mapping)
+    }
+    return {**values, **recorded, **within}
 
 
 def run_settings(

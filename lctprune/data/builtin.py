@@ -9,9 +9,9 @@ import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision import datasets
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
 from lctprune.data.preprocessing import Normalization, augmentation_of
@@ -19,11 +19,7 @@ from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
-TORCHVISION = {
-    "cifar10": datasets.CIFAR10,
-    "cifar100": datasets.CIFAR100,
-    "fashion-mnist": datasets.FashionMNIST,
-}
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}  # classes of datasets
 EMBEDDED = ("digits", "digits-rows")
 NAMED = (*EMBEDDED, *TORCHVISION)  # all other names are paths
 
@@ -40,12 +36,19 @@ class RawData(NamedTuple):
     fingerprint: str | None = None
 
 
-def builtin_data(config: DataConfig, normalization: Normalization | None = None, *, download: bool = False) -> Data:
+def builtin_data(
+    config: DataConfig,
+    normalization: Normalization | None = None,
+    preprocessing: ImagePreprocessing | None = None,
+    *,
+    download: bool = False,
+) -> Data:
     """Load a data set of `NAMED`; images are held in memory as one uint8 tensor per split.
 
     Args:
         config: name, size of images, augmentation and validation split.
         normalization: mean and deviation of the pixels' channels; by default those of the train split.
+        preprocessing: steps to take for files that are given to a network trained on this data.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
@@ -67,7 +70,7 @@ def builtin_data(config: DataConfig, normalization: Normalization | None = None,
         test=TensorSplit(*raw.test, normalization),
         classes=raw.classes,
         normalization=normalization,
-        resize=images.shape[1],
+        preprocessing=preprocessing or ImagePreprocessing.of(images.shape[1], has_margin=False),
         fingerprint=raw.fingerprint,
         config=config,
     )
@@ -92,11 +95,13 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
     Raises:
         DataError: the files are missing or corrupt, or cannot be downloaded.
     """
+    from torchvision import datasets  # slow to import
+
     splits = []
     content = hashlib.sha256()
     for train in (True, False):
         try:
-            split = TORCHVISION[name](folder, train=train, download=download)
+            split = getattr(datasets, TORCHVISION[name])(folder, train=train, download=download)
         except (RuntimeError, OSError, AssertionError, LookupError, TypeError, ValueError) as error:
             # what torchvision raises for files that are missing, corrupt or cannot be downloaded
             remedy = (

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.config.run import DataRecord, StatisticsRecord
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.splits import Split, sample_count
+from lctprune.data.tokens import FIRST_TOKENIZER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +25,11 @@ class Data:
         test: samples that only the chosen exit is measured on.
         classes: names of the classes, in the order of the labels; empty for a regression.
         normalization: mean and deviation of the pixels' channels or of a table's columns, in all splits.
-        resize: length in pixels to which the shorter side of an image is resized before its centre is cropped.
+        preprocessing: steps from an image file to pixels; None for data that is not images.
         fingerprint: hash of the files' names in their order, or of the content; None for data without files.
         config: settings that the data was loaded with; None for data made in a program.
         vocabulary: words of a text, in the order of their ids.
+        tokenizer: name of the rule that splits a text into tokens; None for data that is no text.
         columns: names of a table's input columns.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
         typical: input of typical length, [1, ...], where inputs differ in length.
@@ -37,10 +40,11 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     normalization: Normalization | None = None
-    resize: int | None = None
+    preprocessing: ImagePreprocessing | None = None
     fingerprint: str | None = None
     config: DataConfig | None = None
     vocabulary: tuple[str, ...] = ()
+    tokenizer: str | None = None
     columns: tuple[str, ...] = ()
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
@@ -49,6 +53,11 @@ class Data:
     def num_outputs(self) -> int:
         """Width of a network's output."""
         return len(self.classes) or 1
+
+    @property
+    def resize(self) -> int | None:
+        """Length in pixels to which the shorter side of an image is resized; None for data that is not images."""
+        return None if self.preprocessing is None else self.preprocessing.shorter_side
 
     @property
     def example(self) -> Tensor:
@@ -69,11 +78,12 @@ def data_record(data: Data) -> DataRecord | None:
         classes=data.classes,
         samples=split_sizes(data),
         fingerprint=data.fingerprint,
-        resize=data.resize,
         mean=tuple(normalization.mean),
         std=tuple(normalization.std),
         vocabulary=data.vocabulary,
         columns=data.columns,
+        preprocessing=data.preprocessing,
+        tokenizer=None if data.tokenizer == FIRST_TOKENIZER else data.tokenizer,  # as earlier versions wrote it
         target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
     )
 
@@ -84,17 +94,34 @@ def split_sizes(data: Data) -> dict[str, int]:
 
 
 class Statistics(NamedTuple):
-    """Mean and deviation of the inputs and of a regression's target; None stands for those of the training split."""
+    """What a run recorded of its data, to read and normalise it again alike; None for what the training split says.
+
+    Attributes:
+        normalization: mean and deviation of the inputs.
+        target_normalization: mean and deviation of a regression's target.
+        preprocessing: steps from an image file to pixels.
+        tokenizer: name of the rule that splits text into tokens; None for the present one.
+        columns: names of a table's input columns; None if the table is not known.
+    """
 
     normalization: Normalization | None = None
     target_normalization: Normalization | None = None
+    preprocessing: ImagePreprocessing | None = None
+    tokenizer: str | None = None
+    columns: tuple[str, ...] | None = None
 
 
 def recorded_statistics(recorded: DataRecord | None) -> Statistics:
-    """Return the statistics that a run's data was normalised by."""
+    """Return how a run's data was read and normalised."""
     if recorded is None:
         return Statistics()
-    return Statistics(_normalization(recorded), _normalization(recorded.target) if recorded.target else None)
+    return Statistics(
+        normalization=_normalization(recorded),
+        target_normalization=_normalization(recorded.target) if recorded.target else None,
+        preprocessing=recorded.preprocessing,
+        tokenizer=recorded.tokenizer or FIRST_TOKENIZER,
+        columns=recorded.columns or None,
+    )
 
 
 def _normalization(recorded: DataRecord | StatisticsRecord) -> Normalization | None:

@@ -34,3 +34,22 @@ def stratified(
             f"hold out {fraction:.0%} of them; {remedy}"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
+
+
+def drawn_by_class(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the larger and of the held-out part, with the same fraction of every class.
+
+    A class of several samples has at least one in both parts; the only sample of a class stays in the larger one.
+
+    Args:
+        targets: class numbers.
+        fraction: part of each class that is held out.
+        seed: random seed.
+    """
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    is_held_out = torch.zeros(len(targets), dtype=torch.bool)
+    for label in sorted({*targets.tolist()}):
+        members = order[targets[order] == label]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        is_held_out[members[:count]] = True
+    return (~is_held_out).nonzero()[:, 0], is_held_out.nonzero()[:, 0]

@@ -1,7 +1,8 @@
-"""Image files: find them in a folder of classes, decode them, and stream those too large for memory."""
+"""Image files: decode them, and stream those too large for memory."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,68 +11,25 @@ from typing import Any
 
 import numpy
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
+from lctprune.config.images import WHITE, ImagePreprocessing
+from lctprune.data.decoding import read_image
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
 from lctprune.data.splits import Batch, Split
 from lctprune.data.torch_loader import one_line_errors
-from lctprune.errors import DataError
 
-
-def class_names(folder: Path) -> tuple[str, ...]:
-    """Return the names of the class folders, sorted.
-
-    Raises:
-        DataError: there are fewer than two.
-    """
-    classes = tuple(sorted(_class_folders(folder)))
-    if len(classes) < 2:
-        raise DataError(
-            f"{folder} needs one folder of images per class, at least 2; it holds {', '.join(classes) or 'none'}"
-        )
-    return classes
-
-
-def _class_folders(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."}
-
-
-def labelled_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """Return all images below `folder`, sorted by class and name, and their labels.
-
-    Raises:
-        DataError: a class is not one of `classes`, a file is not an image, or there is no image.
-    """
-    unknown = sorted(_class_folders(folder) - {*classes})
-    if unknown:
-        raise DataError(f"{folder / unknown[0]} is a class that train/ does not have; add it there or remove it")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = sorted(path for path in (folder / name).rglob("*") if path.is_file() and not _hidden(path, folder))
-        for path in files:
-            if path.suffix.lower() not in IMG_EXTENSIONS:
-                raise DataError(f"{path} is not an image ({', '.join(IMG_EXTENSIONS)}); move it out of the data folder")
-        paths += files
-        labels += [label] * len(files)
-    if not paths:
-        raise DataError(f"{folder} holds no images; put them into one folder per class")
-    return paths, torch.tensor(labels)
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part[0] == "." for part in path.relative_to(folder).parts)
+_Transform = Callable[[Any], Any]
 
 
 class FolderSplit(Split):
-    """A split of large image files, decoded by worker processes during training.
+    """A split of image files that are too large for memory, decoded by worker processes during training.
 
-    Training crops a random part and resizes it (Szegedy et al. 2015); evaluation resizes the shorter side and crops the
-    centre, whose side is 7/8 of it, as usual for 224 pixels.
+    Evaluation gives the pixels that `decode_images` gives. Where large images are cropped, training crops a random part
+    and resizes it (Szegedy et al. 2015); otherwise it shifts images like those in memory.
     """
 
     def __init__(
@@ -81,17 +39,20 @@ class FolderSplit(Split):
         normalization: Normalization,
         augmentation: Augmentation = NO_AUGMENTATION,
         *,
-        size: int,
+        preprocessing: ImagePreprocessing,
     ) -> None:
         self.paths = paths
         self._targets = targets
         self.normalization = normalization
-        changes: list[Any] = [v2.RandomHorizontalFlip()] if augmentation.flip else []
-        shape = (size, size)
-        self._train_transform = v2.Compose([v2.RandomResizedCrop(shape, scale=(0.35, 1.0), antialias=True), *changes])
-        self._test_transform = v2.Compose([v2.Resize(streamed_resize(size), antialias=True), v2.CenterCrop(shape)])
-        if not augmentation.crop:
-            self._train_transform = v2.Compose([self._test_transform, *changes])
+        self.preprocessing = preprocessing
+        shape = (preprocessing.size, preprocessing.size)
+        self._test_transform = functools.partial(fitted, preprocessing=preprocessing)
+        changes: list[Any] = [self._test_transform]
+        if augmentation.crop and preprocessing.resize == "crop":
+            changes = [v2.RandomResizedCrop(shape, scale=(0.35, 1.0), antialias=True)]
+        elif augmentation.crop:
+            changes += [v2.Pad(augmentation.crop, padding_mode="reflect"), v2.RandomCrop(shape)]
+        self._train_transform = v2.Compose(changes + ([v2.RandomHorizontalFlip()] if augmentation.flip else []))
 
     @property
     def targets(self) -> Tensor:
@@ -108,63 +69,64 @@ class FolderSplit(Split):
         batch_size = min(batch_size, len(self.paths))
         yield from self._load(self._train_transform, batch_size, shuffle=True, drop_last=True, generator=generator)
 
-    def _load(self, transform: Callable[[Any], Any], batch_size: int, **options: Any) -> Iterator[Batch]:
+    def _load(self, transform: _Transform, batch_size: int, **options: Any) -> Iterator[Batch]:
         workers = max(1, min(4, (os.cpu_count() or 2) - 1))  # never 0: workers draw from the generator of `options`
-        dataset = _ImageFiles(self.paths, self.targets, transform)
+        dataset = _ImageFiles(self.paths, self.targets, self.preprocessing, transform)
         for images, targets in one_line_errors(DataLoader(dataset, batch_size, num_workers=workers, **options)):
             yield self.normalization.apply(images), targets
 
 
-def streamed_resize(size: int) -> int:
-    """Return the side to which evaluation resizes before it crops the centre of `size` pixels: 256 for 224."""
-    return size * 8 // 7
-
-
 class _ImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, paths: Sequence[Path], targets: Tensor, transform: Callable[[Any], Any]) -> None:
-        self.paths, self.targets, self.transform = paths, targets, transform
+    def __init__(
+        self, paths: Sequence[Path], targets: Tensor, preprocessing: ImagePreprocessing, transform: _Transform
+    ) -> None:
+        self.paths, self.targets, self.preprocessing, self.transform = paths, targets, preprocessing, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return _pixels(self.transform(_open(self.paths[index]))), self.targets[index]
+        image = self.transform(read_image(self.paths[index], self.preprocessing))
+        return _pixels(image), self.targets[index]
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
-def decode_images(paths: Sequence[Path], size: int | None = None) -> Tensor:
-    """Read images as RGB; with `size`, resize the shorter side to it and crop the centre.
+def decode_images(paths: Sequence[Path], preprocessing: ImagePreprocessing) -> Tensor:
+    """Read images as RGB squares.
 
     Returns:
-        uint8 [n, height, width, 3].
+        uint8 [n, size, size, 3].
 
     Raises:
-        DataError: a file is not an image, or (without `size`) two images differ in size.
+        DataError: a file cannot be read.
     """
-
-    def decode(path: Path) -> Tensor:
-        image = _open(path)
-        if size is not None and image.size != (size, size):
-            image = v2.functional.center_crop(v2.functional.resize(image, [size], antialias=True), [size, size])
-        return _pixels(image)
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = list(pool.map(decode, paths))
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise DataError(f"{path} and {paths[0]} differ in size; give an image size")
-    return torch.stack(images)
+        return torch.stack(list(pool.map(functools.partial(pixels_of, preprocessing=preprocessing), paths)))
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("I", "F") and image.format != "PPM":
-                raise ValueError("its pixels are 32-bit numbers of an unknown range; convert it to 8 bits")
-            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip to 255
-                return Image.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); repair it or move it away") from error
+def pixels_of(path: Path, preprocessing: ImagePreprocessing) -> Tensor:
+    """Read one image as an RGB square, uint8 [size, size, 3].
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return _pixels(fitted(read_image(path, preprocessing), preprocessing))
+
+
+def fitted(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image:
+    """Resize an RGB image to a square, and crop or pad it, as the preprocessing says."""
+    size, shape = preprocessing.size, (preprocessing.size, preprocessing.size)
+    if preprocessing.resize == "crop":
+        if image.size != shape or preprocessing.shorter_side != size:
+            image = v2.functional.resize(image, [preprocessing.shorter_side], antialias=True)
+        cropped: Image.Image = v2.functional.center_crop(image, [size, size])
+        return cropped
+    if preprocessing.resize == "squeeze":
+        return image.resize(shape, Image.Resampling.BILINEAR)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    canvas = Image.new("RGB", shape, tuple(preprocessing.background or WHITE))
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+    return canvas
 
 
 def _pixels(image: Image.Image) -> Tensor:

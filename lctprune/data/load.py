@@ -7,16 +7,21 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from lctprune.config.data import DataConfig
+from lctprune.config.data import TABLES, DataConfig
+from lctprune.config.images import ImagePreprocessing
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data
 from lctprune.data.image_folder import image_data
+from lctprune.data.image_labels import lists_images
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, DataError
+from lctprune.utils.names import require_utf8
 
 
 def load_data(
@@ -24,6 +29,9 @@ def load_data(
     *,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
+    preprocessing: ImagePreprocessing | None = None,
+    tokenizer: str | None = None,
+    columns: Sequence[str] | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
@@ -33,22 +41,32 @@ def load_data(
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
+        preprocessing: steps from an image file to pixels, such as those of other data (`data.preprocessing`); by
+            default chosen by the settings and a sample of the training images.
+        tokenizer: name of the rule that splits text into tokens; by default the present one of `lctprune.data.tokens`.
+        columns: names of the input columns by which a run knows a table.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
         DataError: the data is missing, malformed or too small.
+        ConfigError: the path of the data is not UTF-8.
     """
+    require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     if config.name in NAMED:
-        return builtin_data(config, normalization, download=download)
+        return builtin_data(config, normalization, preprocessing, download=download)
+    if config.is_table and lists_images(config):
+        return image_data(config, normalization, preprocessing)
     if config.is_table:
-        return table_data(config, normalization, target_normalization)
+        return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
     if not root.is_dir():
         known = ", ".join(NAMED)
-        raise DataError(f"data {config.name!r} is neither a folder, a table (.csv), nor a known data set ({known})")
+        raise DataError(
+            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
+        )
     if (root / TRAIN_FILE).is_file():
-        return text_data(config)
-    return image_data(config, normalization)
+        return text_data(config, tokenizer=tokenizer)
+    return image_data(config, normalization, preprocessing)
 
 
 def location(config: DataConfig) -> Path | None:
@@ -69,4 +87,17 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     place = Path(place).absolute()
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))
-    return dataclasses.replace(config, name=str(place))
+    if config.is_table and place.is_dir():
+        table = place / Path(config.name).name
+        if not table.exists() and lists_images(config):  # only the images have moved
+            return dataclasses.replace(config, image_root=str(place))
+        place = table
+    return dataclasses.replace(config, name=str(place), image_root=_relocated_root(config, place))
+
+
+def _relocated_root(config: DataConfig, place: Path) -> str | None:
+    """Return the folder of the images of a CSV file that has moved: moved with the file, or else where it was."""
+    if config.image_root is None:
+        return None
+    moved = place.parent / os.path.relpath(config.image_root, Path(config.name).parent)
+    return os.path.normpath(moved) if moved.is_dir() else config.image_root

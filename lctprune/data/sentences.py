@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,25 +15,32 @@ from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.text import Vocabulary, read_sentences
+from lctprune.data.tokens import tokenizer_of
 from lctprune.errors import DataError
 
 TRAIN_FILE, TEST_FILE = "train.tsv", "test.tsv"
 VALIDATION_FILES = ("val.tsv", "dev.tsv")
+MOST_UNKNOWN = 0.8  # fraction of the validation split's words
 
 
-def text_data(config: DataConfig) -> Data:
+def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
     """Load sentences from train.tsv and test.tsv; val.tsv or dev.tsv is the validation split, or else a part of train.
 
     The vocabulary is made of the training split alone.
 
+    Args:
+        config: path of the folder, words that are kept, and the validation split.
+        tokenizer: name of the rule that splits sentences into words; by default the present one.
+
     Raises:
-        DataError: a file is missing or malformed, or has a label that does not occur in train.tsv.
+        DataError: a file is missing or malformed, or has a label that does not occur in train.tsv; or nearly no word of
+            the validation split occurs in the training split.
     """
     root = Path(config.name)
     held_out = next((root / name for name in VALIDATION_FILES if (root / name).is_file()), None)
     files = [root / TRAIN_FILE, root / TEST_FILE, *([held_out] if held_out else [])]
     sentences, labels = read_sentences(files[0])
-    classes = tuple(sorted(set(labels)))
+    classes = tuple(sorted({_composed(label): label for label in sorted(labels)}.values()))
     if len(classes) < 2:
         raise DataError(f"{files[0]} has only one label, {classes[0]!r}; classification needs at least 2")
     if labels.count(labels[0]) == 1 and len(sentences[0].split()) == 1:
@@ -46,7 +54,8 @@ def text_data(config: DataConfig) -> Data:
     else:
         train, val = (part.tolist() for part in stratified(targets, config.val_fraction, config.seed))
         train_part, val_part = (([sentences[index] for index in part], targets[part]) for part in (train, val))
-    vocabulary = Vocabulary.of(train_part[0])
+    vocabulary = Vocabulary.of(train_part[0], tokenizer=tokenizer_of(tokenizer))
+    _require_known_words(vocabulary, val_part[0], held_out or files[0], config.max_length)
     train_split, val_split, test_split = (
         TensorSplit(vocabulary.encode(part, config.max_length), part_targets)
         for part, part_targets in (train_part, val_part, _read(files[1], classes))
@@ -59,6 +68,7 @@ def text_data(config: DataConfig) -> Data:
         fingerprint=hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
         config=config,
         vocabulary=vocabulary.words,
+        tokenizer=vocabulary.tokenizer.name,
         typical=_of_median_length(val_split.inputs),
     )
 
@@ -69,13 +79,28 @@ def _read(path: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def _numbered(labels: Sequence[str], classes: Sequence[str], path: Path) -> Tensor:
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = {_composed(name): number for number, name in enumerate(classes)}
     for label in labels:
-        if label not in numbers:
+        if _composed(label) not in numbers:
             raise DataError(
                 f"{path} has the label {label!r}, which does not occur in {TRAIN_FILE} ({', '.join(classes)})"
             )
-    return torch.tensor([numbers[label] for label in labels])
+    return torch.tensor([numbers[_composed(label)] for label in labels])
+
+
+def _composed(label: str) -> str:
+    """Return a label in the one normal form in which labels that look alike are equal."""
+    return unicodedata.normalize("NFC", label)
+
+
+def _require_known_words(vocabulary: Vocabulary, sentences: Sequence[str], path: Path, max_length: int) -> None:
+    unknown = vocabulary.unknown_fraction(sentences, max_length)
+    if unknown > MOST_UNKNOWN:
+        raise DataError(
+            f"{unknown:.0%} of the words of the validation split (from {path}) do not occur twice in the training "
+            f"split, and a network learns nothing from them (the limit is {MOST_UNKNOWN:.0%}); are both in one "
+            "language and writing, with spaces between words? If so, give more training sentences"
+        )
 
 
 def _of_median_length(ids: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
-"""A table of numbers as a data set: a CSV file whose first line names the columns."""
+"""A table of numbers as a data set: a file of columns, one of which is to be predicted."""
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +12,12 @@ from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
 from lctprune.data.preprocessing import Normalization
+from lctprune.data.table_cells import column_label, numbers_of, refuse_distant, warn_of_row_numbers
+from lctprune.data.table_files import TableFile, read_table
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 from lctprune.utils.files import sha256
+from lctprune.utils.names import visible
 
 TEST_FRACTION = 0.2
 LEAST_ROWS = 10
@@ -26,50 +27,53 @@ def table_data(
     config: DataConfig,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
+    *,
+    known: Sequence[str] | None = None,
 ) -> Data:
     """Load a table's rows, one column of which is to be predicted; a fifth, always the same, is the test split.
 
     Columns, and the target of a regression, are standardised by the given mean and deviation, or else by those of the
     training split.
 
+    Args:
+        config: path of the table, its target and task, and the validation split.
+        normalization: mean and deviation of each input column.
+        target_normalization: mean and deviation of a regression's target.
+        known: names of the input columns by which a run knows this table; see `read_table`.
+
     Raises:
         DataError: the file is missing, malformed or too small, has no such column, or has another number of columns
             than `normalization`.
     """
     path = Path(config.name)
-    header, rows = _read(path)
-    target = config.target or header[-1]
-    if target not in header:
-        raise DataError(f"{path} has no column {target!r}; it has {', '.join(header)}")
-    position = header.index(target)
-    columns = tuple(name for name in header if name != target)
-    inputs = torch.tensor(
-        [_numbers(path, line, header, row, position) for line, row in rows], dtype=torch.float64
-    )  # [rows, columns]
-    texts = [row[position].strip() for _, row in rows]
+    table = read_table(path, known=known)
+    if len(table.rows) < LEAST_ROWS:
+        raise DataError(f"{path} has {len(table.rows)} rows; three splits need at least {LEAST_ROWS}")
+    target = table.names[-1] if config.target is None else config.target
+    if target not in table.names:
+        raise DataError(f"{path} has no column {target!r}; it has {', '.join(map(visible, table.names))}")
+    position = table.names.index(target)
+    inputs = numbers_of(table, [index for index in range(len(table.names)) if index != position], config.target)
+    columns = tuple(name for name in table.names if name != target)
+    if known is None:
+        warn_of_row_numbers(table, columns, inputs)
     is_regression = config.task == "regression"
-    classes = () if is_regression else tuple(sorted(set(texts)))
-    if is_regression:
-        values = [_number(path, line, target, text) for (line, _), text in zip(rows, texts, strict=True)]
-        if len(set(values)) < 2:
-            raise DataError(f"{path}: {target} is always {values[0]:g}; a regression needs targets that differ")
-        targets = torch.tensor(values, dtype=torch.float64)
-    else:
-        _check_classes(path, target, rows, texts)
-        numbers = {name: number for number, name in enumerate(classes)}
-        targets = torch.tensor([numbers[text] for text in texts])
+    targets, classes = _values(table, position) if is_regression else _labels(table, position)
     train, test = _held_out(targets, TEST_FRACTION, 0)
     inner, val_part = _held_out(targets[train], config.val_fraction, config.seed)
     train, val = train[inner], train[val_part]
     if normalization and len(normalization.mean) != len(columns):
         raise DataError(
-            f"{path} has {len(columns)} columns besides {target}; the network expects {len(normalization.mean)}"
+            f"{path} has {len(columns)} columns besides {visible(target)}; the network expects "
+            f"{len(normalization.mean)}"
         )
     normalization = normalization or _statistics(inputs[train])
     if is_regression:
         target_normalization = target_normalization or _statistics(targets[train, None])
         targets = _standardized(targets[:, None], target_normalization)
+        refuse_distant(table, [target], targets, target_normalization)
     inputs = _standardized(inputs, normalization)
+    refuse_distant(table, columns, inputs, normalization)
     return Data(
         train=TensorSplit(inputs[train], targets[train]),
         val=TensorSplit(inputs[val], targets[val]),
@@ -83,54 +87,30 @@ def table_data(
     )
 
 
-_Rows = list[tuple[int, list[str]]]  # line in the file, cells
-
-
-def _read(path: Path) -> tuple[list[str], _Rows]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the table {path} cannot be read ({error})") from error
-    if len(header) < 2 or len(set(header)) < len(header) or not all(header):
+def _values(table: TableFile, position: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the numbers to predict, [rows], and no classes."""
+    values = numbers_of(table, [position], table.names[position])[:, 0]
+    if (values == values[0]).all():
         raise DataError(
-            f"{path} must begin with a line of at least 2 different column names, separated by commas, not "
-            f"{','.join(header)!r}"
+            f"{table.path}: {column_label(table, position)} is always {values[0]:g}; a regression needs targets that "
+            "differ"
         )
-    if len(rows) < LEAST_ROWS:
-        raise DataError(f"{path} has {len(rows)} rows; three splits need at least {LEAST_ROWS}")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{path}, line {line} has {len(row)} cells; the header has {len(header)}")
-    return header, rows
+    return values, ()
 
 
-def _numbers(path: Path, line: int, header: Sequence[str], row: Sequence[str], target: int) -> list[float]:
-    return [
-        _number(path, line, name, cell)
-        for index, (name, cell) in enumerate(zip(header, row, strict=True))
-        if index != target
-    ]
-
-
-def _number(path: Path, line: int, name: str, cell: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{path}, line {line}: {name} is {cell!r}; it must be a number")
-    return number
-
-
-def _check_classes(path: Path, target: str, rows: _Rows, texts: Sequence[str]) -> None:
-    for (line, _), text in zip(rows, texts, strict=True):
+def _labels(table: TableFile, position: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Return class numbers, [rows], and the names of the classes in their order."""
+    texts, label = [cells[position].strip() for _, cells in table.rows], column_label(table, position)
+    for (line, _), text in zip(table.rows, texts, strict=True):
         if not text:
-            raise DataError(f"{path}, line {line}: {target} is empty; it must be the name of a class")
-    if len(set(texts)) < 2:
-        raise DataError(f"{path} has only one class: {target} is always {texts[0]!r}; classification needs at least 2")
+            raise DataError(f"{table.path}, line {line}: {label} is empty; it must be the name of a class")
+    classes = tuple(sorted(set(texts)))
+    if len(classes) < 2:
+        raise DataError(
+            f"{table.path} has only one class: {label} is always {texts[0]!r}; classification needs at least 2"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([numbers[text] for text in texts]), classes
 
 
 def _held_out(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

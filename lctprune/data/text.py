@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lctprune.data.tokens import TOKENIZER, Tokenizer
 from lctprune.errors import ConfigError, DataError
 
-PATTERN = r"\w+(?:'\w+)*|[^\w\s]"  # of Python's `re`: a word (don't is one), or a single punctuation mark
 PADDING, UNKNOWN = "<padding>", "<unknown>"  # ids 0 and 1; no text has them, as < is a token by itself
 
 
@@ -42,9 +41,9 @@ def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
     return sentences, labels
 
 
-def tokens(sentence: str) -> list[str]:
-    """Split a sentence into words and punctuation marks in lower case, by `PATTERN`."""
-    return re.findall(PATTERN, sentence.lower())
+def tokens(sentence: str, tokenizer: Tokenizer = TOKENIZER) -> list[str]:
+    """Split a sentence into words, characters and punctuation marks, in lower case."""
+    return tokenizer.tokens(sentence)
 
 
 class Vocabulary:
@@ -52,25 +51,30 @@ class Vocabulary:
 
     Args:
         words: all words in the order of their ids, beginning with the two special ones, as `Vocabulary.of` makes them.
+        tokenizer: rule by which sentences are split into words.
 
     Raises:
         DataError: the two special words do not come first, or a word occurs twice.
     """
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, words: Iterable[str], tokenizer: Tokenizer = TOKENIZER) -> None:
         self.words = tuple(words)
+        self.tokenizer = tokenizer
         self._ids = {word: index for index, word in enumerate(self.words)}
         if self.words[:2] != (PADDING, UNKNOWN) or len(self._ids) < len(self.words):
             raise DataError(f"a vocabulary must begin with {PADDING} and {UNKNOWN} and hold each word once")
 
     @classmethod
-    def of(cls, sentences: Iterable[str], *, min_count: int = 2, size: int = 20_000) -> Vocabulary:
+    def of(
+        cls, sentences: Iterable[str], *, min_count: int = 2, size: int = 20_000, tokenizer: Tokenizer = TOKENIZER
+    ) -> Vocabulary:
         """Collect the words of training sentences, most frequent first, equally frequent ones in alphabetical order.
 
         Args:
             sentences: sentences of the training split alone.
             min_count: occurrences that a word needs; rarer words are unknown.
             size: largest number of ids; the least frequent words beyond it are unknown.
+            tokenizer: rule by which sentences are split into words.
 
         Raises:
             ConfigError: `min_count` is below 1, or `size` below 2.
@@ -79,10 +83,10 @@ class Vocabulary:
             raise ConfigError(f"min_count is {min_count}; it must be at least 1")
         if size < 2:
             raise ConfigError(f"vocabulary size is {size}; it must be at least 2, for padding and unknown words")
-        counts = Counter(token for sentence in sentences for token in tokens(sentence))
+        counts = Counter(token for sentence in sentences for token in tokens(sentence, tokenizer))
         frequent = [word for word, count in counts.items() if count >= min_count]
         frequent.sort(key=lambda word: (-counts[word], word))
-        return cls([PADDING, UNKNOWN, *frequent[: size - 2]])
+        return cls([PADDING, UNKNOWN, *frequent[: size - 2]], tokenizer)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -102,11 +106,26 @@ class Vocabulary:
         """
         if max_length < 1:
             raise ConfigError(f"max_length is {max_length}; it must be at least 1")
-        rows = [[self._ids.get(token, 1) for token in tokens(sentence)[:max_length]] or [1] for sentence in sentences]
+        rows = [
+            [self._ids.get(token, 1) for token in self._tokens(sentence, max_length)] or [1] for sentence in sentences
+        ]
         ids = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.int64)
         for row, known in zip(ids, rows, strict=True):
             row[: len(known)] = torch.tensor(known)
         return ids
+
+    def unknown_fraction(self, sentences: Iterable[str], max_length: int = 64) -> float:
+        """Return the fraction of the sentences' words that are unknown, 0 to 1; 0 if they have no words.
+
+        Args:
+            sentences: sentences.
+            max_length: largest number of words; further ones are not counted.
+        """
+        known = [token in self._ids for sentence in sentences for token in self._tokens(sentence, max_length)]
+        return 1 - sum(known) / len(known) if known else 0.0
+
+    def _tokens(self, sentence: str, most: int) -> list[str]:
+        return tokens(sentence, self.tokenizer)[:most]
 
 
 def _text(path: Path) -> str:

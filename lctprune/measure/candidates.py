@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from lctprune.data.splits import Split
 from lctprune.errors import NetworkError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
+from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (
     Latency,
     count_known_flops,
@@ -23,6 +24,7 @@ from lctprune.measure.costs import (
 )
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
+from lctprune.utils.batches import runs_alone
 from lctprune.utils.modules import device_of
 
 MAIN = "main network"  # name of the main network's candidate
@@ -53,6 +55,8 @@ class Candidate:
         metric: kind of `accuracy`: "accuracy" or "R2".
         accuracy_error: standard error of an R2.
         origin: description of how the network came to be; empty where it was trained with the main network.
+        batch_dependence: description of how outputs depend on the rest of the batch, in which case scores are of
+            `latency_batch` samples per batch; empty where they do not.
     """
 
     exit: int
@@ -71,6 +75,7 @@ class Candidate:
     metric: str = "accuracy"
     accuracy_error: float | None = None
     origin: str = ""
+    batch_dependence: str = ""
 
     @property
     def is_main(self) -> bool:
@@ -119,11 +124,19 @@ def evaluate(
         DataError: the split has no samples.
 
     Warns:
-        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing.
+        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of
+            the batch, so that scores are of `latency_batch` samples per batch.
     """
-    scores = score_exits(network, split, loss=loss, batch_size=batch_size)
     count = len(network.groups)
-    exits = [ScoredExit(exit, exit_name(exit, count), network.subnetwork(exit), scores, exit) for exit in range(count)]
+    networks = {exit_name(exit, count): network.subnetwork(exit) for exit in range(count)}
+    found = dependences(networks, split)
+    batch_size = scoring_batch(found, batch_size=batch_size, latency_batch=latency_batch)
+    scores = score_exits(network, split, loss=loss, batch_size=batch_size)
+    exits = [
+        ScoredExit(exit, name, subnetwork, scores, exit, batch_dependence=found.get(name, ""))
+        for exit, (name, subnetwork) in enumerate(networks.items())
+    ]
+    warn_of_batch_dependence(found, latency_batch=latency_batch)
     return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
 
 
@@ -147,6 +160,7 @@ class ScoredExit(NamedTuple):
     scores: ExitScores
     position: int  # of its figures in `scores`
     origin: str = ""
+    batch_dependence: str = ""
 
 
 def measure_costs(
@@ -165,8 +179,10 @@ def measure_costs(
     latencies: Sequence[Latency | None] = [None] * len(networks)
     if latency_repeats:
         repeated = example[:1].expand(latency_batch, *example.shape[1:]).contiguous()
-        deployed = [to_torchscript(network, repeated) for network in networks]
-        latencies = measure_latency(deployed, repeated, repeats=latency_repeats)
+        timed = [index for index, each in enumerate(exits) if latency_batch > 1 or runs_alone(each.batch_dependence)]
+        deployed = [to_torchscript(networks[index], repeated) for index in timed]
+        measured = dict(zip(timed, measure_latency(deployed, repeated, repeats=latency_repeats), strict=True))
+        latencies = [measured.get(index) for index in range(len(exits))]
     counts = [count_known_flops(network, example) for network in networks]
     warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
     candidates = []
@@ -190,9 +206,20 @@ def measure_costs(
                 metric=scores.metric,
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
                 origin=each.origin,
+                batch_dependence=each.batch_dependence,
             )
         )
     return candidates
+
+
+def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
+    """Name the candidates that no budget on these costs can choose, because such a cost is not known; else ""."""
+    parts = []
+    for cost in costs:
+        names = [candidate.name for candidate in candidates if getattr(candidate, cost) is None]
+        if names:
+            parts.append(f"{', '.join(names)}, whose {cost} was not measured")
+    return f"left out: {'; '.join(parts)}" if parts else ""
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:

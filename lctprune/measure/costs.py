@@ -10,17 +10,20 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lctprune.errors import NetworkWarning, UnknownOperationError
-from lctprune.measure.flop_formulas import FREE, missing_formulas
+from lctprune.errors import NetworkWarning, UnknownOperationError, first_line
+from lctprune.measure.flop_formulas import missing_formulas
+from lctprune.measure.free_operations import is_free
 from lctprune.utils.modules import evaluation_mode
+
+_T = TypeVar("_T")
 
 _REMEDY = (
     "register one with torch.utils.flop_counter.register_flop_formula, or build the layer from operations that have one"
@@ -70,9 +73,33 @@ def count_known_flops(network: nn.Module, example: Tensor) -> FlopCount:
 
     Arguments are those of `count_flops`.
     """
-    with evaluation_mode(network), torch.no_grad(), counting_flops() as count:
-        network(example[:1].detach())
-        return count()
+    return count_on_the_way(network, example)[1]
+
+
+def count_on_the_way(network: nn.Module, example: Tensor) -> tuple[Tensor, FlopCount]:
+    """Count as `count_known_flops` does, and also return the network's output, for as few samples as it runs on."""
+
+    def counted(samples: Tensor) -> tuple[Tensor, FlopCount]:
+        try:
+            with counting_flops() as count:
+                output, flops = network(samples), count()
+        except Exception as error:  # such as an operation that PyTorch's counter cannot follow
+            return network(samples), FlopCount(0, (first_line(error),))  # the network's own errors are raised here
+        return output, flops._replace(known=flops.known // len(samples))
+
+    with evaluation_mode(network), torch.no_grad():
+        return _on_few_samples(counted, example)
+
+
+def _on_few_samples(run: Callable[[Tensor], _T], example: Tensor) -> _T:
+    """Run on an example's first sample; on it twice where that fails, as some batch norms need two samples."""
+    first = example[:1].detach()
+    try:
+        return run(first)
+    except Exception:
+        with suppress(Exception):
+            return run(first.repeat_interleave(2, 0))
+        raise
 
 
 def warn_of_unknown_operations(counts: Iterable[FlopCount], consequence: str) -> None:
@@ -91,8 +118,19 @@ def counting_flops() -> Iterator[Callable[[], FlopCount]]:
     """Count the FLOPs of what runs inside; the value is a function that returns the count so far."""
     counter = FlopCounterMode(display=False, custom_mapping=missing_formulas())
     unknown = _UnknownOperations(counter.flop_registry)
-    with unknown, counter:
+    with _without_attention_fast_path(), unknown, counter:
         yield lambda: FlopCount(counter.get_total_flops(), tuple(unknown.names))
+
+
+@contextmanager
+def _without_attention_fast_path() -> Iterator[None]:
+    """Run encoder layers as plain operations: the fast path packs padded sequences, whose shapes are not known."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _UnknownOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -106,20 +144,9 @@ class _UnknownOperations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func.overloadpacket not in self.known and not _is_free(func):
+        if func.overloadpacket not in self.known and not is_free(func):
             self.names.append(str(func))
         return func(*args, **(kwargs or {}))
-
-
-def _is_free(operation: Any) -> bool:
-    tags = operation.tags
-    return bool(
-        operation.is_view
-        or torch.Tag.pointwise in tags
-        or torch.Tag.reduction in tags
-        or torch.Tag.inplace_view in tags
-        or (operation.namespace in ("aten", "prims") and operation.overloadpacket.__name__ in FREE)
-    )
 
 
 def _without_formula(names: Iterable[str]) -> str:
@@ -136,9 +163,14 @@ def count_parameters(network: nn.Module) -> int:
 def saved_bytes(network: nn.Module, example: Tensor) -> int:
     """Count the bytes of activations that autograd keeps for one sample's backward pass, parameters left out."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    with evaluation_mode(network), torch.enable_grad(), saving_bytes(set(), ignored=parameters) as saved:
-        network(example[:1].detach().clone().requires_grad_(example.is_floating_point()))
-        return saved()
+
+    def saved(samples: Tensor) -> int:
+        with saving_bytes(set(), ignored=parameters) as count:
+            network(samples.clone().requires_grad_(samples.is_floating_point()))
+            return count() // len(samples)
+
+    with evaluation_mode(network), torch.enable_grad():
+        return _on_few_samples(saved, example)
 
 
 @contextmanager

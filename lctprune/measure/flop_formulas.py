@@ -1,4 +1,4 @@
-"""FLOP formulas that PyTorch's FlopCounterMode lacks, and the operations that count as nothing.
+"""FLOP formulas that PyTorch's FlopCounterMode lacks.
 
 The convention is that of `lctprune.measure.costs`: 2 x the multiply-adds of matrix products and convolutions; biases,
 gates, softmax, masks and interpolation count as nothing. One step of an LSTM takes 4 * hidden * (input + hidden)
@@ -18,32 +18,6 @@ import torch
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Shape = Sequence[int]
-
-# Operations without multiply-adds worth counting that PyTorch tags neither as pointwise, nor reduction, nor view.
-FREE = frozenset(
-    (
-        "_adaptive_avg_pool2d _adaptive_avg_pool3d _embedding_bag _embedding_bag_forward_only _local_scalar_dense "
-        "_log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _pack_padded_sequence "
-        "_pad_packed_sequence _prelu_kernel _safe_softmax _softmax _to_copy _unique2 _unsafe_index _unsafe_view "
-        "_upsample_bicubic2d_aa _upsample_bilinear2d_aa _weight_norm_interface adaptive_max_pool2d "
-        "adaptive_max_pool3d addr allclose arange avg_pool2d avg_pool3d bernoulli bernoulli_ bincount blackman_window "
-        "block_diag bucketize cat channel_shuffle col2im complex constant_pad_nd copy_ cudnn_batch_norm cummax cummin "
-        "cumprod cumsum diag_embed diagonal_scatter embedding embedding_renorm_ empty empty_like empty_strided equal "
-        "exponential_ eye fill_ flip fractional_max_pool2d fractional_max_pool3d full full_like gather glu "
-        "grid_sampler_2d grid_sampler_3d hamming_window hann_window hardsigmoid_ hardswish hardswish_ histc im2col "
-        "index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put_ index_reduce "
-        "index_select isin kthvalue linalg_cross linspace log_sigmoid_forward logcumsumexp logspace masked_scatter "
-        "max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d median mode multinomial nanmedian "
-        "native_batch_norm native_dropout native_group_norm native_layer_norm new_empty new_empty_strided new_full "
-        "new_ones new_zeros nonzero normal_ ones ones_like pixel_shuffle pixel_unshuffle polar put put_ rand "
-        "rand_like randint randint_like randn randn_like random_ randperm reflection_pad1d reflection_pad2d "
-        "reflection_pad3d repeat replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90 "
-        "rrelu_with_noise scalar_tensor scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ "
-        "searchsorted select_scatter slice_scatter sort stack take topk trace tril tril_indices triu triu_indices "
-        "uniform_ unsafe_split upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest2d "
-        "upsample_trilinear3d zero_ zeros zeros_like"
-    ).split()
-)
 
 
 def onednn_lstm_flops(x: Shape, input_weight: Shape, hidden_weight: Shape, *_: Any, **__: Any) -> int:
@@ -160,6 +134,66 @@ def deformable_convolution_flops(_x: Shape, weight: Shape, *_: Any, out_shape: S
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
+def trilinear_flops(
+    first: Shape,
+    second: Shape,
+    third: Shape,
+    first_new: Sequence[int],
+    second_new: Sequence[int],
+    third_new: Sequence[int],
+    summed: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Count a bilinear layer: the product of its first input with its weight, and of the result with its second.
+
+    Args:
+        first: first input.
+        second: weight.
+        third: second input.
+        first_new: dimensions of the common shape that `first` does not have.
+        second_new: those that `second` does not have.
+        third_new: those that `third` does not have.
+        summed: dimensions of the common shape that are summed.
+    """
+    shapes = [_expanded(first, first_new), _expanded(second, second_new), _expanded(third, third_new)]
+    common = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    in_first_product = math.prod(common[dim] for dim in summed if dim in third_new)
+    return 2 * (math.prod(common) + math.prod(common) // max(1, in_first_product))
+
+
+def distance_flops(left: Shape, right: Shape, *_: Any, **__: Any) -> int:
+    """Count the distances of all pairs of rows as the product of the two matrices, whatever the norm.
+
+    Args:
+        left: [..., rows, features].
+        right: [..., other rows, features].
+    """
+    return 2 * math.prod(left) * right[-2]
+
+
+def own_distance_flops(rows: Shape, *_: Any, **__: Any) -> int:
+    """Count the distances of all pairs of rows of one matrix, [rows, features], each pair once."""
+    return rows[0] * (rows[0] - 1) * rows[1]
+
+
+def time_major_convolution_flops(_x: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+    """Count a convolution over time.
+
+    Args:
+        weight: [kernel, in_channels, out_channels].
+        out_shape: [time, batch, out_channels].
+    """
+    return 2 * math.prod(out_shape) * math.prod(weight[:2])
+
+
+def _expanded(shape: Shape, new: Sequence[int]) -> list[int]:
+    expanded = list(shape)
+    for dim in sorted(new):
+        expanded.insert(dim, 1)
+    return expanded
+
+
 def _recurrent_flops(x: Shape, weights: Sequence[Shape]) -> int:
     """Count one product of each step of each sequence with each matrix; vectors among the weights are biases."""
     return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
@@ -184,6 +218,10 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "aten::addmv": added_vector_product_flops,
     "aten::addbmm": added_batch_product_flops,
     "aten::affine_grid_generator": affine_grid_flops,
+    "aten::_trilinear": trilinear_flops,
+    "aten::_cdist_forward": distance_flops,
+    "aten::_pdist_forward": own_distance_flops,
+    "aten::conv_tbc": time_major_convolution_flops,
     "torchvision::deform_conv2d": deformable_convolution_flops,
 }
 

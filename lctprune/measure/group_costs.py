@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lctprune.measure.costs import (
     FlopCount,
     count_known_flops,
+    count_on_the_way,
     count_parameters,
     saved_bytes,
     warn_of_unknown_operations,
 )
 from lctprune.network import LocalCriticNetwork
-from lctprune.utils.modules import evaluation_mode
 
 
 class GroupCosts(NamedTuple):
@@ -30,6 +29,8 @@ class GroupCosts(NamedTuple):
     activation_bytes: int  # kept in training for the backward pass
     critic_flops: int | None
     critic_parameters: int
+    exit_flops: int | None  # of the groups up to this one and its critic; the last group's exit is the main network
+    exit_parameters: int
 
 
 def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCosts]:
@@ -38,18 +39,22 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
     Warns:
         NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing.
     """
-    costs, counts = [], []
+    costs: list[GroupCosts] = []
+    counts: list[FlopCount] = []
+    parameters = 0
     x = example[:1].detach()
     leaves = [
         [name for name, module in group.named_modules() if not any(module.children())] for group in network.groups
     ]
     for index, group, critic in network.parts():
         elsewhere = [name for other, names in enumerate(leaves) if other != index for name in names]
-        group_flops, activation_bytes = count_known_flops(group, x), saved_bytes(group, x)
-        with evaluation_mode(group), torch.no_grad():
-            x = group(x)
+        activation_bytes = saved_bytes(group, x)
+        x, group_flops = count_on_the_way(group, x)
         critic_flops = FlopCount(0, ()) if critic is None else count_known_flops(critic, x)
         counts += [group_flops, critic_flops]
+        flops = [count.total for count in [*counts[::2], critic_flops]]  # of the groups up to this one, and its critic
+        parameters += count_parameters(group)
+        critic_parameters = 0 if critic is None else count_parameters(critic)
         costs.append(
             GroupCosts(
                 first=_outermost(leaves[index][0], elsewhere),
@@ -59,7 +64,9 @@ def measure_groups(network: LocalCriticNetwork, example: Tensor) -> list[GroupCo
                 parameters=count_parameters(group),
                 activation_bytes=activation_bytes,
                 critic_flops=critic_flops.total,
-                critic_parameters=0 if critic is None else count_parameters(critic),
+                critic_parameters=critic_parameters,
+                exit_flops=None if None in flops else sum(each for each in flops if each is not None),
+                exit_parameters=parameters + critic_parameters,
             )
         )
     warn_of_unknown_operations(counts, "the FLOPs of some groups are missing")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from lctprune.errors import BudgetError, ConfigError
-from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.candidates import Candidate, Cost, left_out
 
 COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
 _SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b": Decimal(10**9), "t": Decimal(10**12)}
@@ -54,7 +54,8 @@ class Budget:
             whole = main.cost(cost) if is_fraction else 1
             if whole is None:
                 raise ConfigError(
-                    f"budget {cost} is {given} of the main network's, whose {cost} was not measured; give a number"
+                    f"budget {cost} is {given} of the main network's, whose {cost} was not measured; give a number, or "
+                    "limit another cost"
                 )
             limits[cost] = limit = float(value * Decimal(whole))
             if not (math.isfinite(limit) and limit > 0):
@@ -220,14 +221,14 @@ def main_of(candidates: Sequence[Candidate]) -> Candidate:
 def _nothing_fits(candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
     nearest = min(candidates, key=limits.excess)
     if math.isinf(limits.excess(nearest)):
-        return BudgetError(f"no candidate fits: {' and '.join(limits)} was not measured; limit another cost")
-    misses = limits.misses(nearest)
+        return BudgetError(f"no candidate fits: {left_out(candidates, limits)}; limit another cost")
+    misses, unknown = limits.misses(nearest), left_out(candidates, limits)
     details = " and ".join(
         f"{nearest.cost(cost):.4g} {COSTS[cost]} is {factor:.3g} times the limit of {limits[cost]:.4g}"
         for cost, factor in misses.items()
     )
     return BudgetError(
-        f"no candidate fits; the nearest is {nearest.name}: {details}",
+        f"no candidate fits; the nearest is {nearest.name}: {details}{unknown and f' ({unknown})'}",
         nearest,
         {str(cost): factor for cost, factor in misses.items()},
     )

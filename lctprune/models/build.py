@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,10 +16,12 @@ from lctprune.errors import ConfigError
 from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
 from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.sequences import gru, lstm, mlp, transformer
-from lctprune.models.weights import load_weights, read_weights
+from lctprune.models.transformers_models import is_transformers_name, read_architecture
+from lctprune.models.weights import is_run, load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
 from lctprune.partition.cutting import possible_cut_points
+from lctprune.utils.wrappers import unwrapped
 
 # name -> function that takes num_outputs, and those of in_channels, image_size, features and vocabulary that it needs
 MODELS: dict[str, Builder] = {
@@ -60,16 +62,23 @@ def build_network(
     Warns:
         NetworkWarning: an auxiliary head is left out, the classifier is new, or an operation has no FLOP formula.
     """
+    if is_transformers_name(config.model) and config.architecture is None:
+        config = dataclasses.replace(config, architecture=read_architecture(config.model))
+        if weights == "default" and config.vocabulary is not None:
+            raise ConfigError(
+                f"{config.model} has a tokenizer of its own, with which sentences in files are not read; train it with "
+                "new weights, or from a program that tokenizes them (docs: Models of transformers)"
+            )
     model = build_model(config)
     given = None
     if weights is not None:
-        given = default_weights(config.model) if weights == "default" else read_weights(weights)
+        given = {"": dict(default_weights(config.model))} if weights == "default" else read_weights(weights)
     network = attach_critics(
         model,
         config.example,
         num_outputs=config.num_outputs,
         groups=config.groups,
-        critic=config.critic,
+        critic=_given_kinds(config),
         critic_depth=config.critic_depth,
         critic_width=config.critic_width,
         critic_pool=config.critic_pool,
@@ -77,11 +86,19 @@ def build_network(
         balance_by=config.balance,
         training=training,
     )
-    if given is not None:
-        is_run = weights != "default" and Path(str(weights)).is_dir()  # whose checkpoint lacks what no group runs
-        optional = model.state_dict().keys() - network.main_state_dict().keys() if is_run else set()
-        load_weights(model, given, num_outputs=config.num_outputs, source=f"weights {weights}", optional=optional)
-    recipe = dataclasses.replace(config, weights=weights or config.weights, cuts=network.cuts)
+    note = config.weights_note
+    if weights is not None and given is not None:
+        from_run = weights != "default" and is_run(weights)  # whose checkpoint lacks what no group runs
+        optional = model.state_dict().keys() - network.main_state_dict().keys() if from_run else set()
+        source = f"weights {weights}"
+        note = load_weights(model, given, num_outputs=config.num_outputs, source=source, optional=optional)
+    recipe = dataclasses.replace(
+        config,
+        weights=weights or config.weights,
+        weights_note=note,
+        cuts=network.cuts,
+        **_chosen(network, config),
+    )
     return network_of(network, recipe)
 
 
@@ -102,6 +119,24 @@ def _given_cut_points(config: NetworkConfig) -> tuple[str, ...] | None:
     if config.cuts or config.split_at:
         return config.cuts or config.split_at
     return PAPER_CUTS.get((config.model, config.groups)) if config.balance == "flops" else None
+
+
+def _given_kinds(config: NetworkConfig) -> str | tuple[str, ...]:
+    """Return the kinds of critics of a network that was built before; else the one that is asked for."""
+    if config.critic == "auto":
+        return config.critic_kinds or config.critic
+    return (config.critic,) * len(config.cuts) if config.cuts else config.critic
+
+
+def _chosen(network: LocalCriticNetwork, config: NetworkConfig) -> dict[str, Any]:
+    """Return the kinds and widths of critics that were chosen for a network, as its recipe records them."""
+    if config.critic != "auto":
+        return {}
+    is_narrower = any(width != 1 for width in network.critic_widths)
+    return {
+        "critic_kinds": network.critic_kinds or None,
+        "critic_width": config.critic_width or (network.critic_widths if is_narrower else None),
+    }
 
 
 def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
@@ -134,7 +169,7 @@ def require_known(model: str) -> Builder:
         near = difflib.get_close_matches(model, [*known, *torchvision_names(), *timm_names()], n=3)
         raise ConfigError(
             f"model {model!r} is unknown; {'did you mean ' + ', '.join(dict.fromkeys(near)) + '? ' if near else ''}"
-            f"known are {', '.join(known)}, the names that `lctprune models` lists, and package.module:callable"
+            f"known are {', '.join(known)}, names that `lctprune models` lists, hf/NAME, and package.module:callable"
         )
     return builder
 
@@ -146,5 +181,7 @@ def build_model(config: NetworkConfig) -> nn.Module:
         shape = {"steps": config.steps, "features": config.features, "vocabulary": config.vocabulary}
     else:
         shape = {"in_channels": config.in_channels, "image_size": config.image_size}
+    if config.architecture is not None:
+        builder = partial(builder, architecture=config.architecture)
     settings = {"num_outputs": config.num_outputs, **shape}
-    return call_builder(config.model, builder, settings, config.model_args)
+    return unwrapped(call_builder(config.model, builder, settings, config.model_args))

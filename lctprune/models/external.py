@@ -1,4 +1,4 @@
-"""Find networks that are not built in: torchvision's, timm's, and the user's own functions.
+"""Find networks that are not built in: torchvision's, timm's, Hugging Face's, and the user's own functions.
 
 torchvision and timm are imported where they are used, as importing them takes long.
 """
@@ -18,6 +18,13 @@ from torch import Tensor, nn
 
 from lctprune.data.preprocessing import Normalization
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
+from lctprune.models.transformers_models import (
+    build_transformers_model,
+    image_preprocessing,
+    is_transformers_name,
+    pretrained_weights,
+    require_transformers,
+)
 
 Builder = Callable[..., nn.Module]
 TIMM = "timm/"
@@ -50,6 +57,9 @@ def find_builder(name: str) -> Builder | None:
     """
     if is_own_function(name):
         return _own_function(name)
+    if is_transformers_name(name):
+        require_transformers(name)
+        return functools.partial(build_transformers_model, name)
     if name.startswith(TIMM):
         _require_timm(name)
         return functools.partial(_build_timm, name.removeprefix(TIMM)) if name in timm_names() else None
@@ -129,6 +139,8 @@ def default_weights(name: str) -> Mapping[str, Tensor]:
         ConfigError: there are none for this model.
         NetworkError: they cannot be downloaded.
     """
+    if is_transformers_name(name):
+        return pretrained_weights(name)
     try:
         if name.startswith(TIMM):
             return cast(
@@ -143,11 +155,13 @@ def default_weights(name: str) -> Mapping[str, Tensor]:
         raise NetworkError(
             f"cannot load the weights of {name} ({first_line(error, 'no reason given')}); give a file of weights"
         ) from error
-    raise ConfigError(f"{name} has no default weights; only torchvision's and timm's models have")
+    raise ConfigError(f"{name} has no default weights; only torchvision's, timm's and hf/ models have")
 
 
 def default_normalization(name: str) -> Normalization | None:
     """Return the normalisation of the images with which `default_weights` were trained."""
+    if is_transformers_name(name):
+        return image_preprocessing(name)[1]
     if name.startswith(TIMM):
         cfg = _timm().models.get_pretrained_cfg(name.removeprefix(TIMM))
         return cfg and Normalization(tuple(cfg.mean), tuple(cfg.std))

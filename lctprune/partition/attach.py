@@ -17,8 +17,16 @@ from lctprune.measure.costs import count_parameters, saved_bytes
 from lctprune.measure.step_costs import critic_time_ns, training_bytes
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.choosing import Balance
+from lctprune.partition.critic_sizes import (
+    AUTO,
+    CriticSize,
+    fitted_sizes,
+    usual_kind,
+)
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
+from lctprune.partition.guarding import unchanged
+from lctprune.partition.plain_model import match_types, plain_model
 
 Pool = Literal["mean", "last"]
 _T = TypeVar("_T")
@@ -30,7 +38,7 @@ def attach_critics(
     *,
     num_outputs: int,
     groups: int = 4,
-    critic: str = "tail",
+    critic: str | Sequence[str] = AUTO,
     critic_depth: Sequence[int] | None = None,
     critic_width: Sequence[float] | None = None,
     critic_pool: Pool = "mean",
@@ -41,13 +49,18 @@ def attach_critics(
     """Cut a model into layer groups and attach a new critic to each but the last.
 
     Args:
-        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters.
+        model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters. What
+            `torch.compile`, `DataParallel` and the like wrap is taken out of them; names are the plain model's.
         example: input, [batch, ...]; its values do not matter.
         num_outputs: width of the model's output, and so of every critic's.
         groups: number of layer groups.
-        critic: kind of critic, `tail`, `pooled`, `paper` or `linear`.
+        critic: kind of critic (see `make_critic`), or one per critic. `auto` takes `depthwise` where most convolutions
+            of the model are depthwise, else `tail`; and makes a critic smaller (first `width`, then kind) until its
+            exit costs at most half of the way from its cut point to the next exit in FLOPs, and fewer parameters than
+            the next exit. A depth or width that is given is kept. `network.notes` says which critics are smaller, and
+            which exits nevertheless cost no less than the main network.
         critic_depth: depth of each critic of convolutions (see `make_critic`), or one number for all.
-        critic_width: factor on the width of each critic, or one for all; by default 1.
+        critic_width: factor on the width of each critic, or one for all; by default 1, or as `auto` says.
         critic_pool: pooling over the steps by critics of sequences, `mean` or `last`.
         split_at: names of modules or nodes, such as "layer2", after each of which a group ends; replaces `groups`. A
             name that is given twice gets two critics, with an empty group between them.
@@ -56,19 +69,22 @@ def attach_critics(
         training: training whose `time` or `memory` is balanced; by default one with default settings.
 
     Raises:
-        NetworkError: the model does not run on the example.
-        PartitionError: the model cannot be traced or cut as asked.
+        NetworkError: the model does not run on the example, or its tensors are on several devices.
+        PartitionError: the model cannot be traced or cut as asked, or is no plain network (TorchScript, quantised).
         ConfigError: a setting does not fit the number of groups, or is unknown.
 
     Warns:
         NetworkWarning: an auxiliary head of the model is left out; or an operation has no FLOP formula, so that the
             FLOPs of all others are balanced.
     """
+    model, example = plain_model(model, example)
     count = len(split_at) if split_at else groups - 1
+    kinds = _one_per_critic("kind", [critic] if isinstance(critic, str) else critic, count, AUTO, "names")
     depths = _one_per_critic("depth", critic_depth, count, None)
     widths = _one_per_critic("width", critic_width, count, 1.0)
-    new_critic = partial(_new_critic, kind=critic, num_outputs=num_outputs, pool=critic_pool)
-    typical = partial(new_critic, depth=depths[0] if depths else None, width=widths[0] if widths else 1.0)
+    asked = [CriticSize(*each) for each in zip(kinds, depths, widths, strict=True)]
+    make = partial(_new_critic, model=model, num_outputs=num_outputs, pool=critic_pool)
+    typical = partial(make, size=asked[0] if asked else CriticSize(AUTO, None, 1.0))
     partition = partition_model(
         model,
         example,
@@ -83,29 +99,48 @@ def attach_critics(
             f"the model returns outputs of shape {list(partition.output_shape)} per sample, not [{num_outputs}]; "
             "num_outputs must be the width of the model's output"
         )
-    critics = [
-        new_critic(cut, depth=depth, width=width)
-        for cut, depth, width in zip(partition.cuts, depths, widths, strict=True)
+    sizes = [
+        size._replace(kind=usual_kind(size.kind, model, cut.shape))
+        for size, cut in zip(asked, partition.cuts, strict=True)
     ]
+    notes: list[str] = []
+    if isinstance(critic, str):  # else each critic was chosen before, and is made again
+        may_change = critic == AUTO and critic_depth is None and critic_width is None
+        with unchanged(model):  # costs are those of a run
+            sizes, notes = fitted_sizes(partition, example, sizes, make, may_change=may_change)
+    critics = [make(cut, size) for cut, size in zip(partition.cuts, sizes, strict=True)]
+    with unchanged(model):
+        match_types(critics, partition.groups, example)
     network = LocalCriticNetwork(partition.groups, critics)
     network.cuts = tuple(cut.node_name for cut in partition.cuts)
     network.cut_point_names = tuple(cut.name for cut in partition.cuts)
+    network.critic_kinds, network.critic_widths = (
+        tuple(size.kind for size in sizes),
+        tuple(size.width for size in sizes),
+    )
+    network.notes = tuple(notes)
     return network
 
 
-def _one_per_critic(name: str, given: Sequence[_T] | None, count: int, default: _T) -> list[_T]:
+def _one_per_critic(
+    name: str, given: Sequence[_T] | None, count: int, default: _T, plural: str = "numbers"
+) -> list[_T]:
     if given is None:
         return [default] * count
     if len(given) not in (1, count):
-        raise ConfigError(f"critic {name} has {len(given)} numbers; give 1, or {count}, one per critic")
+        raise ConfigError(f"critic {name} has {len(given)} {plural}; give 1, or {count}, one per critic")
     return [*given] * (count if len(given) == 1 else 1)
 
 
-def _new_critic(
-    cut: CutPoint, *, kind: str, num_outputs: int, depth: int | None, width: float, pool: Pool
-) -> nn.Module:
+def _new_critic(cut: CutPoint, size: CriticSize, *, model: nn.Module, num_outputs: int, pool: Pool) -> nn.Module:
     return make_critic(
-        kind, cut.shape, num_outputs, depth=depth, width=width, channels_last=cut.channels_last, pool=pool
+        usual_kind(size.kind, model, cut.shape),
+        cut.shape,
+        num_outputs,
+        depth=size.depth,
+        width=size.width,
+        channels_last=cut.channels_last,
+        pool=pool,
     )
 
 

@@ -12,14 +12,22 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.errors import PartitionError, first_line
-from lctprune.partition.comparing import Observation, Observer, calls_of, differing_gradient, differing_places
+from lctprune.partition.comparing import (
+    Observation,
+    Observer,
+    assigned_places,
+    calls_of,
+    differing_gradient,
+    differing_places,
+    varied,
+)
 from lctprune.partition.contexts import forget_gradients
 from lctprune.partition.graphs import nodes_of, output_of, owners
 from lctprune.partition.guarding import CONSTANT, Snapshot, matches
 from lctprune.partition.known_values import KnownValues
 from lctprune.partition.modes import modes_of
 from lctprune.partition.sections import graph_function
-from lctprune.partition.tracer import SymbolicTracer, UntraceableError
+from lctprune.partition.tracer import SymbolicTracer, UnfollowedError, UntraceableError
 
 WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
 BY_HAND = "give the groups to LocalCriticNetwork by hand"
@@ -37,11 +45,7 @@ class Attempts:
         _require_no_hooks(model)
         self._model, self._example, self._snapshot = model, example, snapshot
         self._constants: dict[str, object] = {}
-        snapshot.restore()  # running the model may have called its own `train`
-        try:
-            self.modes = modes_of(model)
-        finally:
-            snapshot.restore()
+        self.modes = modes_of(snapshot)
         self.whole = {path: "it has hooks" for path, module in model.named_modules() if path and _hooks_of(module)}
 
     def graphs(self) -> tuple[fx.Graph, fx.Graph]:
@@ -66,13 +70,12 @@ class Attempts:
         """Run the network itself, and keep whole each submodule that assigns attributes."""
         if self._example is None:
             return None, None
-        self._observer = Observer(self._snapshot, self.modes, self._example)
-        references = self._observer.itself(training=False), self._observer.itself(training=True)
-        for reference in references:
-            for path, name in sorted(reference.assigned) if reference else ():
-                if path not in self.whole:
-                    self._keep_whole(UntraceableError(path, _assigns(name)))
-        return references
+        self._observer = Observer(self._snapshot, self.modes, varied(self._example))
+        evaluation, training = (self._observer.itself(self._model, training=mode) for mode in (False, True))
+        for path, name in assigned_places(evaluation, training):
+            if path not in self.whole:
+                self._keep_whole(UntraceableError(path, assigns(name)))
+        return evaluation, training
 
     def _graph(self, *, training: bool) -> fx.Graph:
         """Trace the network in one mode."""
@@ -108,14 +111,14 @@ class Attempts:
             seen = self._observer.observe(run, training=training, constants=self._constants)
         except Exception as error:  # the network itself runs
             path = self._first_difference(graph, run, training=training)
-            raise UntraceableError(path, f"it fails in {mode} mode when it is traced: {first_line(error)}") from error
+            raise UnfollowedError(path, f"it fails in {mode} mode when it is traced: {first_line(error)}") from error
         for path, name in differing_places(reference, seen):
-            raise UntraceableError(path, _assigns(name))
+            raise UntraceableError(path, assigns(name))
         if not matches(reference.outputs, seen.outputs):
             path = self._first_difference(graph, run, training=training)
-            raise UntraceableError(path, f"it computes something else in {mode} mode when it is traced")
+            raise UnfollowedError(path, f"it computes something else in {mode} mode when it is traced")
         if parameter := differing_gradient(reference, seen):
-            raise UntraceableError("", f"the gradient of {parameter} is another one when it is traced")
+            raise UnfollowedError("", f"the gradient of {parameter} is another one when it is traced")
 
     def _first_difference(self, graph: fx.Graph, run: Callable[[Tensor], Any], *, training: bool) -> str:
         """Return the path of the module whose code first computes something else when it is traced."""
@@ -159,7 +162,8 @@ class Attempts:
                 self.whole.setdefault(other, problem.reason)
 
 
-def _assigns(name: str) -> str:
+def assigns(name: str) -> str:
+    """Say that a module's code assigns an attribute, with the remedy."""
     return (
         f"it assigns its attribute {name} in forward, which groups would not do; put that code into a submodule, or "
         "change a buffer in place, as by copy_"

@@ -41,26 +41,23 @@ class Observer:
     Args:
         snapshot: state of the network.
         modes: modes of its modules.
-        example: input, [batch, ...], of which the first sample is used.
+        batch: input, [batch, ...].
     """
 
-    def __init__(self, snapshot: Snapshot, modes: Modes, example: Tensor) -> None:
-        self._snapshot, self._modes = snapshot, modes
-        self._example = example
-        self._batch = _varied(example)
+    def __init__(self, snapshot: Snapshot, modes: Modes, batch: Tensor) -> None:
+        self._snapshot, self._modes, self._batch = snapshot, modes, batch
 
-    def itself(self, *, training: bool) -> Observation | None:
-        """Observe the network itself; None where it does not run in training mode.
+    def itself(self, network: _Run, *, training: bool) -> Observation | None:
+        """Observe the network itself, maybe within what calls it; None where it does not run in training mode.
 
         Raises:
             NetworkError: it does not run in evaluation mode.
         """
-        model = self._snapshot.model
         if not training:
-            with must_run(model, self._example):
-                return self.observe(model, training=False)
+            with must_run(self._snapshot.model, self._batch[:1]):
+                return self.observe(network, training=False)
         try:
-            return self.observe(model, training=True)
+            return self.observe(network, training=True)
         except Exception:  # training will say so, if the network is trained
             return None
 
@@ -75,6 +72,11 @@ class Observer:
             assigned = frozenset(place for place in changes if not self._snapshot.is_in_place(place))
             gradients = _gradients(model, output) if training else {}
         return Observation(describe(output, Tensor.detach), gradients, changes, assigned)
+
+
+def assigned_places(*observations: Observation | None) -> list[Place]:
+    """List the attributes, parameters and buffers that runs assigned, so that they are other objects than before."""
+    return sorted({place for each in observations if each for place in each.assigned})
 
 
 def differing_places(left: Observation, right: Observation) -> list[Place]:
@@ -120,8 +122,8 @@ def must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
         ) from error
 
 
-def _varied(example: Tensor) -> Tensor:
-    """Make a batch of `BATCH` samples that differ, with values like those of the example."""
+def varied(example: Tensor) -> Tensor:
+    """Make a batch of `BATCH` samples that differ, with values like those of the example's first sample."""
     sample = example[:1].detach()
     batch = torch.cat([sample.roll(shift, -1) if sample.dim() > 1 else sample for shift in range(BATCH)])
     if not batch.is_floating_point():

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from lctprune.partition.graphs import nodes_of, output_of, owners
 from lctprune.partition.node_costs import NodeRun, count_node_flops, run_nodes
+from lctprune.partition.remade import can_follow, is_remade
 from lctprune.partition.tracing import Traced
 
 _FEATURES_LAST = (nn.LayerNorm, nn.Linear, nn.RNNBase, nn.MultiheadAttention, nn.Embedding)
 _FEATURES_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_NORMALIZING_LAST = (functional.layer_norm, torch.layer_norm, functional.linear)
+_NORMALIZING_FIRST = (functional.batch_norm, torch.batch_norm, functional.group_norm, torch.group_norm, torch.conv2d)
 _MOVING = {"permute", "transpose", "flatten", "reshape", "view", "movedim"}
 
 
@@ -103,11 +107,14 @@ def _alone_alive(graph: fx.Graph) -> set[fx.Node]:
     """Find the nodes whose value is the only one of all made so far that later nodes still need."""
     nodes = nodes_of(graph)
     position = {node: index for index, node in enumerate(nodes)}
-    last_use = [max((position.get(user, len(nodes)) for user in node.users), default=0) for node in nodes]
+    users = [[user for user in node.users if not is_remade(user)] for node in nodes]
+    last_use = [max((position.get(user, len(nodes)) for user in each), default=0) for each in users]
     alone = set()
     furthest = 0  # the last use of what was made before this node
     for index, node in enumerate(nodes):
-        if furthest <= index < last_use[index]:
+        if is_remade(node):
+            continue
+        if furthest <= index < last_use[index] and can_follow(node, nodes):
             alone.add(node)
         furthest = max(furthest, last_use[index])
     return alone
@@ -125,9 +132,9 @@ def _is_channels_last(root: nn.Module, nodes: Sequence[fx.Node], index: int, sha
     for neighbours in (nodes[index + 1 :], nodes[index::-1]):
         for node in neighbours:
             layer = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(layer, _FEATURES_LAST) or node.target in (functional.layer_norm, functional.linear):
+            if isinstance(layer, _FEATURES_LAST) or node.target in _NORMALIZING_LAST:
                 return True
-            if isinstance(layer, _FEATURES_FIRST) or node.target in (functional.batch_norm, functional.group_norm):
+            if isinstance(layer, _FEATURES_FIRST) or node.target in _NORMALIZING_FIRST:
                 return False
             if getattr(node.target, "__name__", node.target) in _MOVING or isinstance(layer, nn.Flatten):
                 break

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
-from lctprune.errors import ConfigError, PartitionError
+from lctprune.errors import ConfigError, PartitionError, first_line
 from lctprune.optim.optimizers import resolved_for
+from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
     BALANCES,
     Balance,
@@ -25,6 +26,7 @@ from lctprune.partition.choosing import (
     named_cut_points,
     training_balanced_cut_points,
 )
+from lctprune.partition.choosing_tracer import trace_network
 from lctprune.partition.comparing import must_run
 from lctprune.partition.cut_points import (
     CutPoint,
@@ -33,6 +35,7 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
+from lctprune.partition.exported import require_same, trace_by_export
 from lctprune.partition.guarding import Snapshot, unchanged
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.modes import Modes
@@ -78,14 +81,13 @@ def partition_model(
     if balance_by not in BALANCES:
         raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
     require_one_input(model)
-    example = example[:1].detach().contiguous()
     _initialize(model, example)
     with unchanged(model) as snapshot:
-        if not split_at:  # run the model first, so that what fails later is not the model itself
-            output = _output(model, example)
-            if groups == 1:
-                return Partition([_whole(model, example, snapshot)], [], tuple(output.shape[1:]))
-        traced = trace(model, example, snapshot=snapshot)
+        output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
+        example = example[:1].detach().contiguous()
+        if output is not None and groups == 1:
+            return Partition([_whole(model, example, snapshot)], [], tuple(output.shape[1:]))
+        traced = trace_network(model, example, snapshot=snapshot)
         if split_at:  # known cut points need shapes, but neither costs nor a search
             with must_run(model, example):
                 points = find_cut_points(traced, example)
@@ -95,6 +97,8 @@ def partition_model(
             cuts = _balanced_cut_points(traced, measured, example, groups, balance_by, training, critic_cost)
             shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
+        if traced.by_export:
+            require_same(traced, parts, example, snapshot)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
         raise PartitionError(
             f"the parameter {shared} is used on both sides of a cut point; cut elsewhere, or {BY_HAND}"
@@ -118,7 +122,7 @@ def all_cut_points(model: nn.Module, example: Tensor, *, also: Collection[str] =
         PartitionError: the model cannot be traced.
     """
     with unchanged(model) as snapshot:
-        points = measure_cut_points(trace(model, example, snapshot=snapshot), example)
+        points = measure_cut_points(trace_network(model, example, snapshot=snapshot), example)
     distinct = distinct_cut_points(points)
     return [point for point in points if point in distinct or point.node_name in also]
 
@@ -147,11 +151,30 @@ def _balanced_cut_points(
 
 
 def _output(model: nn.Module, example: Tensor) -> Tensor:
-    with must_run(model, example), evaluation_mode(model), torch.no_grad():
-        output = model(example)
+    """Run the model on one sample, or on two where it does not run on one, as batch norm without statistics does."""
+    first = example[:1].detach().contiguous()
+    with evaluation_mode(model), torch.no_grad():
+        output, error = _tried(model, first)
+        if error is not None:
+            output, second_error = _tried(model, first.repeat_interleave(2, 0))
+            error = second_error and error
+        if error is not None:
+            with must_run(model, example):
+                OneTensor(model).output(example)
+            raise PartitionError(
+                f"{type(model).__name__} runs on {len(example)} samples, but neither on 1 nor on 2 "
+                f"({first_line(error)}); layer groups must run on any number"
+            ) from error
     if not isinstance(output, Tensor):
         raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
     return output
+
+
+def _tried(model: nn.Module, samples: Tensor) -> tuple[object, Exception | None]:
+    try:
+        return logits_of(OneTensor(model).output(samples)), None
+    except Exception as error:  # whatever the model's own code raises
+        return None, error
 
 
 def _initialize(model: nn.Module, example: Tensor) -> None:
@@ -163,9 +186,14 @@ def _initialize(model: nn.Module, example: Tensor) -> None:
 def _whole(model: nn.Module, example: Tensor, snapshot: Snapshot) -> nn.Module:
     """Return the model as the only group; traced where a group does what the model itself would not.
 
-    It has auxiliary outputs, or modules that are to stay in evaluation mode; or flattens by `view`, which cannot take
-    the channels-last memory layout of training.
+    It has other outputs than one tensor, or modules that are to stay in evaluation mode; or flattens by `view`, which
+    cannot take the channels-last memory layout of training.
     """
+    if is_transformers_model(model):
+        traced = trace_by_export(model, example, snapshot)
+        parts = layer_groups(traced, [])
+        require_same(traced, parts, example, snapshot)
+        return parts[0]
     try:
         traced = trace(model, example, snapshot=snapshot)
     except PartitionError:  # it need not be cut, so it need not be traced

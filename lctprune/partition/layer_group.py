@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.graphs import nodes_of, output_of
 from lctprune.partition.modes import Modes
+from lctprune.partition.remade import padding_mask, remake, without_padding
 from lctprune.partition.sections import graph_function
 from lctprune.partition.tracing import Traced
 
@@ -88,7 +89,11 @@ def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph
     stop = len(nodes) if is_last else nodes.index(end) + 1
     graph = fx.Graph()
     copies = {start: graph.placeholder("x")}
-    for node in nodes[nodes.index(start) + 1 : stop]:
+    inside = nodes[nodes.index(start) + 1 : stop]
+    valid = padding_mask(end, nodes)
+    used = [each for node in inside for each in node.all_input_nodes]
+    remake(graph, [*used, *([valid] if valid else [])], nodes, start, copies)
+    for node in inside:
         copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[end])
+    graph.output(graph.call_function(without_padding, (copies[end], copies[valid])) if valid else copies[end])
     return graph

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from lctprune.partition.guarding import Snapshot
 from lctprune.utils.modules import hold_frozen
 
 
@@ -43,11 +44,16 @@ class Modes(NamedTuple):
             hold_frozen(network)
 
 
-def modes_of(model: nn.Module) -> Modes:
-    """Find out what a model's `train()` does, and which modules are left in evaluation mode in one that trains.
+def modes_of(snapshot: Snapshot) -> Modes:
+    """Find out what a model's `train()` does, and which modules are left in evaluation mode in one that trains."""
+    snapshot.restore()  # running the model may have called its own `train`
+    try:
+        return _found(snapshot.model)
+    finally:
+        snapshot.restore()
 
-    The model's modes change, and whatever else its `train()` changes.
-    """
+
+def _found(model: nn.Module) -> Modes:
     left = {path for path, module in model.named_modules() if model.training and not module.training}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.train()

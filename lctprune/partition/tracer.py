@@ -35,6 +35,10 @@ class UntraceableError(Exception):
         self.path, self.reason = path, reason
 
 
+class UnfollowedError(UntraceableError):
+    """Symbolic tracing fails at a module's code, or makes a graph that does something else; another tracer may not."""
+
+
 class SymbolicTracer(fx.Tracer):
     """Trace a network of one input, and remember in which module tracing failed.
 
@@ -65,7 +69,7 @@ class SymbolicTracer(fx.Tracer):
         except UntraceableError:
             raise
         except Exception as error:  # whatever the model's own code raises when it is traced
-            raise UntraceableError(self._inside[-1], _explained(error)) from error
+            raise UnfollowedError(self._inside[-1], _explained(error)) from error
         self._require_unchanged(before)
         return graph
 

@@ -11,14 +11,12 @@ import difflib
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError
-from lctprune.measure.costs import count_parameters
 from lctprune.partition.attempts import BY_HAND, WAS_VIEW, Attempts
 from lctprune.partition.graphs import nodes_of, output_of, owners
 from lctprune.partition.guarding import CONSTANT, Snapshot
@@ -28,12 +26,12 @@ __all__ = [
     "BY_HAND",
     "WAS_VIEW",
     "Traced",
+    "aligned",
     "nodes_of",
     "output_of",
     "owners",
     "require_one_input",
     "trace",
-    "without_leftovers",
 ]
 
 
@@ -49,6 +47,7 @@ class Traced:
         has_auxiliary: whether the network has auxiliary outputs in training, which `training` leaves out.
         modes: modes of the network's modules.
         whole: reasons for which submodules are kept whole, by their paths.
+        by_export: whether torch.export traced it, in place of torch.fx.
     """
 
     root: nn.Module
@@ -58,13 +57,14 @@ class Traced:
     has_auxiliary: bool
     modes: Modes = field(default_factory=Modes)
     whole: dict[str, str] = field(default_factory=dict)
+    by_export: bool = False
 
 
 def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot | None = None) -> Traced:
     """Trace a network of one input in both modes.
 
     Auxiliary outputs, which a network returns in training only, are left out, and so are the modules that make them.
-    The model is afterwards as it was, except for constants of the graphs (see `without_leftovers`).
+    The model is afterwards as it was, except for constants of the graphs, which `unchanged` removes.
 
     Args:
         model: network.
@@ -76,7 +76,7 @@ def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot
         NetworkError: the network does not run on the example.
 
     Warns:
-        NetworkWarning: auxiliary outputs are left out; or most of the network is kept whole.
+        NetworkWarning: auxiliary outputs are left out.
     """
     attempts = Attempts(model, example, snapshot or Snapshot(model))
     evaluation, training = attempts.graphs()
@@ -87,28 +87,8 @@ def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot
         makers = f" ({', '.join(dropped)})" if dropped else ""
         name = type(model).__name__
         warnings.warn(f"{name}'s auxiliary outputs in training are left out{makers}", NetworkWarning, stacklevel=3)
-    _warn_of_most(model, attempts.whole)
-    counterparts = _aligned(evaluation, training)
+    counterparts = aligned(evaluation, training)
     return Traced(model, evaluation, training, counterparts, has_auxiliary, attempts.modes, attempts.whole)
-
-
-@contextmanager
-def without_leftovers(model: nn.Module) -> Iterator[None]:
-    """Remove the constants that tracing leaves in a network."""
-    try:
-        yield
-    finally:
-        for name in [name for name in vars(model) if name.startswith(CONSTANT)]:
-            delattr(model, name)
-
-
-def _warn_of_most(model: nn.Module, whole: Mapping[str, str]) -> None:
-    """Warn of a submodule that is kept whole and holds more than half of the network's parameters."""
-    total = count_parameters(model)
-    for path, reason in whole.items():
-        if 2 * count_parameters(model.get_submodule(path)) > total:
-            text = f"{path} holds most of {type(model).__name__}, and no cut point is inside: {reason}"
-            warnings.warn(text, NetworkWarning, stacklevel=3)
 
 
 def require_one_input(model: nn.Module) -> None:
@@ -166,7 +146,7 @@ def _key(node: fx.Node) -> tuple[str, ...]:
     return (node.op, CONSTANT if is_constant else str(node.target), *owners(node))
 
 
-def _aligned(evaluation: fx.Graph, training: fx.Graph) -> dict[fx.Node, fx.Node]:
+def aligned(evaluation: fx.Graph, training: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Map nodes of one graph to those that do the same in the other."""
     left, right = nodes_of(evaluation), nodes_of(training)
     keys = [[_key(node) for node in side] for side in (left, right)]

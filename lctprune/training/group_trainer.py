@@ -91,7 +91,11 @@ class GroupTrainer:
         Dropout masks then depend on which module runs in which step, not on what else a process runs.
         """
         text = f"{self._config.seed} {settings.step} {self.index} {part} {self._replica}"
-        torch.manual_seed(zlib.crc32(text.encode()))
+        seed = zlib.crc32(text.encode())
+        # not torch.manual_seed, which takes a millisecond to queue a call for each kind of device that is not in use
+        torch.default_generator.manual_seed(seed)
+        if (kind := torch.device(self._config.device).type) != "cpu":
+            torch.get_device_module(kind).manual_seed(seed)
 
     def learn(self, part: Literal["group", "critic"], settings: StepSettings) -> None:
         """Let the group or the critic learn from its gradients, and free these."""

@@ -15,7 +15,9 @@ from lctprune.update import AfterExit, AfterGroup, BeforeGroup, Exit, Gradient, 
 def joint_step(parts: Iterable[Part], inputs: Tensor, targets: Tensor, *, loss: Loss) -> Iterator[StepEvent]:
     """Take one step of deep supervision: everything learns from the sum of all exits' losses.
 
-    Lee et al. 2015, arXiv 1409.5185. Yields the events of `local_critic_step`, but all gradients come at the end.
+    Lee et al. 2015, arXiv 1409.5185. Each critic's graph is freed before the next group runs, so the step holds the
+    activations of all groups and of one critic. Yields the events of `local_critic_step`; the groups' gradients come at
+    the end.
 
     Args:
         parts: all groups of a network with their critics.
@@ -23,16 +25,23 @@ def joint_step(parts: Iterable[Part], inputs: Tensor, targets: Tensor, *, loss: 
         targets: targets, as `loss` takes them.
         loss: `loss(output, target) -> [batch]`.
     """
-    parts, losses = list(parts), []
+    parts = list(parts)
+    roots: list[tuple[Tensor, Tensor | None]] = []  # what is differentiated at the end, and by which gradient
     for index, group, critic in parts:
         yield BeforeGroup(index)
         inputs = group(inputs)
         yield AfterGroup(index, inputs.detach())
-        exit = inputs if critic is None else critic(inputs)
-        losses.append(loss(exit, targets))
-        yield AfterExit(index, Exit(exit, losses[-1]).detached())
-    torch.stack(losses).mean(1).sum().backward()  # type: ignore[no-untyped-call]
-    for index, _, critic in parts:
-        yield Gradient(index, "group")
-        if critic is not None:
+        boundary = inputs if critic is None else inputs.detach().requires_grad_()
+        output = boundary if critic is None else critic(boundary)
+        losses = loss(output, targets)
+        yield AfterExit(index, Exit(output, losses).detached())
+        if critic is None:
+            roots.append((losses.mean(), None))
+        else:
+            torch.autograd.backward(losses.mean())
+            roots.append((inputs, boundary.grad))
             yield Gradient(index, "critic")
+        del output, losses
+    torch.autograd.backward(*zip(*roots, strict=True))
+    for index, *_ in parts:
+        yield Gradient(index, "group")

@@ -114,16 +114,17 @@ def open_run(
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
-    run.remove_leftovers()
-    recorded = run.config.to_dict()
+    run.prepare_to_resume()
+    recorded = run.config.completed()
     _forget_location(settings, recorded)
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
-            raise RunError(
-                f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
-                "resume with the same settings"
-            )
+            if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
+                raise RunError(
+                    f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
+                    "resume with the same settings"
+                )
     return run
 
 

@@ -15,6 +15,7 @@ from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.costs import count_flops, count_parameters
 from lctprune.models.build import build_model
 from lctprune.network import LocalCriticNetwork
+from lctprune.partition.critic_sizes import usual_kind
 from lctprune.partition.cut_points import MeasuredCutPoint
 from lctprune.partition.cutting import all_cut_points
 
@@ -29,6 +30,7 @@ class AddedCritic(NamedTuple):
 
     Attributes:
         cut: cut point at which it stands.
+        kind: its kind.
         width: factor on its width.
         depth: its depth; None for the default.
         nearest: indices of the trained critics, by their distance from it in FLOPs.
@@ -36,6 +38,7 @@ class AddedCritic(NamedTuple):
     """
 
     cut: MeasuredCutPoint
+    kind: str
     width: float
     depth: int | None
     nearest: tuple[int, ...]
@@ -76,19 +79,16 @@ def critics_to_add(network: LocalCriticNetwork, example: Tensor) -> list[AddedCr
         alike = tuple(k for k in nearest if trained[k].shape == cut.shape)
         first = next(iter(nearest), None)
         depth, width = _setting(recipe.critic_depth, first), _setting(recipe.critic_width, first) or 1.0
-        here = [k for k, other in enumerate(trained) if other == cut]
-        known = {
-            _size(recipe, cut, _setting(recipe.critic_depth, k), _setting(recipe.critic_width, k) or 1.0) for k in here
-        }
+        kind = usual_kind(_setting(recipe.critic_kinds, first) or recipe.critic, network.groups, cut.shape)
+        known = {_size(recipe, cut, *_own_size(recipe, k)) for k, other in enumerate(trained) if other == cut}
         for each in (width, width * NARROW):
-            size = _size(recipe, cut, depth, each)
+            size = _size(recipe, cut, kind, depth, each)
             if size is not None and size not in known and cut.flops + size.flops < end:
                 known.add(size)
-                added.append(AddedCritic(cut, each, depth, nearest, alike))
+                added.append(AddedCritic(cut, kind, each, depth, nearest, alike))
     if not added:
         raise NetworkError(
-            f"{recipe.model} has no cut point for a further {recipe.critic!r} critic whose exit would cost less than "
-            "the main network"
+            f"{recipe.model} has no cut point for a further critic whose exit would cost less than the main network"
         )
     return added
 
@@ -114,6 +114,12 @@ def _spread(cuts: Sequence[MeasuredCutPoint], most: int, low: int, high: int) ->
     return list(dict.fromkeys(nearest))
 
 
+def _own_size(recipe: NetworkConfig, index: int) -> tuple[str, int | None, float]:
+    """Return a trained critic's kind, depth and width."""
+    kind = _setting(recipe.critic_kinds, index) or recipe.critic
+    return kind, _setting(recipe.critic_depth, index), _setting(recipe.critic_width, index) or 1.0
+
+
 def _setting(values: Sequence[_T] | None, index: int | None) -> _T | None:
     """Return a trained critic's value of a setting that may be one for all critics."""
     if not values:
@@ -121,12 +127,12 @@ def _setting(values: Sequence[_T] | None, index: int | None) -> _T | None:
     return values[0 if len(values) == 1 or index is None else index]
 
 
-def _size(recipe: NetworkConfig, cut: MeasuredCutPoint, depth: int | None, width: float) -> _Size | None:
+def _size(recipe: NetworkConfig, cut: MeasuredCutPoint, kind: str, depth: int | None, width: float) -> _Size | None:
     """Measure the size of a critic; None where it cannot be built."""
     try:
         with torch.random.fork_rng(devices=[]):
             critic = make_critic(
-                recipe.critic,
+                kind,
                 cut.shape,
                 recipe.num_outputs,
                 depth=depth,

@@ -23,6 +23,7 @@ from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run
+from lctprune.utils.names import shell_word
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.loading import load_network, recorded_training, require_recipe
 from lctprune.workflows.members import DENSE, new_origin, run_to_resume
@@ -66,7 +67,9 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
     folder = run.path / DENSE
     resumed = run_to_resume(run, folder, resume=resume)
     if run.epochs_done < run.config.training.epochs:
-        raise RunError(f"{run.path} is not trained to its end; go on with lctprune train --resume --out {run.path}")
+        raise RunError(
+            f"{run.path} is not trained to its end; go on with lctprune train --resume --out {shell_word(run.path)}"
+        )
     network, training = load_network(run), recorded_training(run)
     data = run.load_data() if data is None else run.require_alike(data)
     with warnings.catch_warnings():
@@ -109,6 +112,7 @@ def _recipe(recipe: NetworkConfig, added: Sequence[AddedCritic]) -> NetworkConfi
         groups=len(added) + 1,
         split_at=None,
         cuts=tuple(each.cut.node_name for each in added),
+        critic_kinds=tuple(each.kind for each in added) if recipe.critic == "auto" else None,
         critic_width=tuple(each.width for each in added),
         critic_depth=None if None in depths else tuple(depth for depth in depths if depth is not None),
         weights="..",  # the run that it stands in, wherever that is moved to

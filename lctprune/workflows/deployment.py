@@ -11,22 +11,26 @@ import dataclasses
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lctprune.errors import NetworkWarning
 from lctprune.exporting import Format, export
-from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
+from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
+from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
-from lctprune.utils.files import sha256, write_json
+from lctprune.utils.files import require_writable, sha256, write_json
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import Member, checkpoint_hash, member_of, members_of
 from lctprune.workflows.model_card import candidate_record, model_card
 
 CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
+SCORED_SAMPLES = 256  # per batch of a pass over a split
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
 SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 
@@ -36,15 +40,15 @@ class Deployment:
     """An exported exit.
 
     Attributes:
-        model: the exported file.
-        model_card: model.json beside it.
+        model: the exported file; None where nothing was written.
+        model_card: model.json beside it; None where nothing was written.
         test_accuracy: accuracy of this exit on the test split, 0 to 1; None where it was not measured.
         main_test_accuracy: accuracy of the main network on the test split, 0 to 1; None where it was not measured.
         test_samples: number of samples of the test split; None where nothing was measured.
     """
 
-    model: Path
-    model_card: Path
+    model: Path | None = None
+    model_card: Path | None = None
     test_accuracy: float | None = None
     main_test_accuracy: float | None = None
     test_samples: int | None = None
@@ -57,6 +61,8 @@ def measure_run(
     latency_batch: int = 1,
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
+    keep: bool = True,
+    folder: Path | None = None,
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -69,12 +75,15 @@ def measure_run(
         latency_batch: samples per timed call.
         any_latency: whether latencies of this checkpoint may be read back that were measured under other conditions.
         loaded: the run's data and networks, if the caller needs them too.
+        keep: whether to write candidates.json.
+        folder: folder for candidates.json; by default the run directory.
 
     Returns:
         One candidate per exit, the main network's after those of its exits.
 
     Raises:
-        RunError: the run's network cannot be loaded, or its data has changed.
+        RunError: the run's network cannot be loaded, or its data has changed; or `keep`, and the folder cannot be
+            written to.
         DataError: the run's data cannot be read.
     """
     path, members = run.path / CANDIDATES, members_of(run)
@@ -88,10 +97,14 @@ def measure_run(
     }
     known = [] if again else _read_candidates(path, conditions, any_latency)
     if known:
+        _warn_of_batch_dependence(known)
         return known
+    folder = folder or run.path
+    if keep:
+        require_writable(folder, "give another folder, or keep=False")
     loaded = loaded or LoadedRun(run)
     example = loaded.data.example
-    candidates = measure_costs(_scored(members, loaded), example, latency_batch=latency_batch)
+    candidates = measure_costs(_scored(members, loaded, latency_batch), example, latency_batch=latency_batch)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -105,19 +118,37 @@ def measure_run(
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
     }
-    write_json(path, document)
+    if keep:
+        write_json(folder / CANDIDATES, document)
+    _warn_of_batch_dependence(candidates)
     return candidates
 
 
-def _scored(members: Sequence[Member], loaded: LoadedRun) -> list[ScoredExit]:
+def _warn_of_batch_dependence(candidates: Sequence[Candidate]) -> None:
+    found = {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
+    warn_of_batch_dependence(found, latency_batch=candidates[0].latency_batch)
+
+
+def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int) -> list[ScoredExit]:
     """Score all members of a run, with one pass over the validation split for each run that holds some."""
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
         group = list(together)
         network = loaded.network(group[0].run)
-        scores = score_exits(network, loaded.data.val)
+        networks = {each.name: network.subnetwork(each.exit) for each in group}
+        found = dependences(networks, loaded.data.val)
+        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
+        scores = score_exits(network, loaded.data.val, batch_size=batch_size)
         exits += [
-            ScoredExit(each.number, each.name, network.subnetwork(each.exit), scores, each.exit, each.origin)
+            ScoredExit(
+                each.number,
+                each.name,
+                networks[each.name],
+                scores,
+                each.exit,
+                each.origin,
+                batch_dependence=found.get(each.name, ""),
+            )
             for each in group
         ]
     return exits
@@ -127,7 +158,7 @@ def deploy(
     run: Run,
     candidates: Sequence[Candidate],
     exit: int,
-    folder: Path,
+    folder: Path | None,
     *,
     format: Format = "torchscript",
     budget: Mapping[str, float] | None = None,
@@ -140,7 +171,7 @@ def deploy(
         run: run that the network comes from.
         candidates: all candidates of the run, for the model card.
         exit: number of the candidate to export.
-        folder: output folder, for `model.pt` and `model.json`.
+        folder: output folder, for `model.pt` and `model.json`; None to write nothing, and only measure.
         format: file format.
         budget: limits that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
@@ -154,11 +185,23 @@ def deploy(
     loaded = loaded or LoadedRun(run)
     member = member_of(run, exit)
     subnetwork = loaded.network(member.run).subnetwork(member.exit)
-    samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
     scores = None
     if measure_test:  # first: it may find a file that is broken
-        scores = score_networks([subnetwork, loaded.network()], loaded.data.test)
-    model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
+        main = loaded.network()
+        found = dependences({"exit": subnetwork, "main": main}, loaded.data.val)
+        latency_batch = candidate_of(candidates, exit).latency_batch
+        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
+        scores = score_networks([subnetwork, main], loaded.data.test, batch_size=batch_size)
+    measured: dict[str, Any] = {}
+    if scores:
+        measured = {"test_accuracy": scores.accuracy[0], "main_test_accuracy": scores.accuracy[1]}
+        measured["test_samples"] = scores.samples
+    if folder is None:
+        return Deployment(**measured)
+    samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
+    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
+        warnings.simplefilter("ignore", NetworkWarning)
+        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     card = folder / MODEL_CARD
     record = {
         **model_card(run, candidates, exit, scores),
@@ -170,13 +213,7 @@ def deploy(
         **environment(),
     }
     write_json(card, record)
-    return Deployment(
-        model=model,
-        model_card=card,
-        test_accuracy=scores and scores.accuracy[0],
-        main_test_accuracy=scores and scores.accuracy[1],
-        test_samples=scores and scores.samples,
-    )
+    return Deployment(model=model, model_card=card, **measured)
 
 
 def _trained_with(run: Run, member: Member) -> dict[str, Any]:
@@ -190,8 +227,8 @@ def _trained_with(run: Run, member: Member) -> dict[str, Any]:
 
 def deployment_record(deployment: Deployment) -> dict[str, Any]:
     """Return a deployment as plain JSON values."""
-    paths = {"model": str(deployment.model), "description": str(deployment.model_card)}
-    return paths | {name: value for name, value in vars(deployment).items() if not isinstance(value, Path)}
+    named = {"description" if name == "model_card" else name: value for name, value in vars(deployment).items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
 
 
 def read_selection(run: Run) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from lctprune.models.build import build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import NETWORK_PREFIX, Run
+from lctprune.utils.names import shell_word
 
 MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
@@ -66,10 +67,10 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
     if is_own_function(recipe.model) and recipe.model != (model or run.model):
         raise RunError(
             f"{run.path} was trained on {recipe.model}, which is code outside lctprune; to execute it, name it: "
-            f"--model {recipe.model}"
+            f"--model {shell_word(recipe.model)}"
         )
     weights = run.read_checkpoint(NETWORK_PREFIX)
-    remedy = f"train it again, or critics for its main network: --weights {run.path} --freeze-main"
+    remedy = f"train it again, or critics for its main network: --weights {shell_word(run.path)} --freeze-main"
     run.config.require_known("network", remedy=remedy)
     with (
         _fits_this_version(run, TypeError, RuntimeError, remedy=remedy),

@@ -15,7 +15,7 @@ from lctprune.config.run import CONFIG, Origin
 from lctprune.errors import NetworkError, RunError
 from lctprune.measure.candidates import exit_name
 from lctprune.runs import CHECKPOINT, Run
-from lctprune.utils.files import sha256
+from lctprune.utils.files import require_writable, sha256
 from lctprune.workflows.loading import require_recipe
 
 DENSE, FINETUNED = "dense", "finetuned"
@@ -96,10 +96,12 @@ def run_to_resume(run: Run, folder: Path, *, resume: bool) -> Run | None:
         The added run; None if a new one is to be started.
 
     Raises:
-        RunError: nothing can be added to this run, or `folder` already holds something, or holds nothing to resume.
+        RunError: nothing can be added to this run, or `folder` already holds something, or holds nothing to resume, or
+            cannot be written to.
     """
     if run.config.origin is not None:
         raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
+    require_writable(folder, f"copy {run.path} to where you may write, and give that")
     if not resume:
         if [entry.name for entry in folder.glob("*")] == [CONFIG]:  # it failed in its first epoch
             (folder / CONFIG).unlink()

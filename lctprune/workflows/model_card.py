@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lctprune.config.images import ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
-from lctprune.data.text import PATTERN
+from lctprune.data.tokens import FIRST_TOKENIZER, tokenizer_of
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import main_of
@@ -57,15 +58,18 @@ def _on_test(scores: ExitScores, index: int) -> dict[str, Any]:
 def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
     normalization = {"mean": list(data.mean), "std": list(data.std)}
     if recipe.vocabulary is not None:
+        tokenizer = tokenizer_of(data.tokenizer or FIRST_TOKENIZER)
         return {
             "shape": ["batch", "time"],
             "dtype": "int64",
             "preprocessing": (
-                "lower-case the sentence, split it by the pattern (Python's re.findall), replace each token by its "
+                f"{tokenizer.steps}, replace each token by its "
                 "place in the vocabulary (1 if it is not there), keep the first max_length; an empty sentence is [1]; "
                 "fill up with 0 at the end"
             ),
-            "pattern": PATTERN,
+            "tokenizer": tokenizer.name,
+            "normal_form": tokenizer.normal_form,
+            "pattern": tokenizer.pattern,
             "max_length": data.config.max_length,
             "vocabulary": None if data.vocabulary is None else list(data.vocabulary),
         }
@@ -74,8 +78,7 @@ def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
             "shape": ["batch", recipe.in_channels, recipe.image_size, recipe.image_size],
             "dtype": "float32",
             "channels": "RGB" if recipe.in_channels == 3 else "grey",
-            "preprocessing": f"resize the shorter side to {data.resize}, crop the centre (bilinear, antialiased), "
-            "divide by 255, subtract mean, divide by std",
+            **_image_input(data.preprocessing or ImagePreprocessing.of(recipe.image_size)),
             **normalization,
         }
     if recipe.steps is None:
@@ -91,6 +94,32 @@ def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
         "dtype": "float32",
         "preprocessing": "scale to 0..1, subtract mean, divide by std; steps of zeros at the end are padding",
         **normalization,
+    }
+
+
+def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
+    """Say how an image file becomes an input, in words and as values that a program can read."""
+    resizing = {
+        "crop": f"resize the shorter side to {steps.shorter_side}, crop the centre",
+        "pad": f"resize the longer side to {steps.size}, centre it on a square of the background",
+        "squeeze": f"resize both sides to {steps.size}",
+    }
+    words = [
+        "turn as the EXIF orientation says" if steps.orientation else "",
+        "take floor((value - low) / step), 0 to 255, of more than 8 bits" if steps.values else "",
+        "put on the background" if steps.background else "leave out transparency",
+        f"{resizing[steps.resize]} (bilinear, antialiased)",
+        "divide by 255, subtract mean, divide by std",
+    ]
+    return {
+        "preprocessing": ", ".join(filter(None, words)),
+        "orientation": "exif" if steps.orientation else "as stored",
+        "values": steps.values and dataclasses.asdict(steps.values),
+        "background": steps.background and list(steps.background),
+        "resize": steps.resize,
+        "shorter_side": steps.shorter_side,
+        "size": steps.size,
+        "interpolation": "bilinear, antialiased",
     }
 
 

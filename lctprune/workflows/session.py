@@ -17,10 +17,12 @@ from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
-from lctprune.errors import ConfigError, NetworkWarning
+from lctprune.errors import ConfigError, DataWarning, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import build_network, fitted, require_known
 from lctprune.models.external import default_normalization
+from lctprune.models.transformers_models import default_image_size
+from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
@@ -71,7 +73,7 @@ class SessionSettings:
             for part, config in parts.items()
             for name, value in dataclasses.asdict(config).items()
         }
-        del settings["data data_dir"]  # paths are rank 0's: elsewhere they may be others
+        del settings["data data_dir"], settings["data image_root"]  # paths are rank 0's: elsewhere they may be others
         settings["data name"] = Path(self.data.name).name
         return {**settings, "weights": self.weights and Path(self.weights).name, "torch": torch.__version__}
 
@@ -162,10 +164,11 @@ def _begin(settings: SessionSettings) -> Session:
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     config = _resumed(settings, resumed) if resumed else settings.network
-    given = Run(settings.weights) if settings.weights and Path(settings.weights).is_dir() else None
-    statistics = _statistics(config, settings.weights, given or (resumed if config.weights else None))
-    data = load_data(settings.data, download=settings.download, **statistics._asdict())
+    given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
+    statistics = _statistics(config, settings.weights, given, resumed)
+    data = load_data(_sized(settings, resumed), download=settings.download, **statistics._asdict())
     if given:
+        data = _in_range_of(given, data, settings.data)
         _require_alike(given, data, settings)
     torch.manual_seed(settings.training.seed)
     network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
@@ -176,21 +179,61 @@ def _begin(settings: SessionSettings) -> Session:
     return Session(network, data, run)
 
 
+def _sized(settings: SessionSettings, resumed: Run | None) -> DataConfig:
+    """Return the settings of the data, with the image size that the model's own weights need or the run had."""
+    if settings.data.image_size is not None:
+        return settings.data
+    size = default_image_size(settings.network.model) if settings.weights == "default" else None
+    if resumed and resumed.config.data and resumed.config.network and resumed.config.network.architecture:
+        size = resumed.config.data.config.image_size
+    return dataclasses.replace(settings.data, image_size=size)
+
+
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
-    """Take from a run what was decided at its start: the network's cut points and the origin of its weights."""
+    """Take from a run what was decided at its start: cut points, critics and the origin of the weights."""
     config, recorded = settings.network, run.config.network
     cuts = recorded.cuts if recorded and recorded.model == config.model else None
-    weights = config.weights
+    if recorded and cuts and config.critic == "auto" and recorded.critic in ("auto", "tail"):  # tail: by a past default
+        chosen = recorded.critic_width if recorded.critic == "auto" else None
+        config = dataclasses.replace(
+            config,
+            critic=recorded.critic,
+            critic_kinds=recorded.critic_kinds,
+            critic_width=config.critic_width or chosen,
+        )
+    weights, note = config.weights, config.weights_note
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
-        weights = recorded.weights if recorded else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights)
+        weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
+    architecture = recorded.architecture if recorded and cuts is not None else None
+    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note, architecture=architecture)
 
 
-def _statistics(config: NetworkConfig, weights: str | None, given: Run | None) -> Statistics:
-    """Return the statistics that the weights, the model's own or those of a run, were trained with."""
-    if given is not None:
-        return recorded_statistics(given.config.data)
-    return Statistics(default_normalization(config.model) if weights == "default" else None)
+def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:
+    """Return how to read the data: as for the weights, the model's own or those of a run, or as a resumed run does."""
+    source = given or resumed
+    recorded = Statistics() if source is None else recorded_statistics(source.config.data)
+    if given:
+        return recorded._replace(preprocessing=None)  # its images may be others
+    if resumed and config.weights:
+        return recorded
+    own = default_normalization(config.model) if weights == "default" else None
+    return recorded._replace(normalization=own, target_normalization=None)
+
+
+def _in_range_of(given: Run, data: Data, config: DataConfig) -> Data:
+    """Read images of more than 8 bits in the range of the run whose weights are taken, if it holds their values."""
+    was = recorded_statistics(given.config.data).preprocessing
+    if not (was and was.values and data.preprocessing and data.preprocessing.values):
+        return data
+    values = data.preprocessing.values
+    if was.values == values:
+        return data
+    if was.values.low <= values.low and values.high <= was.values.high:
+        preprocessing = dataclasses.replace(data.preprocessing, values=was.values)
+        return load_data(config, normalization=data.normalization, preprocessing=preprocessing)
+    message = f"{given.path} was trained on images with values from {was.values}; these are read as {values}"
+    warnings.warn(message, DataWarning, stacklevel=3)
+    return data
 
 
 def _require_alike(given: Run, data: Data, settings: SessionSettings) -> None:

@@ -89,6 +89,23 @@ def test_the_flops_of_an_lstm_by_hand(cli: Cli) -> None:
     assert sum(group["flops"] for group in document["groups"]) == embed + 2 * layer + head
 
 
+def test_inspect_says_what_exits_cost_and_which_critics_are_smaller(cli: Cli) -> None:
+    arguments = ("inspect", "mlp", "--features", 6, "--groups", 3, "--model-args", "width=16")
+    document = cli(*arguments, "--json").document
+    *exits, main = document["groups"]
+    assert [cost["exit_flops"] < main["exit_flops"] for cost in exits] == [True, True]
+    for index, cost in enumerate(exits):
+        flops = sum(each["flops"] for each in document["groups"][: index + 1])
+        assert cost["exit_flops"] == flops + cost["critic_flops"]
+    assert document["critics"] == ["tail", "tail"]
+    assert all(width < 1 for width in document["critic_widths"])
+    result = cli(*arguments)
+    assert all(f"Note: {note}." in result.err for note in document["notes"])
+    assert f"{exits[0]['exit_flops'] / main['exit_flops']:.1%}" in result.out
+    asked = cli(*arguments, "--critic", "tail")
+    assert "exit 1 saves nothing: with its critic (tail)" in asked.err
+
+
 def test_inspect_of_a_table(cli: Cli) -> None:
     document = inspected(cli, "mlp", "--features", 6, "--groups", 2, "--model-args", "layers=2,width=8")
     assert document["input"] == [1, 6]

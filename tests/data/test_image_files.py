@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lctprune.config.images import ImagePreprocessing
 from lctprune.data.image_files import FolderSplit, decode_images
 from lctprune.data.preprocessing import Augmentation, Normalization
 from lctprune.data.tensor_split import TensorSplit
@@ -28,6 +29,7 @@ def random_images(*shape: int, seed: int = 0) -> Tensor:
 # --- FolderSplit: images whose shorter side is 16 are not resized, but cropped to 14 ---------------------------------
 
 SIZE, RESIZED = 14, 16
+WITH_MARGIN = ImagePreprocessing(size=SIZE, shorter_side=RESIZED)
 
 
 def saved(images: Tensor, folder: Path) -> list[Path]:
@@ -43,7 +45,8 @@ def folder_split(
 ) -> tuple[FolderSplit, Tensor]:
     """Make a split of image files, and crop the centres of its images."""
     images = random_images(count, RESIZED, RESIZED + 4, 3)
-    split = FolderSplit(saved(images, folder), torch.arange(count) * 10, normalization, augmentation, size=SIZE)
+    paths, targets = saved(images, folder), torch.arange(count) * 10
+    split = FolderSplit(paths, targets, normalization, augmentation, preprocessing=WITH_MARGIN)
     return split, images[:, 1 : 1 + SIZE, 3 : 3 + SIZE]
 
 
@@ -65,7 +68,7 @@ def test_streamed_batches_are_those_of_the_centres_in_memory(tmp_path: Path) -> 
 def test_streamed_images_of_any_size_are_resized_to_sixteen_fourteenths(tmp_path: Path) -> None:
     image = Image.fromarray(random_images(48, 32, 3).numpy())
     image.save(tmp_path / "0.png")
-    split = FolderSplit([tmp_path / "0.png"], torch.zeros(1), PLAIN, size=SIZE)
+    split = FolderSplit([tmp_path / "0.png"], torch.zeros(1), PLAIN, preprocessing=WITH_MARGIN)
     resized = numpy.array(image.resize((16, 24), Image.Resampling.BILINEAR))
     [(inputs, _)] = split.batches(1)
     assert numpy.array_equal(uint8(inputs)[0], resized[5:19, 1:15])
@@ -112,60 +115,20 @@ def test_a_file_that_cannot_be_streamed_is_named_in_one_line(tmp_path: Path) -> 
 # --- decode_images ---------------------------------------------------------------------------------------------------
 
 
-def test_files_of_every_mode_are_read_as_rgb(tmp_path: Path) -> None:
-    colours = Image.fromarray(random_images(6, 5, 3).numpy()).quantize(8)
-    rgb, grey = colours.convert("RGB"), Image.fromarray(random_images(6, 5).numpy())
-    transparent = rgb.copy()
-    transparent.putalpha(grey)
-    deep = Image.fromarray(random_images(6, 5).numpy().astype(numpy.uint16) * 257)  # 16 bits a pixel
-    images = {"rgb": rgb, "palette": colours, "grey": grey, "rgba": transparent, "deep": deep}
-    for name, image in images.items():
-        image.save(tmp_path / f"{name}.png")
-        with Image.open(tmp_path / f"{name}.png") as written:
-            assert written.mode == {"rgb": "RGB", "palette": "P", "grey": "L", "rgba": "RGBA", "deep": "I;16"}[name]
-    decoded = decode_images([tmp_path / f"{name}.png" for name in images])
-    assert decoded.shape == (5, 6, 5, 3)
-    assert decoded.dtype == torch.uint8
-    pixels = torch.from_numpy(numpy.array(rgb))
-    for found, expected in zip(decoded, (pixels, pixels, None, pixels, None), strict=True):
-        assert torch.equal(found, random_images(6, 5)[..., None].expand(6, 5, 3) if expected is None else expected)
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "ppm", "bmp", "webp"])
 def test_truncated_files_are_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(random_images(16, 16, 3).numpy()).save(path)
     content = path.read_bytes()
-    assert decode_images([path]).shape == (1, 16, 16, 3)
+    assert decode_images([path], ImagePreprocessing.of(16)).shape == (1, 16, 16, 3)
     for length in (0, 5, len(content) // 2):
         path.write_bytes(content[:length])
         with pytest.raises(DataError, match="cannot be read as an image") as caught:
-            decode_images([path], 8)
+            decode_images([path], ImagePreprocessing.of(8))
         assert str(caught.value).startswith(str(path))
         assert "\n" not in str(caught.value)
 
 
-def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
-    [first] = saved(random_images(1, 6, 5, 3), tmp_path / "a")
-    [second] = saved(random_images(1, 5, 6, 3), tmp_path / "b")
-    assert decode_images([first, second], 4).shape == (2, 4, 4, 3)
-    with pytest.raises(DataError, match="give an image size") as caught:
-        decode_images([first, first, second])
-    assert str(second) in str(caught.value)
-
-
 def test_images_of_the_right_size_are_not_touched(tmp_path: Path) -> None:
     images = random_images(3, 7, 7, 3)
-    assert torch.equal(decode_images(saved(images, tmp_path), 7), images)
-
-
-def test_pixels_of_16_bits_are_scaled_and_of_32_refused(tmp_path: Path) -> None:
-    values = numpy.linspace(0, 65535, 64).astype(numpy.uint16).reshape(8, 8)
-    (tmp_path / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
-    assert torch.equal(
-        decode_images([tmp_path / "deep.pgm"])[0, ..., 0], torch.from_numpy((values >> 8).astype(numpy.uint8))
-    )
-    for kind in (numpy.int32, numpy.float32):
-        Image.fromarray(values.astype(kind)).save(tmp_path / "wide.tiff")
-        with pytest.raises(DataError, match=r"wide\.tiff .*32-bit numbers.* convert it to 8 bits"):
-            decode_images([tmp_path / "wide.tiff"])
+    assert torch.equal(decode_images(saved(images, tmp_path), ImagePreprocessing.of(7)), images)

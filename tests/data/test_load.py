@@ -24,7 +24,7 @@ from lctprune.data.load import Data, DataConfig, load_data, relocated
 from lctprune.data.preprocessing import Augmentation, Normalization
 from lctprune.data.splits import Split
 from lctprune.data.tensor_split import TensorSplit
-from lctprune.errors import ConfigError, DataError
+from lctprune.errors import ConfigError, DataError, DataWarning
 
 
 def stored(split: Split) -> Tensor:
@@ -434,7 +434,12 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_middle(
 
 @pytest.mark.parametrize(
     ("size", "natural", "kind"),
-    [((20, 14), 14, TensorSplit), ((96, 99), 96, TensorSplit), ((97, 97), 224, FolderSplit)],
+    [
+        ((17, 14), 14, TensorSplit),
+        ((96, 99), 96, TensorSplit),
+        ((127, 127), 96, TensorSplit),
+        ((128, 129), 128, FolderSplit),
+    ],
 )
 def test_natural_size(size: tuple[int, int], natural: int, kind: type, tmp_path: Path) -> None:
     make_classes(tmp_path / "train", 5, size=size)
@@ -576,14 +581,16 @@ def test_empty_folders(empty: str, named: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["train", "test"])
-def test_a_text_file_among_the_images(folder: str, tmp_path: Path) -> None:
+def test_a_text_file_among_the_images_is_left_out_with_a_note(folder: str, tmp_path: Path) -> None:
     for name in ("train", "test"):
         make_classes(tmp_path / name, 5)
     path = tmp_path / folder / "b" / "notes.txt"
     path.write_text("not an image")
-    message = error_of(folder_config(tmp_path))
-    assert f"{path} is not an image" in message
-    assert "move it" in message
+    with pytest.warns(DataWarning, match=r"1 \.txt") as caught:
+        data = load_data(folder_config(tmp_path))
+    assert str(path) in str(caught[0].message)
+    assert samples(data.train, data.val) == pixels_of(tmp_path / "train")
+    assert samples(data.test) == pixels_of(tmp_path / "test")
 
 
 @pytest.mark.parametrize("name", ["0.png", "7.jpg"])  # the one that tells the natural size, and another

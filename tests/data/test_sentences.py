@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from torch import Tensor
 import lctprune as lct
 from lctprune.data.builtin import digits
 from lctprune.data.text import PADDING, UNKNOWN, Vocabulary, read_sentences
+from lctprune.training.trainer import open_run
+from lctprune.workflows.model_card import model_card
 
 TRAIN = [(f"{word} film {'again ' * (index % 4)}", word) for index in range(10) for word in ("good", "bad")]
 TEST = [("a good film", "good"), ("bad", "bad"), ("", "bad"), ("never seen words", "good")]
@@ -89,11 +93,50 @@ def test_the_vocabulary_is_of_the_training_split_alone(folder: Path) -> None:
 
 
 def test_words_of_the_held_out_part_of_train_are_not_in_the_vocabulary(tmp_path: Path) -> None:
-    write(tmp_path / "train.tsv", [(f"w{index} w{index}", "ab"[index % 2]) for index in range(20)])
+    write(tmp_path / "train.tsv", [(f"and w{index} w{index}", "ab"[index % 2]) for index in range(20)])
     write(tmp_path / "test.tsv", [("w0", "a")])
     data = load(tmp_path)
-    assert len(data.vocabulary) == 2 + 16
-    assert all(words == [UNKNOWN, UNKNOWN] for words in words_of(data, data.val))
+    assert len(data.vocabulary) == 2 + 1 + 16
+    assert all(words == ["and", UNKNOWN, UNKNOWN] for words in words_of(data, data.val))
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_a_validation_split_of_unknown_words_is_refused(known: int, folder: Path) -> None:
+    write(folder / "val.tsv", [(" ".join(["good"] * known + ["fremd"] * (9 - known)), "good")])
+    if known == 2:
+        assert len(load(folder).val.targets) == 1
+    else:
+        message = error_of(folder)
+        assert f"{(9 - known) / 9:.0%} of the words of the validation split" in message
+        assert "val.tsv" in message
+
+
+def test_text_without_spaces_is_learnt_by_its_characters(tmp_path: Path) -> None:
+    heads = [("\u6e56\u4eba\u706b\u7bad"[index % 4] + "\u8d62\u7403", "a") for index in range(20)]
+    heads += [("\u592e\u884c\u80a1\u5e02"[index % 4] + "\u4e0b\u8dcc", "b") for index in range(20)]
+    write(tmp_path / "train.tsv", heads)
+    write(tmp_path / "test.tsv", heads)
+    data = load(tmp_path)
+    assert inputs_of(data.test).shape == (40, 3)
+    assert bool((inputs_of(data.test) > 1).all())
+
+
+def test_an_older_run_keeps_the_rule_that_it_was_trained_with(folder: Path) -> None:
+    write(folder / "train.tsv", [*TRAIN, *[("\u6e56\u4eba caf\u0301", "good")] * 3])
+    data = load(folder)
+    assert data.tokenizer == "words-or-characters"
+    assert {"\u6e56", "\u4eba"} < set(data.vocabulary)
+    old = lct.load_data(lct.DataConfig(name=str(folder)), tokenizer="words")
+    assert old.tokenizer == "words"
+    assert "\u6e56\u4eba" in old.vocabulary
+
+
+def test_labels_that_look_alike_are_one_class(folder: Path) -> None:
+    write(folder / "train.tsv", [("good film", "caf\u00e9"), ("bad film", "the")] * 10)
+    write(folder / "test.tsv", [("good film", "cafe\u0301")])
+    data = load(folder)
+    assert data.classes == ("caf\u00e9", "the")
+    assert data.test.targets.tolist() == [0]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -133,7 +176,7 @@ def test_the_example_is_a_sentence_of_median_length(folder: Path) -> None:
 def test_the_fingerprint_is_of_the_content(folder: Path) -> None:
     before = load(folder).fingerprint
     assert load(folder).fingerprint == before
-    for name, sentence in (("train.tsv", "changed film"), ("test.tsv", "changed"), ("val.tsv", "new")):
+    for name, sentence in (("train.tsv", "changed film"), ("test.tsv", "changed"), ("val.tsv", "film")):
         with (folder / name).open("a") as file:
             file.write(f"{sentence}\tgood\n")
         after = load(folder).fingerprint
@@ -153,6 +196,26 @@ def test_a_run_knows_its_text_again(folder: Path, tmp_path: Path) -> None:
     write(folder / "test.tsv", [("another", label) for _, label in TEST])
     with pytest.raises(lct.RunError, match="has changed since"):
         run.load_data()
+
+
+def test_a_run_without_a_recorded_rule_goes_on_with_the_first_one(folder: Path, tmp_path: Path) -> None:
+    write(folder / "train.tsv", [*TRAIN, *[("\u6e56\u4eba", "good")] * 9])
+    data = lct.load_data(lct.DataConfig(name=str(folder)), tokenizer="words")
+    config = lct.NetworkConfig(
+        model="lstm", model_args={"layers": 1, "width": 4}, groups=2, vocabulary=len(data.vocabulary), num_outputs=2
+    )
+    path = lct.train(lct.build_network(config), data, lct.TrainConfig(epochs=1), run_dir=tmp_path / "run").path
+    document = json.loads((path / "config.json").read_text())
+    assert document["data"].pop("tokenizer") is None
+    (path / "config.json").write_text(json.dumps(document))  # as an earlier version wrote it
+    again = lct.Run(path).load_data()
+    assert again.vocabulary == data.vocabulary != load(folder).vocabulary
+    card = model_card(lct.Run(path), lct.measure_run(lct.Run(path), keep=False), 0, None)["input"]
+    assert (card["tokenizer"], card["normal_form"]) == ("words", None)
+    assert re.findall(card["pattern"], "\u6e56\u4eba!") == ["\u6e56\u4eba", "!"]
+    settings = lct.TrainConfig(epochs=1)
+    resumed = open_run(lct.build_network(config), again, settings, run_dir=path, resume=True)
+    assert resumed.epochs_done == 1
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

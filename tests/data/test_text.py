@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lctprune.data.text import PADDING, PATTERN, UNKNOWN, Vocabulary, read_sentences, tokens
+from lctprune.data.text import PADDING, UNKNOWN, Vocabulary, read_sentences, tokens
+from lctprune.data.tokens import FIRST_TOKENIZER, TOKENIZER, tokenizer_of
 from lctprune.errors import ConfigError, DataError
 
 SENTENCES = ["A good film .", "a bad film, isn't it?", "Good , good !", "", "..."]
@@ -107,9 +109,60 @@ def test_words_and_punctuation_marks(sentence: str, expected: list[str]) -> None
 @given(st.text())
 def test_nothing_but_white_space_is_lost(sentence: str) -> None:
     found = tokens(sentence)
-    assert "".join(found) == re.sub(r"\s", "", sentence.lower())
-    assert all(re.fullmatch(PATTERN, token) for token in found)
+    text = unicodedata.normalize("NFKC", sentence).lower().replace("\u2019", "'")
+    assert "".join(found) == re.sub(r"[\s\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]", "", text)
+    assert all(re.fullmatch(TOKENIZER.pattern, token) for token in found)
     assert not {PADDING, UNKNOWN, ""} & set(found)
+
+
+@given(st.text(st.characters(codec="ascii")))
+def test_english_is_split_as_by_the_first_rule(sentence: str) -> None:
+    assert tokens(sentence) == tokenizer_of(FIRST_TOKENIZER).tokens(sentence)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("\u6e56\u4eba\u51fb\u8d25\u706b\u7bad", list("\u6e56\u4eba\u51fb\u8d25\u706b\u7bad")),  # Chinese
+        ("\U00020bb7\u91ce", ["\U00020bb7", "\u91ce"]),  # beyond 16 bits
+        ("\u30c6\u30ec\u30d3\u3067\u3059\u3002", [*"\u30c6\u30ec\u30d3\u3067\u3059", "\u3002"]),  # Japanese
+        ("\uff83\uff9a\uff8b\uff9e", list("\u30c6\u30ec\u30d3")),  # in half width
+        ("\u0e14\u0e35\u0e21\u0e32\u0e01", ["\u0e14\u0e35", "\u0e21", "\u0e32", "\u0e01"]),  # Thai
+        ("\u0e9e\u0eb2\u0eaa\u0eb5", ["\u0e9e", "\u0eb2", "\u0eaa\u0eb5"]),  # Lao
+        ("\u1780\u17bb\u1798", ["\u1780\u17bb", "\u1798"]),  # Khmer
+        ("\u1780\u200b\u1798", ["\u1780", "\u1798"]),  # with its invisible space
+        ("\u1019\u102c\u1010", ["\u1019\u102c", "\u1010"]),  # Burmese
+        ("\u65b0\u578biPhone15\u624b\u673a", ["\u65b0", "\u578b", "iphone15", "\u624b", "\u673a"]),  # words in it stay
+        ("2024\u5e74", ["2024", "\u5e74"]),
+        ("\uff21\uff22\uff0c\u3000\uff11\uff01", ["ab", ",", "1", "!"]),  # full width
+        (
+            "\u092b\u093f\u0932\u094d\u092e \u0905\u091a\u094d\u091b\u0940\u0964",
+            ["\u092b\u093f\u0932\u094d\u092e", "\u0905\u091a\u094d\u091b\u0940", "\u0964"],
+        ),
+        (
+            "\u0646\u064e\u0635\u0651 \u0645\u06cc\u200c\u062e\u0648\u0627",
+            ["\u0646\u064e\u0635\u0651", "\u0645\u06cc\u200c\u062e\u0648\u0627"],
+        ),  # Arabic, Persian
+        ("\ud55c\uad6d\uc5b4 \ubb38\uc7a5", ["\ud55c\uad6d\uc5b4", "\ubb38\uc7a5"]),  # Korean has spaces
+        ("Cafe\u0301 = caf\u00e9", ["caf\u00e9", "=", "caf\u00e9"]),  # both forms of a letter
+        ("I don\u2019t", ["i", "don't"]),
+    ],
+)
+def test_scripts_without_spaces_are_split_into_characters(sentence: str, expected: list[str]) -> None:
+    assert tokens(sentence) == expected
+
+
+def test_a_rule_that_is_not_known_is_named() -> None:
+    assert tokenizer_of(None) is TOKENIZER
+    with pytest.raises(DataError, match=r"'syllables'.*knows words, words-or-characters"):
+        tokenizer_of("syllables")
+
+
+def test_the_fraction_of_unknown_words() -> None:
+    vocabulary = Vocabulary.of(["good film"], min_count=1)
+    assert vocabulary.unknown_fraction(["good day film day", ""]) == 0.5
+    assert vocabulary.unknown_fraction(["good day film day"], max_length=1) == 0
+    assert vocabulary.unknown_fraction(["", " "]) == 0
 
 
 # --- Vocabulary ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import UnknownOperationError
-from lctprune.measure.costs import Latency, counting_flops
+from lctprune.measure.costs import Latency, count_known_flops, counting_flops
 from lctprune.models.build import MODELS
 from lctprune.utils.modules import evaluation_mode
 
@@ -70,6 +70,8 @@ def attention(x: Tensor) -> Tensor:  # [batch, length, width]
         (lambda x: torch.baddbmm(x, torch.ones(1, 5, 5), x), 5 * 5 * 8),
         (lambda x: torch.mv(x[0], x[0, 0]), 5 * 8),
         (lambda x: torch.dot(x[0, 0], x[0, 1]), 8),
+        (lambda x: torch.cdist(x, x[:, :3]), 5 * 3 * 8),
+        (lambda x: torch.pdist(x[0]), 5 * 4 // 2 * 8),
     ],
 )
 def test_flops_of_matrix_products(function: Callable[[Tensor], Tensor], macs: int) -> None:
@@ -126,6 +128,85 @@ def test_counting_in_parts() -> None:
         assert count() == (12 + 30, ())
 
 
+class Padded(nn.Module):
+    """An encoder layer that leaves out padding: its fast path packs the sequences."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.encoder(x, src_key_padding_mask=x[..., 0] == 0)
+        return output
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "macs"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)), (3, 8, 8), 3888 + 288),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 5, 5), 9 * 4 * 6 * 25),
+        (nn.LSTM(5, 7, 2, bidirectional=True, batch_first=True), (3, 5), 3 * 2 * 4 * 7 * ((5 + 7) + (14 + 7))),
+        (nn.GRU(5, 7, batch_first=True), (3, 5), 3 * 3 * 7 * (5 + 7)),
+        (nn.RNN(5, 7, batch_first=True), (3, 5), 3 * 7 * (5 + 7)),
+        (Padded(2), (6, 8), 2 * (6 * 8 * 8 * 4 + 2 * 6 * 6 * 8 + 2 * 6 * 8 * 16)),
+        (Function(lambda x: nn.functional.one_hot(x.long().clamp(0, 8), 9).float()), (6,), 0),
+    ],
+    ids=["plain", "transposed", "LSTM", "GRU", "RNN", "padded encoder", "one hot"],
+)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_figure_is_the_same_in_every_mode(
+    network: nn.Module, shape: tuple[int, ...], macs: int, mode: type, training: bool
+) -> None:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with mode():
+        assert lct.count_flops(network.train(training), torch.rand(2, *shape)) == 2 * macs
+    assert torch.backends.mha.get_fastpath_enabled() == fast_path
+
+
+def test_a_bilinear_layer_counts_as_two_matrix_products() -> None:
+    layer, left, right = nn.Bilinear(5, 7, 3), torch.randn(2, 5), torch.randn(2, 7)
+    with counting_flops() as count:
+        layer(left, right)
+        assert count() == (2 * (2 * 3 * 5 * 7 + 2 * 3 * 7), ())
+    with counting_flops() as plain:
+        products = (left @ layer.weight.transpose(0, 1).flatten(1)).view(2, 3, 7) @ right[:, :, None]
+        assert count() == plain()
+    torch.testing.assert_close(products[..., 0] + layer.bias, layer(left, right))
+
+
+def test_a_convolution_over_time_counts_as_any_other() -> None:
+    x, weight = torch.randn(6, 2, 4), torch.randn(3, 4, 5)  # [time, batch, channels], [kernel, channels, channels]
+    with counting_flops() as count:
+        torch.conv_tbc(x, weight, torch.zeros(5))
+        assert count() == (2 * 4 * 2 * 5 * 3 * 4, ())
+
+
+def test_sampling_and_choosing_of_boxes_count_as_nothing() -> None:
+    x, boxes = torch.randn(1, 4, 8, 8), torch.tensor([[0.0, 0, 4, 4]])
+    with counting_flops() as count:
+        torchvision.ops.roi_align(x, [boxes], 2)
+        torchvision.ops.nms(boxes, torch.ones(1), 0.5)
+        assert count() == (0, ())
+
+
+class Uncountable(nn.Module):
+    """A layer that runs, but not under a dispatch mode, as some of PyTorch's higher-order operations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+            raise TypeError("no implementation found for 'flex_attention'")
+        return x
+
+
+def test_what_the_counter_cannot_follow_is_missing_and_named() -> None:
+    count = count_known_flops(nn.Sequential(nn.Linear(4, 4), Uncountable()), torch.zeros(1, 4))
+    assert count == (0, ("no implementation found for 'flex_attention'",))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        count_known_flops(nn.Linear(4, 4), torch.zeros(1, 3))
+
+
 # --- against fvcore, which counts multiply-adds ----------------------------------------------------------------------
 
 
@@ -138,6 +219,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg-lct": lambda: MODELS["vgg-lct"](num_outputs=10, in_channels=3, image_size=32),
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(weights=None),
     "squeezenet1_1": lambda: torchvision.models.squeezenet1_1(weights=None),
+    "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(weights=None),
+    "shufflenet_v2_x0_5": lambda: torchvision.models.shufflenet_v2_x0_5(weights=None),
     "mlp": small_mlp,
 }
 
@@ -171,10 +254,10 @@ def twice(x: Tensor) -> Tensor:
     ("network", "shape"),
     [
         (Function(twice), (1, 5)),
-        (Function(lambda x: torch.cdist(x, x)), (1, 3, 5)),
+        (Function(lambda x: torch.linalg.qr(x).R), (1, 5, 5)),
         (Function(lambda x: torch.fft.fft(x).real), (1, 8)),
     ],
-    ids=["custom", "cdist", "fft"],
+    ids=["custom", "qr", "fft"],
 )
 def test_an_unknown_operation_is_an_error_and_never_0(network: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(UnknownOperationError, match=r"has no FLOP formula; register one"):

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
-from lctprune.measure.candidates import MAIN, Candidate, wilson_interval
+from lctprune.measure.candidates import MAIN, Candidate, left_out, wilson_interval
 from lctprune.measure.selection import COSTS, Limits, fitting, main_of, parse_limit
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -212,6 +212,19 @@ def test_a_missing_cost_does_not_fit() -> None:
     assert lct.select(candidates, lct.Budget(latency_ms=1.5)).exit == 0
     with pytest.raises(ConfigError, match=r"flops is 50%.* main network.* not measured"):
         lct.select(candidates, lct.Budget(flops="50%"))
+
+
+def test_candidates_without_the_cost_are_named() -> None:
+    candidates = [candidate(0, 0.5, 100), candidate(1, 0.9, None), candidate(2, 0.95, None, latency_ms=None)]
+    assert left_out(candidates, ["parameters"]) == ""
+    assert left_out(candidates, ["flops", "latency_ms"]) == (
+        "left out: exit 1, exit 2, whose flops was not measured; exit 2, whose latency_ms was not measured"
+    )
+    with pytest.raises(
+        BudgetError, match=r"nearest is exit 0: .*\(left out: exit 1, exit 2, whose flops was not"
+    ) as caught:
+        lct.select(candidates, lct.Budget(flops=50))
+    assert caught.value.nearest == candidates[0]
 
 
 def test_percentages_are_of_the_main_network_wherever_it_stands() -> None:

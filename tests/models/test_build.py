@@ -166,7 +166,8 @@ def test_a_recipe_survives_json_and_builds_the_same_network(config: NetworkConfi
     read_back = NetworkConfig(**json.loads(json.dumps(config.to_dict())))
     assert read_back == config
     network, again = build_network(config), build_network(read_back)
-    assert network.recipe == again.recipe == dataclasses.replace(config, cuts=network.cuts)
+    kinds = network.critic_kinds or None if config.critic == "auto" else None
+    assert network.recipe == again.recipe == dataclasses.replace(config, cuts=network.cuts, critic_kinds=kinds)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
     again.load_state_dict(network.state_dict())

@@ -20,7 +20,8 @@ from lctprune.models.build import MODELS
 from lctprune.partition.balancing import balance
 from lctprune.partition.cut_points import measure_cut_points
 from lctprune.partition.cutting import all_cut_points, partition_model, possible_cut_points
-from lctprune.partition.tracing import BY_HAND, trace, without_leftovers
+from lctprune.partition.guarding import unchanged
+from lctprune.partition.tracing import BY_HAND, trace
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -483,12 +484,11 @@ def test_a_cut_point_that_is_named_twice_gives_two_critics_of_one_output() -> No
 
 
 def test_a_width_is_given_to_each_critic_or_once_for_all() -> None:
-    def sizes(widths: list[float] | None) -> list[int]:
+    def sizes(widths: list[float]) -> list[int]:
         network = lct.attach_critics(SmallNet(), IMAGE, num_outputs=5, groups=3, critic_width=widths)
         return [lct.count_parameters(critic) for critic in network.critics]
 
-    whole, half = sizes(None), sizes([0.5])
-    assert sizes([1]) == whole
+    whole, half = sizes([1]), sizes([0.5])
     assert sizes([0.5, 1]) == [half[0], whole[1]]
     assert half[0] < whole[0]
     with pytest.raises(ConfigError, match="critic width has 3 numbers; give 1, or 2"):
@@ -501,7 +501,7 @@ def test_all_cut_points_are_the_possible_ones_the_output_and_what_is_named() -> 
     every = all_cut_points(model, IMAGE)
     assert every[:-1] == usual
     assert every[-1].flops == lct.count_flops(model, IMAGE)
-    with without_leftovers(model):
+    with unchanged(model):
         points = measure_cut_points(trace(model), IMAGE)
     other = next(point for point in points if point not in every)
     named = all_cut_points(model, IMAGE, also=[other.node_name])
@@ -672,7 +672,7 @@ def test_known_cut_points_are_not_searched() -> None:
     runs = []
     model = SmallNet()
     model.fc.register_forward_hook(lambda _, inputs, __: runs.append(isinstance(inputs[0], Tensor)))
-    lct.attach_critics(model, IMAGE, num_outputs=5, split_at=["relu_1", "block2"])
+    lct.attach_critics(model, IMAGE, num_outputs=5, split_at=["relu_1", "block2"], critic=["tail", "linear"])
     assert runs.count(True) == 1 + 4  # for shapes, and in both modes for comparing the graphs with the model
 
 

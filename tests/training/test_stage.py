@@ -16,6 +16,7 @@ import lctprune as lct
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.training.group_trainer import GroupTrainer, StepSettings, step_settings
+from lctprune.training.joint import joint_step
 from lctprune.training.links import Links, Message
 from lctprune.training.stage import Stage
 from lctprune.update import DISTILL, MATCHING
@@ -230,3 +231,14 @@ def test_nothing_has_gradients_left_after_a_step(make_network: MakeNetwork, data
     stage.step(*next(iter(data.train.batches(8))), step_settings(0, 5, config))
     assert all(not torch.equal(before[name], network.state_dict()[name]) for name in before)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_joint_training_frees_each_critic_before_the_next_group_runs(make_network: MakeNetwork, data: lct.Data) -> None:
+    network = make_network().train()
+    inputs, targets = next(iter(data.train.batches(8)))
+    events = [
+        (type(event).__name__, event.index, getattr(event, "part", ""))
+        for event in joint_step(network.parts(), inputs, targets, loss=lct.cross_entropy)
+    ]
+    assert events.index(("Gradient", 0, "critic")) < events.index(("BeforeGroup", 1, ""))
+    assert events.index(("Gradient", 1, "critic")) < events.index(("BeforeGroup", 2, ""))

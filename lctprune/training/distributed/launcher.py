@@ -4,55 +4,83 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, start_processes
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from lctprune.errors import INTERRUPTED, WRONG_USAGE, ConfigError, LctpruneError, TrainingError
 from lctprune.training.distributed.process_group import RUN_ID
 
+LOOPBACK = "127.0.0.1"
+
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
     """Run `python -m lctprune ARGUMENTS` in several local processes, until all have ended.
+
+    Every socket through which they meet listens on the loopback interface only.
 
     Raises:
         ConfigError: a process refused its settings.
         TrainingError: a process failed; the message says which one and why.
         KeyboardInterrupt: the launch was interrupted; all processes have ended.
     """
-    with tempfile.TemporaryDirectory(prefix="lctprune-") as folder:
-        _launch(processes, arguments, folder)
-
-
-def _launch(processes: int, arguments: Sequence[str], folder: str) -> None:
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=f"{RUN_ID}{uuid.uuid4().hex}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=folder),
-    )
     logging.disable()  # the error that follows says what the launcher would log
     try:
-        # -P: import nothing from the current folder
-        elastic_launch(config, sys.executable)("-P", "-m", "lctprune", *arguments)
-    except ChildFailedError as error:
-        raise _explained(error.failures) from error
+        with tempfile.TemporaryDirectory(prefix="lctprune-") as folder:
+            store = _loopback_store()
+            _wait(_started(processes, arguments, store.port, folder))
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _loopback_store() -> dist.TCPStore:  # type: ignore[name-defined]
+    """Open the store of the processes; by itself, torch would have it listen on every interface."""
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+
+
+def _started(processes: int, arguments: Sequence[str], port: int, folder: str) -> PContext:
+    interface = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
+    shared = {
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store of this process, not one of rank 0
+        "TORCHELASTIC_RUN_ID": f"{RUN_ID}{uuid.uuid4().hex}",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
+    ranks = range(processes)
+    return start_processes(
+        name="lctprune",
+        entrypoint=sys.executable,
+        args=dict.fromkeys(ranks, ("-P", "-m", "lctprune", *arguments)),  # -P: import nothing from this folder
+        envs={rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in ranks},
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+    )
+
+
+def _wait(context: PContext) -> None:
+    try:
+        result = context.wait()
     except SignalException as error:
+        context.close(error.sigval)
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise TrainingError(f"ended by {error.sigval.name}; all processes have ended") from error
-    finally:
-        logging.disable(logging.NOTSET)
+    if result is not None and result.is_failed():
+        raise _explained(result.failures)
 
 
 def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from lctprune.errors import ConfigError, ProcessLostError, first_line
 
@@ -46,10 +47,14 @@ class ProcessGroup:
         Args:
             value: plain values, as JSON has them; ignored in all processes but rank 0.
         """
-        values = [json.dumps(value)]
+        content = _encoded(value if self.rank == 0 else None)
+        length = torch.tensor([len(content)])
         with lost_processes():
-            dist.broadcast_object_list(values, src=0)
-        return json.loads(values[0])
+            dist.broadcast(length, src=0)
+            if self.rank != 0:
+                content = torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(content, src=0)
+        return _decoded(content)
 
     def require_equal(self, settings: Mapping[str, Any]) -> None:
         """Refuse processes that were started with different settings.
@@ -57,10 +62,7 @@ class ProcessGroup:
         Raises:
             ConfigError: the settings differ; raised in every process, naming the first difference.
         """
-        everyone: list[str] = [""] * self.size
-        with lost_processes():
-            dist.all_gather_object(everyone, json.dumps(settings, default=str))
-        first, *others = (json.loads(each) for each in everyone)
+        first, *others = map(json.loads, self._gather(json.dumps(settings, default=str)))
         for rank, other in enumerate(others, start=1):
             for name in first:
                 if first[name] != other.get(name):
@@ -68,6 +70,27 @@ class ProcessGroup:
                         f"rank {rank} was started with {name} {other.get(name)!r}, rank 0 with {first[name]!r}; "
                         "start all processes with the same settings"
                     )
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
+        content = _encoded(value)
+        lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+        with lost_processes():
+            dist.all_gather(lengths, torch.tensor([len(content)]))
+            padded = torch.zeros(max(int(length) for length in lengths), dtype=torch.uint8)
+            padded[: len(content)] = content
+            gathered = [torch.empty_like(padded) for _ in lengths]
+            dist.all_gather(gathered, padded)
+        return [_decoded(each[: int(length)]) for each, length in zip(gathered, lengths, strict=True)]
+
+
+def _encoded(value: Any) -> Tensor:
+    """Return a value as JSON in a tensor of bytes: what comes over a socket is never unpickled."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _decoded(content: Tensor) -> Any:
+    return json.loads(content.numpy().tobytes())
 
 
 def is_started() -> bool:

@@ -152,8 +152,20 @@ def test_all_end_with_one_that_stops(training: subprocess.Popen[str], tmp_path: 
     assert len(lct.load_network(tmp_path / "run").groups) == 4
 
 
-def test_an_interrupt_ends_all(training: subprocess.Popen[str], tmp_path: Path) -> None:
+def listening_addresses(process: int) -> set[str]:
+    """Return the local addresses, in hexadecimal, of the TCP sockets on which a process listens."""
+    targets = {str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir() if each.is_symlink()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in targets}
+
+
+def test_processes_listen_on_the_loopback_interface_only_and_an_interrupt_ends_all(
+    training: subprocess.Popen[str], tmp_path: Path
+) -> None:
     ranks = children(training.pid)
+    found = [listening_addresses(process) for process in (training.pid, *ranks)]
+    assert all(found)
+    assert set.union(*found) == {"0100007F"}  # 127.0.0.1
     os.killpg(training.pid, signal.SIGINT)  # as a terminal does
     _, err = training.communicate(timeout=60)
     assert training.returncode == 130
@@ -166,7 +178,7 @@ def test_an_interrupt_ends_all(training: subprocess.Popen[str], tmp_path: Path) 
 
 def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     """One process killed at some moment, all end and say why; resumed in one process, as if nothing had been."""
-    settings = [*SLOW_TRAINING, "--epochs", "6"]
+    settings = [*SLOW_TRAINING, "--epochs", "5"]
     process = start(*settings, "--processes", "2", "--out", "run", cwd=tmp_path)
     wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists())
     time.sleep(0.7)
@@ -177,9 +189,11 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     assert "error: rank 0 was ended by SIGKILL" in err
     assert err.count("error:") == 1
     assert not any(exists(each) for each in ranks)
-    assert 1 <= lct.Run(tmp_path / "run").epochs_done < 6
-    for arguments in (["--out", "run", "--resume"], ["--out", "whole"]):
-        one = start(*settings, *arguments, cwd=tmp_path)
+    assert 1 <= lct.Run(tmp_path / "run").epochs_done < 5
+    resumed, whole = (
+        start(*settings, *arguments, cwd=tmp_path) for arguments in (["--out", "run", "--resume"], ["--out", "whole"])
+    )
+    for one in (resumed, whole):
         _, err = one.communicate(timeout=PATIENCE)
         assert one.returncode == 0, err
     expected, tensors = (checkpoint(tmp_path / name) for name in ("whole", "run"))

@@ -1,0 +1,210 @@
+"""A CSV file of image files and labels: its columns, and its lines."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lctprune.data.image_listing import ENDINGS, ending_of, nfc
+from lctprune.errors import DataError, DataWarning
+
+# names of columns, in lower case and without what is neither a letter nor a digit
+PATHS = (
+    *("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagefilename", "imagename", "img"),
+    *("imgpath", "imgfile", "imgname", "fname", "imageid", "imgid", "photo", "picture"),
+)
+IDS = ("id", "idcode", "name")  # they may also be those of something else
+LABELS = ("label", "class", "target", "category", "labels", "classname", "labelname", "categoryname", "classlabel")
+SPLITS = ("split", "subset", "set", "partition", "fold")
+FLAGS = {"isvalid": "val", "isval": "val", "isvalidation": "val", "istest": "test"}
+Lines = list[tuple[int, list[str]]]  # line in the file, cells
+Columns = Mapping[str, Sequence[str]]  # cells of each column by its name
+
+
+class Row(NamedTuple):
+    """A line of the file: path, label and split as they stand there; the split is empty without such a column."""
+
+    line: int
+    path: str
+    label: str
+    split: str
+
+
+def read_lines(table: Path, most: int | None = None) -> Lines:
+    """Read lines of a file whose cells are separated by commas, semicolons or tabs, whichever its first line has.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            delimiter = max("\t;,", key=first.count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
+            lines: Lines = []
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    lines.append((reader.line_num, [cell.strip() for cell in cells]))
+                if len(lines) == most:
+                    break
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read ({error}); it must be a CSV file in UTF-8") from error
+    return lines
+
+
+def label_rows(table: Path, target: str | None) -> list[Row]:
+    """Return path, label and split of each image, once.
+
+    Args:
+        table: CSV file.
+        target: column of the labels; by default the one with a usual name.
+
+    Raises:
+        DataError: the file cannot be read, a column or a cell is missing, or an image has two labels or splits.
+
+    Warns:
+        DataWarning: lines are repeated, or a column of folds is not used.
+    """
+    return _without_repetitions(table, _all_rows(table, target))
+
+
+def _all_rows(table: Path, target: str | None) -> list[Row]:
+    """Return path, label and split of each line.
+
+    Raises:
+        DataError: there is no header, or it lacks a column; or a line has other cells, or an empty one.
+    """
+    (_, header), *lines = read_lines(table) or [(1, [])]
+    if not lines or any(ending_of(name) in ENDINGS for name in header):
+        raise DataError(f"{table} must begin with a line of column names, such as path,label, and have lines below it")
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise DataError(f"{table}, line {line} has {len(cells)} cells; the header has {len(header)}")
+    columns = {name: [cells[index] for _, cells in lines] for index, name in enumerate(header)}
+    path = _path_column(table, columns)
+    split = _split_column(table, {name: cells for name, cells in columns.items() if name not in (path, target)})
+    label = target if target in columns else _label_column(table, [*columns], (path, split), target)
+    for column in (path, label):
+        if "" in columns[column]:
+            line, _ = lines[columns[column].index("")]
+            raise DataError(f"{table}, line {line}: {column} is empty; fill it in or remove the line")
+    words = [""] * len(lines) if split is None else _split_words(split, columns[split])
+    found = zip(lines, columns[path], columns[label], words, strict=True)
+    return [Row(line, nfc(name), nfc(text), word) for (line, _), name, text, word in found]
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _path_column(table: Path, columns: Columns) -> str:
+    """Return the column that holds names of image files; by its name if there are several such columns, or none.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    holds = [name for name, cells in columns.items() if are_images(cells)]
+    known = PATHS + IDS
+    named = sorted((name for name in columns if _key(name) in known), key=lambda name: known.index(_key(name)))
+    found = holds if len(holds) == 1 else [name for name in named if name in holds] or holds or named[:1]
+    if len(found) != 1:
+        problem = (
+            f"several columns of paths ({', '.join(found)})" if found else f"no column of paths ({_names(columns)})"
+        )
+        raise DataError(f"{table} has {problem}; call it path")
+    return found[0]
+
+
+def _label_column(table: Path, names: Sequence[str], taken: Sequence[str | None], target: str | None) -> str:
+    """Return the column with a usual name for labels, or the only one that is left.
+
+    Raises:
+        DataError: there is none, or more than one; or there is no column `target`.
+    """
+    if target is not None:
+        raise DataError(f"{table} has no column {target!r}; it has {_names(names)}")
+    rest = [name for name in names if name not in taken]
+    found = [name for name in rest if _key(name) in LABELS] or rest
+    if len(found) != 1:
+        problem = f"several columns that may be labels ({', '.join(found)})" if found else "no column of labels"
+        raise DataError(f"{table} has {problem}; say which: --target COLUMN")
+    return found[0]
+
+
+def _split_column(table: Path, columns: Columns) -> str | None:
+    """Return the column of splits, if there is one.
+
+    Warns:
+        DataWarning: the column is not used, as it holds the numbers of folds.
+    """
+    for key in (*SPLITS, *FLAGS):
+        for name in [name for name in columns if _key(name) == key]:
+            if key != "fold" or not all(cell.isdecimal() for cell in columns[name]):
+                return name
+            text = f"{table}: {name} holds numbers, not train, val and test, and is not used"
+            warnings.warn(text, DataWarning, stacklevel=5)
+    return None
+
+
+def _split_words(column: str, cells: Sequence[str]) -> Sequence[str]:
+    """Return the split of each line; a column such as is_valid says of each whether it is in that split."""
+    split = FLAGS.get(_key(column))
+    flags = {cell: cell.casefold() in ("true", "1") for cell in {*cells}}
+    if split is None or not {cell.casefold() for cell in flags} <= {"true", "false", "0", "1"}:
+        return cells
+    return [split if flags[cell] else "train" for cell in cells]
+
+
+def name_images(header: Sequence[str], cells: Sequence[str]) -> bool:
+    """Return whether a line has text that is no number below a usual name for a column of paths."""
+    return any(_key(name) in PATHS and cell and not _is_number(cell) for name, cell in zip(header, cells, strict=False))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def are_images(cells: Sequence[str]) -> bool:
+    """Return whether most cells of a column end as the names of image files do."""
+    return 2 * sum(ending_of(cell) in ENDINGS for cell in cells) > len(cells)
+
+
+def _names(columns: Iterable[str]) -> str:
+    return ", ".join(name or "one without a name" for name in columns)
+
+
+def _without_repetitions(table: Path, rows: Sequence[Row]) -> list[Row]:
+    """Return each image once.
+
+    Raises:
+        DataError: an image has two labels, or is in two splits.
+    """
+    found: dict[str, Row] = {}
+    repeated = []
+    for row in rows:
+        first = found.setdefault(os.path.normpath(row.path), row)
+        if first is row:
+            continue
+        if first[2:] != row[2:]:
+            what, before = " ".join(row[2:]).strip(), " ".join(first[2:]).strip()
+            raise DataError(
+                f"{table}, line {row.line}: {row.path} is {what}, but {before} in line {first.line}; an image has one "
+                "label, and is in one split"
+            )
+        repeated.append(row)
+    if repeated:
+        text = (
+            f"{table} has lines that repeat others: {len(repeated)}, such as line {repeated[0].line}; they count once"
+        )
+        warnings.warn(text, DataWarning, stacklevel=4)
+    return list(found.values())

@@ -1,0 +1,163 @@
+"""Choose the kind and width of critics so that every exit costs less than the next exit and than the main network.
+
+An exit costs the groups up to its cut point, and its critic. The promise of a cut point: its exit costs at most
+`SHARE` of the way from the FLOPs up to the cut point to those of the next exit, and has fewer parameters than the next
+exit. A critic that breaks it is made narrower, and if that is not enough, of a smaller kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.measure.costs import count_known_flops, count_on_the_way, count_parameters
+from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.cutting import Partition
+
+AUTO = "auto"  # the kind that leaves the choice to this file
+SHARE = 0.5  # of the FLOPs between a cut point and the next exit that a critic may take
+NARROWER = (0.75, 0.5, 0.375, 0.25, 0.125)  # widths that are tried
+SMALLEST = "normalized"  # kind of critic where the narrowest is still too large
+
+
+class CriticSize(NamedTuple):
+    """What decides how large a critic is."""
+
+    kind: str
+    depth: int | None
+    width: float
+
+    def __str__(self) -> str:
+        return self.kind if self.width == 1 else f"{self.kind}, {self.width:g} x as wide"
+
+
+class ExitCost(NamedTuple):
+    """What an exit costs: the groups up to it, and its critic."""
+
+    flops: int  # of the operations with a FLOP formula
+    parameters: int
+    is_partial: bool = False  # whether there are others
+
+    def as_fractions(self, main: ExitCost) -> str:
+        """Say what it costs in comparison to the main network."""
+        known = "known " if main.is_partial else ""
+        flops = f"{self.flops / main.flops:.0%} of the main network's {known}FLOPs and " if main.flops else ""
+        return f"{flops}{self.parameters / max(1, main.parameters):.0%} of its parameters"
+
+    def saves_nothing(self, main: ExitCost) -> bool:
+        """Tell whether it has at least the main network's FLOPs or parameters."""
+        return self.flops >= main.flops > 0 or self.parameters >= main.parameters > 0
+
+
+MakeCritic = Callable[[CutPoint, CriticSize], nn.Module]
+
+
+def usual_kind(kind: str, model: nn.Module, shape: Sequence[int]) -> str:
+    """Return a critic's kind before it is fitted: for `auto` the one that suits the network.
+
+    Args:
+        kind: kind that was asked for.
+        model: network to which the critic is attached.
+        shape: shape of the critic's input without the batch.
+    """
+    if kind != AUTO:
+        return kind
+    return "depthwise" if len(shape) == 3 and has_depthwise_blocks(model) else "tail"
+
+
+def has_depthwise_blocks(model: nn.Module) -> bool:
+    """Tell whether most of a network's convolutions over neighbouring pixels are depthwise."""
+    spatial = [each for each in model.modules() if isinstance(each, nn.Conv2d) and max(each.kernel_size) > 1]
+    depthwise = [each for each in spatial if each.groups == each.in_channels > 1]
+    return 2 * len(depthwise) > len(spatial)
+
+
+def fitted_sizes(
+    partition: Partition, example: Tensor, usual: Sequence[CriticSize], make: MakeCritic, *, may_change: bool
+) -> tuple[list[CriticSize], list[str]]:
+    """Choose for each exit the largest critic that keeps the promise of its cut point, or else the smallest.
+
+    Args:
+        partition: network in groups.
+        example: input, [batch, ...].
+        usual: size of each critic if its cost did not matter.
+        make: function that makes a critic.
+        may_change: whether critics may be smaller than usual.
+
+    Returns:
+        The size of each critic; and notes for people, a line for each exit whose critic is smaller, or that costs no
+        less than the main network.
+    """
+    if not partition.cuts:
+        return [], []
+    *starts, main = _cumulative_costs(partition.groups, example)
+    sizes: list[CriticSize] = []
+    notes: list[str] = []
+    later = [main]  # what the exits behind cost, the nearest first
+    for index in reversed(range(len(usual))):
+        start, cut = starts[index], partition.cuts[index]
+        for size in _smaller_and_smaller(usual[index]) if may_change else [usual[index]]:
+            cost = _exit_cost(start, cut, size, make)
+            if _keeps_promise(cost, start, later):
+                break
+        if size != usual[index]:
+            otherwise = _exit_cost(start, cut, usual[index], make)
+            notes.insert(0, _note_on_smaller(index, size, cost, usual[index], otherwise, main))
+        if cost.saves_nothing(main):
+            notes.insert(0, _note_on_dear(index, size, cost, main, may_change=may_change))
+        sizes.insert(0, size)
+        later.insert(0, cost)
+    return sizes, notes
+
+
+def _cumulative_costs(groups: Sequence[nn.Module], example: Tensor) -> list[ExitCost]:
+    """Measure what the groups up to each cost, without critics; the last figures are the main network's."""
+    costs, total = [], ExitCost(0, 0)
+    x = example[:1].detach()
+    for group in groups:
+        x, count = count_on_the_way(group, x)
+        parameters = total.parameters + count_parameters(group)
+        total = ExitCost(total.flops + count.known, parameters, total.is_partial or bool(count.unknown))
+        costs.append(total)
+    return costs
+
+
+def _exit_cost(start: ExitCost, cut: CutPoint, size: CriticSize, make: MakeCritic) -> ExitCost:
+    """Compute what an exit costs; its critic takes no memory and nothing from the random generator."""
+    with torch.device("meta"):
+        critic = make(cut, size)
+        dtype = next((parameter.dtype for parameter in critic.parameters()), None)
+        flops = count_known_flops(critic, torch.zeros(1, *cut.shape, dtype=dtype)).known
+    return ExitCost(start.flops + flops, start.parameters + count_parameters(critic), start.is_partial)
+
+
+def _smaller_and_smaller(usual: CriticSize) -> Iterator[CriticSize]:
+    yield usual
+    for width in NARROWER:
+        yield usual._replace(width=width)
+    yield CriticSize(SMALLEST, None, 1.0)
+
+
+def _keeps_promise(cost: ExitCost, start: ExitCost, later: Sequence[ExitCost]) -> bool:
+    further = next(
+        (each.flops for each in later if each.flops > start.flops), math.inf
+    )  # inf: only unknown ones follow
+    return cost.flops - start.flops <= SHARE * (further - start.flops) and cost.parameters < later[0].parameters
+
+
+def _note_on_smaller(
+    index: int, size: CriticSize, cost: ExitCost, usual: CriticSize, usual_cost: ExitCost, main: ExitCost
+) -> str:
+    return (
+        f"exit {index} gets a smaller critic ({size}) and costs {cost.as_fractions(main)}; with the usual one "
+        f"({usual}) it would cost {usual_cost.as_fractions(main)}"
+    )
+
+
+def _note_on_dear(index: int, size: CriticSize, cost: ExitCost, main: ExitCost, *, may_change: bool) -> str:
+    remedy = "ask for fewer groups, or cut earlier" if may_change else "leave out the kind, depth and width of critics"
+    return f"exit {index} saves nothing: with its critic ({size}) it costs {cost.as_fractions(main)}; {remedy}"
