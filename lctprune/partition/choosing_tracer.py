@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError
 from lctprune.measure.costs import count_parameters
@@ -60,6 +60,10 @@ def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot) -> T
 
 
 def _whole_most(traced: Traced) -> str | None:
-    """Name a submodule that is kept whole and holds more than half of the network's parameters."""
-    total = count_parameters(traced.root)
-    return next((path for path in traced.whole if 2 * count_parameters(traced.root.get_submodule(path)) > total), None)
+    """Name a submodule that is kept whole, though it is no single layer, and has most of the network's parameters."""
+    total, layers = count_parameters(traced.root), fx.Tracer()
+    for path in traced.whole:
+        module = traced.root.get_submodule(path)
+        if 2 * count_parameters(module) > total and not layers.is_leaf_module(module, path):
+            return path
+    return None
