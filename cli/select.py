@@ -33,10 +33,10 @@ def select(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Pick the most accurate exit that fits a budget, and export it.
+    """Pick the best exit that fits a budget, and export it.
 
-    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). Accuracy is that on the
-    validation split; the test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
+    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best has the highest
+    accuracy (or what else train's --metric says) on the validation split; the test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
 
     Examples:
     lctprune select --budget-flops 1e9
@@ -76,6 +76,7 @@ def _show(
     latency_batch: int,
 ) -> None:
     from lctprune.cli.results import show_candidates
+    from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
 
     main = main_of(candidates)
@@ -86,7 +87,7 @@ def _show(
     if alternative:
         console.print(
             f"Alternative: {alternative.name} costs {_fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {alternative.accuracy:.1%} is statistically no worse."
+            f"{alternative.metric} of {_shown(alternative)} is statistically no worse."
         )
     if chosen is not main:
         console.print(
@@ -96,19 +97,29 @@ def _show(
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
-        f"{deployment.test_accuracy:.1%}; main network {deployment.main_test_accuracy:.1%}."
+        f"{score_text(deployment.test_score, chosen.metric)}; main network "
+        f"{score_text(deployment.main_test_score, chosen.metric)}."
     )
     console.print(f"Exported: {deployment.model} (how to feed it: {deployment.model_card.name} beside it).")
     console.print(f"Tables and plots: {run.path}/candidates.csv, pareto.png, pareto.svg.")
 
 
 def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
+    from lctprune.config.metric import best_text
+
+    best = best_text(chosen.metric)
     if not limits:
-        return f"the most accurate of all at {chosen.accuracy:.1%} (no budget was given)"
+        return f"{best} of all at {_shown(chosen)} (no budget was given)"
     from lctprune.measure.units import amount
 
     bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
-    return f"the most accurate that fits {bounds}: {chosen.accuracy:.1%} on validation"
+    return f"{best} that fits {bounds}: {_shown(chosen)} on validation"
+
+
+def _shown(candidate: Candidate) -> str:
+    from lctprune.config.metric import score_text
+
+    return score_text(candidate.score, candidate.metric)
 
 
 def _fraction(cost: float | None, whole: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Measure every exit of a network: its accuracy, from one pass over a split, and its costs on this machine."""
+"""Measure every exit of a network: how good it is, from one pass over a split, and what it costs on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from lctprune.config.metric import AUTO, is_lower_better
 from lctprune.data.splits import Split
 from lctprune.errors import NetworkError
 from lctprune.exporting import to_torchscript
@@ -32,14 +33,14 @@ Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Accuracy and costs of one exit, a network that could be deployed.
+    """Quality and costs of one exit, a network that could be deployed.
 
     Attributes:
         exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
             higher numbers belong to networks that were added to a run later.
         name: name for people, such as "exit 0" or "main network".
-        accuracy: fraction of samples classified correctly, 0 to 1; in a regression R2, the fraction of variance
-            explained.
+        accuracy: fraction of samples classified correctly, 0 to 1; where targets are no classes the score, such as R2, the
+            fraction of variance explained; nan if that is the loss.
         loss: mean loss per sample.
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
         macs: multiply-adds per sample, half of `flops`.
@@ -50,9 +51,10 @@ class Candidate:
         latency_p5_ms: 5th percentile of the time per call, in milliseconds.
         latency_p95_ms: 95th percentile of the time per call, in milliseconds.
         latency_batch: samples per call.
-        metric: kind of `accuracy`: "accuracy" or "R2".
-        accuracy_error: standard error of an R2.
+        metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
+        accuracy_error: standard error of the score; None where it is a fraction of samples.
         origin: description of how the network came to be; empty where it was trained with the main network.
+        score: value of the metric; by default `accuracy`, or `loss`.
     """
 
     exit: int
@@ -71,6 +73,11 @@ class Candidate:
     metric: str = "accuracy"
     accuracy_error: float | None = None
     origin: str = ""
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.score is None:
+            object.__setattr__(self, "score", self.loss if is_lower_better(self.metric) else self.accuracy)
 
     @property
     def is_main(self) -> bool:
@@ -83,12 +90,34 @@ class Candidate:
         return value
 
     @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """The 95% interval of the accuracy: Wilson's, or the normal one of an R2; 0 to 1 where nothing is known."""
+    def merit(self) -> float:
+        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
+        score = math.nan if self.score is None else self.score
+        if math.isnan(score):
+            return -math.inf
+        return -score if is_lower_better(self.metric) else score
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        """The 95% interval of the score: Wilson's of a fraction of samples, else the normal one.
+
+        Where nothing is known it is everything that a score can be.
+        """
+        score, highest = self.score or 0.0, math.inf if is_lower_better(self.metric) else 1.0
         if self.accuracy_error is not None:
             half = Z_95 * self.accuracy_error
-            return self.accuracy - half, min(1.0, self.accuracy + half)
-        return wilson_interval(self.accuracy, self.samples) if self.samples else (0.0, 1.0)
+            return score - half, min(highest, score + half)
+        if self.samples and self.metric == "accuracy":
+            return wilson_interval(score, self.samples)
+        return 0.0, highest
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95% interval of the accuracy, as of the score."""
+        if self.accuracy == self.score:
+            return self.score_interval
+        known = self.samples and not math.isnan(self.accuracy)
+        return wilson_interval(self.accuracy, self.samples or 1) if known else (0.0, 1.0)
 
 
 def evaluate(
@@ -97,17 +126,25 @@ def evaluate(
     example: Tensor,
     *,
     loss: Loss | None = None,
+    metric: str = AUTO,
     batch_size: int = 256,
     latency_batch: int = 1,
     latency_repeats: int = 50,
 ) -> list[Candidate]:
     """Measure accuracy, loss and costs of every exit of a network.
 
+    Exits are compared by the metric. By default that is accuracy for class numbers and for probabilities of classes (by
+    the largest one), mAP for labels of 0 and 1 with a loss that falls as outputs move towards them (such as BCE), R2 for
+    numbers with the default loss, and with any other loss the loss itself, of which less is better. Averages over classes
+    or labels leave out those that do not occur in the split. Targets that the loss ignores do not count: -100, numbers
+    beyond the classes that it takes without a loss, and classes whose loss is always 0.
+
     Args:
         network: network on any device; its mode (train or eval) is restored.
         split: samples that accuracy and loss are measured on, such as `data.val`.
         example: input that costs are measured on, [batch, ...].
         loss: loss per sample; by default cross-entropy, or mean squared error for floating-point targets.
+        metric: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; "auto" for the one that suits the targets.
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
@@ -116,12 +153,13 @@ def evaluate(
         One candidate per exit, shallowest first, the main network last.
 
     Raises:
-        DataError: the split has no samples.
+        DataError: the split has no samples, or the loss ignores all of its targets.
+        ConfigError: the targets do not have the metric.
 
     Warns:
         NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing.
     """
-    scores = score_exits(network, split, loss=loss, batch_size=batch_size)
+    scores = score_exits(network, split, loss=loss, batch_size=batch_size, metric=metric)
     count = len(network.groups)
     exits = [ScoredExit(exit, exit_name(exit, count), network.subnetwork(exit), scores, exit) for exit in range(count)]
     return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
@@ -190,6 +228,7 @@ def measure_costs(
                 metric=scores.metric,
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
                 origin=each.origin,
+                score=scores.score[each.position],
             )
         )
     return candidates

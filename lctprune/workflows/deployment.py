@@ -18,13 +18,14 @@ from typing import Any
 
 from lctprune.exporting import Format, export
 from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
+from lctprune.measure.recall import recall_record
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import sha256, write_json
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import Member, checkpoint_hash, member_of, members_of
-from lctprune.workflows.model_card import candidate_record, model_card
+from lctprune.workflows.model_card import candidate_record, known, model_card
 
 CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
@@ -38,8 +39,10 @@ class Deployment:
     Attributes:
         model: the exported file.
         model_card: model.json beside it.
-        test_accuracy: accuracy of this exit on the test split, 0 to 1; None where it was not measured.
-        main_test_accuracy: accuracy of the main network on the test split, 0 to 1; None where it was not measured.
+        test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`; None where it was not measured.
+        main_test_accuracy: accuracy of the main network on the test split; None where it was not measured.
+        test_score: value of the run's metric of this exit on the test split; None where it was not measured.
+        main_test_score: value of the run's metric of the main network on the test split; None where it was not measured.
         test_samples: number of samples of the test split; None where nothing was measured.
     """
 
@@ -47,6 +50,8 @@ class Deployment:
     model_card: Path
     test_accuracy: float | None = None
     main_test_accuracy: float | None = None
+    test_score: float | None = None
+    main_test_score: float | None = None
     test_samples: int | None = None
 
 
@@ -77,7 +82,7 @@ def measure_run(
         RunError: the run's network cannot be loaded, or its data has changed.
         DataError: the run's data cannot be read.
     """
-    path, members = run.path / CANDIDATES, members_of(run)
+    path, members, metric = run.path / CANDIDATES, members_of(run), run.config.training.metric
     added = {member.run.path: checkpoint_hash(member.run) for member in members if member.run is not run}
     conditions = {
         "checkpoint_sha256": checkpoint_hash(run),
@@ -91,7 +96,8 @@ def measure_run(
         return known
     loaded = loaded or LoadedRun(run)
     example = loaded.data.example
-    candidates = measure_costs(_scored(members, loaded), example, latency_batch=latency_batch)
+    exits = _scored(members, loaded, metric)
+    candidates = measure_costs(exits, example, latency_batch=latency_batch)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -104,18 +110,19 @@ def measure_run(
         "example_shape": list(example.shape),
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
+        "recall": recall_record(exits),
     }
     write_json(path, document)
     return candidates
 
 
-def _scored(members: Sequence[Member], loaded: LoadedRun) -> list[ScoredExit]:
+def _scored(members: Sequence[Member], loaded: LoadedRun, metric: str) -> list[ScoredExit]:
     """Score all members of a run, with one pass over the validation split for each run that holds some."""
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
         group = list(together)
         network = loaded.network(group[0].run)
-        scores = score_exits(network, loaded.data.val)
+        scores = score_exits(network, loaded.data.val, metric=metric)
         exits += [
             ScoredExit(each.number, each.name, network.subnetwork(each.exit), scores, each.exit, each.origin)
             for each in group
@@ -157,7 +164,8 @@ def deploy(
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
     scores = None
     if measure_test:  # first: it may find a file that is broken
-        scores = score_networks([subnetwork, loaded.network()], loaded.data.test)
+        networks, metric = [subnetwork, loaded.network()], run.config.training.metric
+        scores = score_networks(networks, loaded.data.test, metric=metric)
     model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     card = folder / MODEL_CARD
     record = {
@@ -173,8 +181,10 @@ def deploy(
     return Deployment(
         model=model,
         model_card=card,
-        test_accuracy=scores and scores.accuracy[0],
-        main_test_accuracy=scores and scores.accuracy[1],
+        test_accuracy=scores and known(scores.accuracy[0]),
+        main_test_accuracy=scores and known(scores.accuracy[1]),
+        test_score=scores and scores.score[0],
+        main_test_score=scores and scores.score[1],
         test_samples=scores and scores.samples,
     )
 
@@ -219,8 +229,13 @@ def _read_candidates(path: Path, conditions: Mapping[str, object], any_latency: 
             return []
         names = {field.name for field in dataclasses.fields(Candidate)}
         return [
-            Candidate(**{name: value for name, value in record.items() if name in names})
+            Candidate(**{name: value for name, value in {**record, **_numbers(record)}.items() if name in names})
             for record in document["candidates"]
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return what JSON has no number for: an accuracy of targets without classes, a loss that is not finite."""
+    return {name: math.nan for name in ("accuracy", "loss") if record[name] is None}
