@@ -35,8 +35,9 @@ def select(
 ) -> None:
     """Pick the best exit that fits a budget, and export it.
 
-    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best has the highest
-    accuracy (or what else train's --metric says) on the validation split; the test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
+    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best exit has the highest
+    accuracy on the validation split, or what train's --metric says. The test split is read once, for the exit that was
+    chosen. Exit code 3: nothing fits.
 
     Examples:
     lctprune select --budget-flops 1e9

@@ -22,8 +22,8 @@ from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, tra
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
 from lctprune.reports.formats import percent, percent_interval
-from lctprune.reports.plots import pareto_figure
 from lctprune.reports.grid import Cell, Row, Table
+from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.recall import recall_table
 from lctprune.reports.tables import metrics_frame
@@ -195,7 +195,8 @@ def _pareto(
     for cost in measured_costs(candidates):
         figure = pareto_figure(candidates, chosen=chosen, budget=budget, costs=[cost])
         kind = "latency" if cost == "latency_ms" else "FLOPs"
-        label = f"{_begun(candidates[0].metric)} of every exit against its {kind}; the numbers are in the table of candidates"
+        metric = _begun(candidates[0].metric)
+        label = f"{metric} of every exit against its {kind}; the numbers are in the table of candidates"
         drawings.append(Drawing(label=label, svg=inline_svg(figure, f"pareto-{cost}")))
     return drawings
 

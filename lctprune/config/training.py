@@ -83,8 +83,8 @@ class TrainConfig:
     )
     metric: str = setting(
         AUTO,
-        "What exits are compared by: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; or auto: accuracy of classes, "
-        "R2 of a regression.",
+        "What exits are compared by: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; or auto: accuracy of "
+        "classes, R2 of a regression.",
         panel=TRAINING,
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(

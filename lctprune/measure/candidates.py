@@ -39,8 +39,8 @@ class Candidate:
         exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
             higher numbers belong to networks that were added to a run later.
         name: name for people, such as "exit 0" or "main network".
-        accuracy: fraction of samples classified correctly, 0 to 1; where targets are no classes the score, such as R2, the
-            fraction of variance explained; nan if that is the loss.
+        accuracy: fraction of samples classified correctly, 0 to 1; where targets are no classes the score, such as R2,
+            the fraction of variance explained; nan if that is the loss.
         loss: mean loss per sample.
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
         macs: multiply-adds per sample, half of `flops`.
@@ -133,11 +133,11 @@ def evaluate(
 ) -> list[Candidate]:
     """Measure accuracy, loss and costs of every exit of a network.
 
-    Exits are compared by the metric. By default that is accuracy for class numbers and for probabilities of classes (by
-    the largest one), mAP for labels of 0 and 1 with a loss that falls as outputs move towards them (such as BCE), R2 for
-    numbers with the default loss, and with any other loss the loss itself, of which less is better. Averages over classes
-    or labels leave out those that do not occur in the split. Targets that the loss ignores do not count: -100, numbers
-    beyond the classes that it takes without a loss, and classes whose loss is always 0.
+    Exits are compared by the metric. By default that is accuracy for class numbers and for probabilities of classes
+    (by the largest one), mAP for labels of 0 and 1 with a loss that falls as outputs move towards them (such as BCE),
+    R2 for numbers with the default loss, and with any other loss the loss itself, of which less is better. Averages
+    over classes or labels leave out those that do not occur in the split. Targets that the loss ignores do not count:
+    -100, or with a loss of your own the numbers for which it is 0 whatever the output.
 
     Args:
         network: network on any device; its mode (train or eval) is restored.

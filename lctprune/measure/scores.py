@@ -24,8 +24,8 @@ class ExitScores(NamedTuple):
     """The scores of each exit in one pass over a split.
 
     Attributes:
-        accuracy: fraction of targets whose class is right, of each exit; without classes the score, or nan if that is the
-            loss.
+        accuracy: fraction of targets whose class is right, of each exit; without classes the score, or nan if that is
+            the loss.
         loss: mean loss per sample of each exit; samples whose targets are all ignored do not count.
         samples: number of samples that count.
         metric: shown name of the metric that exits are compared by.
@@ -134,8 +134,8 @@ class ScoreSheet:
             metric=METRIC_NAMES[self._metric],
             accuracy_error=found.errors,
             score=found.values,
-            recall=self._classes and self._classes.recall,
-            class_samples=self._classes and self._classes.class_samples,
+            recall=self._classes.recall if self._classes else None,
+            class_samples=self._classes.class_samples if self._classes else None,
         )
 
     def _scores(self, losses: Tensor, mean_losses: Tensor) -> Scores:

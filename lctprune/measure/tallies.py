@@ -68,7 +68,7 @@ class ClassTally:
     def accuracy(self) -> list[float]:
         """The fraction of targets whose class is right, of each exit."""
         correct, _, true = self._total.double().sum(-1).unbind(-1)
-        return (correct / true).tolist()  # type: ignore[no-any-return]
+        return (correct / true).tolist()
 
     @property
     def recall(self) -> list[list[float | None]]:
@@ -79,7 +79,7 @@ class ClassTally:
     @property
     def class_samples(self) -> list[int]:
         """The number of targets of each class."""
-        return self._total[0, 2].tolist()  # type: ignore[no-any-return]
+        return self._total[0, 2].tolist()
 
     def scores(self, metric: str) -> Scores:
         """Compute balanced accuracy or macro F1."""

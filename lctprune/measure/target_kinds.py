@@ -89,10 +89,10 @@ def require_fit(metric: str, kind: Kind, shape: Sequence[int], targets: Tensor, 
     else:
         fits, needs = of_classes, "one class for [batch, classes, ...] outputs"
     if not fits:
+        given = "a loss of your own" if is_own(loss) else "the default loss"
         raise ConfigError(
-            f"metric {metric} needs targets that are {needs}; these are {targets.dtype} of {list(targets.shape[1:])} per "
-            f"sample for outputs of {list(shape)}, with {'a loss of your own' if is_own(loss) else 'the default loss'}; "
-            f"give metric {default_metric(kind, shape)}, or auto"
+            f"metric {metric} needs targets that are {needs}; these are {targets.dtype} of {list(targets.shape[1:])} "
+            f"per sample for outputs of {list(shape)}, with {given}; give metric {default_metric(kind, shape)}, or auto"
         )
 
 
@@ -195,6 +195,6 @@ def _float_classes(targets: Tensor) -> str | None:
     if not targets.is_floating_point() or not bool((targets == targets.round()).all()):
         return None
     return (
-        f"the targets are whole numbers from {targets.min():g} to {targets.max():g}, but of type {targets.dtype}; class "
-        "numbers are integers: give targets.long()"
+        f"the targets are whole numbers from {targets.min():g} to {targets.max():g}, but of type {targets.dtype}; "
+        "class numbers are integers: give targets.long()"
     )

@@ -17,8 +17,8 @@ from lctprune.network import LocalCriticNetwork
 MOST_NAMED = 3  # columns or tensors in a message
 DIVERGED = "the data is finite, so training has diverged; try a smaller --lr"
 AT_FIRST_STEP = (
-    "the data and the weights are finite, and no learning rate has acted yet, so the network or the loss itself makes it, "
-    "for instance by a division by 0 or a logarithm of 0"
+    "the data and the weights are finite, and no learning rate has acted yet, so the network or the loss itself makes "
+    "it, for instance by a division by 0 or a logarithm of 0"
 )
 STATISTICS = ("running_mean", "running_var")  # other buffers may well be infinite, such as masks
 
@@ -117,8 +117,8 @@ def reason_in_split(name: str, split: Split, batch_size: int) -> str:
         for part, tensor in (("inputs", inputs), ("targets", targets)):
             if found := _look(tensor):
                 return (
-                    f"the {part} of the {name} split hold {found.value}, first in sample {start + found.first}, counted "
-                    "from 0; correct or leave out such samples"
+                    f"the {part} of the {name} split hold {found.value}, first in sample {start + found.first}, "
+                    "counted from 0; correct or leave out such samples"
                 )
         start += len(targets)
     return DIVERGED

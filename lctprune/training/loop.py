@@ -46,6 +46,7 @@ class Progress:
         seconds_left: seconds until training ends, at this pace.
         val_accuracy: accuracy of each exit on the validation split, once the epoch is over; see `Candidate.accuracy`.
         val_score: value of the metric of each exit on the validation split, once the epoch is over.
+        val_loss: mean loss of each exit on the validation split, once the epoch is over.
         metric: name of the metric, once the epoch is over.
     """
 
@@ -58,6 +59,7 @@ class Progress:
     seconds_left: float
     val_accuracy: list[float] | None = None
     val_score: list[float] | None = None
+    val_loss: list[float] | None = None
     metric: str = ""
 
 
@@ -111,8 +113,7 @@ def train_epochs(
         run.write_metrics(rows)
         run.write_checkpoint(epoch + 1, tensors)
         del tensors  # the whole network's; with several processes, this one shall hold its own only
-        scores = {"val_accuracy": report.val_accuracy, "val_score": report.val_score, "metric": report.metric}
-        yield dataclasses.replace(progress, losses=report.losses, **scores)
+        yield dataclasses.replace(progress, **report._asdict())
 
 
 def _train_epoch(

@@ -47,8 +47,8 @@ def require_trainable(
         NetworkError: the network does not run on the samples, a module changes its input in place, two modules that
             are trained separately hold one tensor, a state dict holds something other than tensors, or weights are not
             finite.
-        ConfigError: outputs of this shape cannot be scored against these targets, or the targets do not have the metric;
-            or batch norm is to be trained on single samples.
+        ConfigError: outputs of this shape cannot be scored against these targets, or the targets do not have the
+            metric; or batch norm is to be trained on single samples.
         DataError: targets for training or validation are of classes that the outputs do not have, or all of one class;
             or inputs or targets are not finite.
     """
@@ -108,7 +108,8 @@ def _require_two_classes(name: str, targets: Tensor, classes: int) -> None:
         raise DataError(f"every target of the {name} split is one that the loss ignores; give it some with a class")
     if name == "training" and int(numbers.min()) == int(numbers.max()):
         raise DataError(
-            f"every target of the {name} split is of class {int(numbers[0])}; a network needs at least 2 classes to tell apart"
+            f"every target of the {name} split is of class {int(numbers[0])}; there must be at least 2 classes to tell "
+            "apart"
         )
 
 
@@ -125,7 +126,8 @@ def _require_batch_norm(network: LocalCriticNetwork, data: Data, batch_size: int
             if TOO_FEW in str(error):
                 few = "the training split has a single sample" if batch_size > 1 else "batch_size is 1"
                 raise ConfigError(
-                    f"{few}, and batch norm needs at least 2 values per channel; give more samples per step (--batch-size 2)"
+                    f"{few}, and batch norm needs at least 2 values per channel; give more samples per step "
+                    "(--batch-size 2)"
                 ) from error
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -188,8 +189,8 @@ def _require_same_loss(metric: str, data: Data, loss: Loss | None) -> None:
     """Refuse R2 with a loss that was not given to `open_run` and is not lowest at the target, such as BCE of logits."""
     if metric == "r2" and not is_lowest_at_target(loss, data.val.targets):
         raise ConfigError(
-            "the run was opened to compare exits by R2, but the loss is not lowest where outputs equal targets; give the "
-            "loss to open_run too"
+            "the run was opened to compare exits by R2, but the loss is not lowest where outputs equal targets; give "
+            "the loss to open_run too"
         )
 
 

@@ -39,11 +39,12 @@ class Deployment:
     Attributes:
         model: the exported file.
         model_card: model.json beside it.
-        test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`; None where it was not measured.
-        main_test_accuracy: accuracy of the main network on the test split; None where it was not measured.
-        test_score: value of the run's metric of this exit on the test split; None where it was not measured.
-        main_test_score: value of the run's metric of the main network on the test split; None where it was not measured.
-        test_samples: number of samples of the test split; None where nothing was measured.
+        test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`.
+        main_test_accuracy: accuracy of the main network on the test split.
+        test_score: value of the run's metric of this exit on the test split.
+        main_test_score: value of the run's metric of the main network on the test split.
+        test_samples: number of samples of the test split that count; it and the others are None where nothing was
+            measured.
     """
 
     model: Path
