@@ -77,10 +77,11 @@ def is_lowest_at_target(loss: Loss | None, targets: Tensor) -> bool:
     if loss is None or not is_own(loss):
         return True
     rows = targets[:MOST_ROWS]
-    here, above, below = (_tried(loss, rows.float() + step, rows) for step in (0.0, 0.5, -0.5))
-    if here is None or above is None or below is None:
-        return True  # it takes outputs of another shape
-    return bool((here <= above + 1e-6).all() and (here <= below + 1e-6).all())
+    for output in (rows.float(), rows.float().unsqueeze(-1)):  # which of the two shapes it takes is not known
+        here, above, below = (_tried(loss, output + step, rows) for step in (0.0, 0.5, -0.5))
+        if here is not None and above is not None and below is not None:
+            return bool((here <= above + 1e-6).all() and (here <= below + 1e-6).all())
+    return True
 
 
 def _vanishes(loss: Loss, shape: Sequence[int], number: int) -> bool:

@@ -63,8 +63,8 @@ def require_trainable(
     for output in outputs:
         _require_score(output, targets, loss)
     metric = _metric(outputs, data, loss, metric)
-    for name, split in (("training", data.train), ("validation", data.val)):
-        require_finite_inputs(name, split, lambda rows: _outputs(network, rows), data.columns)
+    require_finite_inputs("training", data.train, lambda rows: _trained_on(network, rows, freeze_main), data.columns)
+    require_finite_inputs("validation", data.val, lambda rows: _outputs(network, rows), data.columns)
     _require_batch_norm(network, data, batch_size, freeze_main=freeze_main)
     return metric
 
@@ -82,6 +82,13 @@ def _outputs(network: LocalCriticNetwork, inputs: Tensor) -> list[Tensor]:
     return outputs
 
 
+def _trained_on(network: LocalCriticNetwork, inputs: Tensor, freeze_main: bool) -> list[Tensor]:
+    """Return the outputs of all exits in training mode, for inputs that each come twice: batch norm needs a pair."""
+    with training_for_now(network), torch.no_grad():
+        network.groups.train(not freeze_main)
+        return network.exits(torch.cat([inputs, inputs]).to(device_of(network)))
+
+
 def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: str) -> str:
     """Look at all targets; return the metric."""
     shape = min((output.shape[1:] for output in outputs), key=lambda shape: shape[:1])
@@ -93,7 +100,7 @@ def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: st
         elif tuple(shape[1:]) == tuple(targets.shape[1:]) and shape:
             require_classes(targets, shape, loss, f"the {name} split has")
         kind = kind_of(shape, targets, loss, device=outputs[-1].device)
-        if kind == "classes":
+        if kind == "classes" and 1 < len(targets) == sample_count(split):  # a stream tells its first target only
             _require_two_classes(name, targets, shape[0])
     chosen = default_metric(kind, shape) if metric == AUTO else metric
     require_fit(chosen, kind, shape, data.val.targets, loss)
