@@ -157,9 +157,7 @@ def test_the_file_of_weights_is_named(image_folder: Path, tmp_path: Path, cli: A
     state[name] = torch.full_like(state[name], math.nan)
     safetensors.torch.save_file(state, tmp_path / "diverged.safetensors")
     options = ("--model-args", "width=2", "--groups", 2, "--image-size", 16, "--out", tmp_path / "run")
-    result = cli(
-        "train", "vgg-lct", "--data", image_folder, "--weights", tmp_path / "diverged.safetensors", *options
-    )
+    result = cli("train", "vgg-lct", "--data", image_folder, "--weights", tmp_path / "diverged.safetensors", *options)
     assert result.code in (1, 2)
     assert "diverged.safetensors hold nan" in result.err
     assert name in result.err
