@@ -21,5 +21,5 @@ def test_the_only_sample_of_a_class_stays_in_train() -> None:
 
 
 def test_classes_of_one_sample_each_are_refused() -> None:
-    with pytest.raises(DataError, match="12 samples of 12 classes.*smallest has 1"):
+    with pytest.raises(DataError, match=r"12 samples of 12 classes.*smallest has 1"):
         stratified(torch.arange(12), 0.2, 0)
