@@ -39,7 +39,7 @@ def kind_of(shape: Sequence[int], targets: Tensor, loss: Loss | None, *, device:
     if is_cross_entropy(loss) or (loss is None and not targets.is_floating_point()):
         if targets.is_floating_point():
             raise DataError(
-                _float_classes(targets) or "cross-entropy needs class numbers, or probabilities in rows of 1"
+                float_classes(targets) or "cross-entropy needs class numbers, or probabilities in rows of 1"
             )
         if not _are_class_shaped(shape, targets):
             raise ValueError("class numbers need outputs of [batch, classes, ...]")
@@ -136,6 +136,16 @@ def as_classes(targets: Tensor, classes: int) -> Tensor:
     return numbers.where((numbers >= 0) & (numbers < classes), -1)
 
 
+def float_classes(targets: Tensor) -> str | None:
+    """Explain floating-point targets that are whole numbers; None for others."""
+    if not targets.is_floating_point() or not bool((targets == targets.round()).all()):
+        return None
+    return (
+        f"the targets are whole numbers from {targets.min():g} to {targets.max():g}, but of type {targets.dtype}; "
+        "class numbers are integers: give targets.long()"
+    )
+
+
 def _kind_by_own(shape: Sequence[int], targets: Tensor, loss: Loss, device: torch.device) -> Kind:
     rows = _rows(targets, shape).to(device)
     if not targets.is_floating_point() and _are_class_shaped(shape, targets):
@@ -150,7 +160,7 @@ def _kind_by_own(shape: Sequence[int], targets: Tensor, loss: Loss, device: torc
         signs = (2.0 * rows - 1).reshape(-1, *shape)
         if rewards(loss, signs, class_numbers(rows), without_limit=True):
             return "labels"
-    if (reason := _float_classes(targets)) and takes_class_numbers(loss, shape, rows):
+    if (reason := float_classes(targets)) and takes_class_numbers(loss, shape, rows):
         raise DataError(reason)
     return "other"
 
@@ -188,13 +198,3 @@ def _outside(targets: Tensor, classes: int) -> list[int]:
         found.append(int(rest[0]))
         rest = rest[rest != found[-1]]
     return found
-
-
-def _float_classes(targets: Tensor) -> str | None:
-    """Explain floating-point targets that are whole numbers; None for others."""
-    if not targets.is_floating_point() or not bool((targets == targets.round()).all()):
-        return None
-    return (
-        f"the targets are whole numbers from {targets.min():g} to {targets.max():g}, but of type {targets.dtype}; "
-        "class numbers are integers: give targets.long()"
-    )

@@ -104,7 +104,7 @@ def train_epochs(
             continue
         for exit, value in _not_finite(report.val_loss, stage.first_exit):
             reason = reason_in_split("validation", data.val, config.batch_size)
-            raise _failure(exit, value, epoch, progress.step - 1, reason, where=" on the validation split")
+            raise _failure(exit, value, epoch, progress.step - 1, reason, where=", on the validation split")
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
         with _explained(epoch, progress.step - 1):
@@ -245,4 +245,4 @@ def _not_finite(losses: Sequence[float], first_exit: int | None) -> Iterator[tup
 def _failure(exit: int | None, value: float, epoch: int, step: int, reason: str, where: str = "") -> TrainingError:
     which = "" if exit is None else f" of exit {exit}"
     kept = ". The last checkpoint is unharmed" if epoch else ""
-    return TrainingError(f"the loss{which}{where} is {value} at epoch {epoch + 1}, step {step + 1}: {reason}{kept}")
+    return TrainingError(f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}{where}: {reason}{kept}")

@@ -12,7 +12,14 @@ from lctprune.data.dataset import Data
 from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, DataError, NetworkError, first_line
 from lctprune.losses import Loss, is_own
-from lctprune.measure.target_kinds import as_classes, default_metric, kind_of, require_classes, require_fit
+from lctprune.measure.target_kinds import (
+    as_classes,
+    default_metric,
+    float_classes,
+    kind_of,
+    require_classes,
+    require_fit,
+)
 from lctprune.network import LocalCriticNetwork
 from lctprune.training.finiteness import require_finite_inputs, require_finite_targets, require_finite_weights
 from lctprune.utils.modules import device_of, evaluation_mode, shared_tensor, training_for_now
@@ -100,10 +107,14 @@ def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: st
         elif tuple(shape[1:]) == tuple(targets.shape[1:]) and shape:
             require_classes(targets, shape, loss, f"the {name} split has")
         kind = kind_of(shape, targets, loss, device=outputs[-1].device)
+        if kind == "numbers" and data.classes and (reason := float_classes(targets)):
+            raise DataError(f"{reason}, or leave out the names of classes for a regression")
         if kind == "classes" and 1 < len(targets) == sample_count(split):  # a stream tells its first target only
             _require_two_classes(name, targets, shape[0])
     chosen = default_metric(kind, shape) if metric == AUTO else metric
     require_fit(chosen, kind, shape, data.val.targets, loss)
+    if chosen == "map" and kind == "labels" and not data.val.targets.any():
+        raise DataError("no sample of the validation split has any label, so mAP is not defined; give another metric")
     return chosen
 
 
@@ -170,5 +181,5 @@ def _require_score(output: Tensor, targets: Tensor, loss: Loss | None) -> None:
     except ValueError as error:
         raise ConfigError(
             f"outputs of {list(output.shape)} cannot be scored against targets of {list(targets.shape)} ({error}); "
-            "give class numbers for [batch, classes, ...], or as many numbers as there are outputs"
+            "give class numbers, as integers (targets.long()), for [batch, classes, ...], or as many numbers as outputs"
         ) from error

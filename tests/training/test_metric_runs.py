@@ -81,6 +81,9 @@ def test_multi_label_runs_are_compared_by_map(make_network: MakeNetwork, tmp_pat
     lct.train(make_network(), data, CONFIG, run_dir=tmp_path / "run", loss=bce, resume=True)
     with pytest.raises(lct.ConfigError, match="metric accuracy needs"):
         lct.train(network, data, dataclasses.replace(CONFIG, metric="accuracy"), run_dir=tmp_path / "other", loss=bce)
+    bare = dataclasses.replace(data, val=lct.TensorSplit(data.val.inputs, torch.zeros(48, 3)))
+    with pytest.raises(lct.DataError, match="no sample of the validation split has any label"):
+        lct.train(network, bare, CONFIG, run_dir=tmp_path / "other", loss=bce)
     assert not (tmp_path / "other").exists()
 
 

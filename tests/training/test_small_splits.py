@@ -141,3 +141,16 @@ def test_partly_labelled_data_is_learnt_from(tmp_path: Path) -> None:
         expected = nn.functional.cross_entropy(trained(labelled), few.targets[:4]).item()
     assert candidates[-1].loss == pytest.approx(expected, rel=1e-5)
     assert candidates[-1].samples == 4
+
+
+def test_class_numbers_as_floats_are_named(tmp_path: Path) -> None:
+    few = split(16)
+    whole = lct.TensorSplit(few.inputs, few.targets.double())
+    for outputs, told in (
+        (1, r"whole numbers from 0 to 1.*targets\.long\(\)"),
+        (2, r"cannot be scored.*targets\.long\(\)"),
+    ):
+        flat = lct.LocalCriticNetwork([nn.Sequential(nn.Flatten(), nn.Linear(36, outputs))])
+        with pytest.raises((lct.DataError, lct.ConfigError), match=told):
+            lct.train(flat, data(whole, whole), CONFIG, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
