@@ -39,8 +39,7 @@ class Candidate:
         exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
             higher numbers belong to networks that were added to a run later.
         name: name for people, such as "exit 0" or "main network".
-        accuracy: fraction of samples classified correctly, 0 to 1; where targets are no classes the score, such as R2,
-            the fraction of variance explained; nan if that is the loss.
+        accuracy: fraction of samples classified correctly, 0 to 1; without classes the score, or nan if it is the loss.
         loss: mean loss per sample.
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
         macs: multiply-adds per sample, half of `flops`.
@@ -54,7 +53,7 @@ class Candidate:
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
         accuracy_error: standard error of the score; None where it is a fraction of samples.
         origin: description of how the network came to be; empty where it was trained with the main network.
-        score: value of the metric; by default `accuracy`, or `loss`.
+        score: value of the metric: `accuracy`, or `loss`, where that is the metric.
     """
 
     exit: int
@@ -76,8 +75,10 @@ class Candidate:
     score: float | None = None
 
     def __post_init__(self) -> None:
-        if self.score is None:
-            object.__setattr__(self, "score", self.loss if is_lower_better(self.metric) else self.accuracy)
+        if is_lower_better(self.metric):
+            object.__setattr__(self, "score", self.loss)
+        elif self.score is None or self.metric in ("accuracy", "R2"):
+            object.__setattr__(self, "score", self.accuracy)
 
     @property
     def is_main(self) -> bool:
@@ -92,17 +93,13 @@ class Candidate:
     @property
     def merit(self) -> float:
         """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
-        score = math.nan if self.score is None else self.score
-        if math.isnan(score):
+        if self.score is None or math.isnan(self.score):
             return -math.inf
-        return -score if is_lower_better(self.metric) else score
+        return -self.score if is_lower_better(self.metric) else self.score
 
     @property
     def score_interval(self) -> tuple[float, float]:
-        """The 95% interval of the score: Wilson's of a fraction of samples, else the normal one.
-
-        Where nothing is known it is everything that a score can be.
-        """
+        """The 95% interval of the score: Wilson's of a fraction of samples, else the normal one."""
         score, highest = self.score or 0.0, math.inf if is_lower_better(self.metric) else 1.0
         if self.accuracy_error is not None:
             half = Z_95 * self.accuracy_error
@@ -116,8 +113,7 @@ class Candidate:
         """The 95% interval of the accuracy, as of the score."""
         if self.accuracy == self.score:
             return self.score_interval
-        known = self.samples and not math.isnan(self.accuracy)
-        return wilson_interval(self.accuracy, self.samples or 1) if known else (0.0, 1.0)
+        return wilson_interval(self.accuracy, self.samples) if self.samples and self.accuracy >= 0 else (0.0, 1.0)
 
 
 def evaluate(
@@ -240,9 +236,8 @@ def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
     Raises:
         NetworkError: there is none.
     """
-    for candidate in candidates:
-        if candidate.exit == exit:
-            return candidate
+    if found := [candidate for candidate in candidates if candidate.exit == exit]:
+        return found[0]
     known = ", ".join(str(candidate.exit) for candidate in sorted(candidates, key=lambda each: each.exit))
     raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
 

@@ -241,12 +241,12 @@ def _cost(candidate: Candidate) -> float:
 def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:
     if not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
         return candidate.merit < chosen.merit
-    difference = chosen.merit - candidate.merit
-    return difference > math.hypot(_reach(chosen, towards_worse=True), _reach(candidate, towards_worse=False))
+    return chosen.merit - candidate.merit > math.hypot(
+        _reach(chosen, towards_worse=True), _reach(candidate, towards_worse=False)
+    )
 
 
 def _reach(candidate: Candidate, *, towards_worse: bool) -> float:
     """Return how far the interval of the score reaches in one direction."""
-    low, high = candidate.score_interval
-    score = candidate.score or 0.0
+    (low, high), score = candidate.score_interval, candidate.score or 0.0
     return score - low if towards_worse != is_lower_better(candidate.metric) else high - score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -293,3 +294,10 @@ def test_the_best_by_a_metric_need_not_be_the_most_accurate() -> None:
         assert [each.accuracy for each in candidates] == [0.9, 0.85]
     scores = score_exits(network, split, metric="balanced-accuracy")
     assert scores.score == pytest.approx([0.5, (75 / 90 + 1) / 2])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "R2"])
+def test_the_score_follows_the_accuracy_that_it_is(metric: str) -> None:
+    (candidate,) = measured(0.5, metric=metric)
+    changed = dataclasses.replace(dataclasses.replace(candidate, accuracy=0.4), accuracy=0.6)
+    assert changed.score == changed.merit == 0.6
