@@ -1,0 +1,277 @@
+"""Measure every exit of a network: how good it is, from one pass over a split, and what it costs on this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from lctprune.config.metric import AUTO, is_lower_better
+from lctprune.data.splits import Split
+from lctprune.errors import NetworkError
+from lctprune.exporting import to_torchscript
+from lctprune.losses import Loss
+from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
+from lctprune.measure.costs import (
+    Latency,
+    count_known_flops,
+    count_parameters,
+    measure_latency,
+    size_bytes,
+    warn_of_unknown_operations,
+)
+from lctprune.measure.scores import ExitScores, score_exits
+from lctprune.network import LocalCriticNetwork
+from lctprune.utils.batches import runs_alone
+from lctprune.utils.modules import device_of
+
+MAIN = "main network"  # name of the main network's candidate
+Cost = Literal["flops", "macs", "parameters", "latency_ms"]
+Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Quality and costs of one exit, a network that could be deployed.
+
+    Attributes:
+        exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
+            higher numbers belong to networks that were added to a run later.
+        name: name for people, such as "exit 0" or "main network".
+        accuracy: fraction of samples classified correctly, 0 to 1; without classes the score, or nan if it is the loss.
+        loss: mean loss per sample.
+        flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
+        macs: multiply-adds per sample, half of `flops`.
+        parameters: number of parameters.
+        latency_ms: median time per call, in milliseconds; None where it was not measured.
+        size_bytes: size of parameters and buffers, in bytes.
+        samples: number of samples that `accuracy` and `loss` were measured on.
+        latency_p5_ms: 5th percentile of the time per call, in milliseconds.
+        latency_p95_ms: 95th percentile of the time per call, in milliseconds.
+        latency_batch: samples per call.
+        metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
+        accuracy_error: standard error of the score; None where it is a fraction of samples.
+        origin: description of how the network came to be; empty where it was trained with the main network.
+        batch_dependence: description of how outputs depend on the rest of the batch, in which case scores are of
+            `latency_batch` samples per batch; empty where they do not.
+        score: value of the metric: `accuracy`, or `loss`, where that is the metric.
+    """
+
+    exit: int
+    name: str
+    accuracy: float
+    loss: float
+    flops: int | None
+    macs: int | None
+    parameters: int
+    latency_ms: float | None
+    size_bytes: int
+    samples: int | None = None
+    latency_p5_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_batch: int = 1
+    metric: str = "accuracy"
+    accuracy_error: float | None = None
+    origin: str = ""
+    batch_dependence: str = ""
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        if is_lower_better(self.metric):
+            object.__setattr__(self, "score", self.loss)
+        elif self.score is None or self.metric in ("accuracy", "R2"):
+            object.__setattr__(self, "score", self.accuracy)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the main network."""
+        return self.name == MAIN
+
+    def cost(self, name: Cost) -> float | None:
+        """Return a cost by its name; None where it is not known."""
+        value: float | None = getattr(self, name)
+        return value
+
+    @property
+    def merit(self) -> float:
+        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
+        if self.score is None or math.isnan(self.score):
+            return -math.inf
+        return -self.score if is_lower_better(self.metric) else self.score
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        """The 95% interval of the score: Wilson's of a fraction of samples, else the normal one."""
+        score, highest = self.score or 0.0, math.inf if is_lower_better(self.metric) else 1.0
+        if self.accuracy_error is not None:
+            half = Z_95 * self.accuracy_error
+            return score - half, min(highest, score + half)
+        if self.samples and self.metric == "accuracy":
+            return wilson_interval(score, self.samples)
+        return 0.0, highest
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95% interval of the accuracy, as of the score."""
+        if self.accuracy == self.score:
+            return self.score_interval
+        return wilson_interval(self.accuracy, self.samples) if self.samples and self.accuracy >= 0 else (0.0, 1.0)
+
+
+def evaluate(
+    network: LocalCriticNetwork,
+    split: Split,
+    example: Tensor,
+    *,
+    loss: Loss | None = None,
+    metric: str = AUTO,
+    batch_size: int = 256,
+    latency_batch: int = 1,
+    latency_repeats: int = 50,
+) -> list[Candidate]:
+    """Measure accuracy, loss and costs of every exit of a network.
+
+    Exits are compared by the metric. By default that is accuracy for class numbers and for probabilities of classes
+    (by the largest one), mAP for labels of 0 and 1 with a loss that falls as outputs move towards them (such as BCE),
+    R2 for numbers with the default loss, and with any other loss the loss itself, of which less is better. Averages
+    over classes or labels leave out those that do not occur in the split. Targets that the loss ignores do not count:
+    -100, or with a loss of your own the numbers for which it is 0 whatever the output.
+
+    Args:
+        network: network on any device; its mode (train or eval) is restored.
+        split: samples that accuracy and loss are measured on, such as `data.val`.
+        example: input that costs are measured on, [batch, ...].
+        loss: loss per sample; by default cross-entropy, or mean squared error for floating-point targets.
+        metric: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; "auto" for the one that suits the targets.
+        batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
+        latency_batch: samples per timed call.
+        latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
+
+    Returns:
+        One candidate per exit, shallowest first, the main network last.
+
+    Raises:
+        DataError: the split has no samples, or the loss ignores all of its targets.
+        ConfigError: the targets do not have the metric.
+
+    Warns:
+        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of
+            the batch, so that scores are of `latency_batch` samples per batch.
+    """
+    count = len(network.groups)
+    networks = {exit_name(exit, count): network.subnetwork(exit) for exit in range(count)}
+    found = dependences(networks, split)
+    batch_size = scoring_batch(found, batch_size=batch_size, latency_batch=latency_batch)
+    scores = score_exits(network, split, loss=loss, batch_size=batch_size, metric=metric)
+    exits = [
+        ScoredExit(exit, name, subnetwork, scores, exit, batch_dependence=found.get(name, ""))
+        for exit, (name, subnetwork) in enumerate(networks.items())
+    ]
+    warn_of_batch_dependence(found, latency_batch=latency_batch)
+    return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
+
+
+def exit_name(number: int, exits: int | None = None) -> str:
+    """Name a candidate.
+
+    Args:
+        number: number of the exit.
+        exits: number of networks that were trained together with it, whose last is the main network; None for a network
+            that was added later.
+    """
+    return MAIN if exits is not None and number == exits - 1 else f"exit {number}"
+
+
+class ScoredExit(NamedTuple):
+    """A network whose accuracy is known, and whose costs are to be measured."""
+
+    exit: int
+    name: str
+    network: nn.Module
+    scores: ExitScores
+    position: int  # of its figures in `scores`
+    origin: str = ""
+    batch_dependence: str = ""
+
+
+def measure_costs(
+    exits: Sequence[ScoredExit], example: Tensor, *, latency_batch: int = 1, latency_repeats: int = 50
+) -> list[Candidate]:
+    """Measure what each network costs, the latencies of all in turns.
+
+    Args:
+        exits: networks and their scores.
+        example: input, [batch, ...].
+        latency_batch: samples per timed call.
+        latency_repeats: number of timed calls per network; 0 leaves latency out.
+    """
+    networks = [each.network for each in exits]
+    example = example.to(device_of(networks[-1]))
+    latencies: Sequence[Latency | None] = [None] * len(networks)
+    if latency_repeats:
+        repeated = example[:1].expand(latency_batch, *example.shape[1:]).contiguous()
+        timed = [index for index, each in enumerate(exits) if latency_batch > 1 or runs_alone(each.batch_dependence)]
+        deployed = [to_torchscript(networks[index], repeated) for index in timed]
+        measured = dict(zip(timed, measure_latency(deployed, repeated, repeats=latency_repeats), strict=True))
+        latencies = [measured.get(index) for index in range(len(exits))]
+    counts = [count_known_flops(network, example) for network in networks]
+    warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
+    candidates = []
+    for each, latency, count in zip(exits, latencies, counts, strict=True):
+        flops, scores = count.total, each.scores
+        candidates.append(
+            Candidate(
+                exit=each.exit,
+                name=each.name,
+                accuracy=scores.accuracy[each.position],
+                loss=scores.loss[each.position],
+                flops=flops,
+                macs=None if flops is None else flops // 2,
+                parameters=count_parameters(each.network),
+                latency_ms=latency and latency.median_ms,
+                size_bytes=size_bytes(each.network),
+                samples=scores.samples,
+                latency_p5_ms=latency and latency.p5_ms,
+                latency_p95_ms=latency and latency.p95_ms,
+                latency_batch=latency_batch,
+                metric=scores.metric,
+                accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
+                origin=each.origin,
+                batch_dependence=each.batch_dependence,
+                score=scores.score[each.position],
+            )
+        )
+    return candidates
+
+
+def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
+    """Name the candidates that no budget on these costs can choose, because such a cost is not known; else ""."""
+    parts = []
+    for cost in costs:
+        names = [candidate.name for candidate in candidates if getattr(candidate, cost) is None]
+        if names:
+            parts.append(f"{', '.join(names)}, whose {cost} was not measured")
+    return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
+    """Find the candidate of an exit by its number.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    if found := [candidate for candidate in candidates if candidate.exit == exit]:
+        return found[0]
+    known = ", ".join(str(candidate.exit) for candidate in sorted(candidates, key=lambda each: each.exit))
+    raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
+
+
+def wilson_interval(fraction: float, samples: int) -> tuple[float, float]:
+    """Compute the 95% confidence interval of a binomial fraction (Wilson 1927)."""
+    denominator = 1 + Z_95**2 / samples
+    centre = (fraction + Z_95**2 / (2 * samples)) / denominator
+    half = Z_95 / denominator * math.sqrt(fraction * (1 - fraction) / samples + Z_95**2 / (4 * samples**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
