@@ -42,6 +42,7 @@ def joint_step(parts: Iterable[Part], inputs: Tensor, targets: Tensor, *, loss: 
             roots.append((inputs, boundary.grad))
             yield Gradient(index, "critic")
         del output, losses
-    torch.autograd.backward(*zip(*roots, strict=True))
+    tensors, gradients = zip(*roots, strict=True)
+    torch.autograd.backward(tensors, gradients)
     for index, *_ in parts:
         yield Gradient(index, "group")
