@@ -118,13 +118,12 @@ def open_run(
     recorded = run.config.to_dict()
     _forget_location(settings, recorded)
     for part, values in settings.items():
-        if values != recorded[part]:
-            changed = list(_changes(recorded[part] or {}, values or {}))
-            if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
-                raise RunError(
-                    f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
-                    "resume with the same settings"
-                )
+        changed = list(_changes(recorded[part] or {}, values or {}))
+        if changed or bool(values) != bool(recorded[part]):  # an empty field that was not recorded then does not count
+            raise RunError(
+                f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
+                "resume with the same settings"
+            )
     return run
 
 
