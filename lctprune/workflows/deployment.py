@@ -31,7 +31,6 @@ from lctprune.workflows.members import Member, checkpoint_hash, member_of, membe
 from lctprune.workflows.model_card import candidate_record, known, model_card
 
 CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
-SCORED_SAMPLES = 256  # per batch of a pass over a split
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
 SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 
@@ -109,9 +108,8 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     loaded = loaded or LoadedRun(run)
-    example = loaded.data.example
     exits = _scored(members, loaded, latency_batch, metric)
-    candidates = measure_costs(exits, example, latency_batch=latency_batch)
+    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -121,7 +119,7 @@ def measure_run(
             "latency_ms": "median of one call, in milliseconds",
             "size_bytes": "parameters and buffers",
         },
-        "example_shape": list(example.shape),
+        "example_shape": list(loaded.data.example.shape),
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
@@ -132,9 +130,9 @@ def measure_run(
     return candidates
 
 
-def _warn_of_batch_dependence(candidates: Sequence[Candidate]) -> None:
-    found = {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
-    warn_of_batch_dependence(found, latency_batch=candidates[0].latency_batch)
+def _warn_of_batch_dependence(found: Sequence[Candidate]) -> None:
+    clauses = {each.name: each.batch_dependence for each in found if each.batch_dependence}
+    warn_of_batch_dependence(clauses, latency_batch=found[0].latency_batch)
 
 
 def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
@@ -145,7 +143,7 @@ def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, me
         network = loaded.network(group[0].run)
         networks = {each.name: network.subnetwork(each.exit) for each in group}
         found = dependences(networks, loaded.data.val)
-        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
+        batch_size = scoring_batch(found, latency_batch=latency_batch)
         scores = score_exits(network, loaded.data.val, batch_size=batch_size, metric=metric)
         exits += [
             ScoredExit(
@@ -197,8 +195,7 @@ def deploy(
     if measure_test:  # first: it may find a file that is broken
         main = loaded.network()
         found = dependences({"exit": subnetwork, "main": main}, loaded.data.val)
-        latency_batch = candidate_of(candidates, exit).latency_batch
-        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
+        batch_size = scoring_batch(found, latency_batch=candidate_of(candidates, exit).latency_batch)
         metric = run.config.training.metric
         scores = score_networks([subnetwork, main], loaded.data.test, batch_size=batch_size, metric=metric)
     measured: dict[str, Any] = {}
@@ -213,6 +210,9 @@ def deploy(
     if folder is None:
         return Deployment(**measured)
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
+    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
+        warnings.simplefilter("ignore", NetworkWarning)
+        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
         warnings.simplefilter("ignore", NetworkWarning)
         model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
