@@ -109,13 +109,18 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
 def _copied(network: nn.Module) -> nn.Module | None:
     """Copy a network; None if it holds what cannot be copied.
 
-    Tensors with a graph, as weight normalisation and pruning keep until the next call, are copied without it.
+    Tensors with a graph, as weight normalisation and pruning keep until the next call, are copied without it; backward
+    hooks are not copied.
     """
     with_graph = {id(tensor): tensor for module in network.modules() for tensor in _graph_tensors(vars(module))}
     try:
-        return copy.deepcopy(network, {key: tensor.detach().clone() for key, tensor in with_graph.items()})
+        own = copy.deepcopy(network, {key: tensor.detach().clone() for key, tensor in with_graph.items()})
     except Exception:  # whatever the network's own objects raise
         return None
+    for module in own.modules():  # an exported network has no backward pass
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+    return own
 
 
 def _graph_tensors(value: object) -> Iterator[Tensor]:

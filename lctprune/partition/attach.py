@@ -25,6 +25,7 @@ from lctprune.partition.critic_sizes import (
 )
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
+from lctprune.partition.guarding import unchanged
 from lctprune.partition.plain_model import match_types, plain_model
 
 Pool = Literal["mean", "last"]
@@ -105,9 +106,11 @@ def attach_critics(
     notes: list[str] = []
     if isinstance(critic, str):  # else each critic was chosen before, and is made again
         may_change = critic == AUTO and critic_depth is None and critic_width is None
-        sizes, notes = fitted_sizes(partition, example, sizes, make, may_change=may_change)
+        with unchanged(model):  # costs are those of a run
+            sizes, notes = fitted_sizes(partition, example, sizes, make, may_change=may_change)
     critics = [make(cut, size) for cut, size in zip(partition.cuts, sizes, strict=True)]
-    match_types(critics, partition.groups, example)
+    with unchanged(model):
+        match_types(critics, partition.groups, example)
     network = LocalCriticNetwork(partition.groups, critics)
     network.cuts = tuple(cut.node_name for cut in partition.cuts)
     network.cut_point_names = tuple(cut.name for cut in partition.cuts)

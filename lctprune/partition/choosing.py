@@ -41,7 +41,7 @@ def named_cut_points(traced: Traced, points: Sequence[CutPoint], names: Sequence
         inside = [index for index, node in enumerate(nodes) if name in owners(node)]
         point = by_node_name.get(name) or by_position.get(inside[-1] if inside else -1)
         if point is None:
-            problem = _why_no_cut_point(traced, inside)
+            problem = _why_no_cut_point(traced, name, inside)
             possible = ", ".join(dict.fromkeys(point.name for point in points[:-1])) or "none"
             raise PartitionError(f"cannot cut at {name!r}, which {problem}; possible cut points are {possible}")
         cuts.append(point)
@@ -50,8 +50,11 @@ def named_cut_points(traced: Traced, points: Sequence[CutPoint], names: Sequence
     return cuts
 
 
-def _why_no_cut_point(traced: Traced, inside: Sequence[int]) -> str:
+def _why_no_cut_point(traced: Traced, name: str, inside: Sequence[int]) -> str:
     """Say why there is no cut point after the nodes at the positions `inside`, which a module consists of."""
+    whole = next((path for path in traced.whole if name.startswith(f"{path}.")), None)
+    if whole is not None:
+        return f"is inside {whole}, which is kept whole ({traced.whole[whole]})"
     if not inside:
         return "is not in the model"
     torn = torn_parameters(traced).get(inside[-1])

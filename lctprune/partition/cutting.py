@@ -7,15 +7,16 @@ that a group takes one tensor and returns one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
-from lctprune.errors import ConfigError, NetworkError, PartitionError, first_line
+from lctprune.errors import ConfigError, PartitionError, first_line
 from lctprune.optim.optimizers import resolved_for
 from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
@@ -25,7 +26,8 @@ from lctprune.partition.choosing import (
     named_cut_points,
     training_balanced_cut_points,
 )
-from lctprune.partition.comparing import require_same
+from lctprune.partition.choosing_tracer import trace_network
+from lctprune.partition.comparing import must_run
 from lctprune.partition.cut_points import (
     CutPoint,
     MeasuredCutPoint,
@@ -33,9 +35,11 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
-from lctprune.partition.exported import trace_by_export, trace_network
+from lctprune.partition.exported import require_same, trace_by_export
+from lctprune.partition.guarding import Snapshot, unchanged
 from lctprune.partition.layer_group import layer_groups
-from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace, without_leftovers
+from lctprune.partition.modes import Modes
+from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace
 from lctprune.utils.modules import evaluation_mode, shared_tensor
 
 CriticCost = Callable[[CutPoint, ResolvedTrainConfig], int]
@@ -77,14 +81,15 @@ def partition_model(
     if balance_by not in BALANCES:
         raise ConfigError(f"balance is {balance_by!r}; it must be one of {', '.join(BALANCES)}")
     require_one_input(model)
-    output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
-    example = example[:1].detach().contiguous()
-    if output is not None and groups == 1:
-        return Partition([_whole(model, example)], [], tuple(output.shape[1:]))
-    with without_leftovers(model):
-        traced = trace_network(model, example)
+    _initialize(model, example)
+    with unchanged(model) as snapshot:
+        output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
+        example = example[:1].detach().contiguous()
+        if output is not None and groups == 1:
+            return Partition([_whole(model, example, snapshot)], [], tuple(output.shape[1:]))
+        traced = trace_network(model, example, snapshot=snapshot)
         if split_at:  # known cut points need shapes, but neither costs nor a search
-            with _model_must_run(model, example):
+            with must_run(model, example):
                 points = find_cut_points(traced, example)
             cuts, shape = named_cut_points(traced, points, split_at), points[-1].shape
         else:
@@ -93,7 +98,7 @@ def partition_model(
             shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
         if traced.by_export:
-            require_same(model, parts, example)
+            require_same(traced, parts, example, snapshot)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
         raise PartitionError(
             f"the parameter {shared} is used on both sides of a cut point; cut elsewhere, or {BY_HAND}"
@@ -116,8 +121,8 @@ def all_cut_points(model: nn.Module, example: Tensor, *, also: Collection[str] =
     Raises:
         PartitionError: the model cannot be traced.
     """
-    with without_leftovers(model):
-        points = measure_cut_points(trace_network(model, example), example)
+    with unchanged(model) as snapshot:
+        points = measure_cut_points(trace_network(model, example, snapshot=snapshot), example)
     distinct = distinct_cut_points(points)
     return [point for point in points if point in distinct or point.node_name in also]
 
@@ -145,18 +150,6 @@ def _balanced_cut_points(
     )
 
 
-@contextmanager
-def _model_must_run(model: nn.Module, example: Tensor) -> Iterator[None]:
-    """Turn any error of the model's own code inside into a `NetworkError`."""
-    try:
-        yield
-    except Exception as error:  # whatever the model's own code raises
-        raise NetworkError(
-            f"{type(model).__name__} does not run on an input of {list(example.shape)} ({first_line(error)}); "
-            "check that the data and the image size are what it expects"
-        ) from error
-
-
 def _output(model: nn.Module, example: Tensor) -> Tensor:
     """Run the model on one sample, or on two where it does not run on one, as batch norm without statistics does."""
     first = example[:1].detach().contiguous()
@@ -166,7 +159,7 @@ def _output(model: nn.Module, example: Tensor) -> Tensor:
             output, second_error = _tried(model, first.repeat_interleave(2, 0))
             error = second_error and error
         if error is not None:
-            with _model_must_run(model, example):
+            with must_run(model, example):
                 OneTensor(model).output(example)
             raise PartitionError(
                 f"{type(model).__name__} runs on {len(example)} samples, but neither on 1 nor on 2 "
@@ -184,18 +177,29 @@ def _tried(model: nn.Module, samples: Tensor) -> tuple[object, Exception | None]
         return None, error
 
 
-def _whole(model: nn.Module, example: Tensor) -> nn.Module:
-    """Return the model as the only group; traced if it has other outputs than one tensor, or flattens by `view`.
+def _initialize(model: nn.Module, example: Tensor) -> None:
+    """Run a model that has lazy parameters, which only then have a shape."""
+    if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
+        _output(model, example)
 
-    Training uses the channels-last memory layout, which `view` cannot flatten.
+
+def _whole(model: nn.Module, example: Tensor, snapshot: Snapshot) -> nn.Module:
+    """Return the model as the only group; traced where a group does what the model itself would not.
+
+    It has other outputs than one tensor, or modules that are to stay in evaluation mode; or flattens by `view`, which
+    cannot take the channels-last memory layout of training.
     """
     if is_transformers_model(model):
-        with without_leftovers(model):
-            return layer_groups(trace_by_export(model, example), [])[0]
+        traced = trace_by_export(model, example, snapshot)
+        parts = layer_groups(traced, [])
+        require_same(traced, parts, example, snapshot)
+        return parts[0]
     try:
-        with without_leftovers(model):
-            traced = trace(model)
-            is_changed = traced.has_auxiliary or any(WAS_VIEW in node.meta for node in traced.training.nodes)
-            return layer_groups(traced, [])[0] if is_changed else model
+        traced = trace(model, example, snapshot=snapshot)
     except PartitionError:  # it need not be cut, so it need not be traced
+        left = next((path for path, module in model.named_modules() if model.training and not module.training), None)
+        if left is not None:
+            raise
         return model
+    was_view = any(WAS_VIEW in node.meta for node in traced.training.nodes)
+    return layer_groups(traced, [])[0] if traced.has_auxiliary or was_view or traced.modes != Modes() else model

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from lctprune.errors import NetworkError
 
-_LARGE = 2**31  # sizes above are no limit
+LARGE = 2**31  # sizes above are no limit
 
 
 class InputLimits:
@@ -63,7 +63,7 @@ def limits_of(program: ExportedProgram, shape: Sequence[Any]) -> list[tuple[int,
             found.append((size, size))
         else:
             limits = program.range_constraints.get(size.node.expr)
-            least, most = (1, _LARGE) if limits is None else (int(limits.lower), limits.upper)
+            least, most = (1, LARGE) if limits is None else (int(limits.lower), limits.upper)
             least = 1 if least == 2 else least  # torch.export leaves 1 out; `require_same` tries it
-            found.append((least, int(most) if most < _LARGE else None))
+            found.append((least, int(most) if most < LARGE else None))
     return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import Self
 
 from torch import Tensor, fx, nn
 
 from lctprune.partition.cut_points import CutPoint
+from lctprune.partition.graphs import nodes_of, output_of
+from lctprune.partition.modes import Modes
 from lctprune.partition.remade import padding_mask, remake, without_padding
-from lctprune.partition.tracing import Traced, nodes_of, output_of
+from lctprune.partition.sections import graph_function
+from lctprune.partition.tracing import Traced
 
 
 class LayerGroup(nn.Module):
@@ -18,31 +21,31 @@ class LayerGroup(nn.Module):
 
     Args:
         root: network.
-        evaluation: graph of one input and one output to run in evaluation mode, with nodes of `root`.
-        training: graph of one input and one output to run in training mode, with nodes of `root`.
+        evaluation: graph of one input to run in evaluation mode, with nodes of `root`.
+        training: graph of one input to run in training mode, with nodes of `root`.
+        modes: modes of the network's modules.
     """
 
-    def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph) -> None:
+    def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph, modes: Modes) -> None:
         super().__init__()
         nodes = [*training.nodes, *evaluation.nodes]
         for op in ("call_module", "get_attr"):  # a module before a parameter inside it
             for target in dict.fromkeys(str(node.target) for node in nodes if node.op == op):
                 _adopt(root, self, target)
-        self._run_in_training = _function(training)
-        self._run_in_evaluation = _function(evaluation)
+        self._run_in_training = graph_function(training)
+        self._run_in_evaluation = graph_function(evaluation)
+        self._modes = modes
         self.training = root.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the graph of the current mode."""
         return self._run_in_training(self, x) if self.training else self._run_in_evaluation(self, x)
 
-
-def _function(graph: fx.Graph) -> Callable[[nn.Module, Tensor], Tensor]:
-    """Compile the graph to a Python function, as torch.fx does to run a graph."""
-    code = graph.python_code("self")
-    namespace = dict(code.globals)
-    exec(compile(code.src, f"<layer group of {len(graph.nodes)} nodes>", "exec"), namespace)
-    return cast(Callable[[nn.Module, Tensor], Tensor], namespace["forward"])
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what the network leaves in evaluation mode when it trains, or has frozen, stays so."""
+        super().train(mode)
+        self._modes.adjust(self, mode)
+        return self
 
 
 def _adopt(root: nn.Module, group: nn.Module, target: str) -> None:
@@ -72,16 +75,21 @@ def layer_groups(traced: Traced, cuts: Sequence[CutPoint]) -> list[nn.Module]:
     edges = [evaluation[0], *ends, output_of(traced.evaluation)]
     training_edges = [training[0], *(traced.counterparts[end] for end in ends), output_of(traced.training)]
     return [
-        LayerGroup(traced.root, _extract(evaluation, *pair), _extract(training, *training_pair))
+        LayerGroup(traced.root, _extract(evaluation, *pair), _extract(training, *training_pair), traced.modes)
         for pair, training_pair in zip(itertools.pairwise(edges), itertools.pairwise(training_edges), strict=True)
     ]
 
 
 def _extract(nodes: Sequence[fx.Node], start: fx.Node, end: fx.Node) -> fx.Graph:
-    """Copy the nodes after `start`, up to and including `end`, to a graph of one input."""
+    """Copy the nodes after `start`, up to and including `end`, to a graph of one input.
+
+    What follows the network's output, such as an update of a buffer, belongs to the last group.
+    """
+    is_last = any(user.op == "output" for user in end.users)
+    stop = len(nodes) if is_last else nodes.index(end) + 1
     graph = fx.Graph()
     copies = {start: graph.placeholder("x")}
-    inside = nodes[nodes.index(start) + 1 : nodes.index(end) + 1]
+    inside = nodes[nodes.index(start) + 1 : stop]
     valid = padding_mask(end, nodes)
     used = [each for node in inside for each in node.all_input_nodes]
     remake(graph, [*used, *([valid] if valid else [])], nodes, start, copies)

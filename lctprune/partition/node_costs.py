@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.measure.costs import FlopCount, counting_flops, saving_bytes
-from lctprune.partition.tracing import nodes_of
+from lctprune.partition.contexts import context_of, entered
+from lctprune.partition.graphs import nodes_of
 from lctprune.utils.modules import evaluation_mode
 
 BATCH = 2  # samples per run: with more than one, the batch is told from other dimensions of length 1
@@ -23,7 +24,7 @@ class NodeRun(NamedTuple, Generic[_T]):
     """What one node returned, and what was measured while it ran."""
 
     shape: tuple[int, ...]  # of the tensor, without the batch; empty where it is no tensor
-    is_batch: bool  # whether it is a floating-point tensor with one row per sample
+    is_batch: bool  # whether it is a floating-point tensor, of a type that critics take, with one row per sample
     is_overwritten: bool  # whether a later node changed it in place
     measured: _T
 
@@ -64,6 +65,13 @@ def _run(root: nn.Module, graph: fx.Graph, example: Tensor, measuring: _Measurin
     return [runs[node.name]._replace(is_overwritten=node.name in overwritten) for node in nodes_of(graph)]
 
 
+def _cut_dtypes(module: nn.Module) -> set[torch.dtype]:
+    """Return the types of tensors that a critic takes: not the reduced ones that only an autocast region makes."""
+    full, reduced = {torch.float32, torch.float64}, {torch.float16, torch.bfloat16}
+    own = {parameter.dtype for parameter in module.parameters()}
+    return full | reduced if own & reduced and not own & full else full
+
+
 class _Interpreter(fx.Interpreter, Generic[_T]):
     """Notes what each node returns, what is measured meanwhile, and which tensors are overwritten."""
 
@@ -71,17 +79,18 @@ class _Interpreter(fx.Interpreter, Generic[_T]):
         super().__init__(module)
         self.extra_traceback = False  # errors of this package have one line
         self.measuring = measuring
+        self.dtypes = _cut_dtypes(module)
         self.runs: dict[str, NodeRun[_T]] = {}
         self.overwritten: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         inputs = {node.name: self.env[node] for node in n.all_input_nodes if isinstance(self.env[node], Tensor)}
         versions = {name: tensor._version for name, tensor in inputs.items()}
-        with self.measuring() as measured:
+        with self.measuring() as measured, entered(context_of(n)):
             value = super().run_node(n)
         self.overwritten |= {name for name, tensor in inputs.items() if tensor._version != versions[name]}
         is_tensor = isinstance(value, Tensor)
-        is_batch = is_tensor and value.is_floating_point() and value.dim() > 1 and len(value) == BATCH
+        is_batch = is_tensor and value.dtype in self.dtypes and value.dim() > 1 and len(value) == BATCH
         shape = tuple(value.shape[1:]) if is_tensor else ()
         self.runs[n.name] = NodeRun(shape, is_batch, is_overwritten=False, measured=measured())
         return value

@@ -25,9 +25,7 @@ _LEFT_OUT = {"pin_memory", "layout"}  # arguments that are as is usual
 _SAME = {"alias", "lift_fresh_copy"}  # of constants, which nothing changes
 
 
-def plain_graph(
-    exported: fx.GraphModule, targets: Mapping[str, str], model: nn.Module, prefix: str, *, training: bool
-) -> fx.Graph:
+def plain_graph(exported: fx.GraphModule, targets: Mapping[str, str], model: nn.Module, prefix: str) -> fx.Graph:
     """Copy a graph of torch.export, of one input and one output, as a graph of `model`.
 
     Args:
@@ -35,11 +33,10 @@ def plain_graph(
         targets: map from the names of these inputs to those of the model's parameters, buffers and constants.
         model: network whose layers the graph calls.
         prefix: prefix of the paths of the model's modules in the graph.
-        training: mode in which the network was traced.
     """
     graph = fx.Graph()
     values: dict[fx.Node, Any] = {}
-    calls = _layer_calls(exported.graph, targets, model, prefix, training=training)
+    calls = _layer_calls(exported.graph, targets, model, prefix)
 
     def value_of(node: fx.Node) -> Any:
         return graph.get_attr(targets[node.name]) if node.name in targets else values[node]
@@ -84,7 +81,7 @@ def _stack(node: fx.Node, prefix: str) -> dict[str, Any]:
 
 
 def _layer_calls(
-    graph: fx.Graph, targets: Mapping[str, str], model: nn.Module, prefix: str, *, training: bool
+    graph: fx.Graph, targets: Mapping[str, str], model: nn.Module, prefix: str
 ) -> dict[fx.Node, tuple[str, fx.Node, bool]]:
     """Find the operations that are together one call of a layer of torch.nn.
 
@@ -95,7 +92,7 @@ def _layer_calls(
     operations = [node for node in graph.nodes if node.op == "call_function" and not _is_check(node)]
     for key, run in itertools.groupby(operations, _innermost):
         nodes = list(run)
-        if (path := _layer_path(nodes[0], model, prefix, training=training)) is None or key is None:
+        if (path := _layer_path(nodes[0], model, prefix)) is None or key is None:
             continue
         inside = set(nodes)
         sources = {each for node in nodes for each in node.all_input_nodes} - inside
@@ -111,7 +108,7 @@ def _innermost(node: fx.Node) -> str | None:
     return next(reversed(node.meta.get("nn_module_stack", {})), None)
 
 
-def _layer_path(node: fx.Node, model: nn.Module, prefix: str, *, training: bool) -> str | None:
+def _layer_path(node: fx.Node, model: nn.Module, prefix: str) -> str | None:
     """Return the path of the layer of torch.nn whose operation a node is; None if it is not one."""
     path = next(reversed(_stack(node, prefix)), None)
     last = next(reversed(node.meta.get("nn_module_stack", {}).values()), ("", ""))[0].partition("@")[0]
@@ -120,7 +117,7 @@ def _layer_path(node: fx.Node, model: nn.Module, prefix: str, *, training: bool)
     module = model.get_submodule(path)
     kind = type(module)
     is_layer = kind.__module__.startswith("torch.nn.modules.") and getattr(nn, kind.__name__, None) is kind
-    return path if is_layer and not list(module.children()) and module.training == training else None
+    return path if is_layer and not list(module.children()) else None
 
 
 def _is_check(node: fx.Node) -> bool:

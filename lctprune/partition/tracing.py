@@ -1,7 +1,8 @@
 """Trace a network with torch.fx, once in training mode and once in evaluation mode.
 
 A functional dropout, stochastic depth or an auxiliary head makes the two graphs differ; a layer group runs its part of
-the graph of the current mode.
+the graph of the current mode. A submodule that cannot be traced without loss is kept whole. Where there is an example,
+both graphs are compared with the network itself.
 """
 
 from __future__ import annotations
@@ -9,24 +10,29 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
-import random
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
-import numpy
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from lctprune.errors import NetworkWarning, PartitionError, first_line
-from lctprune.utils.modules import evaluation_mode
+from lctprune.errors import NetworkWarning, PartitionError
+from lctprune.partition.attempts import BY_HAND, WAS_VIEW, Attempts
+from lctprune.partition.graphs import nodes_of, output_of, owners
+from lctprune.partition.guarding import CONSTANT, Snapshot
+from lctprune.partition.modes import Modes
 
-CONSTANT = "_tensor_constant"  # how torch.fx names tensors that a network makes itself, which it stores there
-WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
-BY_HAND = "give the groups to LocalCriticNetwork by hand"
+__all__ = [
+    "BY_HAND",
+    "WAS_VIEW",
+    "Traced",
+    "aligned",
+    "nodes_of",
+    "output_of",
+    "owners",
+    "require_one_input",
+    "trace",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Traced:
         training: graph in training mode.
         counterparts: map from nodes of `evaluation` to those that do the same in `training`.
         has_auxiliary: whether the network has auxiliary outputs in training, which `training` leaves out.
+        modes: modes of the network's modules.
+        whole: reasons for which submodules are kept whole, by their paths.
         by_export: whether torch.export traced it, in place of torch.fx.
     """
 
@@ -47,127 +55,40 @@ class Traced:
     training: fx.Graph
     counterparts: dict[fx.Node, fx.Node]
     has_auxiliary: bool
+    modes: Modes = field(default_factory=Modes)
+    whole: dict[str, str] = field(default_factory=dict)
     by_export: bool = False
 
 
-def trace(model: nn.Module) -> Traced:
+def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot | None = None) -> Traced:
     """Trace a network of one input in both modes.
 
     Auxiliary outputs, which a network returns in training only, are left out, and so are the modules that make them.
+    The model is afterwards as it was, except for constants of the graphs, which `unchanged` removes.
+
+    Args:
+        model: network.
+        example: input, [batch, ...], on which the graphs are compared with the network; without it they are not.
+        snapshot: state of the model; by default its present state.
 
     Raises:
-        PartitionError: the network cannot be traced, or returns several outputs in evaluation.
+        PartitionError: the network cannot be traced without loss, or returns several outputs in evaluation.
+        NetworkError: the network does not run on the example.
 
     Warns:
         NetworkWarning: auxiliary outputs are left out.
     """
-    with evaluation_mode(model):  # restores each module's own mode
-        evaluation, training = (_graph(model.train(mode)) for mode in (False, True))
-    name = type(model).__name__
-    if not isinstance(output_of(evaluation), fx.Node):
-        raise PartitionError(f"{name} does not return one tensor; {BY_HAND}")
+    attempts = Attempts(model, example, snapshot or Snapshot(model))
+    evaluation, training = attempts.graphs()
     outputs = output_of(training)
-    has_auxiliary = isinstance(outputs, tuple | list) and bool(outputs) and isinstance(outputs[0], fx.Node)
+    has_auxiliary = isinstance(outputs, tuple | list)
     if has_auxiliary:
         dropped = _keep_first_output(training)
         makers = f" ({', '.join(dropped)})" if dropped else ""
+        name = type(model).__name__
         warnings.warn(f"{name}'s auxiliary outputs in training are left out{makers}", NetworkWarning, stacklevel=3)
-    elif not isinstance(outputs, fx.Node):
-        raise PartitionError(f"{name} does not return one tensor in training; {BY_HAND}")
-    return Traced(model, evaluation, training, aligned(evaluation, training), has_auxiliary)
-
-
-@contextmanager
-def without_leftovers(model: nn.Module) -> Iterator[None]:
-    """Remove the constants that tracing leaves in a network."""
-    try:
-        yield
-    finally:
-        for name in [name for name in vars(model) if name.startswith(CONSTANT)]:
-            delattr(model, name)
-
-
-def nodes_of(graph: fx.Graph) -> list[fx.Node]:
-    """List all nodes but the output."""
-    return [node for node in graph.nodes if node.op != "output"]
-
-
-def owners(node: fx.Node) -> list[str]:
-    """Name the modules that a node belongs to, outermost first."""
-    return [path.split("@")[0] for path in node.meta.get("nn_module_stack", {})]
-
-
-class _Tracer(fx.Tracer):
-    """Remembers in which module tracing failed, and does not trace into what is known to be untraceable."""
-
-    proxy_buffer_attributes = True  # or values computed from a buffer would become constants
-
-    def __init__(self) -> None:
-        modules, functions = _opaque_to_tracing()
-        super().__init__(autowrap_functions=functions)
-        self.opaque_modules = modules
-        self.inside: list[str] = []
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: object = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Create one input; all others keep their defaults."""
-        return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in self.opaque_modules or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        self.inside.append(self.path_of_module(m))
-        value = super().call_module(m, forward, args, kwargs)
-        self.inside.pop()
-        return value
-
-
-def _opaque_to_tracing() -> tuple[tuple[type, ...], tuple[Callable[..., Any], ...]]:
-    """Return the modules and functions that tracing must not enter, of the libraries that have been imported."""
-    modules: list[type] = []
-    functions: list[Callable[..., Any]] = []
-    if (operations := sys.modules.get("torchvision.ops")) is not None:
-        modules.append(operations.DeformConv2d)  # branches on shapes
-    if (timm := sys.modules.get("timm.models")) is not None:
-        modules += timm.get_notrace_modules()
-        functions += timm.get_notrace_functions()
-    return tuple(modules), tuple(functions)
-
-
-def _graph(model: nn.Module) -> fx.Graph:
-    name = type(model).__name__
-    if model._forward_pre_hooks or model._forward_hooks:
-        raise PartitionError(f"{name} has forward hooks of its own, which layer groups would not call; {BY_HAND}")
-    tracer = _Tracer()
-    before = _random_states()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # whatever the model's own code raises when it is traced
-        place = f" at {tracer.inside[-1]}" if tracer.inside else ""
-        raise PartitionError(f"{name} cannot be traced{place} ({first_line(error)}); {BY_HAND}") from error
-    if _random_states() != before:
-        raise PartitionError(
-            f"{name} draws random numbers in Python, which tracing would freeze (hand-written stochastic depth?); "
-            f"use torchvision.ops.StochasticDepth, or {BY_HAND}"
-        )
-    for node in graph.nodes:
-        if node.op == "call_method" and node.target == "view" and not _views_as_type(node):
-            node.target, node.meta[WAS_VIEW] = "reshape", True
-    return graph
-
-
-def _views_as_type(node: fx.Node) -> bool:
-    asked = [argument.args[1:] for argument in node.all_input_nodes if argument.target is getattr]
-    return "dtype" in node.kwargs or ("dtype",) in asked or any(isinstance(each, torch.dtype) for each in node.args)
-
-
-def _random_states() -> tuple[object, ...]:
-    """Return the states of the random generators that a network's Python code may draw from."""
-    return torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state())
+    counterparts = aligned(evaluation, training)
+    return Traced(model, evaluation, training, counterparts, has_auxiliary, attempts.modes, attempts.whole)
 
 
 def require_one_input(model: nn.Module) -> None:
@@ -181,14 +102,6 @@ def require_one_input(model: nn.Module) -> None:
     required = [item.name for item in parameters if item.default is item.empty and item.kind not in variadic]
     if len(required) > 1:
         raise PartitionError(f"{type(model).__name__} takes several inputs ({', '.join(required)}); {BY_HAND}")
-
-
-def output_of(graph: fx.Graph) -> Any:
-    """Return the graph's output: a node, or several in a tuple or another container."""
-    output: Any = next(iter(reversed(graph.nodes))).args[0]
-    if isinstance(output, fx.Node) and isinstance(output.target, type) and issubclass(output.target, tuple):
-        return output.args  # a named tuple that the network makes
-    return output
 
 
 def _keep_first_output(graph: fx.Graph) -> list[str]:

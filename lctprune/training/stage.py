@@ -29,7 +29,7 @@ from lctprune.update import (
     backward_critic,
     local_critic_step,
 )
-from lctprune.utils.modules import evaluation_mode, packed
+from lctprune.utils.modules import evaluation_mode, hold_frozen, packed
 
 EVALUATION_BATCH = 512
 
@@ -66,10 +66,11 @@ class Stage:
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
 
     def train_mode(self) -> None:
-        """Put all modules into training mode, but frozen groups into evaluation mode."""
+        """Put all modules into training mode, but frozen groups and frozen statistics into evaluation mode."""
         for trainer in self.trainers:
             trainer.modules.train()
             trainer.group.train(not self._config.freeze_main)
+            hold_frozen(trainer.group)
 
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
         """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""

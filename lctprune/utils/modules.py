@@ -62,6 +62,21 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def hold_frozen(network: nn.Module) -> None:
+    """Put modules with buffers into evaluation mode where nothing is to be trained, so that no statistics move.
+
+    These are the modules of the largest parts of the network that have parameters, all of them frozen.
+    """
+    parameters = list(network.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        for module in network.modules():
+            if module._buffers:
+                module.training = False
+    else:
+        for child in network.children():
+            hold_frozen(child)
+
+
 def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
     """Find a parameter to train, or a persistent buffer, that two modules hold.
 

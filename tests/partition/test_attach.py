@@ -20,7 +20,8 @@ from lctprune.models.build import MODELS
 from lctprune.partition.balancing import balance
 from lctprune.partition.cut_points import measure_cut_points
 from lctprune.partition.cutting import all_cut_points, partition_model, possible_cut_points
-from lctprune.partition.tracing import BY_HAND, trace, without_leftovers
+from lctprune.partition.guarding import unchanged
+from lctprune.partition.tracing import BY_HAND, trace
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -500,7 +501,7 @@ def test_all_cut_points_are_the_possible_ones_the_output_and_what_is_named() -> 
     every = all_cut_points(model, IMAGE)
     assert every[:-1] == usual
     assert every[-1].flops == lct.count_flops(model, IMAGE)
-    with without_leftovers(model):
+    with unchanged(model):
         points = measure_cut_points(trace(model), IMAGE)
     other = next(point for point in points if point not in every)
     named = all_cut_points(model, IMAGE, also=[other.node_name])
@@ -519,10 +520,12 @@ class Depends(nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
-def test_where_tracing_fails_is_said() -> None:
+def test_a_submodule_that_depends_on_its_data_is_kept_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), Depends()), nn.Conv2d(4, 4, 3))
-    with pytest.raises(PartitionError, match=rf"Sequential cannot be traced at 1\.1 \(.*control flow.*\); {BY_HAND}"):
-        groups_of(model, IMAGE, groups=2)
+    assert trace(model, IMAGE).whole.keys() == {"1.1"}
+    first, second = groups_of(model, IMAGE, split_at=["1.1"])
+    for x in (torch.rand(2, 3, 8, 8) * 9, torch.rand(2, 3, 8, 8) * -9):
+        assert torch.equal(second(first(x)), model(x))
 
 
 class SkipToTheEnd(SmallNet):
@@ -665,12 +668,12 @@ def test_a_network_is_cut_again_where_it_was_cut(named: bool) -> None:
     torch.testing.assert_close(dict(second.state_dict()), dict(first.state_dict()), rtol=0, atol=0)
 
 
-def test_known_cut_points_take_one_run_of_the_model() -> None:
+def test_known_cut_points_are_not_searched() -> None:
     runs = []
     model = SmallNet()
     model.fc.register_forward_hook(lambda _, inputs, __: runs.append(isinstance(inputs[0], Tensor)))
     lct.attach_critics(model, IMAGE, num_outputs=5, split_at=["relu_1", "block2"], critic=["tail", "linear"])
-    assert runs.count(True) == 1
+    assert runs.count(True) == 1 + 4  # for shapes, and in both modes for comparing the graphs with the model
 
 
 def test_a_model_that_does_not_run_is_refused_where_the_cut_points_are_known() -> None:

@@ -35,8 +35,8 @@ class Layers(nn.Module):
         return self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != 6:  # at which torch.fx gives up
-            raise ValueError("6 features")
+        if not isinstance(x, Tensor):  # at which torch.fx gives up
+            raise TypeError("a tensor")
         return self.run(x)
 
 
@@ -44,7 +44,7 @@ class ByLength(Layers):
     """A path by the length of a sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(x if x.shape[1] < 8 else x[:, :8]).mean(1)
+        return super().forward(x if x.shape[1] < 8 else x[:, :8]).mean(1)
 
 
 class Patches(Layers):
@@ -55,15 +55,15 @@ class Patches(Layers):
         h = torch.zeros_like(x[:, 0])
         for step in range(x.shape[1]):
             h = h + x[:, step] / (step + 1)
-        return self.run(self.norm(h))
+        return super().forward(self.norm(h))
 
 
 class NoGradients(Layers):
     """Regions without gradients and without autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != 6:
-            raise ValueError("6 features")
+        if not isinstance(x, Tensor):
+            raise TypeError("a tensor")
         with torch.no_grad():
             x = self.layers[0](x).tanh()
         with torch.autocast(x.device.type, enabled=False):
@@ -72,7 +72,7 @@ class NoGradients(Layers):
 
 
 FOLLOWED: dict[str, tuple[type[Layers], tuple[int, ...]]] = {
-    "a check of the shape": (Layers, (2, 6)),
+    "a check of the type": (Layers, (2, 6)),
     "a path by the length": (ByLength, (2, 5, 6)),
     "a loop over steps": (Patches, (2, 4, 6)),
     "regions without gradients": (NoGradients, (2, 6)),
@@ -122,7 +122,7 @@ class ByValue(Layers):
 
 class ByBatch(Layers):
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(x) if x.shape[0] > 1 else self.run(2 * x)
+        return super().forward(x if x.shape[0] > 3 else 2 * x)
 
 
 class Keeps(Layers):
@@ -157,7 +157,7 @@ class AddsInPlace(Layers):
 
 class ByLen(Layers):
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(x) / len(x)
+        return super().forward(x) / len(x)
 
 
 class HangsHook(Layers):
@@ -176,11 +176,11 @@ def with_hook(model: Layers) -> Layers:
 REFUSED: dict[str, tuple[Callable[[], Layers], str]] = {
     "values": (ByValue, "control flow"),
     "length of the batch": (ByLen, r"one batch size only.*not len\(x\)"),
-    "batch size": (ByBatch, r"inputs of \[1, 6\]"),
-    "attribute kept": (Keeps, "changes last when it runs"),
-    "counter": (Counts, "changes calls when it runs"),
-    "list": (Lists, "changes seen when it runs"),
-    "buffer assigned": (Averages, "changes mean when it runs"),
+    "batch size": (ByBatch, "number of samples in the batch"),
+    "attribute kept": (Keeps, "assigns its attribute last in forward"),
+    "counter": (Counts, "assigns its attribute calls in forward"),
+    "list": (Lists, "assigns its attribute seen in forward"),
+    "buffer assigned": (Averages, "assigns its attribute mean in forward"),
     "view of a buffer": (AddsInPlace, "buffer mean"),
     "hook on a gradient": (HangsHook, "hook on a gradient"),
     "hook on a layer": (lambda: with_hook(Layers()), r"hooks.* at layers\.1"),

@@ -296,13 +296,18 @@ def test_a_shared_layer_is_refused_across_a_cut_whatever_its_name() -> None:
 
 def test_a_network_by_hand_is_the_way_out() -> None:
     class Depends(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
 
-    body = nn.Sequential(nn.Conv2d(3, 4, 3), Depends())
-    head = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 5))
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x if x.sum() > 0 else -x).flatten(1)
+
+    model = Depends()
     with pytest.raises(PartitionError, match="give the groups to LocalCriticNetwork by hand"):
-        lct.attach_critics(nn.Sequential(body, head), IMAGES, num_outputs=5, groups=2)
+        lct.attach_critics(model, IMAGES, num_outputs=64, groups=2)
+    body, head = nn.Sequential(model.a), nn.Sequential(model.b, nn.Flatten(), nn.Linear(64, 5))
     network = lct.LocalCriticNetwork([body, head], [lct.make_critic("tail", (4, 6, 6), 5)])
     losses = lct.local_critic_backward(network, IMAGES, torch.tensor([0, 1, 2, 3]))
     assert all(loss.isfinite().all() for loss in losses)

@@ -1,0 +1,65 @@
+"""Choose the tracer of a network: torch.fx, or torch.export where torch.fx cannot follow the network's code."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor, nn
+
+from lctprune.errors import NetworkWarning, PartitionError
+from lctprune.measure.costs import count_parameters
+from lctprune.partition.calling import is_transformers_model
+from lctprune.partition.exported import trace_by_export
+from lctprune.partition.guarding import CONSTANT, Snapshot
+from lctprune.partition.tracer import UnfollowedError
+from lctprune.partition.tracing import Traced, trace
+
+
+def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot) -> Traced:
+    """Trace a network of one input in both modes.
+
+    torch.export traces models of `transformers`, and networks that torch.fx cannot follow, or not into the submodule
+    that holds most of them. What was refused for what it does, such as assigning attributes, stays refused.
+
+    Args:
+        model: network.
+        example: input, [batch, ...].
+        snapshot: state of the model.
+
+    Raises:
+        PartitionError: the network cannot be traced without loss.
+        NetworkError: the network does not run on the example.
+
+    Warns:
+        NetworkWarning: auxiliary outputs are left out; or most of the network is kept whole.
+    """
+    if is_transformers_model(model):
+        return trace_by_export(model, example, snapshot)
+    try:
+        traced = trace(model, example, snapshot=snapshot)
+    except PartitionError as refused:
+        if not isinstance(refused.__cause__, UnfollowedError):
+            raise
+        try:
+            return trace_by_export(model, example, snapshot)
+        except PartitionError as error:
+            if error.__cause__ is None:  # it was refused for what it does
+                raise error from refused
+            raise refused from error  # which names the line of code
+    if (most := _whole_most(traced)) is None:
+        return traced
+    constants = {name: value for name, value in vars(model).items() if name.startswith(CONSTANT)}
+    try:
+        return trace_by_export(model, example, snapshot)
+    except PartitionError:
+        reason = traced.whole[most]
+        text = f"{most} holds most of {type(model).__name__}, and no cut point is inside: {reason}"
+        warnings.warn(text, NetworkWarning, stacklevel=3)
+        snapshot.restore(**constants)
+        return traced
+
+
+def _whole_most(traced: Traced) -> str | None:
+    """Name a submodule that is kept whole and holds more than half of the network's parameters."""
+    total = count_parameters(traced.root)
+    return next((path for path in traced.whole if 2 * count_parameters(traced.root.get_submodule(path)) > total), None)
