@@ -352,10 +352,9 @@ def test_bad_input_gets_one_line(
 def test_a_text_file_among_the_images_is_named(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
     (folder / "train" / "red" / "notes.txt").write_text("hello")
-    result = cli("train", "resnet", "--data", folder, "--out", tmp_path / "run")
-    assert_one_line(result, code=1)
+    result = cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run", *QUICK)
+    assert result.code == 0, result.err
     assert "notes.txt" in result.err
-    assert not (tmp_path / "run").exists()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
