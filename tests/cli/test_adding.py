@@ -95,6 +95,7 @@ def test_percentages_are_of_the_main_network(trained: lct.Run, cli: Cli) -> None
     assert page.count("<td>100%</td>") == 1  # the main network's share of itself
 
 
+@pytest.mark.slow
 def test_dense_training_is_training_and_densify(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     for name, options in (("at once", ("--dense",)), ("apart", ())):
         arguments = ("train", "vgg-lct", "--data", image_folder, "--groups", 3, "--out", tmp_path / name, *TINY)

@@ -364,6 +364,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(cli: Cli, image_folder
     assert str(tmp_path / "file" / "run") in result.err
 
 
+@pytest.mark.slow
 def test_flipping_and_cropping_change_what_is_learnt(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     losses = []
     for index, options in enumerate((("none",), ("crop",), ("crop-flip",), ("crop", "--shift", 0.25))):
@@ -410,6 +411,7 @@ def test_what_was_selected_before_training_went_on_is_said_to_be_old(
     assert "select again" not in cli("evaluate", path).err
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_is_gone_says_where_it_was(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
     assert cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run", *QUICK).code == 0
