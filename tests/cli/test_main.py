@@ -390,6 +390,7 @@ def test_sizes_that_do_not_match_are_resized(cli: Cli, image_folder: Path, tmp_p
     assert lct.Run(path).config.network.image_size == 8
 
 
+@pytest.mark.slow
 def test_what_was_selected_before_training_went_on_is_said_to_be_old(
     cli: Cli, image_folder: Path, tmp_path: Path
 ) -> None:

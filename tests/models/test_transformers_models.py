@@ -205,6 +205,7 @@ for samples, outputs in zip(x, expected):
 """
 
 
+@pytest.mark.slow
 def test_ones_own_bert_is_trained_measured_chosen_and_exported(tmp_path: Path) -> None:
     targets = torch.arange(60) % OUTPUTS
     ids = torch.randint(6, 40, (60, 10))
