@@ -136,15 +136,18 @@ def print_candidates(
     ]
     bold = next((index for index, candidate in enumerate(candidates) if candidate is chosen), None)
     names = ("", "exit", "added as")
-    print_table(console, rows, dispensable=DISPENSABLE, left=names, folded=["added as"], bold=bold)
+    dispensable = [heading for heading in DISPENSABLE if heading != candidates[0].metric]
+    print_table(console, rows, dispensable=dispensable, left=names, folded=["added as"], bold=bold)
 
 
 def _cells(candidate: Candidate) -> dict[str, str]:
-    low, high = candidate.accuracy_interval
+    from lctprune.config.metric import interval_text, score_text
+
     return {
         "exit": candidate.name,
-        candidate.metric: f"{candidate.accuracy:.1%}",
-        "95% interval": f"{100 * low:.1f}-{high:.1%}",
+        candidate.metric: score_text(candidate.score, candidate.metric),
+        "95% interval": interval_text(*candidate.score_interval, candidate.metric),
+    } | {
         "loss": f"{candidate.loss:.3f}",
         "FLOPs": quantity(candidate.flops),
         "MACs": quantity(candidate.macs),

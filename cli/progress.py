@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lctprune.config.metric import score_text
 from lctprune.training.loop import Progress
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
@@ -34,7 +35,7 @@ def show_progress(steps: Iterable[Progress], console: Console) -> None:
 
 
 def progress_line(progress: Progress) -> str:
-    """One line: where training is, how fast, the losses of all exits, validation accuracies, time left."""
+    """One line: where training is, how fast, the losses of all exits, their validation scores, time left."""
     losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
     left = datetime.timedelta(seconds=round(progress.seconds_left))
     parts = [
@@ -43,6 +44,8 @@ def progress_line(progress: Progress) -> str:
         f"{progress.images_per_s:.0f} samples/s",
         f"loss {losses}",
     ]
-    if progress.val_accuracy is not None:
-        parts.append("validation " + " ".join(f"{accuracy:.1%}" for accuracy in progress.val_accuracy))
+    if progress.val_score is not None:
+        named = "" if progress.metric == "accuracy" else f"{progress.metric} "
+        scores = " ".join(score_text(score, progress.metric) for score in progress.val_score)
+        parts.append(f"validation {named}{scores}")
     return "  ".join([*parts, f"left {left}"])

@@ -20,7 +20,9 @@ def report(
     """
     from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
     from lctprune.measure.candidates import candidate_of
+    from lctprune.measure.recall import read_recall
     from lctprune.utils.files import write_atomically
+    from lctprune.workflows.deployment import CANDIDATES
 
     found = opened(run, model=model, data=data)
     folder = results_folder(found, out)
@@ -32,16 +34,19 @@ def report(
 
     path = folder / "report.html"
     selection = present_selection(found)
+    recall = read_recall(folder / CANDIDATES) or read_recall(found.path / CANDIDATES)
     if selection is None:
-        page = report_page(found, candidates)
+        page = report_page(found, candidates, recall=recall)
     else:
-        test = {**selection["test"], "main_accuracy": selection["main_network"]["test"]["accuracy"]}
+        main = selection["main_network"]["test"]
+        test = {**selection["test"], "main_accuracy": main["accuracy"], "main_score": main.get("score")}
         page = report_page(
             found,
             candidates,
             chosen=candidate_of(candidates, selection["exit"]),
             budget=selection["budget"],
             test=test,
+            recall=recall,
         )
     write_atomically(path, page.encode())
     if json:

@@ -132,7 +132,7 @@ def show_candidates(
     console = stdout()
     console.print(f"{headline} ({candidates[0].samples} samples):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of accuracy and FLOPs. {units(run, batch=latency_batch)}.")
+    console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, batch=latency_batch)}.")
 
 
 def show_all(run: Run, *, json: bool) -> None:

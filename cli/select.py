@@ -35,10 +35,11 @@ def select(
     out: OutOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Pick the most accurate exit that fits a budget, and export it.
+    """Pick the best exit that fits a budget, and export it.
 
-    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). Accuracy is that on the
-    validation split; the test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
+    Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best exit has the highest
+    accuracy on the validation split, or what train's --metric says. The test split is read once, for the exit that was
+    chosen. Exit code 3: nothing fits.
 
     Examples:
     lctprune select --budget-flops 1e9
@@ -83,6 +84,7 @@ def _show(
     results: Path | None,
 ) -> None:
     from lctprune.cli.results import show_candidates
+    from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
 
     main = main_of(candidates)
@@ -93,7 +95,7 @@ def _show(
     if alternative:
         console.print(
             f"Alternative: {alternative.name} costs {_fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {alternative.accuracy:.1%} is statistically no worse."
+            f"{alternative.metric} of {_shown(alternative)} is statistically no worse."
         )
     if chosen is not main:
         console.print(
@@ -103,7 +105,8 @@ def _show(
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
-        f"{deployment.test_accuracy:.1%}; main network {deployment.main_test_accuracy:.1%}."
+        f"{score_text(deployment.test_score, chosen.metric)}; main network "
+        f"{score_text(deployment.main_test_score, chosen.metric)}."
     )
     if results is None or deployment.model_card is None:
         console.print("Not exported: the run cannot be written; --out DIR writes elsewhere.")
@@ -114,12 +117,21 @@ def _show(
 
 
 def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
+    from lctprune.config.metric import best_text
+
+    best = best_text(chosen.metric)
     if not limits:
-        return f"the most accurate of all at {chosen.accuracy:.1%} (no budget was given)"
+        return f"{best} of all at {_shown(chosen)} (no budget was given)"
     from lctprune.measure.units import amount
 
     bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
-    return f"the most accurate that fits {bounds}: {chosen.accuracy:.1%} on validation"
+    return f"{best} that fits {bounds}: {_shown(chosen)} on validation"
+
+
+def _shown(candidate: Candidate) -> str:
+    from lctprune.config.metric import score_text
+
+    return score_text(candidate.score, candidate.metric)
 
 
 def _fraction(cost: float | None, whole: float | None) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from lctprune.errors import ConfigError
 
 TEMPERATURE = 4.0  # divides logits before they are compared
+IGNORED = -100  # class number of a target without a class, as in PyTorch
 Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> [batch]
 Distance = Callable[[Tensor, Tensor], Tensor]  # (output, teacher's output) -> [batch]
 
@@ -19,20 +20,31 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # (output, teacher's output) -> [
 def cross_entropy(output: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Compute the cross-entropy per sample, averaged over further dimensions (time, space) if there are any.
 
-    This is l in equation 3 of Lee, Hsieh, Lee 2022 for classification.
+    This is l in equation 3 of Lee, Hsieh, Lee 2022 for classification. Class number -100 marks a target without a
+    class: it is left out of the average, and a sample without any class has a loss of 0.
 
     Args:
         output: logits, [batch, classes] or [batch, classes, ...].
-        target: class indices, [batch] or [batch, ...].
+        target: class numbers of any integer type, [batch] or [batch, ...]; or probabilities, of the shape of `output`.
         label_smoothing: fraction of the target probability that is spread evenly over all classes, 0 to 1.
 
     Returns:
         [batch], in at least single precision.
     """
-    losses = functional.cross_entropy(
-        _at_least_single(output), target, reduction="none", label_smoothing=label_smoothing
-    )
-    return mean_per_sample(losses)
+    output, target = _at_least_single(output), class_numbers(target)
+    if target.is_floating_point():
+        target = target.to(output.dtype)
+    losses = functional.cross_entropy(output, target, reduction="none", label_smoothing=label_smoothing)
+    if losses.dim() < 2 or target.is_floating_point():
+        return mean_per_sample(losses)
+    counted = (target != IGNORED).flatten(1).sum(1)  # [batch]
+    factor = losses.shape[1:].numel() / counted.clamp(min=1).to(losses.dtype)
+    return mean_per_sample(losses) * factor  # of exactly 1 where all targets count
+
+
+def class_numbers(target: Tensor) -> Tensor:
+    """Return targets of any integer type, booleans included, as int64; floating-point targets as they are."""
+    return target if target.is_floating_point() else target.long()
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -84,6 +96,20 @@ def distance_to_teacher(*, is_regression: bool) -> Distance:
     return mean_squared_error if is_regression else softened_distance
 
 
+def is_own(loss: Loss | None) -> bool:
+    """Tell whether a loss is the caller's own: neither the default one nor one of this module."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss not in (None, cross_entropy, mean_squared_error)
+
+
+def is_cross_entropy(loss: Loss | None) -> bool:
+    """Tell whether a loss is `cross_entropy`, with whatever settings."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss is cross_entropy
+
+
 def default_distance(loss: Loss | None, *, is_regression: bool, distils: bool) -> Distance:
     """Return the default distillation distance of critics, where the loss leaves no doubt about it.
 
@@ -95,7 +121,9 @@ def default_distance(loss: Loss | None, *, is_regression: bool, distils: bool) -
     Raises:
         ConfigError: critics distil, and the loss is one of the caller's own on floating-point targets.
     """
-    if distils and is_regression and loss not in (None, mean_squared_error):
+    if is_cross_entropy(loss):
+        return softened_distance
+    if distils and is_regression and is_own(loss):
         raise ConfigError(
             "critics distil, but a loss of your own on floating-point targets does not tell how far an output is from "
             "the next exit's; give distance=..., or distill=0 for no distillation"

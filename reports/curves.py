@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.errors import ConfigError
 from lctprune.reports.figures import INK, panels, percent_formatter, say_instead, style
 
@@ -18,6 +19,10 @@ QUANTITIES = {
     "val_accuracy": "validation {metric}",
     "train_loss": "training loss, mean per sample",
     "val_loss": "validation loss, mean per sample",
+    "val_balanced_accuracy": "validation balanced accuracy",
+    "val_macro_f1": "validation macro F1",
+    "val_map": "validation mAP",
+    "val_r2": "validation R2",
     "cosine": "cosine of local and true gradient",
     "gradient_norm": "norm of the local gradient",
     "gap": "mean |loss - main network's loss|",
@@ -32,7 +37,8 @@ def training_curves(metrics: pandas.DataFrame, quantity: str) -> pandas.DataFram
 
     Args:
         metrics: table from `metrics_frame`.
-        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss"; with diagnostics also "cosine" (-1 to 1),
+        quantity: "val_accuracy" (0 to 1), "train_loss" or "val_loss"; with another metric also its column, such as
+            "val_macro_f1"; with diagnostics also "cosine" (-1 to 1),
             "gradient_norm" or "gap". The result has no columns if the run did not measure it.
 
     Raises:
@@ -59,7 +65,7 @@ def training_figure(
     Args:
         metrics: table from `metrics_frame`.
         quantities: quantities of the panels; `training_curves` lists them.
-        metric: name of the quantity "val_accuracy": accuracy or R2.
+        metric: name of the quantity "val_accuracy": accuracy, or in a run of an earlier version R2.
 
     Raises:
         ConfigError: there is no such quantity.
@@ -69,11 +75,22 @@ def training_figure(
         for ax, quantity in zip(axes, quantities, strict=True):
             _draw_curves(ax, training_curves(metrics, quantity))
             ax.set_ylabel(QUANTITIES[quantity].format(metric=metric))
-            if quantity == "val_accuracy":
+            if quantity.startswith("val_") and quantity != "val_loss":
                 ax.yaxis.set_major_formatter(percent_formatter())
         if axes[-1].lines:
             axes[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, reverse=True)
     return figure
+
+
+def score_quantity(metrics: pandas.DataFrame, metric: str) -> str:
+    """Return the quantity that holds a run's metric.
+
+    Args:
+        metrics: table from `metrics_frame`.
+        metric: name of the metric.
+    """
+    quantity = SCORE_COLUMNS.get(metric, "val_accuracy")
+    return "val_accuracy" if training_curves(metrics, quantity).empty else quantity
 
 
 def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:

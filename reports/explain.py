@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
+from lctprune.config.metric import best_text, score_text
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Limits, cheaper_alternative, fitting
 from lctprune.measure.units import amount
-from lctprune.reports.formats import percent
 from lctprune.runs import Run
 
 
@@ -74,12 +74,13 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     asked = " and ".join(f"at most {amount(limit, cost)}" for cost, limit in budget.items())
     scope = f"{len(possible)} of {len(candidates)} candidates that fit the budget ({asked})"
     scope = scope if budget else f"{len(candidates)} candidates; no budget was given"
-    accuracy = f"validation {chosen.metric} {percent(chosen.accuracy)}"
+    score = f"validation {chosen.metric} {score_text(chosen.score, chosen.metric)}"
+    best = best_text(chosen.metric)
     if chosen not in possible:
-        return [f"As measured now it does not fit the budget ({asked}): {accuracy}. Select again."]
-    if chosen.accuracy < max(candidate.accuracy for candidate in possible):
-        return [f"It is not the most accurate one now: {accuracy}. There are {scope}. Select again."]
-    sentences = [f"It is the most accurate ({accuracy}) of the {scope}."]
+        return [f"As measured now it does not fit the budget ({asked}): {score}. Select again."]
+    if chosen.merit < max(candidate.merit for candidate in possible):
+        return [f"It is not {best} now: {score}. There are {scope}. Select again."]
+    sentences = [f"It is {best} ({score}) of the {scope}."]
     if costs := [f"{amount(getattr(chosen, c), c)} (limit {amount(limit, c)})" for c, limit in budget.items()]:
         sentences.append(f"It costs {', '.join(costs)}.")
     if other := cheaper_alternative(candidates, limits, chosen):
@@ -87,7 +88,7 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
         cost = amount(other.flops, "flops")
         sentences.append(
             f"These samples do not show a cheaper one to be worse (the difference's 95% interval contains 0): "
-            f"{other.name}, validation {other.metric} {percent(other.accuracy)}, {cost}."
+            f"{other.name}, validation {other.metric} {score_text(other.score, other.metric)}, {cost}."
         )
     return sentences
 

@@ -13,17 +13,21 @@ import pandas
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lctprune.config.metric import is_lower_better, score_text
 from lctprune.measure.candidates import Candidate, wilson_interval
+from lctprune.measure.recall import ClassRecall
 from lctprune.measure.selection import main_of, pareto_front
 from lctprune.measure.units import engineering
-from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, training_curves, training_figure
+from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
 from lctprune.reports.formats import percent, percent_interval
+from lctprune.reports.grid import Cell, Row, Table
 from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
+from lctprune.reports.recall import recall_table
 from lctprune.reports.tables import metrics_frame
-from lctprune.reports.tiles import headline_tiles
+from lctprune.reports.tiles import headline_tiles, main_score, own_score
 from lctprune.runs import Run
 from lctprune.utils.names import visible
 
@@ -32,13 +36,13 @@ METHODS = {
     "joint": "Trained by deep supervision, with the gradients of all exits: every exit is a network of its own.",
     "backprop": "Trained whole, by backpropagation.",
 }
-INTERVALS = {"accuracy": "Wilson's 95% interval", "R2": "the 95% interval of the normal distribution"}
+WILSON, NORMAL = "Wilson's 95% interval", "the 95% interval of the normal distribution"
 UNITS = (
-    "{Metric} and loss: on the validation split, with {interval}; loss is the mean per sample. "
+    "{Scores}: on the validation split, with {interval}; loss is the mean per sample. "
     "FLOPs: per sample, where 1 FLOP is one multiply or one add (one multiply-add, MAC, is 2 FLOPs). "
     "Latency: median of one call at batch {batch} on the machine that evaluated the run, with 5th and 95th percentile. "
     "Size: of weights and buffers; 1 MB is 1,000,000 bytes. "
-    "Front: no other exit has at least the {metric} at no more FLOPs, and is better in one of the two."
+    "Front: no other exit is at least as good in {metric} at no more FLOPs, and better in one of the two."
 )
 COLUMNS = ("exit", "{metric}", "loss", "FLOPs", "of main", "parameters", "size", "latency", "front")
 UNKNOWN = "not known"
@@ -50,31 +54,6 @@ class Choice:
 
     heading: str
     sentences: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the table, with notes in small print below."""
-
-    text: str
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A candidate in the table."""
-
-    cells: Sequence[Cell]
-    chosen: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """The candidates, one per row, and a note that explains the columns."""
-
-    columns: Sequence[str]
-    rows: Sequence[Row]
-    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +71,7 @@ def report_page(
     chosen: Candidate | None = None,
     budget: Mapping[str, float] | None = None,
     test: Mapping[str, Any] | None = None,
+    recall: ClassRecall | None = None,
 ) -> str:
     """Render the report of one run as the text of an HTML file.
 
@@ -100,8 +80,9 @@ def report_page(
         candidates: exits of the network, at least one, measured on the validation split.
         chosen: candidate to highlight; the page says why it was chosen.
         budget: plain limits by "flops", "macs", "parameters" and "latency_ms".
-        test: results of the chosen network on the test split: `accuracy` (0 to 1), `samples`, and `main_accuracy`, the
-            accuracy of the main network.
+        test: results of the chosen network on the test split: `metric`, `score` (by default `accuracy`), `samples`, and
+            `main_score` (by default `main_accuracy`), that of the main network.
+        recall: recall of each class on the validation split, if it was measured.
 
     Raises:
         ConfigError: the budget names something else, or a limit is not a positive number.
@@ -119,12 +100,14 @@ def report_page(
     )
     return environment.get_template("page.html.jinja").render(
         name=run.path.resolve().name,
+        heading=_begun(metric),
         method=METHODS[run.config.training.method],
         tiles=headline_tiles(candidates, chosen, test),
         choice=_choice(candidates, chosen, budget or {}, test),
         table=_table(candidates, chosen),
+        recall=recall_table(recall, run, candidates, chosen) if recall else None,
         pareto=_pareto(candidates, chosen, budget),
-        curves=_curves(metrics, ("val_accuracy", "train_loss"), "Curve of every exit", metric),
+        curves=_curves(metrics, (score_quantity(metrics, metric), "train_loss"), "Curve of every exit", metric),
         agreement=_curves(metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric),
         facts=describe_run(run),
     )
@@ -150,16 +133,16 @@ def _choice(
 
 
 def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
-    accuracy, samples = test["accuracy"], int(test["samples"])
+    score, samples = own_score(test), int(test["samples"])
     metric = test.get("metric", "accuracy")
     interval = ""
-    if metric == "accuracy":  # a fraction of samples, which an R2 is not
-        interval = f"95% interval {percent_interval(*wilson_interval(accuracy, samples))}, "
-    sentence = f"Test {metric} of {name}: {percent(accuracy, 2)} ({interval}{samples:,} samples)."
-    if (main := test.get("main_accuracy")) is None:
+    if metric == "accuracy":  # a fraction of samples
+        interval = f"95% interval {percent_interval(*wilson_interval(score, samples))}, "
+    sentence = f"Test {metric} of {name}: {score_text(score, metric, 2)} ({interval}{samples:,} samples)."
+    if (main := main_score(test)) is None:
         return sentence
-    points = 100 * (accuracy - main)
-    return f"{sentence} The main network's: {percent(main, 2)}; the difference is {points:+.2f} percentage points."
+    difference = f"{score - main:+.4g}" if is_lower_better(metric) else f"{100 * (score - main):+.2f} percentage points"
+    return f"{sentence} The main network's: {score_text(main, metric, 2)}; the difference is {difference}."
 
 
 def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> Table:
@@ -172,21 +155,34 @@ def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> Table:
     samples = {candidate.samples for candidate in candidates if candidate.samples}
     counted = f"Validation samples: {', '.join(f'{count:,}' for count in sorted(samples))}. " if samples else ""
     units = UNITS.format(
-        Metric=metric.capitalize(), metric=metric, interval=INTERVALS[metric], batch=candidates[0].latency_batch
+        Scores=_begun(metric) + ("" if metric == "loss" else " and loss"),
+        metric=metric,
+        interval=WILSON if metric == "accuracy" else NORMAL,
+        batch=candidates[0].latency_batch,
     )
-    return Table(columns=[column.format(metric=metric) for column in COLUMNS], rows=rows, note=counted + units)
+    columns = [column.format(metric=metric) for column in COLUMNS if metric != "loss" or column != "loss"]
+    return Table(columns=columns, rows=rows, note=counted + units)
+
+
+def _begun(text: str) -> str:
+    """Write a metric's name as it begins a sentence."""
+    return text if text == "mAP" else text[0].upper() + text[1:]
 
 
 def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: bool) -> list[Cell]:
     """Return the cells of a candidate's row, in the order of `COLUMNS`."""
+    score = score_text(candidate.score, candidate.metric)
     flops, latency = candidate.flops, candidate.latency_ms
     p5, p95 = candidate.latency_p5_ms, candidate.latency_p95_ms
-    interval = [percent_interval(*candidate.accuracy_interval)] if candidate.samples else []
+    low, high = candidate.score_interval
+    as_loss = is_lower_better(candidate.metric)
+    bounds = f"{low:.4g} to {high:.4g}" if as_loss else percent_interval(low, high)
+    interval = [bounds] if candidate.samples else []
     names = [*([candidate.origin] if candidate.origin else []), *(["chosen"] if is_chosen else [])]
     return [
         Cell(candidate.name, names),
-        Cell(percent(candidate.accuracy), interval),
-        Cell(f"{candidate.loss:.3f}"),
+        Cell(score, interval),
+        *([] if as_loss else [Cell(f"{candidate.loss:.3f}")]),
         Cell(UNKNOWN) if flops is None else Cell(engineering(flops), [f"{engineering(flops / 2)} MACs"]),
         Cell(percent(flops / main.flops, 0) if flops and main.flops else UNKNOWN),
         Cell(engineering(candidate.parameters)),
@@ -206,8 +202,9 @@ def _pareto(
     for cost in measured_costs(candidates):
         figure = pareto_figure(candidates, chosen=chosen, budget=budget, costs=[cost])
         kind = "latency" if cost == "latency_ms" else "FLOPs"
-        label = f"{candidates[0].metric} of every exit against its {kind}; the numbers are in the table of candidates"
-        drawings.append(Drawing(label=label[0].upper() + label[1:], svg=inline_svg(figure, f"pareto-{cost}")))
+        metric = _begun(candidates[0].metric)
+        label = f"{metric} of every exit against its {kind}; the numbers are in the table of candidates"
+        drawings.append(Drawing(label=label, svg=inline_svg(figure, f"pareto-{cost}")))
     return drawings
 
 

@@ -1,4 +1,4 @@
-"""Draw accuracy against cost."""
+"""Draw what candidates are compared by, such as accuracy, against cost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from lctprune.config.metric import is_lower_better
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import COSTS
@@ -33,7 +34,7 @@ ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 def plot_pareto(
     ax: Axes, candidates: Sequence[Candidate], cost: str, *, chosen: Candidate | None = None, limit: float | None = None
 ) -> Axes:
-    """Draw accuracy with its 95% interval against a cost.
+    """Draw the candidates' metric with its 95% interval against a cost.
 
     With more than `MOST_LABELS` candidates, only the front, the chosen one and the main network are named, and only
     they have bars of latency.
@@ -53,11 +54,14 @@ def plot_pareto(
     """
     points = pareto_points(candidates, cost)
     metric = candidates[0].metric if candidates else "accuracy"
-    ax.set(xlabel=_cost_label(candidates, points, cost), ylabel=f"{metric} (bars: 95% interval)")
+    better = ", less is better" if is_lower_better(metric) else ""
+    ax.set(xlabel=_cost_label(candidates, points, cost), ylabel=f"{metric} (bars: 95% interval{better})")
     if not points:
         say_instead(ax, "not measured")
         return ax
     _set_axes(ax, points, cost, limit)
+    if not is_lower_better(metric):
+        ax.yaxis.set_major_formatter(percent_formatter())
     chosen_exit = None if chosen is None else chosen.exit
     named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
     lines = _draw_intervals(ax, points, named, chosen_exit) + _draw_front(ax, points)
@@ -66,8 +70,8 @@ def plot_pareto(
         lines.append(_draw_limit(ax, cost, limit))
     _draw_legend(ax)
     labels = [_label(ax, point, chosen=point.exit == chosen_exit) for point in named]
-    others = [(point.cost, point.accuracy) for point in points if point not in named]
-    label_points(ax, [(point.cost, point.accuracy) for point in named], labels, segments=lines, others=others)
+    others = [(point.cost, point.score) for point in points if point not in named]
+    label_points(ax, [(point.cost, point.score) for point in named], labels, segments=lines, others=others)
     return ax
 
 
@@ -79,7 +83,7 @@ def pareto_figure(
     title: str | None = None,
     costs: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw accuracy against cost, one panel per cost, side by side.
+    """Draw the candidates' metric against cost, one panel per cost, side by side.
 
     Args:
         candidates: measured candidates.
@@ -129,13 +133,12 @@ def _cost_label(candidates: Sequence[Candidate], points: Sequence[ParetoPoint], 
 
 
 def _set_axes(ax: Axes, points: Sequence[ParetoPoint], cost: str, limit: float | None) -> None:
-    ax.set_ylim(_around((value for point in points for value in (point.accuracy, point.low, point.high)), least=0.01))
+    ax.set_ylim(_around((value for point in points for value in (point.score, point.low, point.high)), least=0.01))
     costs = [value for point in points for value in (point.cost, point.cost_low, point.cost_high) if value is not None]
     greatest = max(costs)
     shown = [limit] if limit is not None and limit <= FARTHEST_LIMIT * greatest else []
     left, right = _around(costs + shown, least=0.2 * greatest)
     ax.set_xlim(max(0.0, left), right)
-    ax.yaxis.set_major_formatter(percent_formatter())
     ax.xaxis.set_major_formatter("{x:g}" if cost == "latency_ms" else EngFormatter(sep=""))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
@@ -158,7 +161,7 @@ def _draw_intervals(
         if point.low is not None and point.high is not None:
             drawn.append(((point.cost, point.low), (point.cost, point.high)))
         if point.cost_low is not None and point.cost_high is not None and point in named:
-            drawn.append(((point.cost_low, point.accuracy), (point.cost_high, point.accuracy)))
+            drawn.append(((point.cost_low, point.score), (point.cost_high, point.score)))
         for (x1, y1), (x2, y2) in drawn:
             ax.plot([x1, x2], [y1, y2], color=color, alpha=0.55, lw=1.5, solid_capstyle="butt", zorder=2)
         lines += drawn
@@ -167,7 +170,7 @@ def _draw_intervals(
 
 def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Segment]:
     """Draw the front as steps: under a limit between two candidates, the cheaper one is the best that fits."""
-    front = [(point.cost, point.accuracy) for point in points if point.on_front]
+    front = [(point.cost, point.score) for point in points if point.on_front]
     costs, accuracies = [x for x, _ in front], [y for _, y in front]
     ax.plot(
         costs, accuracies, "o-", ds="steps-post", color=FRONT, lw=1.8, ms=7, mec="white", zorder=3, label="Pareto front"
@@ -181,12 +184,12 @@ def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Segment]:
 
 def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> None:
     if beaten := [point for point in points if not point.on_front]:
-        costs, accuracies = [point.cost for point in beaten], [point.accuracy for point in beaten]
+        costs, accuracies = [point.cost for point in beaten], [point.score for point in beaten]
         ax.plot(costs, accuracies, "o", mfc="white", mec=BEATEN, mew=1.5, ms=6.5, label="not on the front")
     for point in points:
         if point.exit == chosen_exit:
             label = f"chosen: {point.name}"
-            ax.plot([point.cost], [point.accuracy], "D", color=CHOSEN, mec="white", ms=9.5, zorder=4, label=label)
+            ax.plot([point.cost], [point.score], "D", color=CHOSEN, mec="white", ms=9.5, zorder=4, label=label)
 
 
 def _draw_limit(ax: Axes, cost: str, limit: float) -> Segment:
@@ -211,7 +214,7 @@ def _draw_legend(ax: Axes) -> None:
 def _label(ax: Axes, point: ParetoPoint, *, chosen: bool) -> Annotation:
     return ax.annotate(
         point.name,
-        (point.cost, point.accuracy),
+        (point.cost, point.score),
         (0, 0),
         textcoords="offset points",
         arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.7, "shrinkA": 0, "shrinkB": 5},

@@ -1,7 +1,8 @@
-"""Compute the data of the plot of accuracy against cost."""
+"""Compute the data of the plot of scores against cost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,9 +19,9 @@ class ParetoPoint(NamedTuple):
         exit: number of the candidate.
         name: name of the candidate.
         cost: cost in its unit.
-        accuracy: validation accuracy, 0 to 1.
-        low: lower end of the accuracy's 95% interval; None if the number of samples is not known.
-        high: upper end of the accuracy's 95% interval; None if the number of samples is not known.
+        score: value of the candidates' metric on the validation split, such as accuracy, 0 to 1.
+        low: lower end of the score's 95% interval; None if the number of samples is not known.
+        high: upper end of the score's 95% interval; None if the number of samples is not known.
         cost_low: 5th percentile of a latency; None for other costs, or if not measured.
         cost_high: 95th percentile of a latency; None for other costs, or if not measured.
         on_front: whether no other candidate is at least as good in both.
@@ -30,7 +31,7 @@ class ParetoPoint(NamedTuple):
     exit: int
     name: str
     cost: float
-    accuracy: float
+    score: float
     low: float | None
     high: float | None
     cost_low: float | None
@@ -56,23 +57,24 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
     for candidate in candidates:
         if (value := getattr(candidate, cost)) is None:
             continue
-        low, high = candidate.accuracy_interval if candidate.samples else (None, None)
+        score = math.nan if candidate.score is None else candidate.score
+        low, high = candidate.score_interval if candidate.samples else (None, None)
         p5, p95 = (candidate.latency_p5_ms, candidate.latency_p95_ms) if cost == "latency_ms" else (None, None)
         points.append(
             ParetoPoint(
                 exit=candidate.exit,
                 name=visible(candidate.name),
                 cost=value,
-                accuracy=candidate.accuracy,
+                score=score,
                 low=low,
-                high=high,
+                high=high if high is None or math.isfinite(high) else None,
                 cost_low=p5,
                 cost_high=p95,
                 on_front=candidate in front,
                 is_main=candidate.is_main,
             )
         )
-    return sorted(points, key=lambda point: (point.cost, point.accuracy))
+    return sorted(points, key=lambda point: (point.cost, point.score))
 
 
 def measured_costs(candidates: Sequence[Candidate]) -> list[str]:

@@ -15,14 +15,14 @@ from lctprune.utils.files import write_atomically
 from lctprune.utils.names import spreadsheet_text
 
 FIELDS = [field.name for field in dataclasses.fields(Candidate)]
-INTERVAL = ["accuracy_low", "accuracy_high"]
+INTERVAL = ["accuracy_low", "accuracy_high", "score_low", "score_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples")
 TEXTS = ("name", "metric", "origin", "batch_dependence")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
-    """Return one row per exit: every field of `Candidate`, and the 95% interval of its accuracy.
+    """Return one row per exit: every field of `Candidate`, and the 95% intervals of its accuracy and score.
 
     Args:
         candidates: candidates in the order of the rows.
@@ -32,7 +32,10 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
         values are NA in columns of integers and NaN in columns of floats. If the number of samples is unknown, the
         interval is 0 to 1.
     """
-    rows = [[*dataclasses.astuple(candidate), *candidate.accuracy_interval] for candidate in candidates]
+    rows = [
+        [*dataclasses.astuple(candidate), *candidate.accuracy_interval, *candidate.score_interval]
+        for candidate in candidates
+    ]
     frame = pandas.DataFrame(rows, columns=[*FIELDS, *INTERVAL], dtype=object)  # large integers stay exact
     dtypes = dict.fromkeys(INTEGERS, "int64") | dict.fromkeys(INTEGERS_OR_NA, "Int64") | dict.fromkeys(TEXTS, "object")
     return frame.astype({column: dtypes.get(column, "float64") for column in frame.columns})

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lctprune.config.metric import score_text
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import main_of
 from lctprune.measure.units import engineering
@@ -23,7 +24,7 @@ class Tile:
 def headline_tiles(
     candidates: Sequence[Candidate], chosen: Candidate | None, test: Mapping[str, Any] | None
 ) -> list[Tile]:
-    """Return the accuracy and the costs of the chosen network, or of the main network if none was chosen.
+    """Return the score and the costs of the chosen network, or of the main network if none was chosen.
 
     Args:
         candidates: measured candidates, at least one.
@@ -32,7 +33,7 @@ def headline_tiles(
     """
     main = main_of(candidates)
     subject = chosen or main
-    tiles = [_accuracy_tile(subject, test if chosen else None)]
+    tiles = [_score_tile(subject, test if chosen else None)]
     for cost, name in (("flops", "FLOPs"), ("parameters", "parameters"), ("latency_ms", "latency")):
         value, whole = getattr(subject, cost), getattr(main, cost)
         if value is None:
@@ -46,11 +47,24 @@ def headline_tiles(
     return tiles
 
 
-def _accuracy_tile(subject: Candidate, test: Mapping[str, Any] | None) -> Tile:
+def _score_tile(subject: Candidate, test: Mapping[str, Any] | None) -> Tile:
     if test is None:
         label = f"validation {subject.metric} of {subject.name}"
-        return Tile(value=percent(subject.accuracy), label=label)
-    main = test.get("main_accuracy")
-    compared = "" if main is None else f", main network {percent(main)}"
-    label = f"test {test.get('metric', 'accuracy')} of {subject.name}{compared}"
-    return Tile(value=percent(test["accuracy"]), label=label)
+        return Tile(value=score_text(subject.score, subject.metric), label=label)
+    metric = test.get("metric", "accuracy")
+    main = main_score(test)
+    compared = "" if main is None else f", main network {score_text(main, metric)}"
+    label = f"test {metric} of {subject.name}{compared}"
+    return Tile(value=score_text(own_score(test), metric), label=label)
+
+
+def own_score(test: Mapping[str, Any]) -> float:
+    """Return the value of the metric on the test split; an earlier version recorded it as the accuracy."""
+    score = test.get("score")
+    return float(test["accuracy"] if score is None else score)
+
+
+def main_score(test: Mapping[str, Any]) -> float | None:
+    """Return the value of the metric of the main network on the test split; None where it is not known."""
+    score = test.get("main_score")
+    return test.get("main_accuracy") if score is None else score

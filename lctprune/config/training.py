@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lctprune.config.fields import CRITICS, FIRST, NETWORK, TRAINING, require_choices, setting
+from lctprune.config.metric import AUTO, parse_metric
 from lctprune.config.ramp import Ramp
 from lctprune.errors import ConfigError
 
@@ -80,6 +81,12 @@ class TrainConfig:
     critic_optimizer: Literal["sgd", "adam"] = setting(
         "sgd", "sgd, at the groups' rate; or adam, the paper's, at a constant 1e-4.", panel=CRITICS
     )
+    metric: str = setting(
+        AUTO,
+        "What exits are compared by: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; or auto: accuracy of "
+        "classes, R2 of a regression.",
+        panel=TRAINING,
+    )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.", panel=TRAINING
     )
@@ -102,6 +109,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
+        object.__setattr__(self, "metric", parse_metric(self.metric))
         for name in ("epochs", "batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")

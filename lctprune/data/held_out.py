@@ -18,14 +18,18 @@ def stratified(
 ) -> tuple[Tensor, Tensor]:
     """Return the indices of the larger and of the held-out part, each with the same fraction of every class.
 
+    The only sample of a class stays in the larger part.
+
     Raises:
         DataError: a class is too small.
     """
     from sklearn.model_selection import train_test_split  # slow to import
 
+    alone = targets.bincount()[targets] == 1
+    divided = numpy.flatnonzero(~alone.numpy())
     try:
         kept, held_out = train_test_split(
-            numpy.arange(len(targets)), test_size=fraction, random_state=seed, stratify=targets.numpy()
+            divided, test_size=fraction, random_state=seed, stratify=targets[divided].numpy()
         )
     except ValueError as error:
         smallest = int(targets.bincount().min())
@@ -33,6 +37,7 @@ def stratified(
             f"{len(targets)} samples of {int(targets.max()) + 1} classes (the smallest has {smallest}) are too few to "
             f"hold out {fraction:.0%} of them; {remedy}"
         ) from error
+    kept = numpy.concatenate([kept, numpy.flatnonzero(alone.numpy())])
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
 
 

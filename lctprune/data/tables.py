@@ -21,6 +21,7 @@ from lctprune.utils.names import visible
 
 TEST_FRACTION = 0.2
 LEAST_ROWS = 10
+TINY = 1e-140
 
 
 def table_data(
@@ -131,7 +132,11 @@ def _held_out(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tens
 def _statistics(values: Tensor) -> Normalization:
     """Return mean and deviation of each column of [rows, columns]; the deviation of a constant column is 1."""
     is_constant = (values == values[0]).all(0)
-    std = torch.where(is_constant, 1.0, values.std(0, correction=0))
+    std = values.std(0, correction=0)
+    reach = (values - values.mean(0)).abs().amax(0)
+    scaled = reach * (values / reach - (values / reach).mean(0)).std(0, correction=0)
+    std = std.where((std > TINY) & (std < 1 / TINY), scaled)  # squares of such numbers leave the range of the format
+    std = torch.where(is_constant, 1.0, std)
     return Normalization(tuple(values.mean(0).tolist()), tuple(std.tolist()))
 
 

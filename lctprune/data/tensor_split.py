@@ -10,6 +10,7 @@ from torch import Tensor
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization, shift_and_flip
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import DataError
+from lctprune.losses import class_numbers
 
 
 class TensorSplit(Split):
@@ -19,7 +20,8 @@ class TensorSplit(Split):
         inputs: uint8 images [n, height, width, channels]; int64 token numbers [n, time], whose zeros at the end are
             padding that batches are freed of; or floating-point inputs of any shape [n, ...]. Or a function that
             returns one of these, called when the first batch is asked for.
-        targets: class numbers (integers) or numbers to predict (floating point), [n, ...].
+        targets: class numbers (integers of any width, or booleans; in batches int64) or numbers to predict (floating
+            point), [n, ...].
         normalization: mean and deviation by which images are normalised.
         augmentation: random changes of images, in `shuffled` alone.
 
@@ -60,7 +62,7 @@ class TensorSplit(Split):
         """Yield every sample once, in order."""
         for start in range(0, len(self.targets), batch_size):
             stop = start + batch_size
-            yield self._prepared(self.inputs[start:stop]), self.targets[start:stop]
+            yield self._prepared(self.inputs[start:stop]), class_numbers(self.targets[start:stop])
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield full batches in an order by `seed`."""
@@ -74,7 +76,7 @@ class TensorSplit(Split):
                 inputs = shift_and_flip(self.inputs, indices, mirrored[indices], self.augmentation.crop, generator)
             else:
                 inputs = self.inputs[indices]
-            yield self._prepared(inputs), self.targets[indices]
+            yield self._prepared(inputs), class_numbers(self.targets[indices])
 
     def _mirrored(self, seed: int) -> Tensor:
         """Choose the images that a pass mirrors, [n]: a random half, and all others in the next pass.

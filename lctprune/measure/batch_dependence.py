@@ -35,13 +35,13 @@ def dependences(networks: Mapping[str, nn.Module], split: Split) -> dict[str, st
     return found
 
 
-def scoring_batch(found: Mapping[str, str], *, batch_size: int, latency_batch: int) -> int:
+def scoring_batch(found: Mapping[str, str], *, latency_batch: int, batch_size: int = 256) -> int:
     """Return the samples per batch for scores: those of a latency's call where an output depends on the batch.
 
     Args:
         found: networks whose outputs depend on the batch, from `dependences`.
-        batch_size: samples per batch otherwise, and where a network does not run on one sample.
         latency_batch: samples per call of a latency.
+        batch_size: samples per batch otherwise, and where a network does not run on one sample.
     """
     is_possible = latency_batch > 1 or all(map(runs_alone, found.values()))
     return latency_batch if found and is_possible else batch_size

@@ -1,4 +1,4 @@
-"""Measure every exit of a network: its accuracy, from one pass over a split, and its costs on this machine."""
+"""Measure every exit of a network: how good it is, from one pass over a split, and what it costs on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from lctprune.config.metric import AUTO, is_lower_better
 from lctprune.data.splits import Split
 from lctprune.errors import NetworkError
 from lctprune.exporting import to_torchscript
@@ -34,14 +35,13 @@ Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Accuracy and costs of one exit, a network that could be deployed.
+    """Quality and costs of one exit, a network that could be deployed.
 
     Attributes:
         exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
             higher numbers belong to networks that were added to a run later.
         name: name for people, such as "exit 0" or "main network".
-        accuracy: fraction of samples classified correctly, 0 to 1; in a regression R2, the fraction of variance
-            explained.
+        accuracy: fraction of samples classified correctly, 0 to 1; without classes the score, or nan if it is the loss.
         loss: mean loss per sample.
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
         macs: multiply-adds per sample, half of `flops`.
@@ -52,11 +52,12 @@ class Candidate:
         latency_p5_ms: 5th percentile of the time per call, in milliseconds.
         latency_p95_ms: 95th percentile of the time per call, in milliseconds.
         latency_batch: samples per call.
-        metric: kind of `accuracy`: "accuracy" or "R2".
-        accuracy_error: standard error of an R2.
+        metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
+        accuracy_error: standard error of the score; None where it is a fraction of samples.
         origin: description of how the network came to be; empty where it was trained with the main network.
         batch_dependence: description of how outputs depend on the rest of the batch, in which case scores are of
             `latency_batch` samples per batch; empty where they do not.
+        score: value of the metric: `accuracy`, or `loss`, where that is the metric.
     """
 
     exit: int
@@ -76,6 +77,13 @@ class Candidate:
     accuracy_error: float | None = None
     origin: str = ""
     batch_dependence: str = ""
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        if is_lower_better(self.metric):
+            object.__setattr__(self, "score", self.loss)
+        elif self.score is None or self.metric in ("accuracy", "R2"):
+            object.__setattr__(self, "score", self.accuracy)
 
     @property
     def is_main(self) -> bool:
@@ -88,12 +96,29 @@ class Candidate:
         return value
 
     @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """The 95% interval of the accuracy: Wilson's, or the normal one of an R2; 0 to 1 where nothing is known."""
+    def merit(self) -> float:
+        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
+        if self.score is None or math.isnan(self.score):
+            return -math.inf
+        return -self.score if is_lower_better(self.metric) else self.score
+
+    @property
+    def score_interval(self) -> tuple[float, float]:
+        """The 95% interval of the score: Wilson's of a fraction of samples, else the normal one."""
+        score, highest = self.score or 0.0, math.inf if is_lower_better(self.metric) else 1.0
         if self.accuracy_error is not None:
             half = Z_95 * self.accuracy_error
-            return self.accuracy - half, min(1.0, self.accuracy + half)
-        return wilson_interval(self.accuracy, self.samples) if self.samples else (0.0, 1.0)
+            return score - half, min(highest, score + half)
+        if self.samples and self.metric == "accuracy":
+            return wilson_interval(score, self.samples)
+        return 0.0, highest
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95% interval of the accuracy, as of the score."""
+        if self.accuracy == self.score:
+            return self.score_interval
+        return wilson_interval(self.accuracy, self.samples) if self.samples and self.accuracy >= 0 else (0.0, 1.0)
 
 
 def evaluate(
@@ -102,17 +127,25 @@ def evaluate(
     example: Tensor,
     *,
     loss: Loss | None = None,
+    metric: str = AUTO,
     batch_size: int = 256,
     latency_batch: int = 1,
     latency_repeats: int = 50,
 ) -> list[Candidate]:
     """Measure accuracy, loss and costs of every exit of a network.
 
+    Exits are compared by the metric. By default that is accuracy for class numbers and for probabilities of classes
+    (by the largest one), mAP for labels of 0 and 1 with a loss that falls as outputs move towards them (such as BCE),
+    R2 for numbers with the default loss, and with any other loss the loss itself, of which less is better. Averages
+    over classes or labels leave out those that do not occur in the split. Targets that the loss ignores do not count:
+    -100, or with a loss of your own the numbers for which it is 0 whatever the output.
+
     Args:
         network: network on any device; its mode (train or eval) is restored.
         split: samples that accuracy and loss are measured on, such as `data.val`.
         example: input that costs are measured on, [batch, ...].
         loss: loss per sample; by default cross-entropy, or mean squared error for floating-point targets.
+        metric: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; "auto" for the one that suits the targets.
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
@@ -121,7 +154,8 @@ def evaluate(
         One candidate per exit, shallowest first, the main network last.
 
     Raises:
-        DataError: the split has no samples.
+        DataError: the split has no samples, or the loss ignores all of its targets.
+        ConfigError: the targets do not have the metric.
 
     Warns:
         NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of
@@ -131,7 +165,7 @@ def evaluate(
     networks = {exit_name(exit, count): network.subnetwork(exit) for exit in range(count)}
     found = dependences(networks, split)
     batch_size = scoring_batch(found, batch_size=batch_size, latency_batch=latency_batch)
-    scores = score_exits(network, split, loss=loss, batch_size=batch_size)
+    scores = score_exits(network, split, loss=loss, batch_size=batch_size, metric=metric)
     exits = [
         ScoredExit(exit, name, subnetwork, scores, exit, batch_dependence=found.get(name, ""))
         for exit, (name, subnetwork) in enumerate(networks.items())
@@ -207,6 +241,7 @@ def measure_costs(
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
                 origin=each.origin,
                 batch_dependence=each.batch_dependence,
+                score=scores.score[each.position],
             )
         )
     return candidates
@@ -228,9 +263,8 @@ def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
     Raises:
         NetworkError: there is none.
     """
-    for candidate in candidates:
-        if candidate.exit == exit:
-            return candidate
+    if found := [candidate for candidate in candidates if candidate.exit == exit]:
+        return found[0]
     known = ", ".join(str(candidate.exit) for candidate in sorted(candidates, key=lambda each: each.exit))
     raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
 

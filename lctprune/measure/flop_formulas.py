@@ -159,7 +159,8 @@ def trilinear_flops(
     shapes = [_expanded(first, first_new), _expanded(second, second_new), _expanded(third, third_new)]
     common = [max(sizes) for sizes in zip(*shapes, strict=True)]
     in_first_product = math.prod(common[dim] for dim in summed if dim in third_new)
-    return 2 * (math.prod(common) + math.prod(common) // max(1, in_first_product))
+    flops: int = 2 * (math.prod(common) + math.prod(common) // max(1, in_first_product))
+    return flops
 
 
 def distance_flops(left: Shape, right: Shape, *_: Any, **__: Any) -> int:

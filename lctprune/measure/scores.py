@@ -9,9 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.data.splits import Split
+from lctprune.config.metric import AUTO, METRIC_NAMES, parse_metric
+from lctprune.data.splits import Split, sample_count
 from lctprune.errors import DataError, first_line
-from lctprune.losses import Loss, default_loss, mean_per_sample, mean_squared_error
+from lctprune.losses import Loss, class_numbers, default_loss, is_own
+from lctprune.measure.loss_trials import ignored_classes
+from lctprune.measure.tallies import ClassTally, OutputTally, Scores
+from lctprune.measure.target_kinds import default_metric, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
 
@@ -20,18 +24,25 @@ class ExitScores(NamedTuple):
     """The scores of each exit in one pass over a split.
 
     Attributes:
-        accuracy: fraction of samples classified correctly, or R2, of each exit.
-        loss: mean loss per sample of each exit.
-        samples: number of samples.
-        metric: kind of `accuracy`: "accuracy" or "R2".
-        accuracy_error: standard error of each R2.
+        accuracy: fraction of targets whose class is right, of each exit; without classes the score, or nan if that is
+            the loss.
+        loss: mean loss per sample of each exit; samples whose targets are all ignored do not count.
+        samples: number of samples that count.
+        metric: shown name of the metric that exits are compared by.
+        accuracy_error: standard error of each score, where it is not a fraction of samples; None where not known.
+        score: value of the metric, of each exit.
+        recall: recall of each class, of each exit, None for a class without samples; None without classes.
+        class_samples: number of targets of each class; None without classes.
     """
 
     accuracy: list[float]
     loss: list[float]
     samples: int
     metric: str = "accuracy"
-    accuracy_error: list[float] | None = None
+    accuracy_error: Sequence[float | None] | None = None
+    score: Sequence[float] = ()
+    recall: list[list[float | None]] | None = None
+    class_samples: list[int] | None = None
 
 
 class ScoreSheet:
@@ -39,13 +50,17 @@ class ScoreSheet:
 
     Args:
         loss: loss per sample; by default that of `default_loss`.
+        metric: setting of the metric; "auto" for that of the kind of targets.
+        targets: all targets, to tell their kind; by default those of the first batch.
     """
 
-    def __init__(self, loss: Loss | None = None) -> None:
-        self._loss = loss
-        self._scores: list[Tensor] = []  # [exits, batch] each, from `score_samples`
-        self._losses: list[Tensor] = []
-        self._targets: list[Tensor] = []
+    def __init__(self, loss: Loss | None = None, metric: str = AUTO, targets: Tensor | None = None) -> None:
+        self._loss, self._metric, self._all_targets = loss, parse_metric(metric), targets
+        self._losses: list[Tensor] = []  # [exits, batch] each
+        self._weights: list[Tensor] = []  # number of targets that count, [batch] each
+        self._classes: ClassTally | None = None
+        self._outputs: OutputTally | None = None
+        self._samples = 0
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
         """Add one batch.
@@ -56,97 +71,139 @@ class ScoreSheet:
 
         Raises:
             DataError: a target's class is beyond the outputs.
+            ConfigError: the targets do not have the metric.
+            ValueError: the shapes do not fit each other.
         """
+        targets = class_numbers(targets)
         loss = self._loss or default_loss(targets)
-        self._scores.append(torch.stack([score_samples(output, targets) for output in outputs]).double().cpu())
         try:
             losses = torch.stack([loss(output, targets) for output in outputs])
         except IndexError as error:  # cross-entropy's
             raise DataError(f"the outputs do not fit the targets: {first_line(error)}") from error
+        if not self._losses:
+            self._begin(outputs[-1], targets)
         self._losses.append(losses.double().cpu())
-        self._targets.append(targets.cpu())
+        counted = self._classes.add(outputs, targets, self._samples) if self._classes else torch.ones(len(targets))
+        self._weights.append(counted)
+        if self._outputs:
+            self._outputs.add(outputs, targets)
+        self._samples += len(targets)
+
+    def _begin(self, output: Tensor, targets: Tensor) -> None:
+        """Decide what is collected, by the first batch."""
+        shape, every = output.shape[1:], targets if self._all_targets is None else self._all_targets
+        kind = kind_of(shape, every, self._loss, device=output.device)
+        if self._metric == AUTO:
+            self._metric = default_metric(kind, shape)
+        require_fit(self._metric, kind, shape, every, self._loss)
+        of_classes = kind in ("classes", "probabilities") or self._metric not in ("map", "r2", "loss")
+        ignored = ignored_classes(self._loss, shape) if of_classes else []
+        if of_classes:
+            self._classes = ClassTally(ignored)
+        if self._metric in ("map", "r2"):
+            self._outputs = OutputTally(ignored, of_classes=of_classes)
 
     def result(self) -> ExitScores:
         """Return the scores over all batches.
 
         Raises:
-            DataError: there were none.
+            DataError: there were none, or the loss ignores all targets, or no label occurs.
         """
-        if not self._scores:
+        if not self._losses:
             raise DataError("the split has no samples to measure accuracy on")
-        each, targets = torch.cat(self._scores, 1), torch.cat(self._targets)
-        mean_losses = torch.cat(self._losses, 1).mean(1).tolist()
-        samples = each.shape[1]
-        if not targets.is_floating_point():
-            return ExitScores(each.mean(1).tolist(), mean_losses, samples)
-        targets = targets.double().flatten(1) if targets.dim() > 1 else targets.double()[:, None]
-        spread = (targets - targets.mean(0)).square().mean(1)  # [samples], whose mean is the variance
-        variance = spread.mean().clamp(min=1e-12)
-        unexplained = each.mean(1) / variance  # [exits], a ratio of two means: both vary with the samples
-        deviations = (each - unexplained[:, None] * spread) / variance
-        errors = (deviations.std(1) / math.sqrt(samples)).nan_to_num().tolist() if samples > 1 else [0.0] * len(each)
-        return ExitScores((1 - unexplained).tolist(), mean_losses, samples, "R2", errors)
+        losses, weights = torch.cat(self._losses, 1), torch.cat(self._weights).double()
+        counted = weights > 0
+        if not counted.any():
+            raise DataError("the loss ignores every target of the split: there is nothing to measure exits by")
+        if is_own(self._loss):  # how it weighs the parts of a sample is its own affair
+            weights = counted.double()
+        losses, weights = losses[:, counted], weights[counted]
+        mean_losses = (losses * (weights / weights.mean())).mean(1)
+        found = self._scores(losses, mean_losses)
+        if self._metric == "map" and any(map(math.isnan, found.values)):
+            raise DataError("no sample of the split has any label, so mAP is not defined; give another metric")
+        accuracy = found.values
+        if self._classes:
+            accuracy = self._classes.accuracy
+        elif self._metric == "loss":
+            accuracy = [math.nan] * len(losses)
+        return ExitScores(
+            accuracy=accuracy,
+            loss=mean_losses.tolist(),
+            samples=losses.shape[1],
+            metric=METRIC_NAMES[self._metric],
+            accuracy_error=found.errors,
+            score=found.values,
+            recall=self._classes.recall if self._classes else None,
+            class_samples=self._classes.class_samples if self._classes else None,
+        )
+
+    def _scores(self, losses: Tensor, mean_losses: Tensor) -> Scores:
+        if self._outputs:
+            return self._outputs.scores(self._metric)
+        if self._metric == "loss":
+            samples = losses.shape[1]
+            errors = (losses.std(1) / math.sqrt(samples)).tolist() if samples > 1 else None
+            return Scores(mean_losses.tolist(), errors)
+        assert self._classes is not None
+        return Scores(self._classes.accuracy) if self._metric == "accuracy" else self._classes.scores(self._metric)
 
 
 def score_exits(
-    network: LocalCriticNetwork, split: Split, *, loss: Loss | None = None, batch_size: int = 256
+    network: LocalCriticNetwork,
+    split: Split,
+    *,
+    loss: Loss | None = None,
+    batch_size: int = 256,
+    metric: str = AUTO,
 ) -> ExitScores:
-    """Measure accuracy (in a regression: R2) and mean loss of every exit, in evaluation mode.
+    """Measure every exit by a metric, and its mean loss, in evaluation mode.
 
     Args:
         network: network on any device; its mode is put back.
         split: samples, which are read once.
         loss: loss per sample; by default that of `default_loss`.
         batch_size: samples per batch.
+        metric: setting of the metric; "auto" for that of the kind of targets.
 
     Raises:
         DataError: the split has no samples.
+        ConfigError: the targets do not have the metric.
     """
     device = device_of(network)
-    sheet = ScoreSheet(loss)
+    sheet = ScoreSheet(loss, metric, split.targets)
     with evaluation_mode(network), torch.no_grad():
-        for inputs, targets in split.batches(batch_size):
+        for inputs, targets in split.batches(even_batch_size(split, batch_size)):
             sheet.add(network.exits(inputs.to(device)), targets.to(device))
     return sheet.result()
 
 
-def score_networks(networks: Sequence[nn.Module], split: Split, *, batch_size: int = 256) -> ExitScores:
-    """Measure accuracy (in a regression: R2) and mean loss of networks that share nothing but their input.
+def score_networks(
+    networks: Sequence[nn.Module], split: Split, *, batch_size: int = 256, metric: str = AUTO
+) -> ExitScores:
+    """Measure networks that share nothing but their input by a metric, and their mean loss.
 
     Args:
         networks: networks on one device; their modes are put back.
         split: samples, which are read once.
         batch_size: samples per batch.
+        metric: setting of the metric; "auto" for that of the kind of targets.
 
     Raises:
         DataError: the split has no samples.
+        ConfigError: the targets do not have the metric.
     """
     together = nn.ModuleList(networks)
     device = device_of(together)
-    sheet = ScoreSheet()
+    sheet = ScoreSheet(metric=metric, targets=split.targets)
     with evaluation_mode(together), torch.no_grad():
-        for inputs, targets in split.batches(batch_size):
+        for inputs, targets in split.batches(even_batch_size(split, batch_size)):
             inputs = inputs.to(device)
             sheet.add([network(inputs) for network in networks], targets.to(device))
     return sheet.result()
 
 
-def score_samples(output: Tensor, target: Tensor) -> Tensor:
-    """Score each sample: squared error in a regression, otherwise whether the class is correct.
-
-    Where a sample has several classes, in further dimensions, its score is the fraction that is correct.
-
-    Returns:
-        [batch].
-
-    Raises:
-        ValueError: the shapes do not fit each other.
-    """
-    if target.is_floating_point():
-        return mean_squared_error(output, target)
-    if output.dim() < 2 or output.select(1, 0).shape != target.shape:
-        raise ValueError(
-            f"outputs are {list(output.shape)}, targets {list(target.shape)}; outputs need [batch, classes, ...]"
-        )
-    classes = output.argmax(1)
-    return mean_per_sample((classes == target).float())
+def even_batch_size(split: Split, most: int) -> int:
+    """Return the largest batch size whose last batch is not a single sample, of which batch norm has no statistics."""
+    samples = sample_count(split)
+    return next((size for size in range(most, 1, -1) if samples % size != 1), most)

@@ -1,4 +1,4 @@
-"""Choose among measured candidates: the Pareto front, and the most accurate candidate that fits a budget.
+"""Choose among measured candidates: the Pareto front, and the best candidate that fits a budget.
 
 All functions here are pure.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from lctprune.config.metric import is_lower_better
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import Candidate, Cost, left_out
 
@@ -133,7 +134,7 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
 
 
 def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[Candidate]:
-    """Return the Pareto front: the candidates that no other beats in accuracy or cost without losing in the other.
+    """Return the Pareto front: the candidates that no other beats in the metric or cost without losing in the other.
 
     Args:
         candidates: candidates in any order.
@@ -144,15 +145,15 @@ def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[
     """
     known = [(value, candidate) for candidate in candidates if (value := candidate.cost(cost)) is not None]
     front: list[tuple[float, Candidate]] = []
-    for value, candidate in sorted(known, key=lambda each: (each[0], -each[1].accuracy)):
-        is_better = not front or candidate.accuracy > front[-1][1].accuracy
-        if is_better or (value, candidate.accuracy) == (front[-1][0], front[-1][1].accuracy):
+    for value, candidate in sorted(known, key=lambda each: (each[0], -each[1].merit)):
+        is_better = not front or candidate.merit > front[-1][1].merit
+        if is_better or (value, candidate.merit) == (front[-1][0], front[-1][1].merit):
             front.append((value, candidate))
     return [candidate for _, candidate in front]
 
 
 def select(candidates: Sequence[Candidate], budget: Budget | Limits) -> Candidate:
-    """Choose the most accurate candidate within a budget; among equally accurate ones, the one with the fewest FLOPs.
+    """Choose the best candidate by its metric within a budget; among equally good ones, the one with the fewest FLOPs.
 
     Args:
         candidates: measured candidates.
@@ -165,7 +166,7 @@ def select(candidates: Sequence[Candidate], budget: Budget | Limits) -> Candidat
     possible = fitting(candidates, limits)
     if not possible:
         raise _nothing_fits(candidates, limits)
-    return max(possible, key=lambda candidate: (candidate.accuracy, -_cost(candidate), -candidate.parameters))
+    return max(possible, key=lambda candidate: (candidate.merit, -_cost(candidate), -candidate.parameters))
 
 
 def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Candidate]:
@@ -185,9 +186,9 @@ def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Ca
 def cheaper_alternative(
     candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate
 ) -> Candidate | None:
-    """Return the candidate with the fewest FLOPs within a budget that is not significantly less accurate than `chosen`.
+    """Return the candidate with the fewest FLOPs within a budget that is not significantly worse than `chosen`.
 
-    Not significantly: the 95% interval of the difference of the two accuracies contains 0 (Newcombe 1998, method 10,
+    Not significantly: the 95% interval of the difference of the two scores contains 0 (Newcombe 1998, method 10,
     which takes the two as independent and so errs towards naming an alternative).
 
     Args:
@@ -239,9 +240,14 @@ def _cost(candidate: Candidate) -> float:
 
 
 def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:
-    if not candidate.samples or not chosen.samples:
-        return candidate.accuracy < chosen.accuracy
-    difference = chosen.accuracy - candidate.accuracy
-    chosen_low, _ = chosen.accuracy_interval
-    _, candidate_high = candidate.accuracy_interval
-    return difference > math.hypot(chosen.accuracy - chosen_low, candidate_high - candidate.accuracy)
+    if not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
+        return candidate.merit < chosen.merit
+    return chosen.merit - candidate.merit > math.hypot(
+        _reach(chosen, towards_worse=True), _reach(candidate, towards_worse=False)
+    )
+
+
+def _reach(candidate: Candidate, *, towards_worse: bool) -> float:
+    """Return how far the interval of the score reaches in one direction."""
+    (low, high), score = candidate.score_interval, candidate.score or 0.0
+    return score - low if towards_worse != is_lower_better(candidate.metric) else high - score

@@ -56,7 +56,7 @@ def trace_by_export(model: nn.Module, example: Tensor, snapshot: Snapshot) -> Tr
     batch = called.batch_of(example, BATCH)
     _require_no_assignments(called, batch, modes, snapshot)
     graphs: list[fx.Graph] = []
-    constants: dict[str, object] = {}
+    constants: dict[str, Any] = {}
     try:
         for mode in (False, True):
             snapshot.restore(**constants)
@@ -205,8 +205,8 @@ def _graph(program: ExportedProgram, model: nn.Module) -> fx.Graph:
     samples = program.range_constraints.get(x.meta["val"].shape[0].node.expr)
     if samples is not None and (samples.lower > 2 or samples.upper < LARGE):  # torch.export leaves 0 and 1 out
         raise PartitionError(
-            f"{type(model).__name__} cannot be traced (its control flow depends on the number of samples in the "
-            f"batch); {BY_HAND}"
+            f"{type(model).__name__} cannot be traced "
+            f"(its control flow depends on the number of samples in the batch); {BY_HAND}"
         )
     with graph.inserting_after(x):
         graph.call_function(InputLimits(type(model).__name__, limits_of(program, x.meta["val"].shape)), (x,))

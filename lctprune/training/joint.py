@@ -42,6 +42,9 @@ def joint_step(parts: Iterable[Part], inputs: Tensor, targets: Tensor, *, loss: 
             roots.append((inputs, boundary.grad))
             yield Gradient(index, "critic")
         del output, losses
-    torch.autograd.backward(*zip(*roots, strict=True))
+    trained = [root for root in roots if root[0].requires_grad]  # the network may have frozen parts in front
+    if trained:
+        tensors, gradients = zip(*trained, strict=True)
+        torch.autograd.backward(tensors, gradients)
     for index, *_ in parts:
         yield Gradient(index, "group")

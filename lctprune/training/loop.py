@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
-from lctprune.losses import Loss
+from lctprune.losses import IGNORED, Loss, class_numbers
 from lctprune.runs import Run
 from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.finiteness import reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.stage import Stage
 
@@ -41,7 +44,10 @@ class Progress:
             some steps late, at first not at all.
         images_per_s: samples per second in this epoch so far, without evaluation.
         seconds_left: seconds until training ends, at this pace.
-        val_accuracy: validation accuracy of each exit, 0 to 1, once the epoch is over.
+        val_accuracy: accuracy of each exit on the validation split, once the epoch is over; see `Candidate.accuracy`.
+        val_score: value of the metric of each exit on the validation split, once the epoch is over.
+        val_loss: mean loss of each exit on the validation split, once the epoch is over.
+        metric: name of the metric, once the epoch is over.
     """
 
     epoch: int
@@ -52,6 +58,9 @@ class Progress:
     images_per_s: float
     seconds_left: float
     val_accuracy: list[float] | None = None
+    val_score: list[float] | None = None
+    val_loss: list[float] | None = None
+    metric: str = ""
 
 
 class Plan(NamedTuple):
@@ -88,11 +97,14 @@ def train_epochs(
             yield progress
         if progress is None:
             raise TrainingError("the training split has no samples")
-        report = _report(stage, pipeline, data, validation_loss)
+        with _explained(epoch, progress.step - 1):
+            report = _report(stage, pipeline, data, validation_loss)
         tensors = pipeline.collect(stage)
-        if report is None or tensors is None or run is None:
+        if report is None or tensors is None or run is None or data is None:
             continue
-        _require_finite(report.val_loss, stage.first_exit, epoch, progress.step - 1)
+        for exit, value in _not_finite(report.val_loss, stage.first_exit):
+            reason = reason_in_split("validation", data.val, config.batch_size)
+            raise _failure(exit, value, epoch, progress.step - 1, reason, where=", on the validation split")
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
         with _explained(epoch, progress.step - 1):
@@ -101,7 +113,7 @@ def train_epochs(
         run.write_metrics(rows)
         run.write_checkpoint(epoch + 1, tensors)
         del tensors  # the whole network's; with several processes, this one shall hold its own only
-        yield dataclasses.replace(progress, losses=report.losses, val_accuracy=report.val_accuracy)
+        yield dataclasses.replace(progress, **report._asdict())
 
 
 def _train_epoch(
@@ -117,8 +129,11 @@ def _train_epoch(
         settings = step_settings(position, config.epochs * steps, config)
         with config.autocast(), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
-        means = torch.stack([exit_losses.mean() for exit_losses in losses]).cpu()
-        _require_finite(means.tolist(), stage.first_exit, epoch, index)
+        means = _mean_losses(losses, targets).cpu()
+        for exit, value in _not_finite(means.tolist(), stage.first_exit):
+            is_received = stage.links.source is not None
+            reason = reason_in_batch(inputs, targets, is_received=is_received, is_first_step=position == 0)
+            raise _failure(exit, value, epoch, index, reason)
         total += means
         stage.means = (total / (index + 1)).tolist()
         samples += len(targets)
@@ -142,6 +157,8 @@ class _Report(NamedTuple):
     losses: list[float]
     val_accuracy: list[float]
     val_loss: list[float]
+    val_score: list[float]
+    metric: str
 
 
 def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | None) -> _Report | None:
@@ -149,7 +166,7 @@ def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | No
     note: dict[str, Any] = {"means": stage.means}
     if pipeline.replica == 0:
         scores = stage.evaluate(data.val if data else None, loss)
-        note |= {"accuracy": scores.accuracy, "loss": scores.loss}
+        note |= {"accuracy": scores.accuracy, "loss": scores.loss, "score": scores.score, "metric": scores.metric}
     notes = pipeline.gather(note)
     if notes is None:
         return None
@@ -159,6 +176,8 @@ def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | No
         [statistics.fmean(means) for means in zip(*lines, strict=True)],
         [value for each in scored for value in each["accuracy"]],
         [value for each in scored for value in each["loss"]],
+        [value for each in scored for value in each["score"]],
+        scored[0]["metric"],
     )
 
 
@@ -172,11 +191,12 @@ def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, ob
         "lr": lr,
         "images_per_s": round(progress.images_per_s, 2),
     }
-    for exit, values in enumerate(zip(report.losses, report.val_accuracy, report.val_loss, strict=True)):
-        row |= {
-            f"exit{exit}_{name}": round(value, 6)
-            for name, value in zip(("train_loss", "val_accuracy", "val_loss"), values, strict=True)
-        }
+    scores = {SCORE_COLUMNS[report.metric]: report.val_score}
+    if not any(map(math.isnan, report.val_accuracy)) and report.val_accuracy != report.val_score:
+        scores["val_accuracy"] = report.val_accuracy
+    columns = {"train_loss": report.losses} | scores | {"val_loss": report.val_loss}
+    for exit in range(len(report.losses)):
+        row |= {f"exit{exit}_{name}": round(values[exit], 6) for name, values in columns.items()}
     return row
 
 
@@ -205,12 +225,24 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
 
 
-def _require_finite(losses: Sequence[float], first_exit: int | None, epoch: int, step: int) -> None:
-    """Refuse a loss that is not finite; `first_exit` is None for a network whose only exit is its output."""
+def _mean_losses(losses: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Return the mean loss of each exit, [exits]; samples without a class (-100) do not count."""
+    means = torch.stack([exit_losses.mean() for exit_losses in losses])
+    targets = class_numbers(targets)
+    if targets.is_floating_point():
+        return means
+    counted = (targets != IGNORED).flatten(1).any(1) if targets.dim() > 1 else targets != IGNORED
+    return means * (len(targets) / counted.sum().clamp(min=1)).to(means.device)  # of exactly 1 where all count
+
+
+def _not_finite(losses: Sequence[float], first_exit: int | None) -> Iterator[tuple[int | None, float]]:
+    """Yield exits whose loss is not finite; None for a network whose only exit is its output."""
     for exit, value in enumerate(losses, start=first_exit or 0):
         if not math.isfinite(value):
-            which = "" if first_exit is None else f" of exit {exit}"
-            raise TrainingError(
-                f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}; "
-                f"try a smaller --lr{'. The last checkpoint is unharmed' if epoch else ''}"
-            )
+            yield None if first_exit is None else exit, value
+
+
+def _failure(exit: int | None, value: float, epoch: int, step: int, reason: str, where: str = "") -> TrainingError:
+    which = "" if exit is None else f" of exit {exit}"
+    kept = ". The last checkpoint is unharmed" if epoch else ""
+    return TrainingError(f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}{where}: {reason}{kept}")

@@ -11,7 +11,7 @@ from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import TrainingError
 from lctprune.losses import Distance, Loss, softened_distance
-from lctprune.measure.scores import ExitScores, ScoreSheet
+from lctprune.measure.scores import ExitScores, ScoreSheet, even_batch_size
 from lctprune.network import LocalCriticNetwork
 from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
@@ -77,8 +77,11 @@ class Stage:
         if self.links.source is not None:
             yield from self._received()
         elif split is not None:
+            longest = 0
             for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
-                yield self._own_part(inputs, targets)
+                longest = max(longest, len(targets))
+                if len(targets) > 1 or longest == 1:  # a rest of one sample has no batch statistics
+                    yield self._own_part(inputs, targets)
         for link in (self.links.next, *self.links.first_ranks):
             if link is not None:
                 link.send()
@@ -158,7 +161,7 @@ class Stage:
         return [*self.means, *self._later_means]
 
     def evaluate(self, split: Split | None, loss: Loss | None = None) -> ExitScores:
-        """Measure accuracy and loss of the exits here, in one pass over a split.
+        """Measure the exits here by the metric of the training, and their loss, in one pass over a split.
 
         Args:
             split: samples, in the process that reads the data; None in others, which receive theirs.
@@ -167,8 +170,8 @@ class Stage:
         Raises:
             DataError: the split has no samples.
         """
-        sheet = ScoreSheet(loss)
-        batches = self._received() if split is None else split.batches(EVALUATION_BATCH)
+        sheet = ScoreSheet(loss, self._config.metric)
+        batches = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
         with evaluation_mode(self._modules), torch.no_grad(), self._config.autocast():
             for batch in batches:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lctprune.config.run import Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
-from lctprune.data.builtin import NAMED
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
 from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_distance, default_loss
+from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
@@ -28,6 +26,7 @@ from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
+from lctprune.training.resuming import require_equal_settings
 from lctprune.utils.modules import moved
 
 
@@ -66,7 +65,7 @@ def train(
         RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
-    run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume)
+    run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume, loss=loss)
     for _ in train_steps(network, data, run, loss=loss, distance=distance):
         pass
     return run
@@ -80,6 +79,7 @@ def open_run(
     run_dir: str | Path | None = None,
     resume: bool = False,
     origin: Origin | None = None,
+    loss: Loss | None = None,
 ) -> Run:
     """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
@@ -92,6 +92,7 @@ def open_run(
         run_dir: new or empty directory; by default a new one below `runs/`.
         resume: whether to continue the run in `run_dir` from its last whole epoch.
         origin: record of the run that this one is added to, if it is added to one.
+        loss: loss per sample, as for `train_steps`, which decides by what exits are compared.
     """
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
@@ -101,7 +102,10 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
-    require_trainable(network, data, freeze_main=config.freeze_main)
+    metric = require_trainable(
+        network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
+    )
+    config = dataclasses.replace(config, metric=metric)
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
@@ -115,36 +119,8 @@ def open_run(
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
     run.prepare_to_resume()
-    recorded = run.config.completed()
-    _forget_location(settings, recorded)
-    for part, values in settings.items():
-        if values != recorded[part]:
-            changed = list(_changes(recorded[part] or {}, values or {}))
-            if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
-                raise RunError(
-                    f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
-                    "resume with the same settings"
-                )
+    require_equal_settings(run, settings)
     return run
-
-
-def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Take the paths of the data as they were recorded: where its files lie is not a setting."""
-    if settings["data"] and recorded["data"]:
-        now, was = settings["data"]["config"], recorded["data"]["config"]
-        now["data_dir"] = was.get("data_dir", now["data_dir"])
-        if now["name"] not in NAMED and was["name"] not in NAMED:
-            now["name"] = was["name"]  # hashes show whether it is other data
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Describe each setting that differs, down to settings within settings."""
-    for key in sorted(before.keys() | now.keys()):
-        was, value = before.get(key), now.get(key)
-        if isinstance(was, Mapping) and isinstance(value, Mapping):
-            yield from _changes(was, value)
-        elif was != value:
-            yield textwrap.shorten(f"{key} was {was!r}, is {value!r}", 100)
 
 
 def train_steps(
@@ -189,6 +165,8 @@ def train_steps(
         distance = default_distance(loss, is_regression=plan.is_regression, distils=distils)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     validation_loss = validation_loss or loss
+    if data is not None:
+        _require_same_loss(config.metric, data, validation_loss)
     loss = loss or _default_loss(config, is_regression=plan.is_regression)
     seconds = None
     if pipeline.must_balance:
@@ -205,6 +183,15 @@ def train_steps(
     pipeline.close()
     if not processes:
         network.eval()
+
+
+def _require_same_loss(metric: str, data: Data, loss: Loss | None) -> None:
+    """Refuse R2 with a loss that was not given to `open_run` and is not lowest at the target, such as BCE of logits."""
+    if metric == "r2" and not is_lowest_at_target(loss, data.val.targets):
+        raise ConfigError(
+            "the run was opened to compare exits by R2, but the loss is not lowest where outputs equal targets; give "
+            "the loss to open_run too"
+        )
 
 
 def _plan(data: Data | None, run: Run | None) -> Plan | None:

@@ -21,16 +21,16 @@ from lctprune.errors import NetworkWarning
 from lctprune.exporting import Format, export
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
+from lctprune.measure.recall import recall_record
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, sha256, write_json
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import Member, checkpoint_hash, member_of, members_of
-from lctprune.workflows.model_card import candidate_record, model_card
+from lctprune.workflows.model_card import candidate_record, known, model_card
 
 CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
-SCORED_SAMPLES = 256  # per batch of a pass over a split
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
 SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 
@@ -42,15 +42,20 @@ class Deployment:
     Attributes:
         model: the exported file; None where nothing was written.
         model_card: model.json beside it; None where nothing was written.
-        test_accuracy: accuracy of this exit on the test split, 0 to 1; None where it was not measured.
-        main_test_accuracy: accuracy of the main network on the test split, 0 to 1; None where it was not measured.
-        test_samples: number of samples of the test split; None where nothing was measured.
+        test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`.
+        main_test_accuracy: accuracy of the main network on the test split.
+        test_score: value of the run's metric of this exit on the test split.
+        main_test_score: value of the run's metric of the main network on the test split.
+        test_samples: number of samples of the test split that count; it and the others are None where nothing was
+            measured.
     """
 
     model: Path | None = None
     model_card: Path | None = None
     test_accuracy: float | None = None
     main_test_accuracy: float | None = None
+    test_score: float | None = None
+    main_test_score: float | None = None
     test_samples: int | None = None
 
 
@@ -86,7 +91,7 @@ def measure_run(
             written to.
         DataError: the run's data cannot be read.
     """
-    path, members = run.path / CANDIDATES, members_of(run)
+    path, members, metric = run.path / CANDIDATES, members_of(run), run.config.training.metric
     added = {member.run.path: checkpoint_hash(member.run) for member in members if member.run is not run}
     conditions = {
         "checkpoint_sha256": checkpoint_hash(run),
@@ -103,8 +108,8 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     loaded = loaded or LoadedRun(run)
-    example = loaded.data.example
-    candidates = measure_costs(_scored(members, loaded, latency_batch), example, latency_batch=latency_batch)
+    exits = _scored(members, loaded, latency_batch, metric)
+    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -114,9 +119,10 @@ def measure_run(
             "latency_ms": "median of one call, in milliseconds",
             "size_bytes": "parameters and buffers",
         },
-        "example_shape": list(example.shape),
+        "example_shape": list(loaded.data.example.shape),
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
+        "recall": recall_record(exits),
     }
     if keep:
         write_json(folder / CANDIDATES, document)
@@ -124,12 +130,12 @@ def measure_run(
     return candidates
 
 
-def _warn_of_batch_dependence(candidates: Sequence[Candidate]) -> None:
-    found = {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
-    warn_of_batch_dependence(found, latency_batch=candidates[0].latency_batch)
+def _warn_of_batch_dependence(found: Sequence[Candidate]) -> None:
+    clauses = {each.name: each.batch_dependence for each in found if each.batch_dependence}
+    warn_of_batch_dependence(clauses, latency_batch=found[0].latency_batch)
 
 
-def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int) -> list[ScoredExit]:
+def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
     """Score all members of a run, with one pass over the validation split for each run that holds some."""
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
@@ -137,8 +143,8 @@ def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int) ->
         network = loaded.network(group[0].run)
         networks = {each.name: network.subnetwork(each.exit) for each in group}
         found = dependences(networks, loaded.data.val)
-        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
-        scores = score_exits(network, loaded.data.val, batch_size=batch_size)
+        batch_size = scoring_batch(found, latency_batch=latency_batch)
+        scores = score_exits(network, loaded.data.val, batch_size=batch_size, metric=metric)
         exits += [
             ScoredExit(
                 each.number,
@@ -189,16 +195,24 @@ def deploy(
     if measure_test:  # first: it may find a file that is broken
         main = loaded.network()
         found = dependences({"exit": subnetwork, "main": main}, loaded.data.val)
-        latency_batch = candidate_of(candidates, exit).latency_batch
-        batch_size = scoring_batch(found, batch_size=SCORED_SAMPLES, latency_batch=latency_batch)
-        scores = score_networks([subnetwork, main], loaded.data.test, batch_size=batch_size)
+        batch_size = scoring_batch(found, latency_batch=candidate_of(candidates, exit).latency_batch)
+        metric = run.config.training.metric
+        scores = score_networks([subnetwork, main], loaded.data.test, batch_size=batch_size, metric=metric)
     measured: dict[str, Any] = {}
     if scores:
-        measured = {"test_accuracy": scores.accuracy[0], "main_test_accuracy": scores.accuracy[1]}
-        measured["test_samples"] = scores.samples
+        measured = {
+            "test_accuracy": known(scores.accuracy[0]),
+            "main_test_accuracy": known(scores.accuracy[1]),
+            "test_score": scores.score[0],
+            "main_test_score": scores.score[1],
+            "test_samples": scores.samples,
+        }
     if folder is None:
         return Deployment(**measured)
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
+    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
+        warnings.simplefilter("ignore", NetworkWarning)
+        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
         warnings.simplefilter("ignore", NetworkWarning)
         model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
@@ -256,8 +270,13 @@ def _read_candidates(path: Path, conditions: Mapping[str, object], any_latency: 
             return []
         names = {field.name for field in dataclasses.fields(Candidate)}
         return [
-            Candidate(**{name: value for name, value in record.items() if name in names})
+            Candidate(**{name: value for name, value in {**record, **_numbers(record)}.items() if name in names})
             for record in document["candidates"]
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return what JSON has no number for: an accuracy of targets without classes, a loss that is not finite."""
+    return {name: math.nan for name in ("accuracy", "loss") if record[name] is None}

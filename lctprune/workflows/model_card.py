@@ -18,10 +18,17 @@ from lctprune.runs import Run
 
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate as plain JSON values, with the 95% interval of its accuracy."""
-    low, high = candidate.accuracy_interval
-    loss = candidate.loss if math.isfinite(candidate.loss) else None  # JSON has no infinity
-    return dataclasses.asdict(candidate) | {"loss": loss, "accuracy_low": low, "accuracy_high": high}
+    """Return a candidate as plain JSON values, with the 95% intervals of its accuracy and its score."""
+    record = dataclasses.asdict(candidate)
+    for name, interval in (("accuracy", candidate.accuracy_interval), ("score", candidate.score_interval)):
+        low, high = interval if record[name] is not None and math.isfinite(record[name]) else (None, None)
+        record |= {f"{name}_low": low, f"{name}_high": None if high is None else known(high)}
+    return record | {name: known(record[name]) for name in ("accuracy", "loss", "score")}
+
+
+def known(value: float | None) -> float | None:
+    """Return a number that JSON has, and None for any other."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def model_card(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitScores | None) -> dict[str, Any]:
@@ -52,7 +59,13 @@ def model_card(run: Run, candidates: Sequence[Candidate], exit: int, scores: Exi
 
 
 def _on_test(scores: ExitScores, index: int) -> dict[str, Any]:
-    return {"accuracy": scores.accuracy[index], "samples": scores.samples, "metric": scores.metric}
+    return {
+        "accuracy": known(scores.accuracy[index]),
+        "loss": known(scores.loss[index]),
+        "samples": scores.samples,
+        "metric": scores.metric,
+        "score": known(scores.score[index]),
+    }
 
 
 def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:

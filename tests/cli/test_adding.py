@@ -60,6 +60,7 @@ def test_what_diverges_in_its_first_epoch_is_begun_anew(trained: lct.Run, cli: C
     assert "go on with --resume" in result.err
 
 
+@pytest.mark.slow
 def test_a_selection_stays_where_networks_are_added_and_the_run_is_copied(
     trained: lct.Run, cli: Cli, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_selection_stays_where_networks_are_added_and_the_run_is_copied(
         assert "<h2>Chosen" in (copied / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_percentages_are_of_the_main_network(trained: lct.Run, cli: Cli) -> None:
     cli("densify", trained.path, "--epochs", 1)
     data, network = trained.load_data(), lct.load_network(trained)
@@ -95,6 +97,7 @@ def test_percentages_are_of_the_main_network(trained: lct.Run, cli: Cli) -> None
     assert page.count("<td>100%</td>") == 1  # the main network's share of itself
 
 
+@pytest.mark.slow
 def test_dense_training_is_training_and_densify(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     for name, options in (("at once", ("--dense",)), ("apart", ())):
         arguments = ("train", "vgg-lct", "--data", image_folder, "--groups", 3, "--out", tmp_path / name, *TINY)

@@ -352,10 +352,9 @@ def test_bad_input_gets_one_line(
 def test_a_text_file_among_the_images_is_named(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
     (folder / "train" / "red" / "notes.txt").write_text("hello")
-    result = cli("train", "resnet", "--data", folder, "--out", tmp_path / "run")
-    assert_one_line(result, code=1)
+    result = cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run", *QUICK)
+    assert result.code == 0, result.err
     assert "notes.txt" in result.err
-    assert not (tmp_path / "run").exists()
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
@@ -365,6 +364,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(cli: Cli, image_folder
     assert str(tmp_path / "file" / "run") in result.err
 
 
+@pytest.mark.slow
 def test_flipping_and_cropping_change_what_is_learnt(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     losses = []
     for index, options in enumerate((("none",), ("crop",), ("crop-flip",), ("crop", "--shift", 0.25))):
@@ -390,6 +390,7 @@ def test_sizes_that_do_not_match_are_resized(cli: Cli, image_folder: Path, tmp_p
     assert lct.Run(path).config.network.image_size == 8
 
 
+@pytest.mark.slow
 def test_what_was_selected_before_training_went_on_is_said_to_be_old(
     cli: Cli, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -411,6 +412,7 @@ def test_what_was_selected_before_training_went_on_is_said_to_be_old(
     assert "select again" not in cli("evaluate", path).err
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_is_gone_says_where_it_was(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
     assert cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run", *QUICK).code == 0

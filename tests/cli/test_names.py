@@ -154,7 +154,7 @@ def test_names_that_are_not_utf8_are_refused_before_training(cli: Cli, image_fol
         assert result.code == 2
         assert "\\udcff' is not UTF-8; rename it" in clean(result)
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
-    (folder / "train" / "red" / "0.png").rename(folder / "train" / "red" / "\udcfe.png")
+    (folder / "train" / "red").rename(folder / "train" / "\udcfe")
     result = cli("train", "vgg-lct", "--data", folder, "--out", tmp_path / "run")
     assert result.code == 1
     assert "\\udcfe" in clean(result)

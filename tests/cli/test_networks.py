@@ -177,6 +177,7 @@ def test_bad_input_gets_one_line(arguments: tuple[str, ...], code: int, words: s
     assert words in result.err
 
 
+@pytest.mark.slow
 def test_inspect_says_what_decoupled_training_sends(cli: Cli) -> None:
     """Behind layer1, layer2 and layer3 of a ResNet-18 at 32 pixels: 64 x 32 x 32, 128 x 16 x 16, 256 x 8 x 8."""
 

@@ -614,12 +614,20 @@ def test_a_class_that_train_does_not_have(folder: str, tmp_path: Path) -> None:
 
 
 def test_too_few_images_to_split(tmp_path: Path) -> None:
-    make_images(tmp_path / "train" / "a", 9)
+    make_images(tmp_path / "train" / "a", 1)
     make_images(tmp_path / "train" / "b", 1)
     make_classes(tmp_path / "test", 1)
     message = error_of(folder_config(tmp_path))
-    for part in ("10 samples of 2 classes", "smallest has 1", "20%", "val/"):
+    for part in ("2 samples of 2 classes", "smallest has 1", "20%", "val/"):
         assert part in message
+
+
+def test_the_only_image_of_a_class_is_trained_on(tmp_path: Path) -> None:
+    make_images(tmp_path / "train" / "a", 9)
+    make_images(tmp_path / "train" / "b", 1)
+    make_classes(tmp_path / "test", 1)
+    data = load_data(folder_config(tmp_path))
+    assert [split.targets.tolist().count(1) for split in (data.train, data.val)] == [1, 0]
 
 
 @pytest.mark.parametrize(

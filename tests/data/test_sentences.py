@@ -250,7 +250,7 @@ def test_a_missing_test_file(folder: Path) -> None:
 
 
 def test_too_few_sentences_to_hold_some_out(folder: Path) -> None:
-    write(folder / "train.tsv", [("good", "good"), ("good", "good"), ("bad", "bad")])
+    write(folder / "train.tsv", [("good film", "good"), ("bad film", "bad")])
     message = error_of(folder)
     assert "too few" in message
     assert "images" not in message

@@ -263,5 +263,13 @@ def test_numbers_as_classes_are_asked_about(tmp_path: Path) -> None:
     assert "20 classes (the smallest has 1) are too few to hold out 20% of them; give --task regression" in error_of(
         table
     )
+    table = write(tmp_path / "t.csv", "a,kind", [(i, f"rare{i}" if i < 9 else "usual") for i in range(10)])
+    assert "10 classes" in error_of(table)
+
+
+def test_the_only_row_of_a_class_is_trained_on(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "a,kind", [(i, "rare" if i == 3 else "usual") for i in range(20)])
-    assert "add rows, or remove rare classes" in error_of(table)
+    data = load(table)
+    assert data.classes == ("rare", "usual")
+    assert data.train.targets.tolist().count(0) == 1
+    assert 0 not in [*data.val.targets.tolist(), *data.test.targets.tolist()]

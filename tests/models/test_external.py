@@ -267,7 +267,8 @@ def test_a_function_is_given_what_it_takes(signature: str, width: str, own: Call
     module = own(f"def network({signature}):\n    return {LAYERS.format(width)}\n")
     network = build_network(config_of(f"{module}:network")).eval()
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, OUTPUTS)
-    assert network.recipe == dataclasses.replace(config_of(f"{module}:network"), cuts=network.cuts)
+    given = config_of(f"{module}:network")
+    assert network.recipe == dataclasses.replace(given, cuts=network.cuts, critic_kinds=("tail",))
 
 
 def test_a_class_is_a_function_too(own: Callable[[str], str]) -> None:

@@ -205,6 +205,7 @@ for samples, outputs in zip(x, expected):
 """
 
 
+@pytest.mark.slow
 def test_ones_own_bert_is_trained_measured_chosen_and_exported(tmp_path: Path) -> None:
     targets = torch.arange(60) % OUTPUTS
     ids = torch.randint(6, 40, (60, 10))
@@ -254,7 +255,9 @@ def test_the_command_line_trains_a_folder_and_needs_it_no_more(
     assert "classifier is new" in trained.err + trained.out
     config = lct.Run(tmp_path / "run").config
     assert config.data is not None
-    assert (config.data.mean, config.data.std, config.data.resize) == ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7), 16)
+    assert (config.data.mean, config.data.std) == ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
+    assert config.data.preprocessing is not None
+    assert config.data.preprocessing.size == 16
     shutil.rmtree(folder)
     network = lct.load_network(tmp_path / "run")
     assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 3)

@@ -161,8 +161,8 @@ def test_torch_fx_is_afterwards_what_it_was() -> None:
 def test_a_submodule_that_holds_most_and_is_kept_whole_is_named() -> None:
     inner = Net(lambda model, x: model.plain(-x if x.mean() > 0 else x))
     model = nn.Sequential(inner, nn.Linear(3, 3), nn.Linear(3, 3))
-    most = "0 holds most of Sequential, and no cut point is inside: .*values"
-    with unchanged(model) as snapshot, pytest.warns(lct.NetworkWarning, match=most):
+    named = "0 holds most of Sequential, and no cut point is inside: .*values"
+    with pytest.warns(lct.NetworkWarning, match=named), unchanged(model) as snapshot:
         assert trace_network(model, IMAGES, snapshot=snapshot).whole.keys() == {"0"}
 
 

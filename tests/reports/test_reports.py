@@ -165,7 +165,7 @@ def test_candidates_frame_holds_every_field_and_the_interval() -> None:
     candidates = make_candidates()
     frame = reports.candidates_frame(candidates)
     fields = [field.name for field in dataclasses.fields(Candidate)]
-    assert list(frame.columns) == [*fields, "accuracy_low", "accuracy_high"]
+    assert list(frame.columns) == [*fields, "accuracy_low", "accuracy_high", "score_low", "score_high"]
     for row, candidate in zip(frame.to_dict("records"), candidates, strict=True):
         known = {name: None if pandas.isna(row[name]) else row[name] for name in fields}
         assert known == dataclasses.asdict(candidate)
@@ -260,7 +260,7 @@ def test_axes_hold_all_points_and_intervals(candidates: list[Candidate], cost: s
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for point in reports.pareto_points(candidates, cost):
         assert all(left < value < right for value in (point.cost, point.cost_low, point.cost_high) if value)
-        assert all(bottom < value < top for value in (point.accuracy, point.low, point.high) if value is not None)
+        assert all(bottom < value < top for value in (point.score, point.low, point.high) if value is not None)
 
 
 def test_the_accuracy_axis_is_zoomed_to_the_data() -> None:
@@ -526,7 +526,7 @@ def test_the_page_names_a_cheaper_one_that_is_no_worse(run: Run) -> None:
     ("exit", "expected"),
     [
         (3, "As measured now it does not fit the budget (at most 900M FLOPs)"),
-        (0, "It is not the most accurate one now"),
+        (0, "It is not the most accurate now"),
     ],
 )
 def test_the_page_does_not_make_up_a_reason(run: Run, exit: int, expected: str) -> None:

@@ -145,7 +145,7 @@ def test_a_run_directory_holds_settings_metrics_and_weights(
     network = trained(make_network, data, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv", "checkpoint.safetensors"}
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["training"] == BASE.resolved().to_dict()
+    assert config["training"] == BASE.resolved().to_dict() | {"metric": "accuracy"}
     assert {"command", "versions", "machine", "created"} <= config.keys()
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

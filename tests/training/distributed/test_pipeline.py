@@ -75,6 +75,7 @@ def test_several_processes_train_what_one_does_to_the_bit(processes: int, alone:
     assert_same_runs(alone, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
     (tmp_path / "stop-after-one-epoch").touch()
     run_ranks(tmp_path, 1)
@@ -84,6 +85,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone: Path, tmp_path: P
     assert_same_runs(alone, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_replicas_are_one_pipeline_with_the_whole_batch(alone: Path, tmp_path: Path) -> None:
     """Where nothing depends on the other samples of a batch: two groups of processes, each half of every batch."""
     run_ranks(tmp_path, 4, "2")

@@ -1,0 +1,54 @@
+"""Compare the settings with which a run is resumed with those that it was begun with."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lctprune.data.builtin import NAMED
+from lctprune.errors import RunError
+from lctprune.runs import Run
+
+
+def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with other settings.
+
+    Args:
+        run: run that is resumed.
+        settings: settings now, from `run_settings`; what need not be equal is taken from the run.
+
+    Raises:
+        RunError: a setting differs; the message names it.
+    """
+    recorded = run.config.completed()
+    _forget_location(settings, recorded)
+    if "metric" not in run.config.to_dict()["training"]:  # an earlier version's
+        settings["training"]["metric"] = recorded["training"]["metric"]
+    for part, values in settings.items():
+        if values != recorded[part]:
+            changed = list(_changes(recorded[part] or {}, values or {}))
+            if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
+                raise RunError(
+                    f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
+                    "resume with the same settings"
+                )
+
+
+def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Take the paths of the data as they were recorded: where its files lie is not a setting."""
+    if settings["data"] and recorded["data"]:
+        now, was = settings["data"]["config"], recorded["data"]["config"]
+        now["data_dir"] = was.get("data_dir", now["data_dir"])
+        if now["name"] not in NAMED and was["name"] not in NAMED:
+            now["name"] = was["name"]  # hashes show whether it is other data
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Describe each setting that differs, down to settings within settings."""
+    for key in sorted(before.keys() | now.keys()):
+        was, value = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(value, Mapping):
+            yield from _changes(was, value)
+        elif was != value:
+            yield textwrap.shorten(f"{key} was {was!r}, is {value!r}", 100)
