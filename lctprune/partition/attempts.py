@@ -30,6 +30,7 @@ from lctprune.partition.sections import graph_function
 from lctprune.partition.tracer import SymbolicTracer, UnfollowedError, UntraceableError
 
 WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
+_KNOWN = ("torch", "torchvision", "timm", "lctprune")  # libraries whose code needs no comparison
 BY_HAND = "give the groups to LocalCriticNetwork by hand"
 
 
@@ -69,6 +70,9 @@ class Attempts:
     def _references(self) -> tuple[Observation | None, Observation | None]:
         """Run the network itself, and keep whole each submodule that assigns attributes."""
         if self._example is None:
+            return None, None
+        if self._example.is_meta:
+            _require_known_code(self._model)
             return None, None
         self._observer = Observer(self._snapshot, self.modes, varied(self._example))
         evaluation, training = (self._observer.itself(self._model, training=mode) for mode in (False, True))
@@ -182,6 +186,16 @@ def _require_no_hooks(model: nn.Module) -> None:
             f"{type(model).__name__} has {' and '.join(kinds)} hooks of its own, which layer groups would not call; "
             f"register them on a submodule, or {BY_HAND}"
         )
+
+
+def _require_known_code(model: nn.Module) -> None:
+    """Refuse a network without values, which cannot be compared with its graphs, unless its code is well known."""
+    for module in model.modules():
+        if type(module).__module__.partition(".")[0] not in _KNOWN:
+            name = type(module).__name__
+            raise PartitionError(
+                f"{name} is on the meta device, where its graphs cannot be compared with it; {BY_HAND}"
+            )
 
 
 def _views_as_type(node: fx.Node) -> bool:

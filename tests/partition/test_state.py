@@ -16,6 +16,7 @@ import torch
 from own_forward import IMAGES, Block, Net, attach, check_groups_do_what_the_model_does, conv, with_block
 from torch import Tensor, nn
 
+import lctprune as lct
 from lctprune.errors import PartitionError
 from lctprune.partition.cutting import possible_cut_points
 
@@ -214,3 +215,16 @@ def test_a_lazy_layer_is_initialized() -> None:
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), conv(4, 4), nn.Flatten(), nn.LazyLinear(3))
     attach(model)
     assert model[0].weight.shape == (4, 3, 3, 3)
+
+
+def test_without_values_only_well_known_code_is_cut() -> None:
+    with torch.device("meta"):
+        known, own, images = (
+            nn.Sequential(conv(3, 4), conv(4, 4), nn.Flatten(), nn.Linear(256, 3)),
+            Net(),
+            IMAGES.to("meta"),
+        )
+        network = lct.attach_critics(known, images, num_outputs=3, groups=2)
+        with pytest.raises(PartitionError, match="Net is on the meta device"):
+            lct.attach_critics(own, images, num_outputs=3, groups=2)
+    assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
