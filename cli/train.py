@@ -18,6 +18,7 @@ from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError
 from lctprune.utils.names import shell_word
+from lctprune.utils.wording import counted
 
 if TYPE_CHECKING:
     from lctprune.data.dataset import Data
@@ -224,19 +225,15 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
     console.print(
-        f"Training {network.model} in {_counted(network.groups, 'group')} on "
+        f"Training {network.model} in {counted(network.groups, 'group')} on "
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
         f"{sizes['test']} test samples, {outputs})"
     )
     if data.preprocessing:
         console.print(f"Images: {data.preprocessing}")
     console.print(
-        f"{_counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
-        f"{training.precision} on {training.device} with {_counted(torch.get_num_threads(), 'thread')}"
+        f"{counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
+        f"{training.precision} on {training.device} with {counted(torch.get_num_threads(), 'thread')}"
         f"{f' in each of {group.size} processes' if group else ''}, "
         f"{_objective(training)}; run directory {run.path}"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, ExportError, NetworkWarning, first_line
-from lctprune.utils.batches import CAUSES, batch_dependence, runs_alone
+from lctprune.utils.batches import CAUSES, ROUNDING, batch_dependence, runs_alone
 from lctprune.utils.files import write_atomically
 from lctprune.utils.modules import device_of, evaluation_mode
 from lctprune.utils.wrappers import unwrapped
@@ -23,7 +23,6 @@ Format = Literal["torchscript"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SINGLE_SAMPLES = 8  # number of samples that are also compared one by one
 TOLERANCE = 1e-3  # of outputs, relative and absolute: freezing folds batch norm into convolutions, which rounds anew
-COARSE_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of types that round more coarsely
 
 
 def export(network: nn.Module, example: Tensor, path: str | Path, *, format: Format = "torchscript") -> Path:
@@ -159,7 +158,7 @@ def _reloaded(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 def _is_close(actual: Tensor, expected: Tensor, *, may_be_nan: bool = False) -> bool:
-    tolerance = COARSE_TOLERANCE.get(expected.dtype, TOLERANCE)
+    tolerance = ROUNDING.get(expected.dtype, TOLERANCE)
     return actual.shape == expected.shape and torch.allclose(
         expected, actual, rtol=tolerance, atol=tolerance, equal_nan=may_be_nan
     )

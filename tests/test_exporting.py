@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from modules import Function
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -46,17 +47,6 @@ def load(path: Path) -> torch.jit.ScriptModule:
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))
-
-
-class Function(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 # --- what is written -------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from lctprune.config.images import WHITE, ImagePreprocessing
 from lctprune.data.decoding import read_image
@@ -41,6 +40,8 @@ class FolderSplit(Split):
         *,
         preprocessing: ImagePreprocessing,
     ) -> None:
+        from torchvision.transforms import v2  # slow to import
+
         self.paths = paths
         self._targets = targets
         self.normalization = normalization
@@ -116,6 +117,8 @@ def fitted(image: Image.Image, preprocessing: ImagePreprocessing) -> Image.Image
     """Resize an RGB image to a square, and crop or pad it, as the preprocessing says."""
     size, shape = preprocessing.size, (preprocessing.size, preprocessing.size)
     if preprocessing.resize == "crop":
+        from torchvision.transforms import v2  # slow to import
+
         if image.size != shape or preprocessing.shorter_side != size:
             image = v2.functional.resize(image, [preprocessing.shorter_side], antialias=True)
         cropped: Image.Image = v2.functional.center_crop(image, [size, size])

@@ -18,7 +18,6 @@ from lctprune.data.image_listing import (
     ImageListing,
     Omissions,
     class_folders,
-    counted,
     dangling_links,
     fingerprint_of,
     folders_in,
@@ -29,6 +28,7 @@ from lctprune.data.image_listing import (
 )
 from lctprune.data.image_splits import SPLIT_WORDS, divided, split_of, without_eval
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.wording import counted
 
 MOST_WRAPPINGS = 8  # folders that hold nothing but a folder
 NEVER_CLASSES = ("val", "validation", "test", "testing")

@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.wording import counted
 
-ENDINGS = frozenset((*IMG_EXTENSIONS, ".jfif", ".jpe", ".jif", ".gif", ".jp2", ".avif", ".pnm", ".dib", ".tga"))
+ENDINGS = frozenset(  # those of torchvision's IMG_EXTENSIONS, which is slow to import, and more
+    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+    + (".jfif", ".jpe", ".jif", ".gif", ".jp2", ".avif", ".pnm", ".dib", ".tga")
+)
 JUNK = frozenset(  # what systems leave in folders, besides hidden files; in lower case
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "lost+found")
     + ("$recycle.bin", "system volume information")
@@ -87,11 +90,6 @@ def ending_of(name: str) -> str:
 def nfc(text: str) -> str:
     """Return text in the composed form of Unicode; file names of a Mac may be decomposed."""
     return unicodedata.normalize("NFC", text)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: 1 file, 2 files."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def some(names: Iterable[str], most: int = NAMED) -> str:

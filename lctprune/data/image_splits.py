@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lctprune.config.data import DataConfig
 from lctprune.data.held_out import drawn_by_class, stratified
-from lctprune.data.image_listing import Files, counted, nfc, some, subset
+from lctprune.data.image_listing import Files, nfc, some, subset
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.wording import counted
 
 TEST_FRACTION = 0.2  # of data that is not split
 LEAST_PER_CLASS = 3  # images of which each split can have one

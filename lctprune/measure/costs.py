@@ -88,10 +88,10 @@ def count_on_the_way(network: nn.Module, example: Tensor) -> tuple[Tensor, FlopC
         return output, flops._replace(known=flops.known // len(samples))
 
     with evaluation_mode(network), torch.no_grad():
-        return _on_few_samples(counted, example)
+        return on_few_samples(counted, example)
 
 
-def _on_few_samples(run: Callable[[Tensor], _T], example: Tensor) -> _T:
+def on_few_samples(run: Callable[[Tensor], _T], example: Tensor) -> _T:
     """Run on an example's first sample; on it twice where that fails, as some batch norms need two samples."""
     first = example[:1].detach()
     try:
@@ -170,7 +170,7 @@ def saved_bytes(network: nn.Module, example: Tensor) -> int:
             return count() // len(samples)
 
     with evaluation_mode(network), torch.enable_grad():
-        return _on_few_samples(saved, example)
+        return on_few_samples(saved, example)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lctprune.errors import NetworkError, NetworkWarning
 from lctprune.models.checkpoints import StateDicts, read_state_dicts, shown, weights_file_in
 from lctprune.models.weight_names import Fit, fit_names, is_counter
 from lctprune.runs import CHECKPOINT, NETWORK_PREFIX
+from lctprune.utils.wording import counted
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights of one are converted to another
 
@@ -142,7 +143,7 @@ def _require_names(
     if unexpected:
         clauses.append(f"has {len(unexpected)} that the network does not have ({shown(unexpected)})")
     if wrong:
-        clauses.append(f"differs in {_counted(len(wrong), 'shape')} ({shown(wrong, '; ')})")
+        clauses.append(f"differs in {counted(len(wrong), 'shape')} ({shown(wrong, '; ')})")
     if clauses:
         remedy = "give weights of this network, with the same arguments, or rename them"
         raise NetworkError(f"{problem}: {', and '.join(clauses).removeprefix('it ')}; {remedy}")
@@ -206,14 +207,10 @@ def _changes(fit: Fit, own: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -
     for (there, here), count in types.items():
         if there != here:
             kinds = f"from {str(there).removeprefix('torch.')} to {str(here).removeprefix('torch.')}"
-            changes.append(f"{_counted(count, 'tensor')} converted {kinds}")
+            changes.append(f"{counted(count, 'tensor')} converted {kinds}")
     if fit.left_out:
-        changes.append(f"{_counted(len(fit.left_out), 'tensor')} left out ({shown(fit.left_out)})")
+        changes.append(f"{counted(len(fit.left_out), 'tensor')} left out ({shown(fit.left_out)})")
     return changes
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _main_network_weights(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:

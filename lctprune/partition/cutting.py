@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, PartitionError, first_line
+from lctprune.measure.costs import on_few_samples
 from lctprune.optim.optimizers import resolved_for
 from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
@@ -152,15 +153,13 @@ def _balanced_cut_points(
 
 def _output(model: nn.Module, example: Tensor) -> Tensor:
     """Run the model on one sample, or on two where it does not run on one, as batch norm without statistics does."""
-    first = example[:1].detach().contiguous()
+    called = OneTensor(model)
     with evaluation_mode(model), torch.no_grad():
-        output, error = _tried(model, first)
-        if error is not None:
-            output, second_error = _tried(model, first.repeat_interleave(2, 0))
-            error = second_error and error
-        if error is not None:
+        try:
+            output = on_few_samples(lambda samples: logits_of(called.output(samples)), example.contiguous())
+        except Exception as error:  # whatever the model's own code raises
             with must_run(model, example):
-                OneTensor(model).output(example)
+                called.output(example)
             raise PartitionError(
                 f"{type(model).__name__} runs on {len(example)} samples, but neither on 1 nor on 2 "
                 f"({first_line(error)}); layer groups must run on any number"
@@ -168,13 +167,6 @@ def _output(model: nn.Module, example: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         raise PartitionError(f"{type(model).__name__} does not return one tensor; {BY_HAND}")
     return output
-
-
-def _tried(model: nn.Module, samples: Tensor) -> tuple[object, Exception | None]:
-    try:
-        return logits_of(OneTensor(model).output(samples)), None
-    except Exception as error:  # whatever the model's own code raises
-        return None, error
 
 
 def _initialize(model: nn.Module, example: Tensor) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lctprune.errors import first_line
+
 SAMPLES = 8  # compared
-ROUNDING = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # relative to the largest output; else that of float32
+ROUNDING = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the coarser types, relative to the largest output
 FLOAT32_ROUNDING = 1e-3
 NOTICEABLE = 1e-2  # relative to how far outputs differ from each other
 CAUSES = "is there a batch norm without running statistics, or padding that is not masked?"
@@ -47,8 +49,7 @@ def batch_dependence(network: Callable[[Tensor], Tensor], samples: Tensor) -> st
             warnings.simplefilter("ignore")  # such as of the deviation of one number
             alone = torch.cat([_alone(network, sample[None]) for sample in samples])
     except Exception as error:  # whatever the network's own code raises
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return f"{FAILS_ALONE} ({reason})"
+        return f"{FAILS_ALONE} ({first_line(error)})"
     if alone.shape != together.shape:
         return None
     others = int(_is_other(alone, together).sum())

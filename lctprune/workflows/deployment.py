@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_o
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
 from lctprune.measure.scores import score_exits, score_networks
+from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, sha256, write_json
@@ -130,9 +131,13 @@ def measure_run(
     return candidates
 
 
-def _warn_of_batch_dependence(found: Sequence[Candidate]) -> None:
-    clauses = {each.name: each.batch_dependence for each in found if each.batch_dependence}
-    warn_of_batch_dependence(clauses, latency_batch=found[0].latency_batch)
+def _warn_of_batch_dependence(candidates: Sequence[Candidate]) -> None:
+    warn_of_batch_dependence(_dependent(candidates), latency_batch=candidates[0].latency_batch)
+
+
+def _dependent(candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Return what measuring found of networks whose outputs depend on the batch, as `dependences` does."""
+    return {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
 
 
 def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
@@ -193,11 +198,10 @@ def deploy(
     subnetwork = loaded.network(member.run).subnetwork(member.exit)
     scores = None
     if measure_test:  # first: it may find a file that is broken
-        main = loaded.network()
-        found = dependences({"exit": subnetwork, "main": main}, loaded.data.val)
-        batch_size = scoring_batch(found, latency_batch=candidate_of(candidates, exit).latency_batch)
-        metric = run.config.training.metric
-        scores = score_networks([subnetwork, main], loaded.data.test, batch_size=batch_size, metric=metric)
+        chosen = candidate_of(candidates, exit)
+        batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
+        networks, metric = [subnetwork, loaded.network()], run.config.training.metric
+        scores = score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
     measured: dict[str, Any] = {}
     if scores:
         measured = {
@@ -210,9 +214,6 @@ def deploy(
     if folder is None:
         return Deployment(**measured)
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
-        warnings.simplefilter("ignore", NetworkWarning)
-        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
         warnings.simplefilter("ignore", NetworkWarning)
         model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_trees import images, listed, names, refusal, sizes, touch
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lctprune.data.image_listing import Omissions, class_folders, labelled_images
+from lctprune.data.image_listing import ENDINGS, Omissions, class_folders, labelled_images
 
 NAMES = st.sampled_from(["a", "B", "10", "9", "a b", "é", "x.png", "1.JPG", "2.jpeg", "b.webp", "c.tiff", "notes.txt"])
 TREES = st.recursive(st.none(), lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=12)
@@ -224,3 +225,7 @@ def test_an_empty_class_is_named_with_what_is_there(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
         f"{tmp_path / 'train/c'} holds no images (but 2 other files, such as 1.heic); add some or remove the folder"
     )
+
+
+def test_every_ending_that_torchvision_reads_is_an_images() -> None:
+    assert {*IMG_EXTENSIONS} <= ENDINGS

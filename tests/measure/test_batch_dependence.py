@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from modules import Function
 from torch import Tensor, nn
 
 import lctprune as lct
@@ -17,17 +18,6 @@ from lctprune.errors import NetworkWarning
 from lctprune.models.build import MODELS
 from lctprune.utils.batches import batch_dependence
 from lctprune.workflows.deployment import deploy, measure_run
-
-
-class Function(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def finding(network: nn.Module, samples: Tensor) -> str | None:

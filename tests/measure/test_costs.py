@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from modules import Function
 from torch import Tensor, nn
 
 import lctprune as lct
@@ -16,18 +17,6 @@ from lctprune.errors import UnknownOperationError
 from lctprune.measure.costs import Latency, count_known_flops, counting_flops
 from lctprune.models.build import MODELS
 from lctprune.utils.modules import evaluation_mode
-
-
-class Function(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
 
 # --- FLOPs by hand: 2 x (multiply-adds of one output element) x (output elements); biases left out -------------------
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import same
 from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.data.splits import Batch
 from lctprune.measure.scores import even_batch_size, score_exits
-from tests.equality import same
 
 CONFIG = lct.TrainConfig(epochs=1, batch_size=8, precision="fp32")
 
