@@ -116,6 +116,17 @@ def test_critics_that_were_asked_for_stay_and_dear_exits_are_named(settings: dic
     assert f"{flops[0] / flops[-1]:.0%} of the main network's FLOPs" in network.notes[0]
 
 
+@pytest.mark.parametrize("settings", [{"features": 8}, {"features": 2, "model_args": {"width": 64}}])
+def test_an_exit_before_the_last_linear_layer_costs_less_than_the_network(settings: dict[str, Any]) -> None:
+    config = NetworkConfig(model="mlp", **settings)
+    network = build_network(config)
+    flops, parameters = exit_costs(network, config.example)
+    assert flops == sorted(set(flops))
+    assert parameters == sorted(set(parameters))
+    assert len(network.notes) == 3
+    assert not any("saves nothing" in note for note in network.notes)
+
+
 def test_an_exit_that_no_critic_makes_cheaper_is_named() -> None:
     model = nn.Sequential(nn.Linear(4, 400), nn.ReLU(), nn.Linear(400, 2), nn.ReLU(), nn.Linear(2, 100))
     network = lct.attach_critics(model, torch.zeros(1, 4), num_outputs=100, split_at=["1"])
