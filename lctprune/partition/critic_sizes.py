@@ -2,7 +2,8 @@
 
 An exit costs the groups up to its cut point, and its critic. The promise of a cut point: its exit costs at most
 `SHARE` of the way from the FLOPs up to the cut point to those of the next exit, and has fewer parameters than the next
-exit. A critic that breaks it is made narrower, and if that is not enough, of a smaller kind.
+exit. A critic that breaks it is made narrower, and if that is not enough, of a smaller kind. Where none keeps the
+promise, as before a network's last linear layer, an exit that costs at least a little less than the next one will do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lctprune.critic_blocks import TailBlock
 from lctprune.measure.costs import count_known_flops, count_on_the_way, count_parameters
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import Partition
@@ -21,6 +23,7 @@ from lctprune.partition.cutting import Partition
 AUTO = "auto"  # the kind that leaves the choice to this file
 SHARE = 0.5  # of the FLOPs between a cut point and the next exit that a critic may take
 NARROWER = (0.75, 0.5, 0.375, 0.25, 0.125)  # widths that are tried
+NARROWEST = (0.0625, 0.03125)  # of perceptrons, as the last resort: a few hidden features cost less than a linear layer
 SMALLEST = "normalized"  # kind of critic where the narrowest is still too large
 
 
@@ -100,10 +103,9 @@ def fitted_sizes(
     later = [main]  # what the exits behind cost, the nearest first
     for index in reversed(range(len(usual))):
         start, cut = starts[index], partition.cuts[index]
-        for size in _smaller_and_smaller(usual[index]) if may_change else [usual[index]]:
-            cost = _exit_cost(start, cut, size, make)
-            if _keeps_promise(cost, start, later):
-                break
+        size, cost = usual[index], _exit_cost(start, cut, usual[index], make)
+        if may_change and not _keeps_promise(cost, start, later):
+            size, cost = _smaller(size, start, cut, later, make)
         if size != usual[index]:
             otherwise = _exit_cost(start, cut, usual[index], make)
             notes.insert(0, _note_on_smaller(index, size, cost, usual[index], otherwise, main))
@@ -135,8 +137,42 @@ def _exit_cost(start: ExitCost, cut: CutPoint, size: CriticSize, make: MakeCriti
     return ExitCost(start.flops + flops, start.parameters + count_parameters(critic), start.is_partial)
 
 
+def _smaller(
+    usual: CriticSize, start: ExitCost, cut: CutPoint, later: Sequence[ExitCost], make: MakeCritic
+) -> tuple[CriticSize, ExitCost]:
+    """Choose the largest critic that keeps the promise; or that saves anything; or else one of the smallest kind."""
+    tried = []
+    for size in _smaller_and_smaller(usual):
+        if _is_too_narrow(size, cut, make):
+            continue
+        tried.append((size, _exit_cost(start, cut, size, make)))
+        if _keeps_promise(tried[-1][1], start, later):
+            return tried[-1]
+    smallest = tried[-1]
+    if len(cut.shape) < 3 and not start.is_partial:
+        sizes = [usual._replace(width=width) for width in NARROWEST]
+        tried += [(size, _exit_cost(start, cut, size, make)) for size in sizes]
+        return next((each for each in tried if not each[1].saves_nothing(later[0])), smallest)
+    return smallest
+
+
+def _is_too_narrow(size: CriticSize, cut: CutPoint, make: MakeCritic) -> bool:
+    """Tell whether a tail learns less than a `normalized` critic, which costs less (docs/results/critics.md).
+
+    Such a tail begins with one channel; or is one block, and pools fewer features than it reads and than it returns.
+    """
+    with torch.device("meta"):
+        critic = make(cut, size)
+    blocks = [each for each in critic.modules() if isinstance(each, TailBlock)]
+    linear = [each for each in critic.modules() if isinstance(each, nn.Linear)][-1:]
+    if not blocks or not linear:
+        return False
+    channels = cut.shape[-1 if cut.channels_last else 0]
+    is_poor = linear[0].in_features < min(channels, linear[0].out_features)
+    return channels + blocks[0].more_channels < 2 or (len(blocks) == 1 and is_poor)
+
+
 def _smaller_and_smaller(usual: CriticSize) -> Iterator[CriticSize]:
-    yield usual
     for width in NARROWER:
         yield usual._replace(width=width)
     yield CriticSize(SMALLEST, None, 1.0)

@@ -15,6 +15,7 @@ from torchvision.models import mobilenet_v2
 import lctprune as lct
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
+from lctprune.critic_blocks import TailBlock
 from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.critic_sizes import SHARE, has_depthwise_blocks
@@ -95,9 +96,11 @@ def test_exits_of_narrow_networks_are_cheaper_in_flops_and_parameters(width: int
 def test_what_was_made_smaller_is_said_in_one_line_per_exit() -> None:
     network = lct.attach_critics(narrow(), IMAGE, num_outputs=10, groups=3)
     flops, _ = exit_costs(network, IMAGE)
-    assert len(network.notes) == sum(width < 1 for width in network.critic_widths) == 2
+    said = [f"exit 0 gets a smaller critic (tail, {network.critic_widths[0]:g} x as wide)"]
+    said.append("exit 1 gets a smaller critic (normalized)")
+    assert len(network.notes) == len(said)
     for index, note in enumerate(network.notes):
-        assert note.startswith(f"exit {index} gets a smaller critic (tail, {network.critic_widths[index]:g} x as wide)")
+        assert note.startswith(said[index])
         assert f"costs {flops[index] / flops[-1]:.0%} of the main network's FLOPs" in note
     usual = lct.attach_critics(narrow(), IMAGE, num_outputs=10, groups=3, critic="tail")
     usual_flops, _ = exit_costs(usual, IMAGE)
@@ -114,6 +117,17 @@ def test_critics_that_were_asked_for_stay_and_dear_exits_are_named(settings: dic
     dear = [index for index in (0, 1) if flops[index] >= flops[-1] or parameters[index] >= parameters[-1]]
     assert [note[: len("exit 0 saves nothing")] for note in network.notes] == [f"exit {k} saves nothing" for k in dear]
     assert f"{flops[0] / flops[-1]:.0%} of the main network's FLOPs" in network.notes[0]
+
+
+@pytest.mark.parametrize("settings", [{"features": 8}, {"features": 2, "model_args": {"width": 64}}])
+def test_an_exit_before_the_last_linear_layer_costs_less_than_the_network(settings: dict[str, Any]) -> None:
+    config = NetworkConfig(model="mlp", **settings)
+    network = build_network(config)
+    flops, parameters = exit_costs(network, config.example)
+    assert flops == sorted(set(flops))
+    assert parameters == sorted(set(parameters))
+    assert len(network.notes) == 3
+    assert not any("saves nothing" in note for note in network.notes)
 
 
 def test_an_exit_that_no_critic_makes_cheaper_is_named() -> None:
@@ -168,7 +182,30 @@ def test_networks_of_depthwise_blocks_get_depthwise_critics() -> None:
     spatial = [m for m in network.critics.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert spatial
     assert all(convolution.groups == convolution.in_channels for convolution in spatial)
-    assert all(isinstance(critic[0], nn.BatchNorm2d) for critic in network.critics)
+    for critic in network.critics:
+        assert any(isinstance(each, nn.BatchNorm2d | nn.LayerNorm) for each in list(critic.children())[:3])
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (24, 2, 2), (12, 4, 4)])
+@pytest.mark.parametrize("kind", ["depthwise", "normalized"])
+def test_critics_of_small_maps_normalise_a_single_sample(kind: str, shape: tuple[int, ...]) -> None:
+    critic = lct.make_critic(kind, shape, 3).train()
+    x = torch.randn(4, *shape)
+    for scale in (1.0, 1e4):
+        torch.testing.assert_close(critic(scale * x), critic(x), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(critic(x[:1]), critic(x)[:1])
+
+
+@pytest.mark.parametrize("width", [4, 6, 8, 16])
+@pytest.mark.parametrize("side", [16, 32])
+def test_no_tail_is_narrower_than_what_learns(width: int, side: int) -> None:
+    network = lct.attach_critics(narrow(width), torch.zeros(1, 3, side, side), num_outputs=10, groups=3)
+    narrowed = [c for c, w in zip(network.critics, network.critic_widths, strict=True) if w < 1]
+    for critic in narrowed:
+        first = next(each for each in critic.modules() if isinstance(each, nn.Conv2d))
+        assert first.out_channels > 1
+        blocks = sum(isinstance(each, TailBlock) for each in critic.modules())
+        assert blocks > 1 or critic[-1].in_features >= min(first.in_channels, 10)  # type: ignore[index,operator]
 
 
 def test_a_few_depthwise_convolutions_do_not_make_a_network_of_them() -> None:
