@@ -18,10 +18,9 @@ from torch import Tensor
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.wording import counted
 
-ENDINGS = frozenset(  # those of torchvision's IMG_EXTENSIONS, which is slow to import, and more
-    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-    + (".jfif", ".jpe", ".jif", ".gif", ".jp2", ".avif", ".pnm", ".dib", ".tga")
-)
+_PHOTOS = ".jpg .jpeg .jpe .jif .jfif .mpo .png .apng .gif .webp .avif .tif .tiff .bmp .dib"
+_OTHERS = ".ppm .pgm .pbm .pnm .tga .pcx .qoi .jp2 .j2k .j2c .jpc .jpf .jpx"
+ENDINGS = frozenset(f"{_PHOTOS} {_OTHERS}".split())  # torchvision's IMG_EXTENSIONS, slow to import, and more
 JUNK = frozenset(  # what systems leave in folders, besides hidden files; in lower case
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "lost+found")
     + ("$recycle.bin", "system volume information")
