@@ -54,7 +54,7 @@ def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
         raise DataError(
             f"{path} has no line of 2 columns or more; separate them by commas, semicolons or tabs, as in a,b,kind"
         )
-    if separator != ",":
+    if separator != "," and any("," in cell for _, cells in rows for cell in cells):
         rows = _with_points(path, rows)
     for line, cells in rows:
         if len(cells) != len(rows[0][1]):
