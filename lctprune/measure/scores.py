@@ -15,7 +15,7 @@ from lctprune.errors import DataError, first_line
 from lctprune.losses import Loss, class_numbers, default_loss, is_own
 from lctprune.measure.loss_trials import ignored_classes
 from lctprune.measure.tallies import ClassTally, OutputTally, Scores
-from lctprune.measure.target_kinds import default_metric, kind_of, require_fit
+from lctprune.measure.target_kinds import default_metric, is_label, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
 
@@ -60,6 +60,7 @@ class ScoreSheet:
         self._weights: list[Tensor] = []  # number of targets that count, [batch] each
         self._classes: ClassTally | None = None
         self._outputs: OutputTally | None = None
+        self._has_labels = False
         self._samples = 0
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
@@ -83,8 +84,12 @@ class ScoreSheet:
         if not self._losses:
             self._begin(outputs[-1], targets)
         self._losses.append(losses.double().cpu())
-        counted = self._classes.add(outputs, targets, self._samples) if self._classes else torch.ones(len(targets))
-        self._weights.append(counted)
+        if self._classes:
+            self._weights.append(self._classes.add(outputs, targets, self._samples))
+        elif self._has_labels:
+            self._weights.append(is_label(targets).reshape(len(targets), -1).any(1).cpu())
+        else:
+            self._weights.append(torch.ones(len(targets)))
         if self._outputs:
             self._outputs.add(outputs, targets)
         self._samples += len(targets)
@@ -96,6 +101,7 @@ class ScoreSheet:
         if self._metric == AUTO:
             self._metric = default_metric(kind, shape)
         require_fit(self._metric, kind, shape, every, self._loss)
+        self._has_labels = kind == "labels"
         of_classes = kind in ("classes", "probabilities") or self._metric not in ("map", "r2", "loss")
         ignored = ignored_classes(self._loss, shape) if of_classes else []
         if of_classes:

@@ -123,11 +123,10 @@ class OutputTally:
         )
         rows = labels.flatten(2).movedim(1, -1).flatten(0, -2) if labels.dim() > 2 else labels  # [n, labels]
         folds = folds.repeat_interleave(len(rows) // len(folds))
-        kept = (rows >= 0).all(1)
         found = []
         for output in outputs:
             ranked = output.flatten(2).movedim(1, -1).flatten(0, -2) if output.dim() > 2 else output
-            found.append(mean_average_precision(ranked[kept], rows[kept], folds[kept]))
+            found.append(mean_average_precision(ranked, rows, folds))
         return Scores([value for value, _ in found], _known([error for _, error in found]))
 
     def _one_hot(self, targets: Tensor, classes: int) -> Tensor:

@@ -113,7 +113,7 @@ def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: st
             _require_two_classes(name, targets, shape[0])
     chosen = default_metric(kind, shape) if metric == AUTO else metric
     require_fit(chosen, kind, shape, data.val.targets, loss)
-    if chosen == "map" and kind == "labels" and not data.val.targets.any():
+    if chosen == "map" and kind == "labels" and not (data.val.targets == 1).any():
         raise DataError("no sample of the validation split has any label, so mAP is not defined; give another metric")
     return chosen
 

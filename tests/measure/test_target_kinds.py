@@ -57,8 +57,26 @@ def wrong_way_round(output: Tensor, target: Tensor) -> Tensor:
     return bce(-output, target)
 
 
+def masked_bce(output: Tensor, target: Tensor) -> Tensor:
+    """Leave out labels that are missing."""
+    known = (target == 0) | (target == 1)
+    losses = functional.binary_cross_entropy_with_logits(
+        output, target.float().where(known, 0.0).reshape(output.shape), reduction="none"
+    )
+    return losses.where(known.reshape(output.shape), 0.0).flatten(1).mean(1)
+
+
+def bce_of_one(output: Tensor, target: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(output.flatten(), target.float().flatten(), reduction="none")
+
+
+def hinge(output: Tensor, target: Tensor) -> Tensor:
+    return (1 - output * target).clamp(min=0).mean(1)
+
+
 CLASSES, LABELS = torch.arange(24) % 3, (torch.arange(72).reshape(24, 3) % 5 < 2).float()
 SOFT = torch.randn(24, 3, generator=torch.Generator().manual_seed(1)).softmax(1)
+GAPS = torch.arange(72).reshape(24, 3) % 7 == 3
 NUMBERS = torch.randn(24, 3, generator=torch.Generator().manual_seed(2))
 KINDS: dict[str, tuple[Tensor, int, Loss | None, str]] = {
     "class numbers": (CLASSES, 3, None, "accuracy"),
@@ -71,6 +89,17 @@ KINDS: dict[str, tuple[Tensor, int, Loss | None, str]] = {
     "integer labels": (LABELS.int(), 3, bce, "mAP"),
     "boolean labels": (LABELS.bool(), 3, bce, "mAP"),
     "one label": (LABELS[:, :1], 1, bce, "mAP"),
+    **{
+        f"one label as {dtype}, of [n]": (LABELS[:, 0].to(dtype), 1, bce_of_one, "mAP")
+        for dtype in (torch.int64, torch.uint8, torch.bool, torch.float32)
+    },
+    "labels, some -1": (LABELS.masked_fill(GAPS, -1), 3, masked_bce, "mAP"),
+    "labels, some nan": (LABELS.masked_fill(GAPS, math.nan), 3, masked_bce, "mAP"),
+    "integer labels, some -1": (LABELS.long().masked_fill(GAPS, -1), 3, masked_bce, "mAP"),
+    "bytes, some 255": (LABELS.byte().masked_fill(GAPS, 255), 3, masked_bce, "mAP"),
+    "one label, some -1, of [n]": (LABELS[:, 0].long().masked_fill(GAPS[:, 0], -1), 1, masked_bce, "mAP"),
+    "-1 and 1": (LABELS * 2 - 1, 3, hinge, "loss"),
+    "-1, 0 and 1, none left out": (LABELS.masked_fill(GAPS, -1), 3, bce, "loss"),
     "labels, wrong way round": (LABELS, 3, wrong_way_round, "loss"),
     "labels by Huber's loss": (LABELS, 3, huber, "loss"),
     "probabilities": (SOFT, 3, soft_cross_entropy, "accuracy"),
