@@ -12,6 +12,7 @@ from lctprune.errors import ConfigError, DataError
 from lctprune.losses import IGNORED, Loss, class_numbers, is_cross_entropy, is_own, mean_squared_error
 from lctprune.measure.loss_trials import (
     MOST_ROWS,
+    is_distance,
     is_lowest_at_target,
     leaves_out,
     rewards,
@@ -68,6 +69,22 @@ def default_metric(kind: Kind, shape: Sequence[int]) -> str:
     if kind == "labels":
         return "map" if len(shape) < 2 else "loss"
     return "r2" if kind == "numbers" else "loss"
+
+
+def natural_distance(kind: Kind, targets: Tensor, loss: Loss) -> Literal["softened", "squared", "loss"]:
+    """Return by what critics are best told how far their outputs are, where the loss is the caller's own.
+
+    Outputs for classes are compared by `softened_distance`; predictions by the loss itself, if it is lowest where they
+    equal targets; all others by their squared difference.
+
+    Args:
+        kind: kind of the targets.
+        targets: targets, [n, ...].
+        loss: loss of the caller's own.
+    """
+    if kind in ("classes", "probabilities"):
+        return "softened"
+    return "loss" if targets.is_floating_point() and is_distance(loss, targets) else "squared"
 
 
 def require_fit(metric: str, kind: Kind, shape: Sequence[int], targets: Tensor, loss: Loss | None) -> None:
@@ -178,12 +195,18 @@ def _rewards_labels(shape: Sequence[int], targets: Tensor, rows: Tensor, loss: L
     is_missing = ~is_label(targets).reshape(len(targets), -1)
     if is_missing.any():
         partly = targets[is_missing.any(1) & ~is_missing.all(1)]
-        rows = _rows(partly if len(partly) else targets[is_missing.any(1)], shape).to(rows.device)
-    present = is_label(rows).reshape(-1, *shape)
-    signs = (2.0 * rows - 1).reshape(-1, *shape).where(present, 0.0)
-    numbers = class_numbers(rows)
-    is_masked = bool(present.all()) or leaves_out(loss, signs, numbers, ~present)
-    return is_masked and rewards(loss, signs, numbers, without_limit=True)
+        gaps = _rows(partly if len(partly) else targets[is_missing.any(1)], shape).to(rows.device)
+        signs, missing = _signs(gaps, shape)
+        if not leaves_out(loss, signs, class_numbers(gaps), missing):
+            return False
+    signs, _ = _signs(rows, shape)
+    return rewards(loss, signs, class_numbers(rows), without_limit=True)
+
+
+def _signs(rows: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return -1 or 1 for each label, and 0 for those that are missing; and which are, [n, *shape]."""
+    missing = ~is_label(rows).reshape(-1, *shape)
+    return (2.0 * rows - 1).reshape(-1, *shape).masked_fill(missing, 0.0), missing
 
 
 def _rows(targets: Tensor, shape: Sequence[int]) -> Tensor:

@@ -89,6 +89,12 @@ def _outputs(network: LocalCriticNetwork, inputs: Tensor) -> list[Tensor]:
     return outputs
 
 
+def output_shape(network: LocalCriticNetwork, data: Data) -> Sequence[int]:
+    """Return the shape of one sample's output."""
+    inputs, _ = next(data.val.batches(SAMPLES))
+    return _outputs(network, inputs)[-1].shape[1:]
+
+
 def _trained_on(network: LocalCriticNetwork, inputs: Tensor, freeze_main: bool) -> list[Tensor]:
     """Return the outputs of all exits in training mode, for inputs that each come twice: batch norm needs a pair."""
     with training_for_now(network), torch.no_grad():
