@@ -97,9 +97,12 @@ class Candidate:
 
     @property
     def merit(self) -> float:
-        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
+        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan.
+
+        R2 is not defined where all targets are the same; there the loss decides.
+        """
         if self.score is None or math.isnan(self.score):
-            return -math.inf
+            return -math.inf if self.metric != "R2" or math.isnan(self.loss) else -self.loss
         return -self.score if is_lower_better(self.metric) else self.score
 
     @property

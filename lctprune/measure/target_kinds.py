@@ -163,6 +163,11 @@ def as_classes(targets: Tensor, classes: int) -> Tensor:
     return numbers.where((numbers >= 0) & (numbers < classes), -1)
 
 
+def differ(targets: Tensor) -> bool:
+    """Return whether targets differ from sample to sample, so that they have a variance to explain, as R2 does."""
+    return not bool((targets == targets[:1]).all())
+
+
 def float_classes(targets: Tensor) -> str | None:
     """Explain floating-point targets that are whole numbers; None for others."""
     if not targets.is_floating_point() or not bool((targets == targets.round()).all()):
