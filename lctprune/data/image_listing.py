@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.names import is_utf8, visible
 from lctprune.utils.wording import counted
 
 _PHOTOS = ".jpg .jpeg .jpe .jif .jfif .mpo .png .apng .gif .webp .avif .tif .tiff .bmp .dib"
@@ -155,9 +156,7 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
     for entry in entries(folder):
         if is_folder(entry):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
-                raise DataError(
-                    f"{entry.path!r} is no name for a class (it has characters that are no text); rename it"
-                )
+                raise DataError(f"{visible(entry.path)} is no name for a class (it holds what is no text); rename it")
             found.setdefault(nfc(entry.name), []).append(entry.path)
         elif not is_file(entry) and entry.is_symlink():
             omissions.dangling.append(entry.path)
@@ -172,7 +171,7 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
     Links to files and folders are followed, as torchvision's ImageFolder follows them, but not in circles.
 
     Raises:
-        DataError: a folder cannot be read, or images are empty files.
+        DataError: a folder cannot be read, or images are empty files or have names that are not UTF-8.
     """
     images: list[str] = []
     empty: list[str] = []
@@ -198,6 +197,8 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
                 (images if entry.stat().st_size else empty).append(entry.path)
     if empty:
         require_no_empty(empty)
+    if odd := [visible(path) for path in images if not is_utf8(path)]:
+        raise DataError(f"{counted(len(odd), 'image')} with names that are not UTF-8: {some(sorted(odd))}; rename them")
     return sorted(images, key=lambda path: nfc(path).replace(os.sep, "\0"))  # by the parts of the path
 
 

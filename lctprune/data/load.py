@@ -52,6 +52,7 @@ def load_data(
         ConfigError: the path of the data is not UTF-8.
     """
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
+    require_utf8(config.image_root or "", "the images' path")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
     if config.is_table and lists_images(config):

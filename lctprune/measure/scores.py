@@ -20,7 +20,6 @@ from lctprune.measure.target_kinds import default_metric, is_label, kind_of, req
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
 
-
 NO_R2 = "the targets are the same for every sample of the split, or it has one sample, so R2 is not defined"
 
 

@@ -372,3 +372,9 @@ def test_a_class_that_only_a_held_out_table_has_is_refused(tmp_path: Path) -> No
     table = tmp_path / "test" / "_classes.csv"
     table.write_text("filename, c, b\n0.jpg, 1, 0\n1.jpg, 0, 1\n")
     assert f"{table}, line 2: 'c'" in refusal(tmp_path)
+
+
+def test_a_folder_of_images_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    table = write(tmp_path, "path,label", two)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_data(DataConfig(name=str(table), image_root=str(tmp_path / "\udcff")))
