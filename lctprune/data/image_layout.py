@@ -143,7 +143,8 @@ def _of_classes(
 
 def _no_layout(root: Path, folders: Mapping[str, str]) -> DataError:
     held = some(folders) if folders else f"none{', but images' * has_images(root)}"
-    loose = next((folder for folder in (root, *folders.values()) if has_images(folder)), None)
+    places = (str(root), *folders.values())
+    loose = next((place for place in places if has_images(place)), None)
     other = "the files train.tsv and test.tsv, with lines sentence<TAB>label" if loose is None else csv_remedy(loose)
     return DataError(
         f"{root} needs {LAYOUT}; or one folder of images per class, at least 2 (it holds {held}); or {other}"

@@ -195,8 +195,7 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
                 omissions.other.append(entry.path)
             else:
                 (images if entry.stat().st_size else empty).append(entry.path)
-    if empty:
-        require_no_empty(empty)
+    require_no_empty(empty)
     if odd := [visible(path) for path in images if not is_utf8(path)]:
         raise DataError(f"{counted(len(odd), 'image')} with names that are not UTF-8: {some(sorted(odd))}; rename them")
     return sorted(images, key=lambda path: nfc(path).replace(os.sep, "\0"))  # by the parts of the path

@@ -76,7 +76,7 @@ def _all_rows(table: Path, target: str | None) -> list[Row]:
     numbers = [line for line, _ in lines]
     marked = _marked_columns(columns, (path, split)) if target is None else []
     if marked:
-        labels = _marked_labels(table, {name: columns[name] for name in marked}, numbers)
+        labels: Sequence[str] = _marked_labels(table, {name: columns[name] for name in marked}, numbers)
     else:
         label = target if target in columns else _label_column(table, [*columns], (path, split), target)
         labels = _filled(table, label, columns[label], numbers)

@@ -12,7 +12,6 @@ from lctprune.errors import ConfigError, DataError
 from lctprune.losses import IGNORED, Loss, class_numbers, is_cross_entropy, is_own, mean_squared_error
 from lctprune.measure.loss_trials import (
     MOST_ROWS,
-    is_distance,
     is_lowest_at_target,
     leaves_out,
     rewards,
@@ -69,22 +68,6 @@ def default_metric(kind: Kind, shape: Sequence[int]) -> str:
     if kind == "labels":
         return "map" if len(shape) < 2 else "loss"
     return "r2" if kind == "numbers" else "loss"
-
-
-def natural_distance(kind: Kind, targets: Tensor, loss: Loss) -> Literal["softened", "squared", "loss"]:
-    """Return by what critics are best told how far their outputs are, where the loss is the caller's own.
-
-    Outputs for classes are compared by `softened_distance`; predictions by the loss itself, if it is lowest where they
-    equal targets; all others by their squared difference.
-
-    Args:
-        kind: kind of the targets.
-        targets: targets, [n, ...].
-        loss: loss of the caller's own.
-    """
-    if kind in ("classes", "probabilities"):
-        return "softened"
-    return "loss" if targets.is_floating_point() and is_distance(loss, targets) else "squared"
 
 
 def require_fit(metric: str, kind: Kind, shape: Sequence[int], targets: Tensor, loss: Loss | None) -> None:

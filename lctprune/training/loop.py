@@ -26,7 +26,6 @@ from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.finiteness import reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
-from lctprune.training.planning import Plan
 from lctprune.training.stage import Stage
 
 TINY = 1e-9  # in place of a count of 0
@@ -63,6 +62,17 @@ class Progress:
     val_score: list[float] | None = None
     val_loss: list[float] | None = None
     metric: str = ""
+
+
+class Plan(NamedTuple):
+    """The facts of a training that rank 0 broadcasts to all processes."""
+
+    training: dict[str, Any]  # a resolved configuration, as config.json records it
+    steps: int  # per epoch
+    epochs_done: int
+    is_regression: bool
+    counting: Counting = Counting()  # which samples count in the mean losses
+    distance: str = ""  # of outputs, by which critics distil: softened, squared, the loss
 
 
 def train_epochs(

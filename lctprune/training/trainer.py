@@ -23,8 +23,8 @@ from lctprune.optim.optimizers import resolved_for
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
-from lctprune.training.loop import Progress, train_epochs
-from lctprune.training.planning import Plan, distance_of, plan_of
+from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.resuming import require_equal_settings
 from lctprune.utils.modules import moved

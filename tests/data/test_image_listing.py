@@ -208,10 +208,8 @@ def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_of_any_name_that_is_text_are_listed(tmp_path: Path) -> None:
-    touch(
-        tmp_path,
-        [*images("train/a train/b test/a test/b"), "test/a/\u00e9.png", "test/a/a b [c].png", "test/a/\udcff.txt"],
-    )
+    others = ("test/a/\u00e9.png", "test/a/a b [c].png", "test/a/\udcff.txt")
+    touch(tmp_path, [*images("train/a train/b test/a test/b"), *others])
     assert sizes(listed(tmp_path)[0])[2] == 12
 
 
