@@ -25,9 +25,9 @@ from lctprune.partition.critic_sizes import (
 )
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
-from lctprune.partition.guarding import unchanged
 from lctprune.partition.plain_model import match_types, plain_model
-from lctprune.partition.tracing import Tracing
+from lctprune.partition.preserving.guarding import unchanged
+from lctprune.partition.symbolic.tracing import Tracing
 
 Pool = Literal["mean", "last"]
 _T = TypeVar("_T")

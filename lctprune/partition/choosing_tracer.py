@@ -8,11 +8,11 @@ from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError
 from lctprune.measure.costs import count_parameters
-from lctprune.partition.calling import is_transformers_model
-from lctprune.partition.exported import trace_by_export
-from lctprune.partition.guarding import CONSTANT, Snapshot
-from lctprune.partition.tracer import UnfollowedError
-from lctprune.partition.tracing import Traced, Tracing, trace
+from lctprune.partition.exported.calling import is_transformers_model
+from lctprune.partition.exported.program import trace_by_export
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot
+from lctprune.partition.symbolic.tracer import UnfollowedError
+from lctprune.partition.symbolic.tracing import Traced, Tracing, trace
 
 
 def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot, known: Tracing | None = None) -> Traced:

@@ -19,7 +19,6 @@ from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, PartitionError, first_line
 from lctprune.measure.costs import on_few_samples
 from lctprune.optim.optimizers import resolved_for
-from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
     BALANCES,
     Balance,
@@ -28,7 +27,6 @@ from lctprune.partition.choosing import (
     training_balanced_cut_points,
 )
 from lctprune.partition.choosing_tracer import trace_network
-from lctprune.partition.comparing import must_run
 from lctprune.partition.cut_points import (
     CutPoint,
     MeasuredCutPoint,
@@ -36,11 +34,13 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
-from lctprune.partition.exported import require_same, trace_by_export
-from lctprune.partition.guarding import Snapshot, unchanged
+from lctprune.partition.exported.calling import OneTensor, is_transformers_model, logits_of
+from lctprune.partition.exported.program import require_same, trace_by_export
 from lctprune.partition.layer_group import layer_groups
-from lctprune.partition.modes import Modes
-from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, Tracing, require_one_input, trace
+from lctprune.partition.preserving.comparing import must_run
+from lctprune.partition.preserving.guarding import Snapshot, unchanged
+from lctprune.partition.preserving.modes import Modes
+from lctprune.partition.symbolic.tracing import BY_HAND, WAS_VIEW, Traced, Tracing, require_one_input, trace
 from lctprune.utils.modules import evaluation_mode, shared_tensor
 
 CriticCost = Callable[[CutPoint, ResolvedTrainConfig], int]

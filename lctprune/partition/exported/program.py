@@ -19,16 +19,22 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from lctprune.errors import NetworkError, PartitionError, first_line
-from lctprune.partition.attempts import BY_HAND, assigns
-from lctprune.partition.calling import PREFIX, OneTensor, is_sequence
-from lctprune.partition.comparing import Observation, Observer, assigned_places, differing_gradient, differing_places
-from lctprune.partition.contexts import forget_gradients
-from lctprune.partition.guarding import CONSTANT, Snapshot, matches, random_states
-from lctprune.partition.input_limits import LARGE, InputLimits, limits_of
-from lctprune.partition.modes import Modes, modes_of
-from lctprune.partition.operations import MUTATES, plain_graph
-from lctprune.partition.remade import mark_remade
-from lctprune.partition.tracing import Traced, Tracing, aligned
+from lctprune.partition.exported.calling import PREFIX, OneTensor, is_sequence
+from lctprune.partition.exported.input_limits import LARGE, InputLimits, limits_of
+from lctprune.partition.exported.operations import MUTATES, plain_graph
+from lctprune.partition.exported.remade import mark_remade
+from lctprune.partition.preserving.comparing import (
+    Observation,
+    Observer,
+    assigned_places,
+    differing_gradient,
+    differing_places,
+)
+from lctprune.partition.preserving.contexts import forget_gradients
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot, matches, random_states
+from lctprune.partition.preserving.modes import Modes, modes_of
+from lctprune.partition.symbolic.attempts import BY_HAND, assigns
+from lctprune.partition.symbolic.tracing import Traced, Tracing, aligned
 
 BY_VALUE = "GuardOnDataDependentSymNode"  # torch.export's error where a path depends on the values of tensors
 COUNTER = "num_batches_tracked"  # which batch norm counts up in place

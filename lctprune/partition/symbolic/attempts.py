@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.errors import PartitionError, first_line
-from lctprune.partition.comparing import (
+from lctprune.partition.preserving.comparing import (
     Observation,
     Observer,
     assigned_places,
@@ -21,13 +21,13 @@ from lctprune.partition.comparing import (
     differing_places,
     varied,
 )
-from lctprune.partition.contexts import forget_gradients
-from lctprune.partition.graphs import nodes_of, output_of, owners
-from lctprune.partition.guarding import CONSTANT, Snapshot, matches
-from lctprune.partition.known_values import KnownValues
-from lctprune.partition.modes import modes_of
-from lctprune.partition.sections import graph_function
-from lctprune.partition.tracer import SymbolicTracer, UnfollowedError, UntraceableError
+from lctprune.partition.preserving.contexts import forget_gradients
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot, matches
+from lctprune.partition.preserving.modes import modes_of
+from lctprune.partition.preserving.sections import graph_function
+from lctprune.partition.symbolic.graphs import nodes_of, output_of, owners
+from lctprune.partition.symbolic.known_values import KnownValues
+from lctprune.partition.symbolic.tracer import SymbolicTracer, UnfollowedError, UntraceableError
 
 WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
 _KNOWN = ("torch", "torchvision", "timm", "lctprune")  # libraries whose code needs no comparison

@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple, cast
 from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError
-from lctprune.partition.attempts import BY_HAND, WAS_VIEW, Attempts
-from lctprune.partition.graphs import nodes_of, output_of, owners
-from lctprune.partition.guarding import CONSTANT, Snapshot
-from lctprune.partition.modes import Modes
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot
+from lctprune.partition.preserving.modes import Modes
+from lctprune.partition.symbolic.attempts import BY_HAND, WAS_VIEW, Attempts
+from lctprune.partition.symbolic.graphs import nodes_of, output_of, owners
 
 __all__ = [
     "BY_HAND",
