@@ -176,6 +176,7 @@ def test_a_frozen_backbone_stays_in_added_and_fine_tuned_networks(image_folder: 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # where compiled code breaks off
 @pytest.mark.parametrize("context", ["no_grad", "autocast"])
 def test_compiled_groups_keep_contexts(context: str) -> None:
     class Own(Transfer):
