@@ -85,6 +85,9 @@ class NetworkConfig:
     critic_kinds: tuple[str, ...] | None = setting(
         None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
     )
+    tracing: tuple[str, ...] | None = setting(
+        None, "How the network was traced, and the submodules kept whole: a record, so that it is not compared again."
+    )
     architecture: dict[str, Any] | None = setting(
         None, "Configuration of a model of Hugging Face transformers: a record, so that it is not read again."
     )
@@ -101,6 +104,7 @@ class NetworkConfig:
             "critic_width",
             "cuts",
             "critic_kinds",
+            "tracing",
         ):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -123,4 +127,6 @@ class NetworkConfig:
         values = dataclasses.asdict(self)
         if not self.critic_kinds:  # as in runs from before it was recorded
             del values["critic_kinds"]
+        if self.tracing is None:
+            del values["tracing"]
         return values

@@ -115,6 +115,7 @@ def _recipe(recipe: NetworkConfig, added: Sequence[AddedCritic]) -> NetworkConfi
         critic_kinds=tuple(each.kind for each in added) if recipe.critic == "auto" else None,
         critic_width=tuple(each.width for each in added),
         critic_depth=None if None in depths else tuple(depth for depth in depths if depth is not None),
+        tracing=None,  # groups between other cut points are compared with the network
         weights="..",  # the run that it stands in, wherever that is moved to
     )
 
