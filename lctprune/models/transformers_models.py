@@ -140,11 +140,6 @@ def image_preprocessing(name: str) -> tuple[int | None, Normalization | None]:
     return _side(content), normalization
 
 
-def default_image_size(name: str) -> int | None:
-    """Return the side of the images that a model of `transformers` was trained on; None for all other models."""
-    return image_preprocessing(name)[0] if is_transformers_name(name) else None
-
-
 def _side(content: Mapping[str, Any]) -> int | None:
     size = content.get("crop_size") if content.get("do_center_crop") else None
     size = size or content.get("size")

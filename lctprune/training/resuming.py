@@ -23,8 +23,11 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
     """
     recorded = run.config.completed()
     _forget_location(settings, recorded)
-    if "metric" not in run.config.to_dict()["training"]:  # an earlier version's
+    was = run.config.to_dict()["training"]
+    if "metric" not in was:  # an earlier version's
         settings["training"]["metric"] = recorded["training"]["metric"]
+    if "critic_lr" not in was:
+        recorded["training"] |= {"critic_lr": recorded["training"]["lr"], "batch_norm": "train"}
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))

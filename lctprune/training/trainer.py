@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lctprune.config.given import Given
 from lctprune.config.run import Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
@@ -20,7 +21,7 @@ from lctprune.losses import Distance, Loss, default_distance, default_loss
 from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
-from lctprune.optim.optimizers import resolved_for
+from lctprune.optim.optimizers import new_parameters, resolved_for
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
@@ -80,6 +81,7 @@ def open_run(
     resume: bool = False,
     origin: Origin | None = None,
     loss: Loss | None = None,
+    given: Callable[[], Given] | None = None,
 ) -> Run:
     """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
@@ -93,10 +95,13 @@ def open_run(
         resume: whether to continue the run in `run_dir` from its last whole epoch.
         origin: record of the run that this one is added to, if it is added to one.
         loss: loss per sample, as for `train_steps`, which decides by what exits are compared.
+        given: function that measures a network that was trained before, once it and the data have been checked.
     """
+    if config.epochs < 1 and given is None:
+        raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
-    if config.freeze_main and not network.critics:
+    if config.freeze_main and not network.critics and not config.new_parameters:
         raise ConfigError("freezing the main network leaves nothing to train: it has no critics; use 2 groups or more")
     if config.diagnostics and not network.critics:
         raise ConfigError(
@@ -106,11 +111,13 @@ def open_run(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
     config = dataclasses.replace(config, metric=metric)
+    is_pretrained = network.recipe is not None and network.recipe.weights is not None
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
-        training=resolved_for(network.groups, data.example, config),
+        training=resolved_for(network.groups, data.example, config, pretrained=is_pretrained),
         origin=None if resume else origin,
+        given=given() if given and not resume else None,
     )
     model = network.recipe.model if network.recipe else None
     if not resume:
@@ -173,7 +180,7 @@ def train_steps(
         seconds = pipeline.broadcast(_group_seconds(network, data, config, loss) if data else None)
     assignment = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
-    with _frozen(own) if config.freeze_main else nullcontext():
+    with _frozen(own, config) if config.freeze_main else nullcontext():
         stage = pipeline.stage(network, assignment, config, loss, distance=distance)
         if processes or plan.epochs_done:
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
@@ -222,15 +229,18 @@ def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
 def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
-    with _frozen(network.groups) if config.freeze_main else nullcontext():
+    with _frozen(network.groups, config) if config.freeze_main else nullcontext():
         return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
 
 
 @contextmanager
-def _frozen(groups: nn.Module) -> Iterator[None]:
-    """Disable gradients of the groups inside the block, and restore them on exit."""
+def _frozen(groups: nn.ModuleList, config: TrainConfig) -> Iterator[None]:
+    """Disable gradients of the groups inside the block but for new layers, and restore them on exit."""
     parameters = [parameter for parameter in groups.parameters() if parameter.requires_grad]
+    new = [each for group in groups for each in new_parameters(group, config) if each.requires_grad]
     groups.requires_grad_(False)
+    for parameter in new:
+        parameter.requires_grad_()
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -116,4 +117,10 @@ def recorded_training(run: Run) -> TrainConfig:
         RunError: the run was trained by another version, with settings that this one does not know.
     """
     run.config.require_known("training")
-    return run.config.training
+    training = run.config.training
+    return dataclasses.replace(
+        training,
+        critic_lr=training.critic_lr or training.lr,  # earlier versions had no other
+        batch_norm={"auto": "train", "recalibrate": "keep"}.get(training.batch_norm, training.batch_norm),
+        new_parameters=(),  # they have been trained since
+    )
