@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Method = Literal["local-critic", "joint", "backprop"]
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
-FINETUNING_LR = {"muon": 0.001, "sgd": 0.01, "adamw": 1e-4}  # of a trained network
+FINETUNING_LR = {"muon": 1e-4, "sgd": 1e-3, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
+NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a classifier beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +41,14 @@ class TrainConfig:
     batch_size: int = setting(64, "Samples per step.", panel=FIRST)
     optimizer: Literal["auto", "muon", "sgd", "adamw"] = setting(
         "auto",
-        "sgd, adamw, muon (orthogonal updates of convolutions, SGD for the rest), or auto: muon for convolutional "
-        "networks, adamw for all others.",
+        "sgd, adamw, muon (orthogonal updates of convolutions, SGD for the rest), or auto: adamw for weights that were "
+        "trained before, muon for other convolutional networks, adamw for all others.",
         panel=TRAINING,
     )
     lr: float | None = setting(
         None,
         "Peak learning rate. Default: 0.02 for muon (20 times that for its SGD part, less for wide linear layers), "
-        "0.2 for sgd, 0.001 for adamw.",
+        "0.2 for sgd, 0.001 for adamw; with --weights 0.0001 (sgd: 0.001), but with --freeze-main as without.",
         panel=FIRST,
     )
     momentum: float = setting(0.9, "Nesterov momentum of sgd and muon.", panel=TRAINING)
@@ -90,7 +91,7 @@ class TrainConfig:
     critic_lr: float | None = setting(
         None,
         "Peak learning rate of critics, and with --weights of a new classifier. Default: that of --lr; with --weights "
-        "the default of --lr without them.",
+        "0.003 for adamw, 0.02 for muon, 0.01 for sgd, but with --freeze-main that of --lr.",
         panel=CRITICS,
     )
     batch_norm: Literal["auto", "train", "keep", "recalibrate"] = setting(
@@ -178,9 +179,10 @@ class TrainConfig:
         if precision == "auto":
             precision = "bf16" if images and _computes_in_bf16(device) else "fp32"
         optimizer = self.optimizer
+        moves = pretrained and not self.freeze_main  # a trained network, gently
         if optimizer == "auto":
-            optimizer = "muon" if convolutional else "adamw"
-        lr = self.lr or (FINETUNING_LR if pretrained else DEFAULT_LR)[optimizer]
+            optimizer = "muon" if convolutional and not moves else "adamw"
+        lr = self.lr or (FINETUNING_LR if moves else DEFAULT_LR)[optimizer]
         batch_norm = self.batch_norm
         if batch_norm == "auto":
             batch_norm = "keep" if pretrained else "train"
@@ -190,7 +192,7 @@ class TrainConfig:
             "precision": precision,
             "optimizer": optimizer,
             "lr": lr,
-            "critic_lr": self.critic_lr or (DEFAULT_LR[optimizer] if pretrained else lr),
+            "critic_lr": self.critic_lr or (NEW_PART_LR[optimizer] if moves else lr),
             "batch_norm": batch_norm,
             "matching": Ramp.parse("matching", self.matching),
             "distill": Ramp.parse("distill", self.distill),

@@ -21,7 +21,7 @@ class Optimizers:
 
     def __init__(self, group: nn.Module, critic: nn.Module | None, config: ResolvedTrainConfig) -> None:
         self.group = _scheduled(group, config, new=new_parameters(group, config))
-        self.critic = None
+        self.critic: Optimizer | None = None
         if critic is not None and config.critic_optimizer == "adam":
             self.critic = _adam(critic, config)
         elif critic is not None:

@@ -17,6 +17,7 @@ from lctprune.data.dataset import Data, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, DataWarning, NetworkWarning
 from lctprune.measure.scores import ExitScores, score_networks
+from lctprune.models.own_images import OwnImages
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.modules import moved
@@ -95,6 +96,18 @@ def warn_of_seen_samples(network: LocalCriticNetwork, data: Data, given: Run | N
         DataWarning,
         stacklevel=4,
     )
+
+
+def note_on_size(model: str, data: Data, own: OwnImages, config: DataConfig) -> None:
+    """Say that images are smaller than those that the weights were trained on: they are not enlarged unasked."""
+    size = data.preprocessing.size if data.preprocessing else None
+    if own.size and size and size < own.size and config.image_size is None:
+        warnings.warn(
+            f"images keep their {size} pixels, where {model} was trained on {own.size}; --image-size {own.size} "
+            "enlarges them",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def in_range_of(given: Run, data: Data, config: DataConfig) -> Data:

@@ -18,18 +18,25 @@ from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
-from lctprune.errors import ConfigError, DataWarning, NetworkWarning
+from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import MODELS, build_network, fitted, require_known
 from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run
+from lctprune.runs import NETWORK_PREFIX, Run
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Progress
 from lctprune.training.trainer import open_run, train_steps
 from lctprune.workflows.added_critics import critics_to_add
-from lctprune.workflows.given_network import in_range_of, measure_given, require_alike, warn_of_seen_samples
+from lctprune.workflows.earlier_critics import match_saved
+from lctprune.workflows.given_network import (
+    in_range_of,
+    measure_given,
+    note_on_size,
+    require_alike,
+    warn_of_seen_samples,
+)
 
 SIDES = {"digits": 32, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of the images of built-in data
 
@@ -188,7 +195,9 @@ def _begin(settings: SessionSettings) -> Session:
         network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
     finally:
         if not resumed:  # also beside an error that it explains
-            _note_on_size(config.model, data, own, data_config)
+            note_on_size(config.model, data, own, data_config)
+    if resumed and resumed.epochs_done:
+        match_saved(network, resumed.read_checkpoint(NETWORK_PREFIX).keys())
     if settings.dense:
         with torch.random.fork_rng(devices=[]):
             critics_to_add(network, data.example)
@@ -214,18 +223,6 @@ def _sized(settings: SessionSettings, resumed: Run | None, own: OwnImages) -> Da
     elif own.size and own.size < SIDES.get(settings.data.name, 0):
         size = own.size
     return dataclasses.replace(settings.data, image_size=size)
-
-
-def _note_on_size(model: str, data: Data, own: OwnImages, config: DataConfig) -> None:
-    """Say that images are smaller than those that the weights were trained on: they are not enlarged unasked."""
-    size = data.preprocessing.size if data.preprocessing else None
-    if own.size and size and size < own.size and config.image_size is None:
-        warnings.warn(
-            f"images keep their {size} pixels, where {model} was trained on {own.size}; --image-size {own.size} "
-            "enlarges them",
-            DataWarning,
-            stacklevel=4,
-        )
 
 
 def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
