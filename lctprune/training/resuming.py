@@ -23,10 +23,9 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
     """
     recorded = run.config.completed()
     _forget_location(settings, recorded)
-    was = run.config.to_dict()["training"]
-    if "metric" not in was:  # an earlier version's
+    if "metric" not in run.config.to_dict()["training"]:  # an earlier version's
         settings["training"]["metric"] = recorded["training"]["metric"]
-    if "critic_lr" not in was:
+    if is_of_earlier_rates(run):
         recorded["training"] |= {"critic_lr": recorded["training"]["lr"], "batch_norm": "train"}
     for part, values in settings.items():
         if values != recorded[part]:
@@ -36,6 +35,11 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
                     f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                     "resume with the same settings"
                 )
+
+
+def is_of_earlier_rates(run: Run) -> bool:
+    """Tell whether a run is of an earlier version, which had one rate for new and trained parts."""
+    return "critic_lr" not in run.config.to_dict()["training"]
 
 
 def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:

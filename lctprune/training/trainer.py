@@ -27,7 +27,8 @@ from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
-from lctprune.training.resuming import require_equal_settings
+from lctprune.training.recalibration import recalibrate, with_possible_statistics
+from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
 from lctprune.utils.modules import moved
 
 
@@ -110,8 +111,9 @@ def open_run(
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
-    config = dataclasses.replace(config, metric=metric)
-    is_pretrained = network.recipe is not None and network.recipe.weights is not None
+    config = with_possible_statistics(network.groups, dataclasses.replace(config, metric=metric))
+    recipe_has_weights = network.recipe is not None and network.recipe.weights is not None
+    is_pretrained = recipe_has_weights and not (resume and run_dir is not None and is_of_earlier_rates(Run(run_dir)))
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
@@ -178,6 +180,8 @@ def train_steps(
     seconds = None
     if pipeline.must_balance:
         seconds = pipeline.broadcast(_group_seconds(network, data, config, loss) if data else None)
+    if data is not None and config.batch_norm == "recalibrate" and not plan.epochs_done:
+        recalibrate(network, data.train, config)
     assignment = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
     with _frozen(own, config) if config.freeze_main else nullcontext():
