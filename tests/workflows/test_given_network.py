@@ -38,7 +38,7 @@ def test_a_given_network_is_measured_before_any_training(
     options = (*MODEL, "--data", image_folder, "--weights", trained.path, "--epochs", 0, "--out", tmp_path / "new")
     done = cli("train", *options, "--json")
     assert done.code == 0, done.err
-    given = done.document()["given"]
+    given = done.document["given"]
     expected = score_networks([lct.load_network(trained)], trained.load_data().val)
     assert (given["score"], given["samples"]) == (expected.accuracy[0], expected.samples)
     assert given["loss"] == pytest.approx(expected.loss[0], rel=1e-5)
