@@ -120,7 +120,10 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
         ) from error
     if missing := sorted(info["missing_keys"]):
         warnings.warn(f"{name} has no weights for {', '.join(missing)}, which are new", NetworkWarning, stacklevel=2)
-    return cast(Mapping[str, Tensor], model.float().state_dict())
+    weights = cast(Mapping[str, Tensor], model.float().state_dict())
+    if all(len(weights[name]) == model.config.num_labels for name in missing):  # a classifier, which then is not theirs
+        return {name: tensor for name, tensor in weights.items() if name not in missing}
+    return weights
 
 
 def image_preprocessing(name: str) -> tuple[int | None, Normalization | None]:

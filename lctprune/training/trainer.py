@@ -100,6 +100,7 @@ def open_run(
     """
     if config.epochs < 1 and given is None:
         raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
+    config = dataclasses.replace(config, new_parameters=config.new_parameters or network.new_parameters)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
     if config.freeze_main and not network.critics and not config.new_parameters:

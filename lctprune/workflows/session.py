@@ -201,10 +201,9 @@ def _begin(settings: SessionSettings) -> Session:
     if settings.dense:
         with torch.random.fork_rng(devices=[]):
             critics_to_add(network, data.example)
-    new = network.new_parameters
+    training = settings.training
     if resumed and not settings.weights:
-        new = resumed.config.training.new_parameters
-    training = dataclasses.replace(settings.training, new_parameters=new)
+        training = dataclasses.replace(training, new_parameters=resumed.config.training.new_parameters)
     measured = None
     if settings.weights and not resumed:
         warn_of_seen_samples(network, data, given)
