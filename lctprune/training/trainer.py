@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,10 +21,11 @@ from lctprune.losses import Distance, Loss, default_distance, default_loss
 from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
-from lctprune.optim.optimizers import new_parameters, resolved_for
+from lctprune.optim.optimizers import resolved_for
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.frozen import frozen
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
@@ -100,7 +101,9 @@ def open_run(
     """
     if config.epochs < 1 and given is None:
         raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
-    config = dataclasses.replace(config, new_parameters=config.new_parameters or network.new_parameters)
+    is_earlier = resume and run_dir is not None and is_of_earlier_rates(Run(run_dir))
+    new = () if is_earlier else config.new_parameters or network.new_parameters
+    config = dataclasses.replace(config, new_parameters=new)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
     if config.freeze_main and not network.critics and not config.new_parameters:
@@ -114,7 +117,7 @@ def open_run(
     )
     config = with_possible_statistics(network.groups, dataclasses.replace(config, metric=metric))
     recipe_has_weights = network.recipe is not None and network.recipe.weights is not None
-    is_pretrained = recipe_has_weights and not (resume and run_dir is not None and is_of_earlier_rates(Run(run_dir)))
+    is_pretrained = recipe_has_weights and not is_earlier
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
@@ -185,7 +188,7 @@ def train_steps(
         recalibrate(network, data.train, config)
     assignment = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
-    with _frozen(own, config) if config.freeze_main else nullcontext():
+    with frozen(own, config) if config.freeze_main else nullcontext():
         stage = pipeline.stage(network, assignment, config, loss, distance=distance)
         if processes or plan.epochs_done:
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
@@ -234,20 +237,5 @@ def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
 def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
-    with _frozen(network.groups, config) if config.freeze_main else nullcontext():
+    with frozen(network.groups, config) if config.freeze_main else nullcontext():
         return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
-
-
-@contextmanager
-def _frozen(groups: nn.ModuleList, config: TrainConfig) -> Iterator[None]:
-    """Disable gradients of the groups inside the block but for new layers, and restore them on exit."""
-    parameters = [parameter for parameter in groups.parameters() if parameter.requires_grad]
-    new = [each for group in groups for each in new_parameters(group, config) if each.requires_grad]
-    groups.requires_grad_(False)
-    for parameter in new:
-        parameter.requires_grad_()
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_()

@@ -55,7 +55,7 @@ def test_a_file_of_weights_may_have_seen_the_split_and_may_guess(
     trained: lct.Run, image_folder: Path, cli: Cli, tmp_path: Path
 ) -> None:
     state = dict(lct.load_network(trained).main_state_dict())
-    state["head.1.weight"], state["head.1.bias"] = torch.zeros(3, 64), torch.tensor([1.0, 0.0, 0.0])
+    state["head.1.weight"], state["head.1.bias"] = torch.zeros(3, 128), torch.tensor([1.0, 0.0, 0.0])
     weights = save(state, tmp_path / "w.pt")
     options = (*MODEL, "--weights", weights, "--epochs", 0, "--mean", "0.5", "--std", "0.25,0.2,0.3")
     done = cli("train", *options, "--data", image_folder, "--out", tmp_path / "a")
@@ -103,7 +103,7 @@ def test_a_new_classifier_learns_while_the_body_stays(
     trained: lct.Run, image_folder: Path, cli: Cli, tmp_path: Path
 ) -> None:
     state = dict(lct.load_network(trained).main_state_dict())
-    state["head.1.weight"], state["head.1.bias"] = torch.randn(5, 64), torch.randn(5)
+    state["head.1.weight"], state["head.1.bias"] = torch.randn(5, 128), torch.randn(5)
     weights = save(state, tmp_path / "w.pt")
     options = (*MODEL, "--data", image_folder, "--weights", weights, "--freeze-main", "--batch-size", 9, "--lr", 0.002)
     done = cli("train", *options, "--epochs", 2, "--out", tmp_path / "new")
