@@ -36,19 +36,24 @@ def start_at_zero(network: LocalCriticNetwork, example: Tensor) -> None:
                 each.zero_()
             for each in biases:
                 each.fill_(bias)
-        if _learns(network, list(weights.values()), example):
+        parts = [[each for name, each in new.items() if name.rpartition(".")[0] == layer] for layer in sorted(layers)]
+        if _learns(network, parts, example):
             return
     with torch.no_grad():
         for each, value in built:
             each.copy_(value)
 
 
-def _learns(network: nn.Module, weights: Sequence[Tensor], example: Tensor) -> bool:
-    """Tell whether the gradient of each weight is finite and not all zero."""
-    if not weights:
+def _learns(network: nn.Module, layers: Sequence[Sequence[Tensor]], example: Tensor) -> bool:
+    """Tell whether each layer has a gradient that is finite and not all zero: of its bias where features are zero."""
+    if not layers:
         return True
     with evaluation_mode(network), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         output = network(example)
         direction = torch.rand(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
-        gradients = torch.autograd.grad((output * direction).sum(), weights, allow_unused=True)
-    return all(each is not None and bool(each.isfinite().all()) and bool(each.any()) for each in gradients)
+        every = [each for layer in layers for each in layer]
+        found = torch.autograd.grad((output * direction).sum(), every, allow_unused=True)
+    gradients = {id(each): gradient for each, gradient in zip(every, found, strict=True) if gradient is not None}
+    if not all(gradient.isfinite().all() for gradient in gradients.values()):
+        return False
+    return all(any(gradients[id(each)].any() for each in layer if id(each) in gradients) for layer in layers)
