@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def load_without_code(path: Path) -> tuple[Any, list[str]]:
 
 def _standing_in(kinds: Mapping[str, type]) -> Any:
     """Let PyTorch's restricted reader make stand-ins of objects of some classes."""
-    made = []
+    made: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
     for name, kind in kinds.items():
         module, _, own = name.rpartition(".")
         made.append((type(own, (kind,), {"__module__": module}), name))  # its own, so that errors name it

@@ -25,7 +25,7 @@ from lctprune.workflows.session import Session
 
 # defaults
 EPOCHS = 1
-RATE_FRACTION = 0.2  # of the run's peak learning rate
+RATE_FRACTION = 0.2  # of the peak learning rate of a run that began with new weights, or with a frozen network
 DISTILL = 0.5
 
 
@@ -50,7 +50,7 @@ def finetune(
         data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
             classes, words, columns or normalisation.
         epochs: passes over the training split, by default 1.
-        lr: peak learning rate; by default a fifth of the run's.
+        lr: peak learning rate; by default a fifth of the run's, or that of a run which trained given weights.
         distill: weight of the distance to the main network's outputs in the loss (in classification softened by a
             temperature of 4), 0 to 1, by default 0.5; the rest is the loss of the labels.
         resume: whether to continue from the last whole epoch, by default with the settings of the start.
@@ -133,7 +133,9 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool)
     """
     config = recorded_training(run)
     if not is_resumed:
-        rate = RATE_FRACTION * (config.lr or 0.0)
+        weights = run.config.network.weights if run.config.network else None
+        is_gentle = weights is not None and not config.freeze_main  # the rate is one for trained networks already
+        rate = (1 if is_gentle else RATE_FRACTION) * (config.lr or 0.0)
         config = dataclasses.replace(
             config,
             method="backprop",
