@@ -17,6 +17,7 @@ from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
+from lctprune.training.reading import on_device
 from lctprune.update import (
     AfterExit,
     AfterGroup,
@@ -30,6 +31,7 @@ from lctprune.update import (
     local_critic_step,
 )
 from lctprune.utils.modules import evaluation_mode, hold_frozen, packed
+from lctprune.utils.transfer import sent
 
 EVALUATION_BATCH = 512
 
@@ -75,13 +77,9 @@ class Stage:
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
         """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""
         if self.links.source is not None:
-            yield from self._received()
+            yield from on_device(self._received(), self._config.device, ahead=False)  # what follows waits for this step
         elif split is not None:
-            longest = 0
-            for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
-                longest = max(longest, len(targets))
-                if len(targets) > 1 or longest == 1:  # a rest of one sample has no batch statistics
-                    yield self._own_part(inputs, targets)
+            yield from on_device(self._shuffled(split, seed), self._config.device, ahead=True)
         for link in (self.links.next, *self.links.first_ranks):
             if link is not None:
                 link.send()
@@ -94,7 +92,7 @@ class Stage:
         Returns:
             The losses per sample of each exit here, [batch] each.
         """
-        inputs, targets = self._on_device(inputs, targets)
+        inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
         first = self.trainers[0].index
         losses: list[Tensor] = []
         for event in self._events(inputs, targets, settings):
@@ -140,7 +138,7 @@ class Stage:
         assert self.links.next is not None
         note, tensors = self.links.next.receive()
         self._later_means = note["means"]
-        next_losses, *outputs = (tensor.to(self._config.device) for tensor in tensors)
+        next_losses, *outputs = (sent(tensor, self._config.device) for tensor in tensors)
         exit, settings = self._pending
         self._pending = None
         trainer = self.trainers[-1]
@@ -172,10 +170,10 @@ class Stage:
         """
         sheet = ScoreSheet(loss, self._config.metric)
         batches = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
+        batches = on_device(batches, self._config.device, ahead=split is not None)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
         with evaluation_mode(self._modules), torch.no_grad(), self._config.autocast():
-            for batch in batches:
-                inputs, targets = self._on_device(*batch)
+            for inputs, targets in batches:
                 outputs = []
                 for trainer in self.trainers:
                     inputs = packed(trainer.group(inputs))
@@ -195,9 +193,8 @@ class Stage:
         critics = [trainer.critic for trainer in self.trainers if trainer.critic is not None]
         network = LocalCriticNetwork([trainer.group for trainer in self.trainers], critics)
         with self._config.autocast():
-            return measure_agreement(
-                network, *self._on_device(inputs, targets), loss=self._loss, seed=self._config.seed
-            )
+            batch = (sent(each, self._config.device) for each in (inputs, targets))
+            return measure_agreement(network, *batch, loss=self._loss, seed=self._config.seed)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that training changes here, under its names in a checkpoint."""
@@ -212,6 +209,13 @@ class Stage:
     def seconds_waited(self) -> float:
         """Seconds spent waiting for other processes since training began."""
         return sum(link.seconds_waited for link in self.links.all)
+
+    def _shuffled(self, split: Split, seed: int) -> Iterator[Batch]:
+        longest = 0
+        for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
+            longest = max(longest, len(targets))
+            if len(targets) > 1 or longest == 1:  # a rest of one sample has no batch statistics
+                yield self._own_part(inputs, targets)
 
     def _received(self) -> Iterator[Batch]:
         assert self.links.source is not None
@@ -234,7 +238,3 @@ class Stage:
         for link, part in zip(self.links.first_ranks, parts, strict=True):
             link.send(tensors=part)
         return own
-
-    def _on_device(self, inputs: Tensor, targets: Tensor) -> Batch:
-        device = self._config.device
-        return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
