@@ -62,10 +62,16 @@ def test_tf32_is_allowed_for_a_while_only() -> None:
         )
 
     before = now()
-    with pytest.raises(RuntimeError, match="training failed"), _allowing_tf32():
-        assert matmul.allow_tf32
-        assert matmul.fp32_precision == "tf32"
+    seen = []
+
+    @_allowing_tf32()
+    def train() -> None:
+        seen.append((matmul.allow_tf32, matmul.fp32_precision))
         raise RuntimeError("training failed")
+
+    with pytest.raises(RuntimeError, match="training failed"):
+        train()
+    assert seen == [(True, "tf32")]
     assert now() == before
     with tuned_for("cpu"):
         assert now() == before
