@@ -242,7 +242,7 @@ def _explained(epoch: int, step: int) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"epoch {epoch + 1}, step {step + 1} failed, the device's memory is full ({first_line(error)}); give a "
-            "smaller --batch-size"
+            "smaller --batch-size, or --recompute auto"
         ) from error
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {first_line(error)}") from error

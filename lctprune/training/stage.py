@@ -18,6 +18,7 @@ from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
 from lctprune.training.reading import on_device
+from lctprune.training.recomputation import SAMPLES, choose, measure
 from lctprune.update import (
     AfterExit,
     AfterGroup,
@@ -30,7 +31,7 @@ from lctprune.update import (
     backward_critic,
     local_critic_step,
 )
-from lctprune.utils.modules import evaluation_mode, hold_frozen, packed
+from lctprune.utils.modules import evaluation_mode, hold_frozen, packed, training_for_now
 from lctprune.utils.transfer import sent
 
 EVALUATION_BATCH = 512
@@ -66,6 +67,7 @@ class Stage:
         self._config, self._loss, self._distance = config, loss, distance
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
+        self._must_plan = config.recompute != "off" and not config.freeze_main
 
     def train_mode(self) -> None:
         """Put all modules into training mode, but frozen groups and frozen statistics into evaluation mode."""
@@ -93,6 +95,8 @@ class Stage:
             The losses per sample of each exit here, [batch] each.
         """
         inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+        if self._must_plan:
+            self._plan_recomputation(inputs)
         first = self.trainers[0].index
         losses: list[Tensor] = []
         for event in self._events(inputs, targets, settings):
@@ -121,6 +125,22 @@ class Stage:
             return joint_step(parts, inputs, targets, loss=self._loss)
         objective = self._objective(settings) if settings.update_critics else None
         return local_critic_step(parts, inputs, targets, loss=self._loss, objective=objective)
+
+    def _plan_recomputation(self, inputs: Tensor) -> None:
+        """Decide once which groups here run a second time, by what a few samples take."""
+        self._must_plan = False
+        measured, x = [], inputs[:SAMPLES].clone()
+        with training_for_now(self._modules), torch.enable_grad():
+            self.train_mode()
+            for trainer in self.trainers:
+                *found, x = measure(trainer.group, x)
+                measured.append(found)
+        chosen = set(range(len(measured)))
+        if self._config.recompute == "auto":
+            one_by_one = self._config.method == "local-critic"
+            chosen = choose([memory for _, memory in measured], one_by_one=one_by_one)
+        for index in chosen:
+            self.trainers[index].recompute(measured[index][0])
 
     def _objective(self, settings: StepSettings) -> Objective:
         return Objective(settings.matching, settings.distill, self._distance)

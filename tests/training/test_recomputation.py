@@ -1,0 +1,126 @@
+"""Recomputation saves memory and changes nothing else, to the bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from equality import same
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+import lctprune as lct
+from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.group_trainer import step_settings
+from lctprune.training.recomputation import Memory, choose
+from lctprune.training.stage import Stage
+
+
+class Odd(nn.Module):
+    """Overwrites what it made, keeps statistics of its own, draws, and normalises by power iteration."""
+
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = spectral_norm(nn.Conv2d(4, 4, 3, padding=1))
+        self.register_buffer("counts", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counts += 1
+        y = self.convolution(x) * (1 + self.counts / 100)
+        y += x
+        return nn.functional.dropout(nn.functional.relu_(y), 0.3, self.training)
+
+
+def by_hand() -> lct.LocalCriticNetwork:
+    first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), Odd(), Odd())
+    last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    return lct.LocalCriticNetwork([first, Odd(), last], [lct.make_critic("pooled", (4, 16, 16), 10) for _ in range(2)])
+
+
+def cut(model: str = "resnet18", groups: int = 3) -> lct.LocalCriticNetwork:
+    recipe = lct.NetworkConfig(model=model, model_args={"width": 8}, image_size=16, groups=groups)
+    return lct.build_network(recipe)
+
+
+NETWORKS: dict[str, tuple[str, Callable[[], lct.LocalCriticNetwork]]] = {
+    "local critics": ("local-critic", cut),
+    "by hand": ("local-critic", by_hand),
+    "joint": ("joint", cut),
+    "joint, by hand": ("joint", by_hand),
+    "backprop": ("backprop", lambda: cut(groups=1)),
+}
+
+
+def stage_of(network: lct.LocalCriticNetwork, method: str, recompute: str, **settings: Any) -> Stage:
+    given: dict[str, Any] = {"method": method, "recompute": recompute, "device": "cpu", **settings}
+    config = lct.TrainConfig(**given).resolved()
+    count = len(network.groups)
+    stage = Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
+    stage.train_mode()
+    return stage
+
+
+def steps(stage: Stage, network: nn.Module, count: int) -> tuple[list[Tensor], int]:
+    """Take steps; return their losses, and the most bytes that a step's saved tensors take."""
+    config = stage._config
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    held = {"now": 0, "peak": 0}
+    parameters = {each.untyped_storage().data_ptr() for each in network.parameters()}
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor, self.size = tensor, tensor.nbytes
+            held["now"] += self.size
+            held["peak"] = max(held["peak"], held["now"])
+
+        def __del__(self) -> None:
+            held["now"] -= self.size
+
+    def pack(tensor: Tensor) -> Saved | Tensor:
+        return tensor if tensor.untyped_storage().data_ptr() in parameters else Saved(tensor)
+
+    for index in range(count):
+        inputs = torch.randn(8, 3, 16, 16, generator=generator).contiguous(memory_format=torch.channels_last)
+        targets = torch.randint(10, (8,), generator=generator)
+        with (
+            config.resolved().autocast(),
+            torch.autograd.graph.saved_tensors_hooks(
+                pack, lambda saved: saved.tensor if isinstance(saved, Saved) else saved
+            ),
+        ):
+            losses += stage.step(inputs, targets, step_settings(index, 4, config))
+    return losses, held["peak"]
+
+
+@pytest.mark.parametrize("recompute", ["on", "auto"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_and_statistics_are_those_without_it(name: str, recompute: str) -> None:
+    method, make = NETWORKS[name]
+    torch.manual_seed(0)
+    plain = make()
+    again = copy.deepcopy(plain)
+    precision = "bf16" if name == "joint" else "fp32"
+    expected, most = steps(stage_of(plain, method, "off", precision=precision), plain, 3)
+    found, peak = steps(stage_of(again, method, recompute, precision=precision), again, 3)
+    assert all(map(torch.equal, found, expected))
+    assert same(again.state_dict(), plain.state_dict())
+    assert peak < most * (0.95 if name != "by hand" else 1.0)
+
+
+def test_the_largest_groups_are_recomputed() -> None:
+    sizes = [Memory(100, 10, 40), Memory(50, 8, 20), Memory(25, 5, 12)]
+    assert choose(sizes, one_by_one=True) == {0, 1}  # the peak of 100 falls to 40: then 25 is below it
+    assert choose(sizes, one_by_one=False) == {0, 1, 2}  # 10 + 8 + 25 falls to 40, the peak of the first
+    assert choose([*sizes[:2], Memory(20, 5, 20)], one_by_one=False) == {0, 1}  # 10 + 8 + 20 is below 40 already
+    assert choose([Memory(10, 10, 20)], one_by_one=True) == set()
+
+
+def test_compiled_groups_are_not_recomputed() -> None:
+    with pytest.raises(lct.ConfigError, match=r"--recompute auto .* --compile"):
+        lct.TrainConfig(recompute="auto", compile=True)
