@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, fx, nn
@@ -18,10 +18,17 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Segment(NamedTuple):
-    """A part of a group: what it computes in training mode, and the modules that it runs."""
+    """A part of a group.
+
+    Attributes:
+        run: what it computes in training mode.
+        parameters: parameters that it uses.
+        buffers: buffers that it uses, each as a module and a name in it.
+    """
 
     run: Function
-    modules: list[nn.Module]
+    parameters: list[Tensor]
+    buffers: list[tuple[nn.Module, str]]
 
 
 def segments(group: nn.Module) -> list[Segment]:
@@ -35,15 +42,30 @@ def segments(group: nn.Module) -> list[Segment]:
             with unchanged(group) as snapshot:
                 (group,) = layer_groups(trace(group, snapshot=snapshot), [])
         except (LctpruneError, ValueError):
-            return [Segment(group, [group])]
+            return [whole(group)]
     if _is_row(group):
         return [each for child in group.children() for each in _of_child(child)]
     assert isinstance(group, LayerGroup)
     return _of_graph(group, group.training_graph)
 
 
+def whole(module: nn.Module) -> Segment:
+    """Return all of a module as one segment."""
+    return Segment(module, list(module.parameters()), _buffers([module]))
+
+
+def _buffers(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str]]:
+    found = {
+        (id(module), name): (module, name)
+        for each in modules
+        for module in each.modules()
+        for name, _ in module.named_buffers(recurse=False)
+    }
+    return list(found.values())
+
+
 def _of_child(child: nn.Module) -> list[Segment]:
-    return segments(child) if isinstance(child, LayerGroup) or _is_row(child) else [Segment(child, [child])]
+    return segments(child) if isinstance(child, LayerGroup) or _is_row(child) else [whole(child)]
 
 
 def _is_row(module: nn.Module) -> bool:
@@ -55,7 +77,7 @@ def _is_row(module: nn.Module) -> bool:
 def _of_graph(group: nn.Module, graph: fx.Graph) -> list[Segment]:
     nodes = [node for node in nodes_of(graph) if node.op != "placeholder"]
     if output_of(graph) not in nodes:  # the group computes nothing
-        return [Segment(group, [group])]
+        return [whole(group)]
     start, found, run = next(iter(graph.nodes)), [], []
     ends = _alone_alive(graph) | {nodes[-1]}
     for node in nodes:
@@ -88,4 +110,11 @@ def _segment(group: nn.Module, start: fx.Node, nodes: list[fx.Node], end: fx.Nod
     graph.output(copies[end])
     function = graph_function(graph)
     modules = [group.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"]
-    return Segment(lambda x: function(group, x), modules)
+    names = [str(node.target).rpartition(".") for node in nodes if node.op == "get_attr"]
+    held = list(dict.fromkeys((group.get_submodule(path), name) for path, _, name in names))
+    return Segment(
+        lambda x: function(group, x),
+        [each for module in modules for each in module.parameters()]
+        + [module._parameters[name] for module, name in held if module._parameters.get(name) is not None],
+        _buffers(modules) + [(module, name) for module, name in held if module._buffers.get(name) is not None],
+    )

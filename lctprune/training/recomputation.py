@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from lctprune.measure.costs import saving_bytes
-from lctprune.partition.segments import Segment, segments
+from lctprune.partition.segments import Segment, segments, whole
 
 SAMPLES = 2  # on which memory is measured: batch norm needs a pair
 _Buffer = tuple[nn.Module, str]
@@ -76,12 +76,12 @@ def measure(group: nn.Module, x: Tensor) -> tuple[list[RecomputedPart], Memory, 
         Parts, their memory, and the group's output.
     """
     torch.manual_seed(0)
-    with _on_copies(_buffers([group])):
+    with _on_copies(whole(group).buffers):
         expected = group(x)
     torch.manual_seed(0)
     fine, output = _measured_all(segments(group), x)
     if not torch.equal(output, expected):  # what was traced is not all that it does
-        fine, _ = _measured_all([Segment(group, [group])], x)
+        fine, _ = _measured_all([whole(group)], x)
     plain = sum(part.saved_bytes for part in fine)
     parts = min((_packed(fine, limit) for limit in _limits(fine)), key=_peak)
     return parts, Memory(plain, sum(part.input_bytes for part in parts), _peak(parts)), expected.detach()
@@ -160,15 +160,14 @@ def _joined(parts: Sequence[RecomputedPart]) -> RecomputedPart:
 
 def _measured(segment: Segment, outputs: list[Tensor], seen: set[int]) -> tuple[RecomputedPart, bool]:
     """Run a segment on the last output and add its own; also tell whether it overwrites its input."""
-    x = outputs[-1].detach()
-    buffers = _buffers(segment.modules)
-    ignored = {each.untyped_storage().data_ptr() for module in segment.modules for each in module.parameters()}
+    x = outputs[-1]
+    buffers = segment.buffers
+    ignored = {each.untyped_storage().data_ptr() for each in segment.parameters}
     before = _random_states(x.device)
-    own = x.requires_grad_(x.is_floating_point()).view_as(x)  # not a leaf, which nothing may overwrite
-    version = own._version
+    version = x._version
     with _on_copies(buffers) as copies, saving_bytes(seen, ignored=ignored) as count:
         old = [copy._version for copy in copies]
-        outputs.append(segment.run(own))
+        outputs.append(segment.run(x))
         changed = [
             buffer
             for buffer, copy, each in zip(buffers, copies, old, strict=True)
@@ -178,18 +177,7 @@ def _measured(segment: Segment, outputs: list[Tensor], seen: set[int]) -> tuple[
     draws = any(not torch.equal(*pair) for pair in zip(before, _random_states(x.device), strict=True))
     read = [(module, name) for module, name in changed if not isinstance(module, _BatchNorm)]
     part = RecomputedPart([segment.run], changed, read, draws, x.nbytes // len(x), saved // len(x))
-    return part, own._version != version
-
-
-def _buffers(modules: Sequence[nn.Module]) -> list[_Buffer]:
-    """List the buffers of modules, each once."""
-    found = {
-        (id(module), name): (module, name)
-        for each in modules
-        for module in each.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    }
-    return list(found.values())
+    return part, x._version != version
 
 
 @contextmanager
