@@ -76,15 +76,19 @@ def measure(group: nn.Module, x: Tensor) -> tuple[list[RecomputedPart], Memory, 
         Parts, their memory, and the group's output.
     """
     torch.manual_seed(0)
-    with _on_copies(whole(group).buffers):
-        expected = group(x)
+    one, expected = _measured_all([whole(group)], x)
     torch.manual_seed(0)
     fine, output = _measured_all(segments(group), x)
-    if not torch.equal(output, expected):  # what was traced is not all that it does
-        fine, _ = _measured_all([whole(group)], x)
+    if not torch.equal(output, expected) or _written(fine) != _written(one):  # what was traced is not all that it does
+        fine = one
     plain = sum(part.saved_bytes for part in fine)
     parts = min((_packed(fine, limit) for limit in _limits(fine)), key=_peak)
     return parts, Memory(plain, sum(part.input_bytes for part in parts), _peak(parts)), expected.detach()
+
+
+def _written(parts: Sequence[RecomputedPart]) -> set[tuple[int, str]]:
+    """Identify the buffers that parts write."""
+    return {(id(module), name) for part in parts for module, name in part.changed}
 
 
 def _measured_all(given: Sequence[Segment], x: Tensor) -> tuple[list[RecomputedPart], Tensor]:

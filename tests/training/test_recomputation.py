@@ -98,7 +98,9 @@ def test_weights_and_statistics_are_those_without_it(name: str, recompute: str) 
     found, peak = steps(stage_of(again, method, recompute, precision=precision), 3)
     assert all(map(torch.equal, found, expected))
     assert same(again.state_dict(), plain.state_dict())
-    assert peak < most, f"{peak / most:.2f}"
+    assert peak <= most
+    if recompute == "on" and "hand" not in name:
+        assert peak < 0.95 * most
 
 
 def test_the_largest_groups_are_recomputed() -> None:
