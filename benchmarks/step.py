@@ -99,9 +99,7 @@ def print_saved_bytes(recipes: dict[str, lct.NetworkConfig], batch_size: int) ->
 
 def print_recomputed(size: int, width: int, batch_size: int, repeats: int) -> None:
     """Compare methods and settings of --recompute: bytes beside backpropagation, seconds beside the method without."""
-    print(
-        f"\npeak bytes allocated in a step, width {width}, batch {batch_size}; time beside that without recomputation"
-    )
+    print(f"\npeak bytes allocated in a step, width {width}, batch {batch_size}; time beside the same without")
     plain = 0
     for method in ("backprop", "joint", "local-critic"):
         groups = {"groups": 1} if method == "backprop" else {"critic": "tail"}

@@ -19,7 +19,8 @@ from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.optim.schedules import learning_rate
 from lctprune.runs import NETWORK_PREFIX
 from lctprune.training.compilation import compiled
-from lctprune.training.recomputation import Recomputed, RecomputedPart
+from lctprune.training.recomputation import Recomputed
+from lctprune.training.recomputed_parts import RecomputedPart
 
 AllReduce = Callable[[Iterable[nn.Parameter]], None]  # averages gradients over all replicas, in place
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Split
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
 from lctprune.runs import Run
@@ -27,7 +26,7 @@ from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.finiteness import failure, not_finite, reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
-from lctprune.training.reading import LossReader, mean_losses
+from lctprune.training.reading import LossReader, mean_losses, prepared_on
 from lctprune.training.stage import Stage
 
 DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement that metrics.csv records
@@ -89,7 +88,9 @@ def train_epochs(
     Diagnostics examine one training batch after every epoch: the first that `config.seed` shuffles, augmented.
     """
     if data is not None and stage.replicas == 1:  # further replicas get their parts from the host
-        data = dataclasses.replace(data, train=_there(data.train, config), val=_there(data.val, config))
+        data = dataclasses.replace(
+            data, train=prepared_on(data.train, config.device), val=prepared_on(data.val, config.device)
+        )
     examined = (
         next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
     )
@@ -166,11 +167,6 @@ def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: in
             )
         total += means
         stage.means = (total / (index + 1)).tolist()
-
-
-def _there(split: Split, config: ResolvedTrainConfig) -> Split:
-    # an object may look like a split without being one
-    return split.on_device(config.device) if isinstance(split, Split) else split
 
 
 class _Report(NamedTuple):

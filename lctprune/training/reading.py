@@ -9,11 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lctprune.data.splits import Batch
+from lctprune.data.splits import Batch, Split
 from lctprune.losses import IGNORED, class_numbers
 from lctprune.utils.transfer import sent
 
 STEPS_LATE = 2  # losses are read from CUDA when so many further steps are queued, so that its queue never runs empty
+
+
+def prepared_on(split: Split, device: str) -> Split:
+    """Return a split whose images are prepared on the device, where it can; what only looks like one stays as it is."""
+    return split.on_device(device) if isinstance(split, Split) else split
 
 
 def on_device(batches: Iterable[Batch], device: str, *, ahead: bool) -> Iterator[Batch]:

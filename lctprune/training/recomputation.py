@@ -6,9 +6,8 @@ statistics advance once. So weights after a step are those without recomputation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lctprune.measure.costs import saving_bytes
 from lctprune.partition.segments import Segment, segments, whole
+from lctprune.training.recomputed_parts import Buffer, Memory, RecomputedPart, choose, divided, joined
+from lctprune.utils.modules import packed
 
 SAMPLES = 2  # on which memory is measured: batch norm needs a pair
-_Buffer = tuple[nn.Module, str]
-
-
-class RecomputedPart(NamedTuple):
-    """Consecutive segments of a group, of which only the input is kept."""
-
-    runs: list[Callable[[Tensor], Tensor]]
-    changed: list[_Buffer]  # buffers that it writes
-    read: list[_Buffer]  # those of them that its output depends on
-    draws: bool  # whether it uses the random generator
-    input_bytes: int  # per sample
-    saved_bytes: int  # per sample, for the backward pass
 
 
 class Recomputed:
@@ -51,18 +40,24 @@ class Recomputed:
         return x
 
 
-class Memory(NamedTuple):
-    """Bytes per sample that a group keeps for its backward pass.
+def plan(
+    groups: Sequence[nn.Module], inputs: Tensor, *, every: bool, one_by_one: bool
+) -> dict[int, list[RecomputedPart]]:
+    """Return the parts of the groups to recompute, by their position, after a look at what a few samples take.
 
-    Attributes:
-        plain: without recomputation.
-        kept: with it, until the backward pass begins.
-        peak: with it, during the backward pass.
+    Args:
+        groups: consecutive groups in training mode; they are left as they are, but for `.grad` and the random generator.
+        inputs: input of the first group, [batch, ...].
+        every: whether to recompute all groups, not only those with the largest activations.
+        one_by_one: as for `choose`.
     """
-
-    plain: int
-    kept: int
-    peak: int
+    measured, x = [], inputs[:SAMPLES].clone()
+    for group in groups:
+        parts, memory, x = measure(group, x)
+        measured.append((parts, memory))
+        x = packed(x)
+    chosen = range(len(measured)) if every else choose([memory for _, memory in measured], one_by_one=one_by_one)
+    return {index: measured[index][0] for index in chosen}
 
 
 def measure(group: nn.Module, x: Tensor) -> tuple[list[RecomputedPart], Memory, Tensor]:
@@ -81,9 +76,7 @@ def measure(group: nn.Module, x: Tensor) -> tuple[list[RecomputedPart], Memory, 
     fine, output = _measured_all(segments(group), x)
     if not torch.equal(output, expected) or _written(fine) != _written(one):  # what was traced is not all that it does
         fine = one
-    plain = sum(part.saved_bytes for part in fine)
-    parts = min((_packed(fine, limit) for limit in _limits(fine)), key=_peak)
-    return parts, Memory(plain, sum(part.input_bytes for part in parts), _peak(parts)), expected.detach()
+    return *divided(fine), expected.detach()
 
 
 def _written(parts: Sequence[RecomputedPart]) -> set[tuple[int, str]]:
@@ -99,67 +92,10 @@ def _measured_all(given: Sequence[Segment], x: Tensor) -> tuple[list[RecomputedP
     for segment in given:
         part, overwritten = _measured(segment, outputs, seen)
         if overwritten and fine:  # its input would not be there for a second run
-            fine[-1] = _joined([fine[-1], part])
+            fine[-1] = joined([fine[-1], part])
         else:
             fine.append(part)
     return fine, outputs[-1]
-
-
-def choose(memories: Sequence[Memory], *, one_by_one: bool) -> set[int]:
-    """Choose the groups to recompute: those with the largest activations, as long as the peak of all falls.
-
-    Args:
-        memories: memory of each group.
-        one_by_one: whether each group's backward pass comes before the next group runs (local critics).
-    """
-    chosen: set[int] = set()
-    for index in sorted(range(len(memories)), key=lambda each: -memories[each].plain):
-        more = chosen | {index}
-        if _overall(memories, more, one_by_one) < _overall(memories, chosen, one_by_one):
-            chosen = more
-    return chosen
-
-
-def _overall(memories: Sequence[Memory], chosen: set[int], one_by_one: bool) -> int:
-    """Return the peak of all groups together."""
-    peak = held = 0
-    for index, memory in enumerate(memories):
-        before = 0 if one_by_one else held
-        peak = max(peak, before + (memory.peak if index in chosen else memory.plain))
-        held += memory.kept if index in chosen else memory.plain
-    return peak
-
-
-def _limits(parts: Sequence[RecomputedPart]) -> list[int]:
-    """List sizes of a part worth trying: from the largest segment to the whole group."""
-    total, largest = sum(part.saved_bytes for part in parts), max(part.saved_bytes for part in parts)
-    return sorted({max(largest, total // count) for count in range(1, len(parts) + 1)})
-
-
-def _packed(fine: Sequence[RecomputedPart], limit: int) -> list[RecomputedPart]:
-    """Join consecutive segments up to a size."""
-    runs: list[list[RecomputedPart]] = []
-    for part in fine:
-        if runs and sum(each.saved_bytes for each in runs[-1]) + part.saved_bytes <= limit:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    return [_joined(run) for run in runs]
-
-
-def _peak(parts: Sequence[RecomputedPart]) -> int:
-    return sum(part.input_bytes for part in parts) + max(part.saved_bytes for part in parts)
-
-
-def _joined(parts: Sequence[RecomputedPart]) -> RecomputedPart:
-    return RecomputedPart(
-        [run for part in parts for run in part.runs],
-        [buffer for part in parts for buffer in part.changed],
-        [buffer for part in parts for buffer in part.read],
-        any(part.draws for part in parts),
-        parts[0].input_bytes,
-        sum(part.saved_bytes for part in parts),
-    )
 
 
 def _measured(segment: Segment, outputs: list[Tensor], seen: set[int]) -> tuple[RecomputedPart, bool]:
@@ -185,14 +121,14 @@ def _measured(segment: Segment, outputs: list[Tensor], seen: set[int]) -> tuple[
 
 
 @contextmanager
-def _on_copies(buffers: Sequence[_Buffer]) -> Iterator[list[Tensor]]:
+def _on_copies(buffers: Sequence[Buffer]) -> Iterator[list[Tensor]]:
     """Let modules read and write copies of their buffers inside the block."""
     copies = [_tensor(buffer).clone() for buffer in buffers]
     with _replaced(buffers, copies):
         yield copies
 
 
-def _tensor(buffer: _Buffer) -> Tensor:
+def _tensor(buffer: Buffer) -> Tensor:
     module, name = buffer
     tensor = module._buffers[name]
     assert tensor is not None
@@ -238,7 +174,7 @@ def _again(part: RecomputedPart, known: dict[tuple[int, str], Tensor]) -> Iterat
 
 
 @contextmanager
-def _replaced(buffers: Sequence[_Buffer], values: Sequence[Tensor]) -> Iterator[None]:
+def _replaced(buffers: Sequence[Buffer], values: Sequence[Tensor]) -> Iterator[None]:
     own = [module._buffers[name] for module, name in buffers]
     try:
         for (module, name), value in zip(buffers, values, strict=True):

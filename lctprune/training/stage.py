@@ -18,7 +18,7 @@ from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
 from lctprune.training.reading import on_device
-from lctprune.training.recomputation import SAMPLES, choose, measure
+from lctprune.training.recomputation import plan
 from lctprune.update import (
     AfterExit,
     AfterGroup,
@@ -129,18 +129,12 @@ class Stage:
     def _plan_recomputation(self, inputs: Tensor) -> None:
         """Decide once which groups here run a second time, by what a few samples take."""
         self._must_plan = False
-        measured, x = [], inputs[:SAMPLES].clone()
+        every, one_by_one = self._config.recompute == "on", self._config.method == "local-critic"
         with training_for_now(self._modules), torch.enable_grad():
             self.train_mode()
-            for trainer in self.trainers:
-                *found, x = measure(trainer.group, x)
-                measured.append(found)
-        chosen = set(range(len(measured)))
-        if self._config.recompute == "auto":
-            one_by_one = self._config.method == "local-critic"
-            chosen = choose([memory for _, memory in measured], one_by_one=one_by_one)
-        for index in chosen:
-            self.trainers[index].recompute(measured[index][0])
+            found = plan([each.group for each in self.trainers], inputs, every=every, one_by_one=one_by_one)
+        for index, parts in found.items():
+            self.trainers[index].recompute(parts)
 
     def _objective(self, settings: StepSettings) -> Objective:
         return Objective(settings.matching, settings.distill, self._distance)

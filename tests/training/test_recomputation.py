@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import lctprune as lct
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import step_settings
-from lctprune.training.recomputation import Memory, choose
+from lctprune.training.recomputed_parts import Memory, choose
 from lctprune.training.stage import Stage
 
 CPU = torch.profiler.ProfilerActivity.CPU
