@@ -46,7 +46,7 @@ def plan(
     """Return the parts of the groups to recompute, by their position, after a look at what a few samples take.
 
     Args:
-        groups: consecutive groups in training mode; they are left as they are, but for `.grad` and the random generator.
+        groups: consecutive groups in training mode; only `.grad` and the random generator may change.
         inputs: input of the first group, [batch, ...].
         every: whether to recompute all groups, not only those with the largest activations.
         one_by_one: as for `choose`.

@@ -89,6 +89,7 @@ def _peak(parts: Sequence[RecomputedPart]) -> int:
 
 
 def joined(parts: Sequence[RecomputedPart]) -> RecomputedPart:
+    """Join consecutive parts to one."""
     return RecomputedPart(
         [run for part in parts for run in part.runs],
         [buffer for part in parts for buffer in part.changed],

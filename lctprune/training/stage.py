@@ -95,8 +95,7 @@ class Stage:
             The losses per sample of each exit here, [batch] each.
         """
         inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
-        if self._must_plan:
-            self._plan_recomputation(inputs)
+        self._plan_recomputation(inputs)
         first = self.trainers[0].index
         losses: list[Tensor] = []
         for event in self._events(inputs, targets, settings):
@@ -127,7 +126,9 @@ class Stage:
         return local_critic_step(parts, inputs, targets, loss=self._loss, objective=objective)
 
     def _plan_recomputation(self, inputs: Tensor) -> None:
-        """Decide once which groups here run a second time, by what a few samples take."""
+        """Decide in the first step which groups here run a second time, by what a few samples take."""
+        if not self._must_plan:
+            return
         self._must_plan = False
         every, one_by_one = self._config.recompute == "on", self._config.method == "local-critic"
         with training_for_now(self._modules), torch.enable_grad():
@@ -183,8 +184,8 @@ class Stage:
             DataError: the split has no samples.
         """
         sheet = ScoreSheet(loss, self._config.metric)
-        batches = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
-        batches = on_device(batches, self._config.device, ahead=split is not None)
+        given = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
+        batches = on_device(given, self._config.device, ahead=split is not None)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
         with evaluation_mode(self._modules), torch.no_grad(), self._config.autocast():
             for inputs, targets in batches:
@@ -207,8 +208,8 @@ class Stage:
         critics = [trainer.critic for trainer in self.trainers if trainer.critic is not None]
         network = LocalCriticNetwork([trainer.group for trainer in self.trainers], critics)
         with self._config.autocast():
-            batch = (sent(each, self._config.device) for each in (inputs, targets))
-            return measure_agreement(network, *batch, loss=self._loss, seed=self._config.seed)
+            inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+            return measure_agreement(network, inputs, targets, loss=self._loss, seed=self._config.seed)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that training changes here, under its names in a checkpoint."""
