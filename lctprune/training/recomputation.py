@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.measure.costs import saving_bytes
 from lctprune.partition.segments import Segment, segments, whole
 from lctprune.training.recomputed_parts import Buffer, Memory, RecomputedPart, choose, divided, joined
@@ -40,23 +41,23 @@ class Recomputed:
         return x
 
 
-def plan(
-    groups: Sequence[nn.Module], inputs: Tensor, *, every: bool, one_by_one: bool
-) -> dict[int, list[RecomputedPart]]:
+def plan(groups: Sequence[nn.Module], inputs: Tensor, config: ResolvedTrainConfig) -> dict[int, list[RecomputedPart]]:
     """Return the parts of the groups to recompute, by their position, after a look at what a few samples take.
 
     Args:
         groups: consecutive groups in training mode; only `.grad` and the random generator may change.
         inputs: input of the first group, [batch, ...].
-        every: whether to recompute all groups, not only those with the largest activations.
-        one_by_one: as for `choose`.
+        config: settings of the training.
     """
     measured, x = [], inputs[:SAMPLES].clone()
     for group in groups:
         parts, memory, x = measure(group, x)
         measured.append((parts, memory))
         x = packed(x)
-    chosen = range(len(measured)) if every else choose([memory for _, memory in measured], one_by_one=one_by_one)
+    memories = [memory for _, memory in measured]
+    chosen = set(range(len(measured)))
+    if config.recompute == "auto":
+        chosen = choose(memories, one_by_one=config.method == "local-critic")
     return {index: measured[index][0] for index in chosen}
 
 

@@ -127,15 +127,13 @@ class Stage:
 
     def _plan_recomputation(self, inputs: Tensor) -> None:
         """Decide in the first step which groups here run a second time, by what a few samples take."""
-        if not self._must_plan:
-            return
-        self._must_plan = False
-        every, one_by_one = self._config.recompute == "on", self._config.method == "local-critic"
-        with training_for_now(self._modules), torch.enable_grad():
-            self.train_mode()
-            found = plan([each.group for each in self.trainers], inputs, every=every, one_by_one=one_by_one)
-        for index, parts in found.items():
-            self.trainers[index].recompute(parts)
+        if self._must_plan:
+            self._must_plan = False
+            with training_for_now(self._modules), torch.enable_grad():
+                self.train_mode()
+                found = plan([each.group for each in self.trainers], inputs, self._config)
+            for index, parts in found.items():
+                self.trainers[index].recompute(parts)
 
     def _objective(self, settings: StepSettings) -> Objective:
         return Objective(settings.matching, settings.distill, self._distance)
