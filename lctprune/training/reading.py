@@ -21,6 +21,15 @@ def prepared_on(split: Split, device: str) -> Split:
     return split.on_device(device) if isinstance(split, Split) else split
 
 
+def without_single(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Leave out a last batch of one sample, which has no batch statistics, unless all batches are such."""
+    longest = 0
+    for inputs, targets in batches:
+        longest = max(longest, len(targets))
+        if len(targets) > 1 or longest == 1:
+            yield inputs, targets
+
+
 def on_device(batches: Iterable[Batch], device: str, *, ahead: bool) -> Iterator[Batch]:
     """Yield batches on the device of training.
 

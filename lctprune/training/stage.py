@@ -17,7 +17,7 @@ from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
-from lctprune.training.reading import on_device
+from lctprune.training.reading import on_device, without_single
 from lctprune.training.recomputation import plan
 from lctprune.update import (
     AfterExit,
@@ -224,11 +224,8 @@ class Stage:
         return sum(link.seconds_waited for link in self.links.all)
 
     def _shuffled(self, split: Split, seed: int) -> Iterator[Batch]:
-        longest = 0
-        for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
-            longest = max(longest, len(targets))
-            if len(targets) > 1 or longest == 1:  # a rest of one sample has no batch statistics
-                yield self._own_part(inputs, targets)
+        for inputs, targets in without_single(split.shuffled(self._config.batch_size, seed=seed)):
+            yield self._own_part(inputs, targets)
 
     def _received(self) -> Iterator[Batch]:
         assert self.links.source is not None
