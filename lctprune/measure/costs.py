@@ -233,7 +233,7 @@ def _time_ms(network: Callable[[Tensor], object], example: Tensor) -> float:
         network(example)
         synchronize(example.device)
         return 1e3 * (time.perf_counter() - start)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     begin.record()
     network(example)

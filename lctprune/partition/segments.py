@@ -37,6 +37,8 @@ def segments(group: nn.Module) -> list[Segment]:
     Args:
         group: group in training mode, which is left as it is; segments run its modules on its parameters.
     """
+    if group._forward_hooks or group._forward_pre_hooks:
+        return [whole(group)]
     if not (isinstance(group, LayerGroup) or _is_row(group)):
         try:
             with unchanged(group) as snapshot:
@@ -51,7 +53,7 @@ def segments(group: nn.Module) -> list[Segment]:
 
 def whole(module: nn.Module) -> Segment:
     """Return all of a module as one segment."""
-    return Segment(module, list(module.parameters()), _buffers([module]))
+    return Segment(module, [*module.parameters()], _buffers([module]))
 
 
 def _buffers(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str]]:
@@ -112,9 +114,10 @@ def _segment(group: nn.Module, start: fx.Node, nodes: list[fx.Node], end: fx.Nod
     modules = [group.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"]
     names = [str(node.target).rpartition(".") for node in nodes if node.op == "get_attr"]
     held = list(dict.fromkeys((group.get_submodule(path), name) for path, _, name in names))
+    parameters: list[Tensor] = [each for module in modules for each in module.parameters()]
+    parameters += [each for module, name in held if (each := module._parameters.get(name)) is not None]
     return Segment(
         lambda x: function(group, x),
-        [each for module in modules for each in module.parameters()]
-        + [module._parameters[name] for module, name in held if module._parameters.get(name) is not None],
+        parameters,
         _buffers(modules) + [(module, name) for module, name in held if module._buffers.get(name) is not None],
     )

@@ -43,7 +43,7 @@ def on_device(batches: Iterable[Batch], device: str, *, ahead: bool) -> Iterator
         for inputs, targets in batches:
             yield sent(inputs, device), sent(targets, device)
         return
-    own, main = torch.cuda.Stream(), torch.cuda.current_stream()
+    own, main = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
     own.wait_stream(main)  # for splits that lie on the device
     source = iter(batches)
     upcoming = _fetched(source, device, own)
@@ -66,12 +66,12 @@ class Reading(NamedTuple):
     """The mean losses of one step, and what the step was on.
 
     Attributes:
-        index: number of the step in its epoch, from 0.
+        step: number of the step in its epoch, from 0.
         means: mean loss of each exit, [exits], on the CPU.
         batch: inputs and targets.
     """
 
-    index: int
+    step: int
     means: Tensor
     batch: Batch
 
@@ -98,7 +98,7 @@ class LossReader:
         event = None
         means = means.to("cpu", non_blocking=self._is_cuda)  # to pinned memory then
         if self._is_cuda:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._queue.append((Reading(index, means, batch), event))
 

@@ -158,7 +158,7 @@ def _run_twice(part: RecomputedPart, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _again(part, known)
 
-    return checkpoint(  # type: ignore[no-any-return]
+    return checkpoint(
         _run, part, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=part.draws, determinism_check="none"
     )
 
@@ -182,5 +182,5 @@ def _replaced(buffers: Sequence[Buffer], values: Sequence[Tensor]) -> Iterator[N
             module._buffers[name] = value
         yield
     finally:
-        for (module, name), value in zip(buffers, own, strict=True):
-            module._buffers[name] = value
+        for (module, name), kept in zip(buffers, own, strict=True):
+            module._buffers[name] = kept
