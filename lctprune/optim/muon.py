@@ -7,7 +7,6 @@ and computes in bf16 on every processor: on one without bf16 units, a matrix of 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +127,7 @@ def _as_weight(matrix: Tensor, weight: Tensor) -> Tensor:
 def _size(matrix: Tensor) -> float:
     """Return the singular values that an update has."""
     rows, columns = matrix.shape[-2:]
-    return math.sqrt(max(1.0, rows / columns))
+    return float(max(1.0, rows / columns) ** 0.5)
 
 
 def sgd_factor(parameter: Tensor) -> float:
