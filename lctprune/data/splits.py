@@ -46,6 +46,14 @@ class Split(ABC):
         """Number of samples in one pass."""
         return len(self.targets)
 
+    def on_device(self, device: str) -> Split:
+        """Return this split for training on a device; by default itself, whose batches are copied there.
+
+        Args:
+            device: device on which batches may be prepared.
+        """
+        return self
+
     @staticmethod
     def from_dataset(
         dataset: Any,

@@ -22,6 +22,7 @@ from lctprune.errors import NetworkWarning, UnknownOperationError, first_line
 from lctprune.measure.flop_formulas import missing_formulas
 from lctprune.measure.free_operations import is_free
 from lctprune.utils.modules import evaluation_mode
+from lctprune.utils.transfer import synchronize
 
 _T = TypeVar("_T")
 
@@ -219,13 +220,26 @@ def measure_latency(
     with torch.inference_mode():
         for repeat in range(warmup + repeats):
             for network, times in zip(networks, times_ms, strict=True):
-                start = time.perf_counter()
-                network(example)
-                if example.is_cuda:
-                    torch.cuda.synchronize()
+                time_ms = _time_ms(network, example)
                 if repeat >= warmup:
-                    times.append(1e3 * (time.perf_counter() - start))
+                    times.append(time_ms)
     return [_summary(times) for times in times_ms]
+
+
+def _time_ms(network: Callable[[Tensor], object], example: Tensor) -> float:
+    """Measure one call; on CUDA by its events, from an idle device to the end of the last kernel."""
+    if not example.is_cuda:
+        start = time.perf_counter()
+        network(example)
+        synchronize(example.device)
+        return 1e3 * (time.perf_counter() - start)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    begin.record()
+    network(example)
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
 
 
 def _summary(times: list[float]) -> Latency:

@@ -22,6 +22,7 @@ from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
+from lctprune.training.accelerator import tuned_for
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
@@ -193,7 +194,8 @@ def train_steps(
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
-        yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+        with tuned_for(config.device):
+            yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
     pipeline.close()
     if not processes:
         network.eval()

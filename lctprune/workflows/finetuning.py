@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
+from lctprune.utils.transfer import sent
 from lctprune.workflows.loading import load_network, recorded_training, require_recipe
 from lctprune.workflows.members import FINETUNED, Member, member_of, new_origin, run_to_resume
 from lctprune.workflows.session import Session
@@ -177,6 +179,12 @@ class TaughtSplit(Split):
         """Number of samples in one pass."""
         return sample_count(self._split)
 
+    def on_device(self, device: str) -> TaughtSplit:
+        """Return this split for training on a device, where the teacher is."""
+        there = copy.copy(self)
+        there._split = self._split.on_device(device)
+        return there
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Return the batches of the split, with their own targets."""
         return self._split.batches(batch_size)
@@ -184,8 +192,9 @@ class TaughtSplit(Split):
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""
         for inputs, targets in self._split.shuffled(batch_size, seed=seed):
+            inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
             with torch.no_grad(), self._config.autocast():
-                outputs = self._teacher(inputs.to(self._config.device)).float().cpu()
+                outputs = self._teacher(inputs).float()
             yield inputs, torch.cat([targets.float().reshape(len(targets), -1), outputs], 1)
 
 
