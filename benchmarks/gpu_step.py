@@ -1,0 +1,238 @@
+"""Time and memory of a training step and time of a call, on the device of `gpu.py`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from common import STEP, random_batch
+from gpu_report import Measurement, Scale
+from torch import Tensor
+
+import lctprune as lct
+from lctprune.exporting import to_torchscript
+from lctprune.measure.costs import measure_latency
+from lctprune.models.images import least_resnet_width
+from lctprune.optim.optimizers import resolved_for
+from lctprune.training.compilation import compilation
+from lctprune.training.distributed.pipeline import Pipeline
+
+METHODS = ("backprop", "local-critic", "joint")  # backprop first: the others are compared with it
+MODES: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "recompute": {"recompute": True},
+    "compile": {"compile": True},
+    "compile, recompute": {"compile": True, "recompute": True},
+}
+WARMUP, STEPS = 3, 4  # steps before the clock, and between two readings of it
+
+
+class Network(NamedTuple):
+    """A network and the samples per step that it is measured with."""
+
+    recipe: lct.NetworkConfig
+    batch: int
+
+
+NETWORKS = {
+    "ResNet-18 at 32x32, batch 512": Network(lct.NetworkConfig(model="resnet18", image_size=32), 512),
+    "ResNet-50 at 224x224, batch 128": Network(
+        lct.NetworkConfig(model="resnet50", image_size=224, num_outputs=1000), 128
+    ),
+    "ViT-B/16 at 224x224, batch 64": Network(lct.NetworkConfig(model="vit_b_16", image_size=224, num_outputs=1000), 64),
+}
+QUICK = {
+    "ResNet-18 at 16x16, batch 8": Network(
+        lct.NetworkConfig(model="resnet18", image_size=16, model_args={"width": least_resnet_width(16)}, groups=2), 8
+    )
+}
+
+
+def step_part(scale: Scale) -> list[Measurement]:
+    """Return what to measure of steps: eager ones of all networks first, as compiling takes long."""
+    networks = QUICK if scale.quick else NETWORKS
+    turns = 2 if scale.quick else 10
+    return [
+        (f"{name}, {mode}", functools.partial(measure_steps, network, MODES[mode], scale.device, turns))
+        for mode in MODES
+        for name, network in networks.items()
+    ]
+
+
+def measure_steps(network: Network, mode: dict[str, Any], device: str, turns: int) -> dict[str, Any]:
+    """Time steps of all methods in turns with an eager step of backpropagation, and measure the memory of each."""
+    known = {field.name for field in dataclasses.fields(lct.TrainConfig)}
+    if missing := mode.keys() - known:
+        return {"skipped": f"this version has no setting {', '.join(missing)}"}
+    rows: dict[str, dict[str, Any]] = {}
+    steps: dict[str, Callable[[], None]] = {}
+    batch = random_batch(network.recipe, network.batch)
+    inputs, targets = (tensor.to(device) for tensor in batch)
+    with ExitStack() as stack:
+        stack.enter_context(tuned(device))
+        reference = make_step(network, "backprop", {}, device, (inputs, targets))
+        warm(reference, device)
+        for method in METHODS:
+            before = allocated(device)
+            start = time.perf_counter()
+            step = steps[method] = make_step(network, method, mode, device, (inputs, targets))
+            warm(step, device)
+            seconds = time.perf_counter() - start
+            rows[method] = {"method": method, "peak_MiB": peak_mib(step, before, device), "first_steps_s": seconds}
+        seconds_of = in_turns({"reference": reference, **steps}, turns, device)
+    for method, row in rows.items():
+        row["ms"] = round(1e3 * statistics.median(seconds_of[method]), 3)
+        row["images_per_s"] = round(network.batch / statistics.median(seconds_of[method]), 1)
+        row["time_to_eager_backprop"] = paired(seconds_of[method], seconds_of["reference"])
+        row["time_to_backprop"] = paired(seconds_of[method], seconds_of["backprop"])
+        if peak := rows["backprop"]["peak_MiB"]:
+            row["memory_to_backprop"] = round(row["peak_MiB"] / peak, 3)
+        row["first_steps_s"] = round(row["first_steps_s"], 2)
+    return {"n": turns, "steps_each": STEPS, "precision": precision(network, device), "rows": list(rows.values())}
+
+
+def make_step(
+    network: Network, method: str, mode: dict[str, Any], device: str, batch: tuple[Tensor, Tensor]
+) -> Callable[[], None]:
+    """Make a function that takes a training step as lctprune.train does."""
+    built = copy.deepcopy(build(network, 1 if method == "backprop" else network.recipe.groups)).train()
+    mode = {name: recompute_value() if name == "recompute" else value for name, value in mode.items()}
+    settings = lct.TrainConfig(method=method, device=device, **mode)  # type: ignore[arg-type]
+    config = resolved_for(built.groups, network.recipe.example, settings)
+    count = len(built.groups)
+    pipeline = Pipeline(None, groups=count, device=device)
+    stage = pipeline.stage(built, [range(count)], config, lct.cross_entropy)
+    stage.train_mode()
+
+    def step() -> None:
+        with config.autocast(), compilation(config):
+            stage.step(*batch, STEP)
+
+    return step
+
+
+@functools.cache
+def _built(name: str, image_size: int, groups: int) -> lct.LocalCriticNetwork:
+    network = next(
+        each
+        for each in (*NETWORKS.values(), *QUICK.values())
+        if (each.recipe.model, each.recipe.image_size) == (name, image_size)
+    )
+    torch.manual_seed(0)
+    return lct.build_network(dataclasses.replace(network.recipe, groups=groups))
+
+
+def build(network: Network, groups: int) -> lct.LocalCriticNetwork:
+    """Build a network once, on the CPU; cutting a large one takes seconds."""
+    return _built(network.recipe.model, network.recipe.image_size, groups)
+
+
+def recompute_value() -> Any:
+    """Return the value that switches recomputing on: True, or the first choice that is not `none`."""
+    field = next(each for each in dataclasses.fields(lct.TrainConfig) if each.name == "recompute")
+    return True if isinstance(field.default, bool) else "auto"
+
+
+def tuned(device: str) -> Any:
+    """Return the context in which the trainer takes its steps."""
+    try:
+        from lctprune.training.accelerator import tuned_for
+    except ImportError:
+        return ExitStack()
+    return tuned_for(device)
+
+
+def precision(network: Network, device: str) -> str:
+    """Return the precision of training."""
+    built = build(network, 1)
+    return resolved_for(built.groups, network.recipe.example, lct.TrainConfig(device=device)).precision  # type: ignore[arg-type]
+
+
+def warm(step: Callable[[], None], device: str) -> None:
+    """Take the steps in which kernels are chosen and compiled."""
+    for _ in range(WARMUP):
+        step()
+    synchronize(device)
+
+
+def in_turns(steps: dict[str, Callable[[], None]], turns: int, device: str) -> dict[str, list[float]]:
+    """Measure the seconds per step of each callable, in turns of `STEPS` steps: by events on CUDA."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(turns):
+        for name, step in steps.items():
+            step()  # so that the queue is never empty while the clock runs
+            if device == "cuda":
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()  # type: ignore[no-untyped-call]
+                for _ in range(STEPS):
+                    step()
+                end.record()  # type: ignore[no-untyped-call]
+                torch.cuda.synchronize()
+                seconds[name].append(start.elapsed_time(end) / 1e3 / STEPS)  # type: ignore[no-untyped-call]
+            else:
+                begin = time.perf_counter()
+                for _ in range(STEPS):
+                    step()
+                seconds[name].append((time.perf_counter() - begin) / STEPS)
+    return seconds
+
+
+def peak_mib(step: Callable[[], None], before: int, device: str) -> float | None:
+    """Measure the peak memory of a step beyond `before` bytes: weights, optimizer states, activations, gradients."""
+    if device != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+
+def allocated(device: str) -> int:
+    """Return the bytes of all tensors on the device."""
+    return torch.cuda.memory_allocated() if device == "cuda" else 0
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def paired(slower: list[float], faster: list[float]) -> float:
+    """Compare two callables by the turns in which they ran one after the other."""
+    return round(statistics.median(one / other for one, other in zip(slower, faster, strict=True)), 3)
+
+
+def latency_part(scale: Scale) -> list[Measurement]:
+    """Return what to measure of calls: every exit as it is deployed, alone and in a batch."""
+    networks = QUICK if scale.quick else dict(list(NETWORKS.items())[:2])
+    repeats = 3 if scale.quick else 100
+    return [
+        (
+            f"{name.partition(',')[0]}, {batch} sample{'s' * (batch > 1)} per call",
+            functools.partial(measure_calls, network, batch, scale.device, repeats),
+        )
+        for name, network in networks.items()
+        for batch in (1, network.batch)
+    ]
+
+
+def measure_calls(network: Network, batch: int, device: str, repeats: int) -> dict[str, Any]:
+    """Time the calls of every exit, in turns."""
+    built = copy.deepcopy(build(network, network.recipe.groups)).to(device).eval()
+    inputs = random_batch(network.recipe, batch)[0].to(device)
+    exits = [to_torchscript(built.subnetwork(exit), inputs) for exit in range(len(built.groups))]
+    rows = [
+        {"exit": exit, "ms": round(each.median_ms, 4), "p5_ms": round(each.p5_ms, 4), "p95_ms": round(each.p95_ms, 4)}
+        for exit, each in enumerate(measure_latency(exits, inputs, repeats=repeats, warmup=10))
+    ]
+    return {"n": repeats, "precision": "fp32", "rows": rows}
