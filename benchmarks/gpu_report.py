@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,17 +17,37 @@ from lctprune.utils.environment import environment
 
 SEED = 0
 NOT_REACHED = "not reached"
-Measurement = tuple[str, Callable[[], dict[str, Any]]]
+
+
+class Measurement(NamedTuple):
+    """A measurement to take.
+
+    Attributes:
+        name: name within its part.
+        take: function that takes it.
+        is_waiting: whether it only waits for what has begun before, and ends in time by itself.
+    """
+
+    name: str
+    take: Callable[[], dict[str, Any]]
+    is_waiting: bool = False
 
 
 class Scale:
-    """The size of the measurements of one part, and when it must end."""
+    """The size of the measurements of one part, and when it must end.
 
-    def __init__(self, arguments: argparse.Namespace, end: float) -> None:
+    Args:
+        arguments: options of the script.
+        end: time at which the part must end, of `time.monotonic`.
+        done: names of the measurements that are there already.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, end: float, done: set[str]) -> None:
         self.device: str = arguments.device
         self.quick: bool = arguments.quick
+        self.folder: Path = arguments.out.with_suffix("")  # for what trainings write
         self.arguments = arguments
-        self.end = end
+        self.end, self.done = end, done
 
     @property
     def seconds_left(self) -> float:
@@ -55,17 +75,23 @@ class Report:
                 raise SystemExit(f"{path} holds measurements with {', '.join(other)}; give another --out")
             self.document["parts"] = found["parts"]
 
-    def measure(self, part: str, name: str, measure: Callable[[], dict[str, Any]], end: float) -> None:
+    def done(self, part: str) -> set[str]:
+        """Return the names of a part's measurements that need not be taken again."""
+        known = self.document["parts"].get(part, {})
+        return {name for name, found in known.items() if not {"error", "skipped"} & found.keys()}
+
+    def measure(self, part: str, measurement: Measurement, end: float) -> None:
         """Take a measurement that is not there yet and write it, or why there is none."""
-        done = self.document["parts"].setdefault(part, {})
-        if name in done and not {"error", "skipped"} & done[name].keys():
+        name = measurement.name
+        if name in self.done(part):
             return
-        if time.monotonic() > end:
+        done = self.document["parts"].setdefault(part, {})
+        if time.monotonic() > end and not measurement.is_waiting:
             done[name] = {"skipped": NOT_REACHED}
         else:
             start = time.perf_counter()
             try:
-                done[name] = measure()
+                done[name] = measurement.take()
             except Exception:
                 self.failed(part, name)
             done[name]["wall_s"] = round(time.perf_counter() - start, 2)

@@ -6,15 +6,17 @@ import copy
 import dataclasses
 import functools
 import gc
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from common import STEP, random_batch
-from gpu_report import Measurement, Scale
+from gpu_report import SEED, Measurement, Scale
 from torch import Tensor
 
 import lctprune as lct
@@ -28,9 +30,9 @@ from lctprune.training.distributed.pipeline import Pipeline
 METHODS = ("backprop", "local-critic", "joint")  # backprop first: the others are compared with it
 MODES: dict[str, dict[str, Any]] = {
     "eager": {},
-    "recompute": {"recompute": True},
-    "compile": {"compile": True},
-    "compile, recompute": {"compile": True, "recompute": True},
+    "--recompute auto": {"recompute": "auto"},
+    "--compile": {"compile": True},
+    "--recompute on": {"recompute": "on"},
 }
 WARMUP, STEPS = 3, 4  # steps before the clock, and between two readings of it
 
@@ -61,10 +63,35 @@ def step_part(scale: Scale) -> list[Measurement]:
     networks = QUICK if scale.quick else NETWORKS
     turns = 2 if scale.quick else 10
     return [
-        (f"{name}, {mode}", functools.partial(measure_steps, network, MODES[mode], scale.device, turns))
+        Measurement(f"{name}, {mode}", functools.partial(measure_steps, network, MODES[mode], scale.device, turns))
         for mode in MODES
+        if scale.device == "cuda" or "compile" not in MODES[mode]
         for name, network in networks.items()
     ]
+
+
+def precompile_part(scale: Scale) -> Iterator[Measurement]:
+    """Yield the compilation of every step, all at once, each in a process: the step part then finds it cached."""
+    if scale.device != "cuda":
+        return
+    networks = QUICK if scale.quick else NETWORKS
+    tasks = {f"{name}, {method}": (network, method) for name, network in networks.items() for method in METHODS}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(tasks), mp_context=context) as pool:
+        futures = {name: pool.submit(compile_step, *task, scale.device) for name, task in tasks.items()}
+        for name, future in futures.items():
+            yield Measurement(name, functools.partial(future.result, max(1.0, scale.seconds_left)))
+
+
+def compile_step(network: Network, method: str, device: str) -> dict[str, Any]:
+    """Take a compiled step."""
+    torch.set_num_threads(2)
+    inputs, targets = (tensor.to(device) for tensor in random_batch(network.recipe, network.batch))
+    with tuned(device):
+        step = make_step(network, method, MODES["--compile"], device, (inputs, targets))
+        start = time.perf_counter()
+        warm(step, device)
+        return {"compile_s": round(time.perf_counter() - start, 1)}
 
 
 def measure_steps(network: Network, mode: dict[str, Any], device: str, turns: int) -> dict[str, Any]:
@@ -78,6 +105,8 @@ def measure_steps(network: Network, mode: dict[str, Any], device: str, turns: in
     inputs, targets = (tensor.to(device) for tensor in batch)
     with ExitStack() as stack:
         stack.enter_context(tuned(device))
+        for groups in (1, network.recipe.groups):
+            build(network, groups)  # beforehand: it takes seconds
         reference = make_step(network, "backprop", {}, device, (inputs, targets))
         warm(reference, device)
         for method in METHODS:
@@ -88,6 +117,8 @@ def measure_steps(network: Network, mode: dict[str, Any], device: str, turns: in
             seconds = time.perf_counter() - start
             rows[method] = {"method": method, "peak_MiB": peak_mib(step, before, device), "first_steps_s": seconds}
         seconds_of = in_turns({"reference": reference, **steps}, turns, device)
+        for method, step in steps.items():
+            rows[method]["host_ms"] = round(1e3 * statistics.median(host_seconds(step, device) for _ in range(5)), 3)
     for method, row in rows.items():
         row["ms"] = round(1e3 * statistics.median(seconds_of[method]), 3)
         row["images_per_s"] = round(network.batch / statistics.median(seconds_of[method]), 1)
@@ -104,7 +135,6 @@ def make_step(
 ) -> Callable[[], None]:
     """Make a function that takes a training step as lctprune.train does."""
     built = copy.deepcopy(build(network, 1 if method == "backprop" else network.recipe.groups)).train()
-    mode = {name: recompute_value() if name == "recompute" else value for name, value in mode.items()}
     settings = lct.TrainConfig(method=method, device=device, **mode)  # type: ignore[arg-type]
     config = resolved_for(built.groups, network.recipe.example, settings)
     count = len(built.groups)
@@ -119,26 +149,16 @@ def make_step(
     return step
 
 
-@functools.cache
-def _built(name: str, image_size: int, groups: int) -> lct.LocalCriticNetwork:
-    network = next(
-        each
-        for each in (*NETWORKS.values(), *QUICK.values())
-        if (each.recipe.model, each.recipe.image_size) == (name, image_size)
-    )
-    torch.manual_seed(0)
-    return lct.build_network(dataclasses.replace(network.recipe, groups=groups))
-
-
 def build(network: Network, groups: int) -> lct.LocalCriticNetwork:
     """Build a network once, on the CPU; cutting a large one takes seconds."""
-    return _built(network.recipe.model, network.recipe.image_size, groups)
+    key = network.recipe.model, network.recipe.image_size, groups
+    if key not in _built:
+        torch.manual_seed(SEED)
+        _built[key] = lct.build_network(dataclasses.replace(network.recipe, groups=groups))
+    return _built[key]
 
 
-def recompute_value() -> Any:
-    """Return the value that switches recomputing on: True, or the first choice that is not `none`."""
-    field = next(each for each in dataclasses.fields(lct.TrainConfig) if each.name == "recompute")
-    return True if isinstance(field.default, bool) else "auto"
+_built: dict[tuple[str, int, int], lct.LocalCriticNetwork] = {}
 
 
 def tuned(device: str) -> Any:
@@ -171,18 +191,26 @@ def in_turns(steps: dict[str, Callable[[], None]], turns: int, device: str) -> d
             step()  # so that the queue is never empty while the clock runs
             if device == "cuda":
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()  # type: ignore[no-untyped-call]
+                start.record()
                 for _ in range(STEPS):
                     step()
-                end.record()  # type: ignore[no-untyped-call]
+                end.record()
                 torch.cuda.synchronize()
-                seconds[name].append(start.elapsed_time(end) / 1e3 / STEPS)  # type: ignore[no-untyped-call]
+                seconds[name].append(start.elapsed_time(end) / 1e3 / STEPS)
             else:
                 begin = time.perf_counter()
                 for _ in range(STEPS):
                     step()
                 seconds[name].append((time.perf_counter() - begin) / STEPS)
     return seconds
+
+
+def host_seconds(step: Callable[[], None], device: str) -> float:
+    """Measure how long the host takes to ask for a step; where that is all of the step, the device waits for it."""
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def peak_mib(step: Callable[[], None], before: int, device: str) -> float | None:
@@ -215,24 +243,21 @@ def paired(slower: list[float], faster: list[float]) -> float:
 def latency_part(scale: Scale) -> list[Measurement]:
     """Return what to measure of calls: every exit as it is deployed, alone and in a batch."""
     networks = QUICK if scale.quick else dict(list(NETWORKS.items())[:2])
-    repeats = 3 if scale.quick else 100
+    repeats = 3 if scale.quick else 50
     return [
-        (
-            f"{name.partition(',')[0]}, {batch} sample{'s' * (batch > 1)} per call",
-            functools.partial(measure_calls, network, batch, scale.device, repeats),
-        )
+        Measurement(name.partition(",")[0], functools.partial(measure_calls, network, scale.device, repeats))
         for name, network in networks.items()
-        for batch in (1, network.batch)
     ]
 
 
-def measure_calls(network: Network, batch: int, device: str, repeats: int) -> dict[str, Any]:
+def measure_calls(network: Network, device: str, repeats: int) -> dict[str, Any]:
     """Time the calls of every exit, in turns."""
     built = copy.deepcopy(build(network, network.recipe.groups)).to(device).eval()
-    inputs = random_batch(network.recipe, batch)[0].to(device)
-    exits = [to_torchscript(built.subnetwork(exit), inputs) for exit in range(len(built.groups))]
-    rows = [
-        {"exit": exit, "ms": round(each.median_ms, 4), "p5_ms": round(each.p5_ms, 4), "p95_ms": round(each.p95_ms, 4)}
-        for exit, each in enumerate(measure_latency(exits, inputs, repeats=repeats, warmup=10))
-    ]
+    inputs = random_batch(network.recipe, network.batch)[0].to(device)
+    exits = [to_torchscript(built.subnetwork(exit), inputs[:2]) for exit in range(len(built.groups))]
+    rows = []
+    for batch in (1, network.batch):
+        for exit, found in enumerate(measure_latency(exits, inputs[:batch], repeats=repeats, warmup=10)):
+            times = {name: round(value, 4) for name, value in found._asdict().items()}
+            rows.append({"samples per call": batch, "exit": exit, **times})
     return {"n": repeats, "precision": "fp32", "rows": rows}
