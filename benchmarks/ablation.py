@@ -18,6 +18,7 @@ import argparse
 import csv
 import functools
 import itertools
+import math
 import multiprocessing
 import re
 import statistics
@@ -138,7 +139,7 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     name, seed = which
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data = loaded(tuple(sorted((key, value) for key, value in vars(arguments).items() if key in DATA)))
+    data = loaded(*(getattr(arguments, name) for name in DATA))
     variant = variants()[name]
     changes = dict(variant.network)
     if changes.get("critic_width") == ():
@@ -151,21 +152,20 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     network = lct.build_network(recipe)
     with training_in_blocks(variant.blocks) if variant.blocks else nullcontext():
         seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
-    example = recipe.example.to(device_of(network))
     return {
         "scale": scale(arguments),
         "variant": name,
         "seed": seed,
         "accuracies": " ".join(f"{accuracy:.4f}" for accuracy in exit_accuracies(network, data.val)),
-        "macs": " ".join(str(each) for each in macs(network, example)),
+        "macs": " ".join(str(each) for each in macs(network, recipe.example.to(device_of(network)))),
         "seconds": round(seconds),
     }
 
 
 @functools.cache
-def loaded(settings: tuple[tuple[str, Any], ...]) -> lct.Data:
+def loaded(*values: object) -> lct.Data:
     """Load the data once per process."""
-    return load(argparse.Namespace(**dict(settings)))
+    return load(argparse.Namespace(**dict(zip(DATA, values, strict=True))))
 
 
 def run_directory(arguments: argparse.Namespace, name: str, seed: int) -> Path:
@@ -217,8 +217,7 @@ def differences(rows: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[float
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return statistics.mean(values), error
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 def print_differences(rows: Sequence[Mapping[str, str]]) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import ablation
+import gpu_latency
 import gpu_step
 import gpu_training
+from common import mean_and_deviation
 from gpu_report import Measurement, Scale
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +69,7 @@ def ablation_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
             {
                 "variant": name,
                 "n": len(own),
-                "accuracy": ", ".join(ablation.mean_and_deviation(column) for column in columns),
+                "accuracy": ", ".join(mean_and_deviation(column) for column in columns),
                 f"points more than {ablation.DEFAULT} (standard error)": told,
                 "train_s": round(statistics.mean(float(row["seconds"]) for row in own)),
             }
@@ -101,7 +103,7 @@ FUNCTIONS: dict[str, Callable[[Scale], Iterable[Measurement]]] = {
     "precompile": gpu_step.precompile_part,
     "step": gpu_step.step_part,
     "pace": gpu_training.pace_part,
-    "latency": gpu_step.latency_part,
+    "latency": gpu_latency.latency_part,
     "cifar": gpu_training.cifar_part,
     "ablation": ablation_part,
 }

@@ -1,4 +1,4 @@
-"""Time and memory of a training step and time of a call, on the device of `gpu.py`."""
+"""Time and memory of a training step, on the device of `gpu.py`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import copy
 import dataclasses
 import functools
 import gc
+import importlib.util
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from common import STEP, random_batch
-from gpu_report import SEED, Measurement, Scale
+from gpu_networks import NETWORKS, QUICK, Network, build
+from gpu_report import Measurement, Scale
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.exporting import to_torchscript
-from lctprune.measure.costs import measure_latency
-from lctprune.models.images import least_resnet_width
 from lctprune.optim.optimizers import resolved_for
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
@@ -35,27 +34,6 @@ MODES: dict[str, dict[str, Any]] = {
     "--recompute on": {"recompute": "on"},
 }
 WARMUP, STEPS = 3, 4  # steps before the clock, and between two readings of it
-
-
-class Network(NamedTuple):
-    """A network and the samples per step that it is measured with."""
-
-    recipe: lct.NetworkConfig
-    batch: int
-
-
-NETWORKS = {
-    "ResNet-18 at 32x32, batch 512": Network(lct.NetworkConfig(model="resnet18", image_size=32), 512),
-    "ResNet-50 at 224x224, batch 128": Network(
-        lct.NetworkConfig(model="resnet50", image_size=224, num_outputs=1000), 128
-    ),
-    "ViT-B/16 at 224x224, batch 64": Network(lct.NetworkConfig(model="vit_b_16", image_size=224, num_outputs=1000), 64),
-}
-QUICK = {
-    "ResNet-18 at 16x16, batch 8": Network(
-        lct.NetworkConfig(model="resnet18", image_size=16, model_args={"width": least_resnet_width(16)}, groups=2), 8
-    )
-}
 
 
 def step_part(scale: Scale) -> list[Measurement]:
@@ -103,12 +81,13 @@ def measure_steps(network: Network, mode: dict[str, Any], device: str, turns: in
     steps: dict[str, Callable[[], None]] = {}
     batch = random_batch(network.recipe, network.batch)
     inputs, targets = (tensor.to(device) for tensor in batch)
-    with ExitStack() as stack:
-        stack.enter_context(tuned(device))
+    with tuned(device):
         for groups in (1, network.recipe.groups):
             build(network, groups)  # beforehand: it takes seconds
+        before = allocated(device)
         reference = make_step(network, "backprop", {}, device, (inputs, targets))
         warm(reference, device)
+        plain_mib = peak_mib(reference, before, device)
         for method in METHODS:
             before = allocated(device)
             start = time.perf_counter()
@@ -124,8 +103,8 @@ def measure_steps(network: Network, mode: dict[str, Any], device: str, turns: in
         row["images_per_s"] = round(network.batch / statistics.median(seconds_of[method]), 1)
         row["time_to_eager_backprop"] = paired(seconds_of[method], seconds_of["reference"])
         row["time_to_backprop"] = paired(seconds_of[method], seconds_of["backprop"])
-        if peak := rows["backprop"]["peak_MiB"]:
-            row["memory_to_backprop"] = round(row["peak_MiB"] / peak, 3)
+        if plain_mib:
+            row["memory_to_eager_backprop"] = round(row["peak_MiB"] / plain_mib, 3)
         row["first_steps_s"] = round(row["first_steps_s"], 2)
     return {"n": turns, "steps_each": STEPS, "precision": precision(network, device), "rows": list(rows.values())}
 
@@ -149,25 +128,13 @@ def make_step(
     return step
 
 
-def build(network: Network, groups: int) -> lct.LocalCriticNetwork:
-    """Build a network once, on the CPU; cutting a large one takes seconds."""
-    key = network.recipe.model, network.recipe.image_size, groups
-    if key not in _built:
-        torch.manual_seed(SEED)
-        _built[key] = lct.build_network(dataclasses.replace(network.recipe, groups=groups))
-    return _built[key]
-
-
-_built: dict[tuple[str, int, int], lct.LocalCriticNetwork] = {}
-
-
-def tuned(device: str) -> Any:
+def tuned(device: str) -> AbstractContextManager[None]:
     """Return the context in which the trainer takes its steps."""
-    try:
-        from lctprune.training.accelerator import tuned_for
-    except ImportError:
-        return ExitStack()
-    return tuned_for(device)
+    name = "lctprune.training.accelerator"
+    if importlib.util.find_spec(name) is None:
+        return nullcontext()
+    context: AbstractContextManager[None] = importlib.import_module(name).tuned_for(device)
+    return context
 
 
 def precision(network: Network, device: str) -> str:
@@ -190,7 +157,7 @@ def in_turns(steps: dict[str, Callable[[], None]], turns: int, device: str) -> d
         for name, step in steps.items():
             step()  # so that the queue is never empty while the clock runs
             if device == "cuda":
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
                 start.record()
                 for _ in range(STEPS):
                     step()
@@ -238,26 +205,3 @@ def synchronize(device: str) -> None:
 def paired(slower: list[float], faster: list[float]) -> float:
     """Compare two callables by the turns in which they ran one after the other."""
     return round(statistics.median(one / other for one, other in zip(slower, faster, strict=True)), 3)
-
-
-def latency_part(scale: Scale) -> list[Measurement]:
-    """Return what to measure of calls: every exit as it is deployed, alone and in a batch."""
-    networks = QUICK if scale.quick else dict(list(NETWORKS.items())[:2])
-    repeats = 3 if scale.quick else 50
-    return [
-        Measurement(name.partition(",")[0], functools.partial(measure_calls, network, scale.device, repeats))
-        for name, network in networks.items()
-    ]
-
-
-def measure_calls(network: Network, device: str, repeats: int) -> dict[str, Any]:
-    """Time the calls of every exit, in turns."""
-    built = copy.deepcopy(build(network, network.recipe.groups)).to(device).eval()
-    inputs = random_batch(network.recipe, network.batch)[0].to(device)
-    exits = [to_torchscript(built.subnetwork(exit), inputs[:2]) for exit in range(len(built.groups))]
-    rows = []
-    for batch in (1, network.batch):
-        for exit, found in enumerate(measure_latency(exits, inputs[:batch], repeats=repeats, warmup=10)):
-            times = {name: round(value, 4) for name, value in found._asdict().items()}
-            rows.append({"samples per call": batch, "exit": exit, **times})
-    return {"n": repeats, "precision": "fp32", "rows": rows}

@@ -76,7 +76,9 @@ def cifar_part(scale: Scale) -> Iterator[Measurement]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(arguments.processes, len(todo)), mp_context=context) as pool:
         epochs = task.epochs
-        if not scale.quick and not any((each.run_dir / "checkpoint.safetensors").exists() for each in todo.values()):
+        if begun := [each.run_dir for each in named.values() if has_checkpoint(each.run_dir)]:
+            epochs = lct.Run(begun[0]).config.training.epochs
+        elif not scale.quick:
             paces = list(pool.map(training_pace, todo.values()))
             slowest = min(each["images_per_s"] for each in paces)
             rounds = -(-len(todo) // arguments.processes)
@@ -124,32 +126,34 @@ def made_up(samples: int, size: int) -> lct.Data:
 def read(task: Task) -> lct.Data:
     """Return the data of a training."""
     tensors = load_file(task.pixels)
-    splits = {
-        name: lct.TensorSplit(
-            tensors[f"{name}.inputs"],
-            tensors[f"{name}.targets"],
-            task.normalization,
-            *([task.augmentation] if name == "train" else []),
-        )
-        for name in SPLITS
-    }
-    classes = tuple(str(number) for number in range(int(tensors["train.targets"].max()) + 1))
-    return lct.Data(**splits, classes=classes, normalization=task.normalization)
+    train, val, test = (
+        lct.TensorSplit(tensors[f"{name}.inputs"], tensors[f"{name}.targets"], task.normalization, augmentation)
+        for name, augmentation in zip(SPLITS, (task.augmentation, *[lct.Augmentation()] * 2), strict=True)
+    )
+    classes = tuple(str(number) for number in range(int(train.targets.max()) + 1))
+    return lct.Data(train=train, val=val, test=test, classes=classes, normalization=task.normalization)
 
 
 def begin(task: Task, run_dir: Path) -> tuple[lct.LocalCriticNetwork, lct.Data, lct.Run]:
     """Build the network and open the run, as `lctprune train resnet` does; continue a run that is there."""
     torch.set_num_threads(1)
     data = read(task)
-    groups = {"groups": 1} if task.method == "backprop" else {"groups": 2} if task.quick else {}
+    groups = 1 if task.method == "backprop" else 2 if task.quick else lct.NetworkConfig().groups
     model_args = {"width": least_resnet_width(16)} if task.quick else {}
-    recipe = fitted(lct.NetworkConfig(model="resnet18", model_args=model_args, **groups), data)
+    recipe = fitted(lct.NetworkConfig(model="resnet18", model_args=model_args, groups=groups), data)
     batch = {"batch_size": 16} if task.quick else {}
     config = lct.TrainConfig(method=task.method, epochs=task.epochs, seed=task.seed, device=task.device, **batch)  # type: ignore[arg-type]
     torch.manual_seed(task.seed)
     network = lct.build_network(recipe)
-    resume = (run_dir / "checkpoint.safetensors").exists()
+    resume = has_checkpoint(run_dir)
+    if not resume:  # what a training left that was ended in its first epoch
+        shutil.rmtree(run_dir, ignore_errors=True)
     return network, data, open_run(network, data, config, run_dir=run_dir, resume=resume)
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Tell whether a run can be continued."""
+    return (run_dir / "checkpoint.safetensors").exists()
 
 
 def train(task: Task, end: float) -> dict[str, Any]:
