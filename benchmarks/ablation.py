@@ -197,14 +197,11 @@ def differences(rows: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[float
         seeds. A single network is compared with the exit whose architecture it has; variants with other exits than the
         default's are left out.
     """
-    own = {(row["variant"], row["seed"]): [float(each) for each in row["accuracies"].split()] for row in rows}
+    own = {(row["variant"], row["seed"]): [*map(float, row["accuracies"].split())] for row in rows}
     found = {}
     for name in dict.fromkeys(row["variant"] for row in rows if row["variant"] != DEFAULT):
-        pairs = [
-            (values, own[DEFAULT, seed])
-            for (variant, seed), values in own.items()
-            if variant == name and (DEFAULT, seed) in own
-        ]
+        seeds = [seed for variant, seed in own if variant == name and (DEFAULT, seed) in own]
+        pairs = [(own[name, seed], own[DEFAULT, seed]) for seed in seeds]
         if not pairs or len(pairs[0][0]) not in (1, len(pairs[0][1])):
             continue
         exit = int(name.split()[1]) if name.startswith("alone") else -1

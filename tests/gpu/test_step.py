@@ -63,6 +63,7 @@ def test_a_step_equals_that_of_the_cpu(method: str, dtype: torch.dtype, toleranc
     assert float((changes[1] - changes[0]).norm() / changes[0].norm()) < tolerance
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_does_not_wait_for_the_device(method: str, optimizer: str, device: str) -> None:
