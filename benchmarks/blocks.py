@@ -83,10 +83,10 @@ def training_in_blocks(blocks: int) -> Iterator[None]:
     """Let trainings inside the block take `block_step` in place of their method's step."""
     before = Stage._events
 
-    def events(stage: Stage, inputs: Tensor, targets: Tensor, settings: StepSettings) -> Iterator[StepEvent]:
-        objective = stage._objective(settings) if settings.update_critics else None
-        parts = [trainer.part for trainer in stage.trainers]
-        return block_step(parts, inputs, targets, loss=stage._loss, objective=objective, blocks=blocks)
+    def events(self: Stage, inputs: Tensor, targets: Tensor, settings: StepSettings) -> Iterator[StepEvent]:
+        objective = self._objective(settings) if settings.update_critics else None
+        parts = [trainer.part for trainer in self.trainers]
+        return block_step(parts, inputs, targets, loss=self._loss, objective=objective, blocks=blocks)
 
     Stage._events = events  # type: ignore[method-assign]
     try:

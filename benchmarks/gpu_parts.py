@@ -28,13 +28,13 @@ def test_part(scale: Scale) -> list[Measurement]:
     """Return the run of the tests that need the device."""
 
     def run() -> dict[str, Any]:
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "-W", "default", "--durations=10"]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-W", "default", "--durations=10"]
         if importlib.util.find_spec("xdist") and not scale.quick:
             command += ["-n", "6"]
         command += ["-p", "no:cacheprovider", *(["-k", "adamw and not precision"] if scale.quick else [])]
         found = run_command(command, scale, {"LCTPRUNE_TEST_DEVICE": scale.device})
         last = (found["output"].strip().splitlines() or [""])[-1]
-        counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+        counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
         return {**counts, "summary": last, **found}
 
     return [Measurement("pytest -m gpu", run)]
