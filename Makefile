@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check docs format clean
+.PHONY: demo test test-slow test-gpu check docs format clean
 
 demo: $(READY)  ## the two commands of the README
 	$(BIN)/lctprune train resnet
@@ -15,6 +15,9 @@ test: $(READY)  ## the default test suite
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
 
 check: $(READY)  ## formatting, lint, what is installed, import contracts, types, documentation
 	$(BIN)/ruff format --check .
