@@ -13,8 +13,8 @@ from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOptio
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
-    from lctprune.runs import Run
     from lctprune.workflows.deployment import Deployment
+    from lctprune.workflows.loading import LoadedRun
 
 
 def select(
@@ -68,13 +68,13 @@ def select(
         deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
     write_results(candidates, results, chosen=chosen, limits=limits)
     if json:
-        print_json(_record(found, candidates, chosen, alternative, deployment, limits))
+        print_json(_record(loaded, candidates, chosen, alternative, deployment, limits))
     else:
-        _show(found, candidates, chosen, alternative, deployment, limits, latency_batch, results)
+        _show(loaded, candidates, chosen, alternative, deployment, limits, latency_batch, results)
 
 
 def _show(
-    run: Run,
+    loaded: LoadedRun,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     alternative: Candidate | None,
@@ -88,8 +88,8 @@ def _show(
     from lctprune.measure.selection import main_of
 
     main = main_of(candidates)
-    headline = f"{run.path}, exits on the validation split"
-    show_candidates(run, candidates, headline, chosen=chosen, latency_batch=latency_batch)
+    headline = f"{loaded.run.path}, exits on the validation split"
+    show_candidates(loaded.run, candidates, headline, epochs=loaded.epochs, chosen=chosen, latency_batch=latency_batch)
     console = stdout()
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:
@@ -139,7 +139,7 @@ def _fraction(cost: float | None, whole: float | None) -> str:
 
 
 def _record(
-    run: Run,
+    loaded: LoadedRun,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     alternative: Candidate | None,
@@ -150,7 +150,8 @@ def _record(
     from lctprune.workflows.model_card import candidate_record
 
     return {
-        "run": str(run.path),
+        "run": str(loaded.run.path),
+        **loaded.epochs,
         "budget": dict(limits),
         "selected": candidate_record(chosen),
         "alternative": candidate_record(alternative) if alternative else None,

@@ -171,16 +171,19 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     from lctprune.measure.selection import main_of
     from lctprune.models.external import is_own_function
     from lctprune.workflows.deployment import measure_run
+    from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
 
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
+    loaded = LoadedRun(run)
     with printed_warnings(stderr()):
-        candidates = measure_run(run)
+        candidates = measure_run(run, loaded=loaded)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
-        refresh_results(run, candidates, run.path)
+        refresh_results(loaded, candidates, run.path)
     networks = "networks" if settings.dense else "exits"
-    show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
+    headline = f"\nTrained {run.path}; its {networks} on the validation split"
+    show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
         model = settings.network.model
         named = f" --model {shell_word(model)}" if is_own_function(model) else ""

@@ -16,6 +16,7 @@ from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (
+    STEADY,
     Latency,
     count_known_flops,
     count_parameters,
@@ -46,11 +47,13 @@ class Candidate:
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
         macs: multiply-adds per sample, half of `flops`.
         parameters: number of parameters.
-        latency_ms: median time per call, in milliseconds; None where it was not measured.
+        latency_ms: median time per call, in milliseconds, see `measure_latency`; None where it was not measured.
         size_bytes: size of parameters and buffers, in bytes.
         samples: number of samples that `accuracy` and `loss` were measured on.
         latency_p5_ms: 5th percentile of the time per call, in milliseconds.
         latency_p95_ms: 95th percentile of the time per call, in milliseconds.
+        latency_low_ms: lower end of the 95% interval of the median time, in milliseconds.
+        latency_high_ms: upper end of the 95% interval of the median time, in milliseconds.
         latency_batch: samples per call.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
         accuracy_error: standard error of the score; None where it is a fraction of samples.
@@ -72,6 +75,8 @@ class Candidate:
     samples: int | None = None
     latency_p5_ms: float | None = None
     latency_p95_ms: float | None = None
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
     latency_batch: int = 1
     metric: str = "accuracy"
     accuracy_error: float | None = None
@@ -236,6 +241,8 @@ def measure_costs(
                 samples=scores.samples,
                 latency_p5_ms=latency and latency.p5_ms,
                 latency_p95_ms=latency and latency.p95_ms,
+                latency_low_ms=latency and latency.low_ms,
+                latency_high_ms=latency and latency.high_ms,
                 latency_batch=latency_batch,
                 metric=scores.metric,
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
@@ -255,6 +262,16 @@ def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
         if names:
             parts.append(f"{', '.join(names)}, whose {cost} was not measured")
     return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+def unsteady(candidates: Sequence[Candidate]) -> str:
+    """Say by how much latencies vary, if p95 is more than twice p5, as on a busy machine; else ""."""
+    ranges = [(each, each.latency_p5_ms, each.latency_p95_ms) for each in candidates]
+    varying = [(high / low, each.name, low, high) for each, low, high in ranges if low and high and high > STEADY * low]
+    if not varying:
+        return ""
+    factor, name, low, high = max(varying)
+    return f"latencies vary by {factor:.2g} times ({name}: {low:.3g} to {high:.3g} ms), so the machine is busy"
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:

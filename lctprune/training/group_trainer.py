@@ -17,8 +17,8 @@ from lctprune.config.training import ResolvedTrainConfig
 from lctprune.network import Part
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.optim.schedules import learning_rate
-from lctprune.runs import NETWORK_PREFIX
 from lctprune.training.compilation import compiled
+from lctprune.utils.checkpoint import NETWORK_PREFIX
 
 AllReduce = Callable[[Iterable[nn.Parameter]], None]  # averages gradients over all replicas, in place
 

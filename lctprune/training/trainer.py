@@ -21,12 +21,13 @@ from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
-from lctprune.runs import NETWORK_PREFIX, Run, create_run
+from lctprune.runs import Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
 from lctprune.training.resuming import require_equal_settings
+from lctprune.utils.checkpoint import NETWORK_PREFIX
 from lctprune.utils.modules import moved
 
 
