@@ -42,7 +42,7 @@ def finetune(
     Example:
     lctprune finetune runs/mine --exit 1 --epochs 2
     """
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import show_interruptible
     from lctprune.cli.results import opened, show_all
     from lctprune.workflows.finetuning import begin_finetuning
 
@@ -51,5 +51,5 @@ def finetune(
     found = opened(run, model=model, data=data, threads=threads)
     session = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning exit {exit} of {found.path} in {session.opened.path}")
-    show_progress(session.steps(), stderr())
+    show_interruptible(session.steps(), session.opened)
     show_all(found, json=json)

@@ -10,8 +10,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lctprune.cli.console import stderr
 from lctprune.config.metric import score_text
+from lctprune.models.external import is_own_function
+from lctprune.runs import Run
+from lctprune.training.distributed.process_group import is_spoken_for
 from lctprune.training.loop import Progress
+from lctprune.utils.names import shell_word
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
 
@@ -32,6 +37,24 @@ def show_progress(steps: Iterable[Progress], console: Console) -> None:
             else:
                 continue
             last_line = time.monotonic()
+
+
+def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
+    """Draw training's progress on stderr; where it is interrupted, say by which command it goes on."""
+    try:
+        show_progress(steps, stderr())
+    except KeyboardInterrupt:
+        if not is_spoken_for():
+            stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied
+        raise
+
+
+def how_to_go_on(run: Run) -> str:
+    """Say by which command an interrupted run goes on, and from where."""
+    model = run.config.network.model if run.config.network else ""
+    named = f" --model {shell_word(model)}" if is_own_function(model) else ""
+    epoch = f"from epoch {run.epochs_done + 1}" if run.epochs_done else "from the start, as no epoch was finished"
+    return f"To go on {epoch}: lctprune resume {shell_word(run.path)}{named}"
 
 
 def progress_line(progress: Progress) -> str:

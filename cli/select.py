@@ -10,6 +10,8 @@ import typer
 
 from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, OutOption, RunArgument, ThreadsOption
+from lctprune.errors import BudgetError
+from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -48,7 +50,7 @@ def select(
     """
     from lctprune.cli.results import measured, opened, results_folder, write_results
     from lctprune.measure.candidates import left_out
-    from lctprune.measure.selection import Budget, cheaper_alternative, main_of
+    from lctprune.measure.selection import Budget, cheaper_alternative, main_of, near_misses
     from lctprune.measure.selection import select as choose
     from lctprune.workflows.deployment import SELECTED, deploy
     from lctprune.workflows.loading import LoadedRun
@@ -60,9 +62,16 @@ def select(
     results = found.path if out is None and folder else out
     candidates = measured(found, results, latency_batch=latency_batch, loaded=loaded)
     limits = budget.limits(main_of(candidates))
-    chosen = choose(candidates, limits)
+    try:
+        chosen = choose(candidates, limits)
+    except BudgetError as error:
+        densify = f"lctprune densify {shell_word(found.path)}{f' --model {shell_word(model)}' if model else ''}"
+        message = str(error).replace("lctprune densify", densify)
+        raise BudgetError(message, error.nearest, error.misses) from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
+    for near in near_misses(candidates, limits, chosen)[:1]:
+        stderr().print(f"Note: {near.name} has {_shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
         deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
@@ -95,7 +104,7 @@ def _show(
     if alternative:
         console.print(
             f"Alternative: {alternative.name} costs {_fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {_shown(alternative)} is statistically no worse."
+            f"{alternative.metric} of {_shown(alternative)} is not shown to be worse on {chosen.samples} samples."
         )
     if chosen is not main:
         console.print(

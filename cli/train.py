@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,13 +133,20 @@ def train(
         resume=resume,
         dense=dense,
     )
-    _start(settings, processes=processes, replicas=replicas, timeout=timeout, threads=threads, json=json)
+    start(settings, sys.argv[1:], processes=processes, replicas=replicas, timeout=timeout, threads=threads, json=json)
 
 
-def _start(
-    settings: SessionSettings, *, processes: int, replicas: int, timeout: float, threads: int | None, json: bool
+def start(
+    settings: SessionSettings,
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    replicas: int,
+    timeout: float,
+    threads: int | None,
+    json: bool,
 ) -> None:
-    """Train here, or in the processes that are asked for."""
+    """Train here, or in the processes that are asked for, each of which is started with the command's arguments."""
     from lctprune.training.distributed.pipeline import require_one_process, require_processes
     from lctprune.training.distributed.process_group import is_started, process_count
 
@@ -147,7 +155,12 @@ def _start(
     if processes > 1 and not is_started():
         from lctprune.training.distributed.launcher import launch
 
-        launch(processes, sys.argv[1:])
+        try:
+            launch(processes, arguments)
+        except KeyboardInterrupt:
+            named = f" {shell_word(settings.out)}" if settings.out else ""
+            stderr().print(f"To go on: lctprune resume{named}", soft_wrap=True)
+            raise
         return
     import torch
 
@@ -168,11 +181,10 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
     from lctprune.cli.results import CSV, refresh_results, show_candidates
-    from lctprune.measure.selection import main_of
-    from lctprune.models.external import is_own_function
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
+    from lctprune.workflows.next_steps import next_step
 
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
@@ -185,16 +197,12 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     headline = f"\nTrained {run.path}; its {networks} on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
-        model = settings.network.model
-        named = f" --model {shell_word(model)}" if is_own_function(model) else ""
-        budget = "params" if main_of(candidates).flops is None else "flops"
-        command = f"lctprune select {shell_word(run.path)} --budget-{budget} 60%{named}"
-        stdout().print(f"Next, choose one under a budget: {command}", soft_wrap=True)  # so that it can be copied
+        stdout().print(next_step(run, candidates), soft_wrap=True)  # so that it can be copied
 
 
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
     """Train and return the run; None in all processes but the first."""
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import show_interruptible
     from lctprune.workflows.session import begin
 
     with printed_warnings(stderr()):
@@ -208,7 +216,7 @@ def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int)
             pass
         return None
     _announce(run, data, stderr(), group)
-    show_progress(steps, stderr())
+    show_interruptible(steps, run)
     return run
 
 

@@ -150,6 +150,13 @@ class Run:
             for leftover in self.path.glob(f".{name}.*"):
                 leftover.unlink(missing_ok=True)
 
+    def record_epochs(self, epochs: int) -> None:
+        """Change the number of epochs in config.json, which then also lists what it was before."""
+        document = self.config.to_dict()
+        before = [*document.get("epochs_before", []), self.config.training.epochs]
+        training = {**document["training"], "epochs": epochs}
+        write_json(self.path / CONFIG, {**document, "training": training, "epochs_before": before})
+
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace metrics.csv."""
         text = io.StringIO(newline="")

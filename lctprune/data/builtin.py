@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
-from lctprune.data.cluttered_digits import SIZE, ClutteredSplit, digit_side
+from lctprune.data.cluttered_digits import HELD_OUT_PICTURES, SIZE, ClutteredSplit, digit_side
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
 from lctprune.data.preprocessing import NO_AUGMENTATION, Normalization, augmentation_of
@@ -176,10 +176,15 @@ def cluttered_digits(
         redrawn=config.augment != "none",
     )
     normalization = train.normalization
+
+    def held_out_pictures(images: Tensor, targets: Tensor, *, seed: int) -> ClutteredSplit:
+        images, targets = images.repeat(HELD_OUT_PICTURES, 1, 1, 1), targets.repeat(HELD_OUT_PICTURES)
+        return ClutteredSplit(images, targets, size=size, seed=seed, normalization=normalization)
+
     return Data(
         train=train,
-        val=ClutteredSplit(images[held_out], targets[held_out], size=size, seed=2, normalization=normalization),
-        test=ClutteredSplit(*raw.test, size=size, seed=3, normalization=normalization),
+        val=held_out_pictures(images[held_out], targets[held_out], seed=2),
+        test=held_out_pictures(*raw.test, seed=3),
         classes=raw.classes,
         normalization=normalization,
         preprocessing=preprocessing or ImagePreprocessing.of(size, has_margin=False),

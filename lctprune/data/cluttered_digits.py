@@ -2,8 +2,8 @@
 
 A picture is empty at first. Pieces of other digits are pasted at random places, then the digit that is to be
 recognised, whole, at its own random place; where they overlap the brighter pixel stays. Every pass over the training
-split draws new pictures of its digits; validation and test pictures are drawn once. No handwritten digit, and no piece
-of one, stands in two splits.
+split draws new pictures of its digits; validation and test pictures are drawn once, several of each digit. No
+handwritten digit, and no piece of one, stands in two splits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lctprune.data.tensor_split import TensorSplit
 SIZE = 24  # default side of a picture, in pixels
 DIGIT, PIECE = 1 / 2, 1 / 4  # sides of a digit and of a piece, as fractions of the picture's
 PIECES = 4  # pieces of other digits in a picture
+HELD_OUT_PICTURES = 4  # pictures of each validation and test digit
 
 
 def digit_side(size: int) -> int:
@@ -53,13 +54,13 @@ class ClutteredSplit(TensorSplit):
     ) -> None:
         pictures = clutter(digits, size=size, seed=seed)
         super().__init__(pictures, targets, normalization or Normalization.of(pictures), augmentation)
-        self._digits, self._size, self._redrawn = digits, size, redrawn
+        self.digits, self._size, self._redrawn = digits, size, redrawn
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield full batches in an order by `seed`, of new pictures by `seed`."""
         if not self._redrawn:
             return super().shuffled(batch_size, seed=seed)
-        pictures = clutter(self._digits, size=self._size, seed=seed)
+        pictures = clutter(self.digits, size=self._size, seed=seed)
         drawn = TensorSplit(pictures, self.targets, self.normalization, self.augmentation)
         return drawn.shuffled(batch_size, seed=seed)
 

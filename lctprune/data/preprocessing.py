@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 
-NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+NO_FLIP = {"digits", "digits-cluttered"}  # a mirrored digit is not a digit
 
 
 class Normalization(NamedTuple):

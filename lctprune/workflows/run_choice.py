@@ -30,6 +30,18 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path
     return Run(path, model=model, data_path=data_path)
 
 
+def newest_unfinished(folder: str | Path = RUNS) -> Path:
+    """Find the run below `folder` that was created last of those that are not trained to their end.
+
+    Raises:
+        RunError: there is none.
+    """
+    for run, done in runs_below(folder):
+        if done < run.config.training.epochs:
+            return run.path
+    raise RunError(f"there is no unfinished run below {folder}/; name a run and --epochs to train it longer")
+
+
 def newer_unfinished(run: Run) -> list[tuple[Run, int]]:
     """List the unfinished runs beside a run that were created after it, with the number of their finished epochs."""
     others = itertools.takewhile(lambda each: each[0].path != run.path, runs_below(run.path.parent))

@@ -15,6 +15,7 @@ import torch
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
+from lctprune.data.builtin import CLUTTERED
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, DataWarning, NetworkWarning
@@ -30,19 +31,24 @@ from lctprune.training.loop import Progress
 from lctprune.training.trainer import open_run, train_steps
 from lctprune.workflows.added_critics import critics_to_add
 
+DEMO_WIDTH = 8  # channels of a network for the cluttered digits, so that a first training takes a minute
+ANY_WIDTH = ("resnet18", "resnet34", "vgg-lct")  # models that can have it; their usual width is 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
     """Settings of a session: which network is trained, on which data, and how.
 
     Attributes:
-        network: settings of the network; its inputs and outputs are fitted to the data.
+        network: settings of the network; its inputs and outputs are fitted to the data. On the cluttered digits, which
+            are for a first look, networks of `ANY_WIDTH` with new weights and no width given get `DEMO_WIDTH`.
         data: settings of the data.
         training: settings of the training.
         weights: weights of the main network to start from: a file, a run directory, or `default`. See `build_network`.
         download: whether the data may be downloaded.
         out: run directory, new or empty; by default one below `runs/`.
         resume: whether to continue the run in `out`; once that has a checkpoint, `weights` may be left out.
+        extend: whether `training` has another number of epochs than the run that is resumed, which is then recorded.
         dense: whether the front is to be densified after training; if that is impossible, nothing is started.
 
     Raises:
@@ -56,11 +62,15 @@ class SessionSettings:
     download: bool = False
     out: Path | None = None
     resume: bool = False
+    extend: bool = False
     dense: bool = False
 
     def __post_init__(self) -> None:
         if self.training.freeze_main and self.weights is None and not self.resume:
             raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
+        if self.data.name == CLUTTERED and self.network.model in ANY_WIDTH and self.weights is None:
+            arguments = {"width": DEMO_WIDTH, **self.network.model_args}
+            object.__setattr__(self, "network", dataclasses.replace(self.network, model_args=arguments))
         if self.weights not in (None, "default"):
             object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
 
@@ -163,6 +173,9 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
 def _begin(settings: SessionSettings) -> Session:
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
+    if resumed and settings.extend:
+        resumed.record_epochs(settings.training.epochs)
+        resumed = Run(resumed.path)
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
     statistics = _statistics(config, settings.weights, given, resumed)
