@@ -41,7 +41,7 @@ class Candidate:
     Attributes:
         exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
             higher numbers belong to networks that were added to a run later.
-        name: name for people, such as "exit 0" or "main network".
+        name: name for people, such as "layer2", "layer2 x0.5", "layer2, fine-tuned" or "main network".
         accuracy: fraction of samples classified correctly, 0 to 1; without classes the score, or nan if it is the loss.
         loss: mean loss per sample.
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
@@ -167,7 +167,7 @@ def evaluate(
             the batch, so that scores are of `latency_batch` samples per batch.
     """
     count = len(network.groups)
-    networks = {exit_name(exit, count): network.subnetwork(exit) for exit in range(count)}
+    networks = {exit_name(exit, count, network.cut_point_names): network.subnetwork(exit) for exit in range(count)}
     found = dependences(networks, split)
     batch_size = scoring_batch(found, batch_size=batch_size, latency_batch=latency_batch)
     scores = score_exits(network, split, loss=loss, batch_size=batch_size, metric=metric)
@@ -179,15 +179,18 @@ def evaluate(
     return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
 
 
-def exit_name(number: int, exits: int | None = None) -> str:
-    """Name a candidate.
+def exit_name(number: int, exits: int | None = None, places: Sequence[str] = ()) -> str:
+    """Name a candidate: by the place where its network ends, if that has a name and no other exit ends there.
 
     Args:
         number: number of the exit.
         exits: number of networks that were trained together with it, whose last is the main network; None for a network
             that was added later.
+        places: names of the cut points of the exits but the last.
     """
-    return MAIN if exits is not None and number == exits - 1 else f"exit {number}"
+    if exits is not None and number == exits - 1:
+        return MAIN
+    return places[number] if number < len(places) and places.count(places[number]) == 1 else f"exit {number}"
 
 
 class ScoredExit(NamedTuple):

@@ -97,6 +97,7 @@ def build_network(
         weights=weights or config.weights,
         weights_note=note,
         cuts=network.cuts,
+        cut_point_names=network.cut_point_names or None if config.cuts is None else config.cut_point_names,
         **_chosen(network, config),
     )
     return network_of(network, recipe)

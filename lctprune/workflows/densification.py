@@ -112,6 +112,7 @@ def _recipe(recipe: NetworkConfig, added: Sequence[AddedCritic]) -> NetworkConfi
         groups=len(added) + 1,
         split_at=None,
         cuts=tuple(each.cut.node_name for each in added),
+        cut_point_names=tuple(each.cut.name for each in added),
         critic_kinds=tuple(each.kind for each in added) if recipe.critic == "auto" else None,
         critic_width=tuple(each.width for each in added),
         critic_depth=None if None in depths else tuple(depth for depth in depths if depth is not None),

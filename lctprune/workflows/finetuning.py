@@ -91,7 +91,7 @@ def begin_finetuning(
     network = _network(loaded, member)
     data = run.load_data() if data is None else run.require_alike(data)
     teacher = loaded.new_network() if weight else None
-    origin = new_origin(loaded, [f"{member.origin or member.name}, fine-tuned"], distill=weight)
+    origin = new_origin(loaded, [f"{member.name}, fine-tuned"], distill=weight)
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)

@@ -6,13 +6,14 @@ finetuned/exitK/        exit K as one network, trained further from end to end
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from lctprune.config.run import CONFIG, Origin
 from lctprune.errors import NetworkError, RunError
-from lctprune.measure.candidates import exit_name
+from lctprune.measure.candidates import MAIN, exit_name
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable
 from lctprune.workflows.loading import LoadedRun, require_recipe
@@ -49,14 +50,47 @@ def members_of(run: Run | LoadedRun) -> list[Member]:
     loaded = LoadedRun.of(run)
     run = loaded.run
     exits = _own_exits(run)
-    members = [Member(exit, exit_name(exit, exits), run, exit) for exit in range(exits)]
+    places = require_recipe(run).cut_point_names or ()
+    members = [Member(exit, exit_name(exit, exits, places), run, exit) for exit in range(exits)]
     current = loaded.checkpoint().sha256
     for added, origin in added_runs(run):
         if origin.checkpoint_sha256 == current and loaded.epochs_done(added):
             for exit, text in enumerate(origin.exits):
                 number = origin.first_number + exit
-                members.append(Member(number, exit_name(number), added, exit, text))
+                name = _added_name(text)
+                if any(member.name == name for member in members):
+                    name = f"{name} ({exit_name(number)})"
+                members.append(Member(number, name, added, exit, text))
     return members
+
+
+def _added_name(origin: str) -> str:
+    """Name an added network by its place and size."""
+    place = re.fullmatch(r"at (.+?)(?:, (\S+) x as wide)?", origin)
+    if place is None:
+        return origin
+    return place[1] + (f" x{place[2]}" if place[2] else "")
+
+
+def member_named(run: Run | LoadedRun, text: str | None) -> Member:
+    """Find a network by its number or its name; "main" is the main network.
+
+    Args:
+        run: the run.
+        text: number, or name as `evaluate` shows it, such as "layer2"; None for the main network.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    if text is not None and re.fullmatch(r"-?\d+", text):
+        return member_of(run, int(text))
+    name = MAIN if text is None or text.lower() == "main" else text
+    members = members_of(run)
+    for member in members:
+        if member.name == name:
+            return member
+    known = ", ".join(f"{member.number} ({member.name})" for member in members)
+    raise NetworkError(f"exit {text!r} does not exist; {LoadedRun.of(run).run.path} has {known}")
 
 
 def member_of(run: Run | LoadedRun, number: int) -> Member:

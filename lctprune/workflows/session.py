@@ -218,7 +218,9 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
         weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
     architecture = recorded.architecture if recorded and cuts is not None else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note, architecture=architecture)
+    names = recorded.cut_point_names if recorded and cuts is not None else None
+    config = dataclasses.replace(config, cuts=cuts, cut_point_names=names)
+    return dataclasses.replace(config, weights=weights, weights_note=note, architecture=architecture)
 
 
 def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import MAIN, Candidate, left_out, wilson_interval
-from lctprune.measure.selection import Limits, fitting, main_of, parse_limit
+from lctprune.measure.selection import Limits, fitting, main_of, near_misses, parse_limit
 from lctprune.measure.units import COSTS
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -207,7 +207,7 @@ def test_a_budget_that_nothing_fits_names_the_remedy(budget: lct.Budget, words: 
         lct.select(candidates, budget)
     assert words in str(caught.value)
     assert "is 400 times the limit of 1M FLOPs" in str(caught.value) or budget.flops != 1e6
-    added = [replace(candidates[0], origin="added"), candidates[1]]
+    added = [dataclasses.replace(candidates[0], origin="added"), candidates[1]]
     with pytest.raises(BudgetError) as caught:
         lct.select(added, budget)
     assert "densify" not in str(caught.value)
