@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import print_notes, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_notes, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
 from lctprune.cli.parsing import data_name, group_count, require_effect
 from lctprune.config.data import DataConfig
@@ -203,30 +203,26 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
     """Train and return the run; None in all processes but the first."""
     from lctprune.cli.progress import show_interruptible
+    from lctprune.measure.costs import count_parameters
     from lctprune.workflows.session import begin
 
     with printed_warnings(stderr()):
         session = begin(settings, group, replicas=replicas)
     print_notes(stderr(), session.network.notes)
     data, run = session.data, session.run
+    parameters = count_parameters(session.network.groups)
     steps = session.steps(group, replicas=replicas)
     del session  # a process of several keeps its own groups of the network only
     if run is None or data is None:
         for _ in steps:
             pass
         return None
-    _announce(run, data, stderr(), group)
+    _announce(run, data, parameters, stderr(), group)
     show_interruptible(steps, run)
     return run
 
 
-def _objective(training: TrainConfig) -> str:
-    if training.method != "local-critic":
-        return f"method {training.method}"
-    return f"matching {training.matching}, distill {training.distill}"
-
-
-def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:
+def _announce(run: Run, data: Data, parameters: int, console: Console, group: ProcessGroup | None) -> None:
     import torch
 
     from lctprune.data.dataset import split_sizes
@@ -235,16 +231,17 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
     assert network is not None  # a session builds it by its settings
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
+    arguments = ", ".join(f"{name}={value}" for name, value in network.model_args.items())
     console.print(
-        f"Training {network.model} in {counted(network.groups, 'group')} on "
+        f"Training {network.model}{f' ({arguments})' if arguments else ''} in {counted(network.groups, 'group')} on "
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
         f"{sizes['test']} test samples, {outputs})"
     )
     if data.preprocessing:
         console.print(f"Images: {data.preprocessing}")
     console.print(
-        f"{counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
-        f"{training.precision} on {training.device} with {counted(torch.get_num_threads(), 'thread')}"
-        f"{f' in each of {group.size} processes' if group else ''}, "
-        f"{_objective(training)}; run directory {run.path}"
+        f"{quantity(parameters)} parameters; {counted(training.epochs, 'epoch')}, batch {training.batch_size}, "
+        f"{training.optimizer}, {training.precision} on {training.device} with "
+        f"{counted(torch.get_num_threads(), 'thread')}{f' in each of {group.size} processes' if group else ''}"
+        f"{'' if training.method == 'local-critic' else f', method {training.method}'}; run directory {run.path}"
     )

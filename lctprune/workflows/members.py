@@ -49,9 +49,8 @@ def members_of(run: Run | LoadedRun) -> list[Member]:
     """
     loaded = LoadedRun.of(run)
     run = loaded.run
-    exits = _own_exits(run)
-    places = require_recipe(run).cut_point_names or ()
-    members = [Member(exit, exit_name(exit, exits, places), run, exit) for exit in range(exits)]
+    require_recipe(run)
+    members = [Member(exit, name, run, exit) for exit, name in enumerate(exit_names(run))]
     current = loaded.checkpoint().sha256
     for added, origin in added_runs(run):
         if origin.checkpoint_sha256 == current and loaded.epochs_done(added):
@@ -62,6 +61,15 @@ def members_of(run: Run | LoadedRun) -> list[Member]:
                     name = f"{name} ({exit_name(number)})"
                 members.append(Member(number, name, added, exit, text))
     return members
+
+
+def exit_names(run: Run) -> list[str]:
+    """List the names of the run's own exits; none for a network made in a program."""
+    recipe = run.config.network
+    if recipe is None:
+        return []
+    exits, places = _own_exits(run), recipe.cut_point_names or ()
+    return [exit_name(exit, exits, places) for exit in range(exits)]
 
 
 def _added_name(origin: str) -> str:
