@@ -20,7 +20,7 @@ from lctprune.data.image_labels import lists_images
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
-from lctprune.errors import ConfigError, DataError
+from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
 
 
@@ -61,7 +61,7 @@ def load_data(
     root = Path(config.name)
     if not root.is_dir():
         known = ", ".join(NAMED)
-        raise DataError(
+        raise UnknownDataError(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
         )
     if (root / TRAIN_FILE).is_file():
