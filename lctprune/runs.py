@@ -59,6 +59,11 @@ class Run:
         self.data_path = data_path
         self.config = _read_config(self.path)
 
+    def __repr__(self) -> str:
+        model = self.config.network.model if self.config.network else "a network made in a program"
+        epochs = f"epoch {self.epochs_done} of {self.config.training.epochs}"
+        return f"Run({str(self.path)!r}: {model}, {epochs})"
+
     @property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one per epoch."""

@@ -25,7 +25,7 @@ from lctprune.utils.names import require_utf8
 
 
 def load_data(
-    config: DataConfig,
+    config: DataConfig | str | Path,
     *,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
@@ -37,7 +37,7 @@ def load_data(
     """Load a data set by name, or from a folder of images or sentences, or from a table.
 
     Args:
-        config: settings of the data, with its name or path.
+        config: settings of the data, with its name or path; or only that, for default settings.
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
@@ -51,6 +51,8 @@ def load_data(
         DataError: the data is missing, malformed or too small.
         ConfigError: the path of the data is not UTF-8.
     """
+    if not isinstance(config, DataConfig):
+        config = DataConfig(name=str(config))
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)

@@ -46,6 +46,9 @@ class Split(ABC):
         """Number of samples in one pass."""
         return len(self.targets)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.samples} samples)"
+
     @staticmethod
     def from_dataset(
         dataset: Any,

@@ -128,11 +128,8 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
         raise
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises
         for key, value in own.items():
-            if (
-                isinstance(value, str)
-                and key in parameters
-                and parameters[key].annotation in (int, float, "int", "float")
-            ):
+            wanted = parameters[key].annotation if key in parameters else None
+            if isinstance(value, str) and wanted in (int, float, "int", "float"):
                 raise ConfigError(f"model argument {key} is {value!r}; it must be a number") from error
         raise NetworkError(
             f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
+from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import require_equal_settings
 from lctprune.utils.checkpoint import NETWORK_PREFIX
 from lctprune.utils.modules import moved
@@ -40,6 +41,7 @@ def train(
     resume: bool = False,
     loss: Loss | None = None,
     distance: Distance | None = None,
+    progress: bool | Callable[[Progress], object] = False,
 ) -> Run:
     """Train a network with local critics, in place, and record the training in a run directory.
 
@@ -57,6 +59,8 @@ def train(
             squared error where targets are floating-point numbers.
         distance: distance of a critic's output from the next exit's, [batch], where critics distil; by default softened
             Kullback-Leibler divergence, or mean squared error where targets are floating-point numbers.
+        progress: whether to write a line about each epoch to stderr; or a function that is called after every step and
+            every epoch.
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
@@ -67,8 +71,10 @@ def train(
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
     run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume, loss=loss)
-    for _ in train_steps(network, data, run, loss=loss, distance=distance):
-        pass
+    report = progress if callable(progress) else write_epoch if progress else None
+    for each in train_steps(network, data, run, loss=loss, distance=distance):
+        if report is not None:
+            report(each)
     return run
 
 
