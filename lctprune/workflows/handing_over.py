@@ -24,8 +24,8 @@ def export(
     network: nn.Module,
     example: Tensor,
     path: str | Path,
-    format: exporting.Format = "torchscript",
     *,
+    format: exporting.Format = "torchscript",
     data: Data | None = None,
     **options: Any,
 ) -> Path:
@@ -50,7 +50,7 @@ def export(
     Warns:
         NetworkWarning: the network's outputs depend on the rest of the batch.
     """
-    path = exporting.export(network, example, path, format, **options)
+    path = exporting.export(network, example, path, format=format, **options)
     if data is not None:
         described = data if data.config else dataclasses.replace(data, config=DataConfig())  # for its maximum length
         record, recipe = data_record(described), fitted(NetworkConfig(), data)
