@@ -184,7 +184,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
-    from lctprune.workflows.next_steps import next_step
+    from lctprune.workflows.next_steps import better_epoch, next_step
 
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
@@ -197,6 +197,8 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     headline = f"\nTrained {run.path}; its {networks} on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
+        if note := better_epoch(run):
+            stderr().print(f"Note: {note}.")
         stdout().print(next_step(run, candidates), soft_wrap=True)  # so that it can be copied
 
 

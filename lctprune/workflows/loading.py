@@ -55,7 +55,9 @@ class LoadedRun:
         run = run or self.run
         if run.path not in self._checkpoints:
             if not (run.path / CHECKPOINT).exists():
-                raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume")
+                raise RunError(
+                    f"{run.path} has no {CHECKPOINT}: no epoch was finished; lctprune resume {shell_word(run.path)} goes on"
+                )
             self._checkpoints[run.path] = run.load_checkpoint()
         return self._checkpoints[run.path]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.data.builtin import TORCHVISION
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.selection import main_of
@@ -13,6 +14,7 @@ from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 
 USUAL = 60  # percent of the main network
+CLEARLY = 0.05  # difference of two scores that is worth a note
 
 
 def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
@@ -41,6 +43,26 @@ def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple
     whole = main.cost(cost) or 1
     least = min(value for each in candidates if (value := each.cost(cost)) is not None)
     return cost, max(USUAL, math.ceil(100 * least / whole))
+
+
+def better_epoch(run: Run) -> str:
+    """Say in which earlier epoch the main network was clearly better than after the last one, or else ""."""
+    metric, network = METRIC_NAMES.get(run.config.training.metric, ""), run.config.network
+    if not metric or network is None or is_lower_better(metric):
+        return ""
+    column = f"exit{0 if network.exit is not None else network.groups - 1}_{SCORE_COLUMNS[metric]}"
+    try:
+        scores = [float(row[column]) for row in run.metrics]
+    except (KeyError, TypeError, ValueError):
+        return ""
+    best = max(scores, default=0.0)
+    if not scores or best - scores[-1] < CLEARLY:
+        return ""
+    was, now = score_text(best, metric), score_text(scores[-1], metric)
+    return (
+        f"the main network's validation {metric} was {was} after epoch {scores.index(best) + 1} and is {now} after epoch "
+        f"{len(scores)}: fewer epochs or a lower learning rate may be better"
+    )
 
 
 def training_of_critics(run: Run) -> str:

@@ -149,7 +149,7 @@ def test_the_table_is_complete(cli: Cli) -> None:
         "FLOPs",
         "params",
         "activations",
-        "MiB",
+        "MB",
         "critic FLOPs",
         "possible cut points, for --split-at: layer1",
     ):
