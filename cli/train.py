@@ -121,7 +121,8 @@ def train(
         places["image_root"] = str(Path(data["image_root"]).absolute())
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
-    from lctprune.workflows.session import SessionSettings
+    with stderr().status("Loading PyTorch"):  # which takes seconds
+        from lctprune.workflows.session import SessionSettings
 
     settings = SessionSettings(
         network=NetworkConfig(model=model, **network | {"groups": groups}),

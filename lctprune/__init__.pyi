@@ -58,11 +58,9 @@ from .measure.costs import (
     count_parameters as count_parameters,
 )
 from .measure.costs import (
-    measure_latency as measure_latency,
-)
-from .measure.costs import (
     size_bytes as size_bytes,
 )
+from .measure.latency import measure_latency as measure_latency
 from .measure.selection import (
     Budget as Budget,
 )

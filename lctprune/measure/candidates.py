@@ -16,14 +16,12 @@ from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (
-    STEADY,
-    Latency,
     count_known_flops,
     count_parameters,
-    measure_latency,
     size_bytes,
     warn_of_unknown_operations,
 )
+from lctprune.measure.latency import STEADY, Latency, measure_latency
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone

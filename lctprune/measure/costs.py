@@ -1,4 +1,4 @@
-"""Measure what a network costs: FLOPs, parameters, bytes, and latency on this machine.
+"""Measure what a network costs: FLOPs, parameters, bytes.
 
 One FLOP is one multiply or one add, so `flops = 2 * macs`. Matrix products and convolutions are counted (without
 biases), as is usual; normalisation, activations, pooling and moving data count as nothing.
@@ -6,12 +6,8 @@ biases), as is usual; normalisation, activations, pooling and moving data count 
 
 from __future__ import annotations
 
-import itertools
-import math
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,34 +26,6 @@ _T = TypeVar("_T")
 _REMEDY = (
     "register one with torch.utils.flop_counter.register_flop_formula, or build the layer from operations that have one"
 )
-
-
-MAX_ROUNDS, MAX_SECONDS = 6, 10.0  # of repeated measurements of latency
-STEADY, PRECISE = 2.0, 0.05  # largest p95 / p5 of a quiet machine; wanted half-width of the median's interval
-
-
-class Latency(NamedTuple):
-    """Time per call in milliseconds.
-
-    Attributes:
-        median_ms: median.
-        p5_ms: 5th percentile.
-        p95_ms: 95th percentile.
-        low_ms: lower end of the median's 95% interval.
-        high_ms: upper end of the median's 95% interval.
-    """
-
-    median_ms: float
-    p5_ms: float
-    p95_ms: float
-    low_ms: float
-    high_ms: float
-
-    @property
-    def is_steady(self) -> bool:
-        """Whether the machine was quiet enough, and the median is known well enough."""
-        half = (self.high_ms - self.low_ms) / 2
-        return self.p95_ms <= STEADY * self.p5_ms and half <= PRECISE * self.median_ms
 
 
 class FlopCount(NamedTuple):
@@ -221,56 +189,3 @@ def size_bytes(network: nn.Module) -> int:
     """Count the bytes of a network's state dict (parameters and buffers); a tensor with several names counts once."""
     tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def measure_latency(
-    networks: Sequence[Callable[[Tensor], object]], example: Tensor, *, repeats: int = 50, warmup: int = 5
-) -> list[Latency]:
-    """Measure the latency of networks, in turns, so that whatever slows the machine down affects all of them alike.
-
-    A round of calls is repeated while times vary by more than a factor of 2 (p95 / p5) or a median is not known to 5%,
-    up to 6 rounds and 10 seconds. The round with the lowest medians counts: other programs only ever add time.
-
-    Args:
-        networks: callables, in the form in which they will be deployed.
-        example: input of every call, [batch, ...], on the networks' device.
-        repeats: number of timed calls per network and round.
-        warmup: number of untimed calls per network at the start.
-
-    Returns:
-        One `Latency` per network, of the quietest round.
-    """
-    end = time.perf_counter() + MAX_SECONDS
-    with torch.inference_mode():
-        for _ in range(warmup):
-            for network in networks:
-                _milliseconds(network, example)
-        rounds = [_round(networks, example, repeats)]
-        while len(rounds) < MAX_ROUNDS and time.perf_counter() < end and not all(each.is_steady for each in rounds[-1]):
-            rounds.append(_round(networks, example, repeats))
-    return min(rounds, key=lambda latencies: sum(each.median_ms for each in latencies))
-
-
-def _round(networks: Sequence[Callable[[Tensor], object]], example: Tensor, repeats: int) -> list[Latency]:
-    times = [[_milliseconds(network, example) for network in networks] for _ in range(repeats)]
-    return [_summary(list(each)) for each in zip(*times, strict=True)]
-
-
-def _milliseconds(network: Callable[[Tensor], object], example: Tensor) -> float:
-    start = time.perf_counter()
-    network(example)
-    if example.is_cuda:
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def _summary(times: list[float]) -> Latency:
-    """Summarise the times of one network; the interval of the median is that of order statistics."""
-    if len(times) == 1:
-        return Latency(*times * 5)
-    twentieths = statistics.quantiles(times, n=20, method="inclusive")
-    cumulated = itertools.accumulate(math.comb(len(times), k) for k in range(len(times)))
-    outside = sum(count <= 0.025 * 2 ** len(times) for count in cumulated)  # of the binomial counts of times below it
-    low = max(0, outside - 1)
-    ordered = sorted(times)
-    return Latency(statistics.median(times), twentieths[0], twentieths[-1], ordered[low], ordered[-1 - low])

@@ -55,9 +55,8 @@ class LoadedRun:
         run = run or self.run
         if run.path not in self._checkpoints:
             if not (run.path / CHECKPOINT).exists():
-                raise RunError(
-                    f"{run.path} has no {CHECKPOINT}: no epoch was finished; lctprune resume {shell_word(run.path)} goes on"
-                )
+                remedy = f"lctprune resume {shell_word(run.path)} goes on"
+                raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; {remedy}")
             self._checkpoints[run.path] = run.load_checkpoint()
         return self._checkpoints[run.path]
 

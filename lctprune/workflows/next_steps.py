@@ -60,8 +60,8 @@ def better_epoch(run: Run) -> str:
         return ""
     was, now = score_text(best, metric), score_text(scores[-1], metric)
     return (
-        f"the main network's validation {metric} was {was} after epoch {scores.index(best) + 1} and is {now} after epoch "
-        f"{len(scores)}: fewer epochs or a lower learning rate may be better"
+        f"the main network's validation {metric} was {was} after epoch {scores.index(best) + 1} and is {now} after "
+        f"epoch {len(scores)}: fewer epochs or a lower learning rate may be better"
     )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import UnknownOperationError
-from lctprune.measure.costs import Latency, _summary, count_known_flops, counting_flops
+from lctprune.measure.costs import count_known_flops, counting_flops
+from lctprune.measure.latency import Latency, _summary
 from lctprune.models.build import MODELS
 from lctprune.utils.modules import evaluation_mode
 
