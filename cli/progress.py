@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Iterable, Sequence
 
@@ -31,23 +32,27 @@ class EpochTable:
 
     Args:
         names: names of the exits.
+        metric: name of the metric.
         width: columns of the terminal; losses are left out where it is too narrow.
     """
 
-    def __init__(self, names: Sequence[str], width: int) -> None:
+    def __init__(self, names: Sequence[str], metric: str, width: int) -> None:
         short = ["main" if name == MAIN else name for name in names]
         if len(short) > MOST_NAMED or max(map(len, short)) > LONGEST_NAME:
             short = [str(index) for index in range(len(short) - 1)] + ["main"]
-        self._names = [name.rjust(NUMBER) for name in short]
+        self._titles = ["training loss", f"validation {metric}"]
+        least = max(NUMBER, *(math.ceil((len(title) + 1) / len(short)) - 1 for title in self._titles))
+        self._names = [name.rjust(least) for name in short]
         self._block = sum(len(name) + 1 for name in self._names)
         self._has_losses = len(_EPOCH) + 2 * self._block + len(_LEFT) <= width
 
-    def heading(self, metric: str) -> str:
-        """Return the two lines above the first epoch."""
-        titles = ["training loss"] if self._has_losses else []
-        titles = [title[: self._block - 1].rjust(self._block) for title in [*titles, f"validation {metric}"]]
+    @property
+    def heading(self) -> str:
+        """The two lines above the first epoch."""
+        titles = self._titles if self._has_losses else self._titles[1:]
         names = "".join(f" {name}" for name in self._names) * len(titles)
-        return f"{' ' * len(_EPOCH)}{''.join(titles)}\n{_EPOCH}{names}{_LEFT}"
+        above = "".join(title.rjust(self._block) for title in titles)
+        return f"{' ' * len(_EPOCH)}{above}\n{_EPOCH}{names}{_LEFT}"
 
     def row(self, progress: Progress) -> str:
         """Return the line of an epoch that is over."""
@@ -77,8 +82,11 @@ def show_progress(steps: Iterable[Progress], console: Console, names: Sequence[s
             if progress.val_accuracy is not None:
                 live.update(Text(""), refresh=console.is_terminal)
                 if table is None:
-                    table = EpochTable(names or [*map(str, range(len(progress.losses)))], console.width)
-                    console.print(table.heading(progress.metric))
+                    table = EpochTable(
+                        names or [*map(str, range(len(progress.losses)))], progress.metric, console.width
+                    )
+                    for line in table.heading.splitlines():
+                        console.print(line)
                 console.print(table.row(progress))
             elif not has_estimate and progress.step > 1 and now - start > ESTIMATE_SECONDS:
                 has_estimate = True
