@@ -48,13 +48,9 @@ def resume(
 
     path = newest_unfinished() if run is None else run
     found = Run(path, model=model, data_path=data)
-    added = (
-        found
-        if found.config.origin and not epochs
-        else unfinished_addition(found)
-        if found.is_finished and not epochs
-        else None
-    )
+    added = None
+    if epochs is None:
+        added = found if found.config.origin else unfinished_addition(found) if found.is_finished else None
     if added is not None:
         stderr().print(f"Going on with {added.path}, from epoch {added.epochs_done + 1}")
         owner, session = resume_added(added, model=model, data=data)
