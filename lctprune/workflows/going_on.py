@@ -46,6 +46,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
         out=run.path,
         resume=True,
         extend=epochs is not None,
+        dense="--dense" in run.config.command and epochs is None,
     )
 
 
