@@ -49,4 +49,4 @@ def _remedy(candidates: Sequence[Candidate], limits: Limits, main: Candidate) ->
             return f"did you mean {percent:g}%, {amount(percent / 100 * whole, cost)}?"
     if any(each.origin for each in candidates):
         return "train with more groups or narrower critics (--groups, --critic-width), or a narrower network"
-    return "lctprune densify adds smaller networks to the run"
+    return "to add smaller networks to the run: lctprune densify"

@@ -197,8 +197,8 @@ def test_several_budgets_hold_at_once() -> None:
         (lct.Budget(flops="0.6"), "did you mean 60%, 600M FLOPs?"),
         (lct.Budget(macs=50), "did you mean 50%, 250M MACs?"),
         (lct.Budget(parameters=1), "did you mean 100%, 9k parameters?"),
-        (lct.Budget(flops=1e6), "lctprune densify adds smaller networks"),
-        (lct.Budget(latency_ms=0.6), "lctprune densify adds smaller networks"),
+        (lct.Budget(flops=1e6), "smaller networks to the run: lctprune densify"),
+        (lct.Budget(latency_ms=0.6), "smaller networks to the run: lctprune densify"),
     ],
 )
 def test_a_budget_that_nothing_fits_names_the_remedy(budget: lct.Budget, words: str) -> None:
