@@ -11,7 +11,7 @@ from gpu_networks import NETWORKS, QUICK, Network, build
 from gpu_report import Measurement, Scale
 
 from lctprune.exporting import to_torchscript
-from lctprune.measure.costs import measure_latency
+from lctprune.measure.latency import measure_latency
 
 
 def latency_part(scale: Scale) -> list[Measurement]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lctprune.config.data import DataConfig
 from lctprune.errors import ConfigError
 
-NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+NO_FLIP = {"digits", "digits-cluttered"}  # a mirrored digit is not a digit
 
 
 class Normalization(NamedTuple):

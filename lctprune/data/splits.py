@@ -54,6 +54,9 @@ class Split(ABC):
         """
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.samples} samples)"
+
     @staticmethod
     def from_dataset(
         dataset: Any,

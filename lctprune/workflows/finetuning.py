@@ -21,7 +21,7 @@ from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
 from lctprune.utils.transfer import sent
-from lctprune.workflows.loading import load_network, recorded_training, require_recipe
+from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import FINETUNED, Member, member_of, new_origin, run_to_resume
 from lctprune.workflows.session import Session
 
@@ -85,14 +85,15 @@ def begin_finetuning(
     """Load one exit as a network of its own and open the added run. See `finetune`."""
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
-    member, folder = member_of(run, exit), run.path / FINETUNED / f"exit{exit}"
-    resumed = run_to_resume(run, folder, resume=resume)
+    loaded = LoadedRun(run)
+    member, folder = member_of(loaded, exit), run.path / FINETUNED / f"exit{exit}"
+    resumed = run_to_resume(loaded, folder, resume=resume)
     weight = _distill(resumed, distill)
     config = _config(resumed or run, epochs=epochs, lr=lr, is_resumed=resumed is not None)
-    network = _network(member)
+    network = _network(loaded, member)
     data = run.load_data() if data is None else run.require_alike(data)
-    teacher = load_network(run) if weight else None
-    origin = new_origin(run, [f"{member.origin or member.name}, fine-tuned"], distill=weight)
+    teacher = loaded.new_network() if weight else None
+    origin = new_origin(loaded, [f"{member.name}, fine-tuned"], distill=weight)
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
@@ -116,9 +117,9 @@ def _distill(resumed: Run | None, given: float | None) -> float:
     return recorded
 
 
-def _network(member: Member) -> LocalCriticNetwork:
+def _network(loaded: LoadedRun, member: Member) -> LocalCriticNetwork:
     """Load the member alone, as a network of one group."""
-    network, recipe = load_network(member.run), require_recipe(member.run)
+    network, recipe = loaded.new_network(member.run), require_recipe(member.run)
     if recipe.exit is not None:
         return network  # it was fine-tuned before
     return network_of(network, dataclasses.replace(network.recipe or recipe, exit=member.exit))

@@ -142,7 +142,8 @@ def process_group(
     """Join the processes that the launcher started; the block gets the group, or None where this process is alone.
 
     Args:
-        device: device of the training, cpu (gloo) or cuda (NCCL; gloo where processes share a device, which NCCL refuses).
+        device: device of the training, cpu (gloo) or cuda (NCCL, or gloo where processes share a device, which NCCL
+            refuses).
         timeout_s: seconds without a sign of life after which a process is lost.
         on_lost: callback, called in a thread of its own when a process is lost; it must end this process, which may
             hang.
