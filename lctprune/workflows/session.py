@@ -41,12 +41,6 @@ from lctprune.workflows.given_network import (
 )
 
 SIDES = {"digits": 32, CLUTTERED: 24, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of built-in images
-    "digits": 32,
-    CLUTTERED: 24,
-    "cifar10": 32,
-    "cifar100": 32,
-    "fashion-mnist": 28,
-}  # of the images of built-in data
 DEMO_WIDTH = 8  # channels of a network for the cluttered digits, so that a first training takes a minute
 ANY_WIDTH = ("resnet18", "resnet34", "vgg-lct")  # models that can have it; their usual width is 64
 
