@@ -22,6 +22,7 @@ from lctprune.cli.export import export
 from lctprune.cli.finetune import finetune
 from lctprune.cli.inspect import inspect
 from lctprune.cli.models import models
+from lctprune.cli.narrow import narrow
 from lctprune.cli.report import report
 from lctprune.cli.select import select
 from lctprune.cli.train import train
@@ -53,10 +54,10 @@ def _paragraphs(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-for command in (train, select, evaluate, report, export, densify, finetune, inspect, models):
+for command in (train, select, evaluate, report, export, densify, finetune, narrow, inspect, models):
     app.command(help=_paragraphs(command))(command)
 
-RESUMABLE = ("train", "densify", "finetune")
+RESUMABLE = ("train", "densify", "finetune", "narrow")
 
 
 def _print_version(wanted: bool) -> None:

@@ -93,5 +93,6 @@ from .workflows.densification import densify as densify
 from .workflows.deployment import measure_run as measure_run
 from .workflows.finetuning import finetune as finetune
 from .workflows.loading import load_network as load_network
+from .workflows.narrowing import narrow as narrow
 
 __version__: str

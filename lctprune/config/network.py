@@ -85,6 +85,9 @@ class NetworkConfig:
     critic_kinds: tuple[str, ...] | None = setting(
         None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
     )
+    pruned: tuple[dict[str, Any], ...] | None = setting(
+        None, "Channels that were taken out of the exit, one pruning after the other: a record."
+    )
     architecture: dict[str, Any] | None = setting(
         None, "Configuration of a model of Hugging Face transformers: a record, so that it is not read again."
     )
@@ -101,6 +104,7 @@ class NetworkConfig:
             "critic_width",
             "cuts",
             "critic_kinds",
+            "pruned",
         ):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -121,6 +125,7 @@ class NetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as they stand in a run's config.json."""
         values = dataclasses.asdict(self)
-        if not self.critic_kinds:  # as in runs from before it was recorded
-            del values["critic_kinds"]
+        for name in ("critic_kinds", "pruned"):  # as in runs from before they were recorded
+            if not values[name]:
+                del values[name]
         return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lctprune.config.metric import AUTO, is_lower_better
 from lctprune.data.splits import Split
-from lctprune.errors import NetworkError
+from lctprune.errors import NetworkError, NetworkWarning
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
@@ -241,10 +242,26 @@ def measure_costs(
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
                 origin=each.origin,
                 batch_dependence=each.batch_dependence,
-                score=scores.score[each.position],
+                score=scores.score[each.position] if scores.score else None,
             )
         )
     return candidates
+
+
+def unscored(network: nn.Module, example: Tensor, *, has_latency: bool = False) -> Candidate:
+    """Measure what a network costs, without its accuracy; costs that are not known are left out without a warning.
+
+    Args:
+        network: network on any device.
+        example: input, [batch, ...].
+        has_latency: whether latency is measured.
+    """
+    scores = ExitScores([math.nan], [math.nan], 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NetworkWarning)
+        return measure_costs(
+            [ScoredExit(0, MAIN, network, scores, 0)], example, latency_repeats=50 if has_latency else 0
+        )[0]
 
 
 def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
