@@ -25,7 +25,9 @@ def narrow(
     run: RunArgument = None,
     exit: Annotated[
         int | None,
-        typer.Option("--exit", metavar="K", help="Number of the exit, as evaluate shows it. Default: the main network."),
+        typer.Option(
+            "--exit", metavar="K", help="Number of the exit, as evaluate shows it. Default: the main network."
+        ),
     ] = None,
     keep: Annotated[
         str | None, typer.Option(metavar="FRACTION", help="FLOPs to keep, of that network's: 70% or 0.7.")

@@ -104,7 +104,7 @@ def build_network(
 
 
 def network_of(network: LocalCriticNetwork, recipe: NetworkConfig) -> LocalCriticNetwork:
-    """Return the network that a recipe describes: all of it, or the one exit that the recipe names, without what was pruned.
+    """Return the network that a recipe describes: all of it or one exit, without what was pruned.
 
     Raises:
         NetworkError: there is no such exit, or what was pruned is of another network.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lctprune.data.splits import Batch
 from lctprune.errors import ConfigError
 from lctprune.losses import Loss
-from lctprune.pruning.engine import Importance, require_engine
+from lctprune.pruning.dependencies import require_engine
+from lctprune.pruning.engine import Importance
 from lctprune.utils.modules import evaluation_mode
 
 Criterion = Literal["magnitude", "bn", "lamp", "taylor", "exits"]

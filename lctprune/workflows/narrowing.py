@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.errors import BudgetError, ConfigError
+from lctprune.errors import BudgetError
 from lctprune.losses import default_loss
-from lctprune.measure.candidates import Candidate, unscored
-from lctprune.measure.selection import Budget, Limits, parse_limit
-from lctprune.measure.units import amount
+from lctprune.measure.selection import Budget, Limits
 from lctprune.network import LocalCriticNetwork
-from lctprune.pruning.engine import prunable, prune, recorded
+from lctprune.pruning.dependencies import explained, prunable
+from lctprune.pruning.engine import prune, recorded
 from lctprune.pruning.importance import WITH_GRADIENTS, Criterion, importance_of, set_gradients
 from lctprune.pruning.record import apply_record
 from lctprune.runs import Run
 from lctprune.utils.modules import moved
 from lctprune.workflows.loading import load_network, recorded_training
 from lctprune.workflows.members import NARROWED, Member, member_of, members_of
+from lctprune.workflows.narrowing_targets import Fitting, Target, limits_for, target_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import alone, begin_taught, load_alone
 
 IMPORTANCE: Criterion = "taylor"
-LATENCY_MARGIN = 0.95  # of a limit of latency, which is measured again afterwards
-
-
-class Target(NamedTuple):
-    """How small a network is to become.
-
-    Attributes:
-        text: description for people.
-        slug: part of the folder's name.
-        keep: fraction of the network's own FLOPs; None where there are limits.
-        limits: limits in absolute units.
-    """
-
-    text: str
-    slug: str
-    keep: float | None
-    limits: Limits
 
 
 def narrow(
@@ -117,7 +100,7 @@ def begin_narrowing(
 ) -> Session:
     """Take channels out of one exit and open the added run. See `narrow`."""
     importance_of(importance)  # before anything is loaded
-    target = _target(run, keep, budget)
+    target = target_of(run, keep, budget)
     member = member_of(run, _main_number(run) if exit is None else exit)
     description = f"{member.origin or member.name}, narrowed to {target.text}"
 
@@ -133,42 +116,6 @@ def begin_narrowing(
 
 def _main_number(run: Run) -> int:
     return next(member.number for member in reversed(members_of(run)) if member.run is run)
-
-
-def _target(run: Run, keep: float | str | None, budget: Budget | Limits | None) -> Target:
-    if (keep is None) == (budget is None):
-        raise ConfigError("to narrow, give either the FLOPs to keep (--keep 70%) or a budget (--budget-flops 500M)")
-    if budget is None:
-        fraction = _fraction(keep)
-        return Target(f"{100 * fraction:.4g}% of its FLOPs", f"keep{fraction:.6g}", fraction, Limits({}))
-    limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(run, budget))
-    if not limits:
-        raise ConfigError("the budget has no limit; give one, such as --budget-flops 500M")
-    text = " and ".join(amount(limit, cost) for cost, limit in limits.items())
-    return Target(text, "-".join(f"{cost}{limit:.12g}" for cost, limit in limits.items()), None, limits)
-
-
-def _fraction(keep: float | str | None) -> float:
-    """Parse the fraction of FLOPs to keep.
-
-    Raises:
-        ConfigError: it is not between 0 and 1.
-    """
-    try:
-        value, is_percentage = parse_limit(keep or 0, name="keep")
-    except ConfigError:
-        value, is_percentage = None, False
-    if value is None or not 0 < value < 1:
-        raise ConfigError(f"keep is {keep!r}; it must be more than 0 and less than 100% (70% or 0.7)")
-    return float(value)
-
-
-def _costs_of_main(run: Run, budget: Budget) -> Candidate:
-    """Measure what the main network costs, as far as percentages of the budget need it."""
-    network = load_network(run)
-    assert network.recipe is not None  # or it could not have been loaded
-    is_timed = str(budget.latency_ms).endswith("%")
-    return unscored(network, network.recipe.example, has_latency=is_timed)
 
 
 def _as_recorded(member: Member, records: tuple[dict[str, Any], ...]) -> LocalCriticNetwork:
@@ -188,58 +135,26 @@ def _narrowed(
     whole = load_network(member.run)
     network = alone(whole, member)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
-    limits = _limits(network, example, target, name)
+    limits = limits_for(network, example, target, name)
     found = prunable(network.groups[0], example, name)
     if importance in WITH_GRADIENTS:
         _set_gradients(whole, network, member, importance, data, config)
-    fits = _Fitting(limits, example)
-    history = prune(network.groups[0], example, fits, importance_of(importance), kept_whole=found.kept_whole)
+    fits = Fitting(limits, example)
+    main = network.groups[0]
+    with explained(name):
+        history = prune(main, example, fits, importance_of(importance), kept_whole=found.kept_whole)
+        record = recorded(main, example, history) if history else None
     network.zero_grad(set_to_none=True)
-    if history is None:
+    if record is None:
         raise BudgetError(
             f"{name} does not get to {target.text}: {fits.least} with the fewest channels that Torch-Pruning leaves"
             f"{found.reason and f' ({found.reason})'}; give more, or narrow another exit"
         )
-    record = {f"groups.0.{layer}": entry for layer, entry in recorded(network.groups[0], example, history).items()}
+    record = {f"groups.0.{layer}": entry for layer, entry in record.items()}
     apply_record(network, record)
     assert network.recipe is not None  # or it could not have been loaded
     network.recipe = dataclasses.replace(network.recipe, pruned=(*(network.recipe.pruned or ()), record))
     return network
-
-
-def _limits(network: nn.Module, example: Tensor, target: Target, name: str) -> Limits:
-    """Return the limits in absolute units, if the network does not keep them already."""
-    cost = unscored(network, example, has_latency="latency_ms" in target.limits)
-    limits = target.limits
-    if target.keep is not None:
-        if cost.flops is None:
-            raise ConfigError(
-                f"the FLOPs of {name} are not known, of which {target.keep:.0%} were to be kept; give a budget of "
-                "parameters or latency (--budget-params 60%)"
-            )
-        limits = Limits({"flops": target.keep * cost.flops})
-    if limits.excess(cost) <= 1:
-        raise ConfigError(f"{name} fits {target.text} as it is; give less, or narrow an exit that costs more")
-    return limits
-
-
-class _Fitting:
-    """Tells whether a network keeps limits, and remembers what the last one cost."""
-
-    def __init__(self, limits: Limits, example: Tensor) -> None:
-        timed = {cost: limit * LATENCY_MARGIN for cost, limit in limits.items() if cost == "latency_ms"}
-        self._counted = Limits({cost: limit for cost, limit in limits.items() if cost not in timed})
-        self._timed, self._example = Limits(timed), example
-        self.least = ""
-
-    def __call__(self, network: nn.Module) -> bool:
-        cost = unscored(network, self._example)
-        self.least = ", ".join(amount(cost.cost(each) or 0, each) for each in self._counted)
-        if self._counted.excess(cost) > 1 or not self._timed:
-            return self._counted.excess(cost) <= 1
-        cost = unscored(network, self._example, has_latency=True)
-        self.least = amount(cost.latency_ms or 0, "latency_ms")
-        return self._timed.excess(cost) <= 1
 
 
 def _set_gradients(
