@@ -46,15 +46,14 @@ def prune(
             own = copied(network)
             graph = dependencies(own, example)
             least = least or {name: -(-units // LARGEST_LOSS) for name, units in _units(graph, kept_whole).items()}
+            graph.load_pruning_history(history)
             count = max(1, int(fraction * sum(_units(graph, kept_whole).values())))
-            while True:
-                before, done = copied(own), len(graph.pruning_history())
+            done = -1
+            while done < 0 or not fits(own):
+                done = len(graph.pruning_history())
                 if not _step(graph, importance, kept_whole, least, count):
                     return None
-                if fits(own):
-                    break
-            history += graph.pruning_history()[: done if fraction == COARSE else None]
-            network = before
+            history = graph.pruning_history()[: done if fraction == COARSE else None]
     return history
 
 

@@ -29,7 +29,7 @@ def flops(network: torch.nn.Module, run: lct.Run) -> int:
 def test_a_narrowed_exit_is_one_more_candidate(trained: lct.Run, cli: Cli, tmp_path: Path) -> None:
     before, whole = digests(trained), flops(lct.load_network(trained), trained)
     document = cli("narrow", trained.path, "--keep", "60%", "--threads", 1, "--json").document
-    assert digests(trained) == before
+    assert before.items() <= digests(trained).items()
     (record,) = [each for each in document["candidates"] if each["origin"]]
     assert record["origin"] == "main network, narrowed to 60% of its FLOPs"
     assert 0.54 * whole < record["flops"] <= 0.6 * whole
@@ -58,7 +58,7 @@ def test_a_narrowed_exit_is_one_more_candidate(trained: lct.Run, cli: Cli, tmp_p
 def test_budgets_between_two_exits_are_filled(wide: lct.Run) -> None:
     data, network = wide.load_data(), lct.load_network(wide)
     first, main = (flops(network.subnetwork(exit), wide) for exit in (0, len(network.critics)))
-    for exit, part in ((None, 0.9), (None, 0.4), (1, 0.5)):
+    for exit, part in ((None, 0.7), (1, 0.3)):
         own = flops(network.subnetwork(len(network.critics) if exit is None else exit), wide)
         limit = first + part * (own - first)
         session = begin_narrowing(wide, exit, budget=lct.Budget(flops=limit), data=data, importance="magnitude")
@@ -79,7 +79,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> lct.Ru
 def test_resumed_is_uninterrupted(trained: lct.Run) -> None:
     whole = lct.narrow(trained, 1, keep=0.7, epochs=2)
     contents = (whole.path / "checkpoint.safetensors").read_bytes()
-    for stop_after in (0, 4):  # steps: before the first epoch, and after it
+    for stop_after in (0, 5):  # steps: before the first epoch, and after it
         for path in whole.path.iterdir():
             path.unlink()
         steps = begin_narrowing(trained, 1, keep=0.7, epochs=2).steps()
@@ -106,10 +106,13 @@ def test_a_narrowed_exit_is_narrowed_and_fine_tuned_again(trained: lct.Run) -> N
     )
 
 
+@pytest.mark.slow
 def test_every_criterion_takes_others(wide: lct.Run) -> None:
     records = []
     for criterion in ("magnitude", "bn", "lamp", "taylor", "exits"):
-        session = begin_narrowing(wide, keep=f"{len(records) + 50}%", importance=criterion)  # type: ignore[arg-type]
+        session = begin_narrowing(wide, keep=0.5, importance=criterion)  # type: ignore[arg-type]
+        for path in session.opened.path.iterdir():
+            path.unlink()
         assert session.network.recipe is not None
         records.append(session.network.recipe.pruned)
     assert all(records.count(record) == 1 for record in records)
@@ -118,7 +121,7 @@ def test_every_criterion_takes_others(wide: lct.Run) -> None:
 def test_recurrent_layers_are_named(tmp_path: Path) -> None:
     recipe = lct.NetworkConfig(model="lstm", model_args={"width": 8}, features=3, steps=4, groups=2, num_outputs=2)
     split = lct.TensorSplit(torch.randn(24, 4, 3), torch.arange(24) % 2)
-    data = lct.Data(train=split, val=split, test=split)
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b"))
     run = lct.train(lct.build_network(recipe), data, lct.TrainConfig(epochs=1, batch_size=8), run_dir=tmp_path / "run")
     with pytest.raises(
         lct.NetworkError, match=r"main network of .*run cannot be narrowed .* \(\w[\w.]*: .*recurrent layer"
