@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,18 @@ def show_candidates(
     """Show the run's networks as a table below a headline, or as one JSON document."""
     if json:
         records = [candidate_record(candidate) for candidate in candidates]
-        print_json({"run": str(run.path), "split": "validation", "candidates": records})
+        print_json({"run": str(run.path), "split": "validation", **given_record(run), "candidates": records})
         return
     console = stdout()
     console.print(f"{headline} ({candidates[0].samples} samples):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, batch=latency_batch)}.")
+
+
+def given_record(run: Run) -> dict[str, Any]:
+    """Return the scores of the network that the run was given, for a JSON document; nothing if it was given none."""
+    given = run.config.given
+    return {"given": dataclasses.asdict(given)} if given else {}
 
 
 def show_all(run: Run, *, json: bool) -> None:

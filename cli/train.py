@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import print_notes, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_json, print_notes, printed_warnings, stderr, stdout
 from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
 from lctprune.cli.parsing import data_name, group_count, require_effect
 from lctprune.config.data import DataConfig
@@ -167,12 +167,16 @@ def _start(
 def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
-    from lctprune.cli.results import CSV, refresh_results, show_candidates
+    from lctprune.cli.results import CSV, given_record, refresh_results, show_candidates
     from lctprune.measure.selection import main_of
     from lctprune.models.external import is_own_function
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.members import DENSE
 
+    if settings.training.epochs == 0:
+        if json:
+            print_json({"run": str(run.path), "split": "validation", **given_record(run), "candidates": []})
+        return
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
     with printed_warnings(stderr()):
@@ -218,6 +222,7 @@ def _objective(training: TrainConfig) -> str:
 def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:
     import torch
 
+    from lctprune.config.metric import score_text
     from lctprune.data.dataset import split_sizes
 
     network, training = run.config.network, run.config.training
@@ -230,7 +235,13 @@ def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None
         f"{sizes['test']} test samples, {outputs})"
     )
     if data.preprocessing:
-        console.print(f"Images: {data.preprocessing}")
+        numbers = [",".join(f"{each:.4g}" for each in values) for values in data.normalization or ()]
+        console.print(f"Images: {data.preprocessing}{', mean {}, std {}'.format(*numbers) if numbers else ''}")
+    if given := run.config.given:
+        console.print(
+            f"Given network, before training: {given.metric} {score_text(given.score, given.metric)}, loss "
+            f"{given.loss:.4g} on {given.samples} validation samples{', with a new classifier' if given.new else ''}"
+        )
     console.print(
         f"{counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
         f"{training.precision} on {training.device} with {counted(torch.get_num_threads(), 'thread')}"

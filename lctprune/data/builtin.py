@@ -14,7 +14,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
-from lctprune.data.preprocessing import Normalization, augmentation_of
+from lctprune.data.preprocessing import Normalization, asked_normalization, augmentation_of
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
@@ -62,7 +62,8 @@ def builtin_data(
         raw = torchvision_data(config.name, config.data_dir, image_size=config.image_size, download=download)
     images, targets = raw.train
     train, val = stratified(targets, config.val_fraction, config.seed)
-    normalization = normalization or Normalization.of(images[train])
+    asked = asked_normalization(config, images.shape[3])
+    normalization = asked or normalization or Normalization.of(images[train])
     augmentation = augmentation_of(config, images.shape[1])
     return Data(
         train=TensorSplit(images[train], targets[train], normalization, augmentation),
@@ -73,6 +74,7 @@ def builtin_data(
         preprocessing=preprocessing or ImagePreprocessing.of(images.shape[1], has_margin=False),
         fingerprint=raw.fingerprint,
         config=config,
+        val_from_train=True,
     )
 
 
@@ -143,4 +145,5 @@ def digit_rows(config: DataConfig) -> Data:
         classes=raw.classes,
         normalization=normalization,
         config=config,
+        val_from_train=True,
     )

@@ -33,6 +33,7 @@ class Data:
         columns: names of a table's input columns.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
         typical: input of typical length, [1, ...], where inputs differ in length.
+        val_from_train: whether the validation split was cut from samples that are given for training.
     """
 
     train: Split
@@ -48,6 +49,7 @@ class Data:
     columns: tuple[str, ...] = ()
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
+    val_from_train: bool = False
 
     @property
     def num_outputs(self) -> int:

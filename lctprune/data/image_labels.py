@@ -19,7 +19,7 @@ from lctprune.data.image_listing import (
     require_no_empty,
     some,
 )
-from lctprune.data.image_splits import divided, split_of, without_eval
+from lctprune.data.image_splits import divided, is_cut, split_of, without_eval
 from lctprune.data.label_table import Row, are_images, label_rows, name_images, read_lines
 from lctprune.errors import DataError
 
@@ -68,7 +68,7 @@ def list_table(config: DataConfig) -> ImageListing:
         for paths, labels in divisions
         for path, label in zip(paths, labels.tolist(), strict=True)
     )
-    return ImageListing(classes, *divisions, fingerprint_of(names))
+    return ImageListing(classes, *divisions, fingerprint_of(names), is_cut(parts))
 
 
 def _classes(table: Path, rows: Sequence[Row], splits: Mapping[str, str]) -> tuple[str, ...]:

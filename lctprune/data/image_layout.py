@@ -26,7 +26,7 @@ from lctprune.data.image_listing import (
     nfc,
     some,
 )
-from lctprune.data.image_splits import SPLIT_WORDS, divided, split_of, without_eval
+from lctprune.data.image_splits import SPLIT_WORDS, divided, is_cut, split_of, without_eval
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.wording import counted
 
@@ -58,7 +58,8 @@ def list_folder(config: DataConfig) -> ImageListing:
     omissions.warn(root)
     train, val, test = divided(root, parts, config, classes)
     names = (os.path.relpath(path, config.name) for files in (train, val, test) for path in files[0])
-    return ImageListing(classes, train, val, test, fingerprint_of(name.replace(os.sep, "/") for name in names))
+    fingerprint = fingerprint_of(name.replace(os.sep, "/") for name in names)
+    return ImageListing(classes, train, val, test, fingerprint, is_cut(parts))
 
 
 def unwrapped(root: Path, *, is_split: bool = False) -> Path:

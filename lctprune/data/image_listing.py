@@ -41,6 +41,7 @@ class ImageListing(NamedTuple):
         val: paths and labels of the validation split.
         test: paths and labels of the test split.
         fingerprint: hash of the names of all files, in their order.
+        val_from_train: whether the validation split was cut from files that are given for training.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +49,7 @@ class ImageListing(NamedTuple):
     val: Files
     test: Files
     fingerprint: str
+    val_from_train: bool = False
 
 
 @dataclass

@@ -32,6 +32,7 @@ def load_data(
     preprocessing: ImagePreprocessing | None = None,
     tokenizer: str | None = None,
     columns: Sequence[str] | None = None,
+    most: int | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
@@ -45,6 +46,7 @@ def load_data(
             default chosen by the settings and a sample of the training images.
         tokenizer: name of the rule that splits text into tokens; by default the present one of `lctprune.data.tokens`.
         columns: names of the input columns by which a run knows a table.
+        most: largest side that is chosen for images in files where the settings give none; by default 224.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
@@ -52,11 +54,14 @@ def load_data(
         ConfigError: the path of the data is not UTF-8.
     """
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
+    if config.name == "digits-rows":
+        _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
     if config.is_table and lists_images(config):
-        return image_data(config, normalization, preprocessing)
+        return image_data(config, normalization, preprocessing, most=most)
     if config.is_table:
+        _require_no_normalization(config, "a table, whose columns have their own")
         return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
     if not root.is_dir():
@@ -65,8 +70,14 @@ def load_data(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
         )
     if (root / TRAIN_FILE).is_file():
+        _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=tokenizer)
-    return image_data(config, normalization, preprocessing)
+    return image_data(config, normalization, preprocessing, most=most)
+
+
+def _require_no_normalization(config: DataConfig, what: str) -> None:
+    if config.mean is not None:
+        raise ConfigError(f"--mean and --std are for images, and {config.name} is {what}; leave them out")
 
 
 def location(config: DataConfig) -> Path | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.errors import ConfigError
 
 NO_FLIP = {"digits"}  # a mirrored digit is not a digit
 
@@ -41,6 +42,21 @@ class Normalization(NamedTuple):
         scale = 1 / (255 * torch.tensor(self.std))
         shift = -torch.tensor(self.mean) / torch.tensor(self.std)
         return (images * scale).add_(shift).permute(0, 3, 1, 2)
+
+
+def asked_normalization(config: DataConfig, channels: int) -> Normalization | None:
+    """Return the normalisation that the settings give, one number being for all channels; None where they give none.
+
+    Raises:
+        ConfigError: it has another number of channels than the images.
+    """
+    if config.mean is None or config.std is None:
+        return None
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if len(values) not in (1, channels):
+            raise ConfigError(f"{name} has {len(values)} numbers, the images have {channels} channels; give as many")
+    spread = (values * channels if len(values) == 1 else values for values in (config.mean, config.std))
+    return Normalization(*spread)
 
 
 class Augmentation(NamedTuple):

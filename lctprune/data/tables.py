@@ -85,6 +85,7 @@ def table_data(
         config=config,
         columns=columns,
         target_normalization=target_normalization if is_regression else None,
+        val_from_train=True,
     )
 
 

@@ -16,11 +16,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from lctprune.data.preprocessing import Normalization
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
 from lctprune.models.transformers_models import (
     build_transformers_model,
-    image_preprocessing,
     is_transformers_name,
     pretrained_weights,
     require_transformers,
@@ -156,21 +154,6 @@ def default_weights(name: str) -> Mapping[str, Tensor]:
             f"cannot load the weights of {name} ({first_line(error, 'no reason given')}); give a file of weights"
         ) from error
     raise ConfigError(f"{name} has no default weights; only torchvision's, timm's and hf/ models have")
-
-
-def default_normalization(name: str) -> Normalization | None:
-    """Return the normalisation of the images with which `default_weights` were trained."""
-    if is_transformers_name(name):
-        return image_preprocessing(name)[1]
-    if name.startswith(TIMM):
-        cfg = _timm().models.get_pretrained_cfg(name.removeprefix(TIMM))
-        return cfg and Normalization(tuple(cfg.mean), tuple(cfg.std))
-    if name in ("googlenet", "inception_v3"):  # to which `transform_input` converts ImageNet's
-        return Normalization((0.5,) * 3, (0.5,) * 3)
-    if name in torchvision_names():
-        transforms = _torchvision_models().get_model_weights(name).DEFAULT.transforms()
-        return Normalization(tuple(transforms.mean), tuple(transforms.std))
-    return None
 
 
 def _build_torchvision(name: str, *, num_outputs: int, in_channels: int, image_size: int, **own: Any) -> nn.Module:

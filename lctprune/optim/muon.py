@@ -7,7 +7,7 @@ and computes in bf16 on every processor: on one without bf16 units, a matrix of 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Muon(SGD):
         momentum: momentum of both.
         weight_decay: weight decay of convolutions, before `DECAY_FACTOR`.
         dtype: data type in which matrices are orthogonalised.
+        factor: multiple of the rate for a parameter, on top of that of its kind.
     """
 
     def __init__(
@@ -46,16 +47,18 @@ class Muon(SGD):
         momentum: float,
         weight_decay: float,
         dtype: torch.dtype,
+        factor: Callable[[Tensor], float] = lambda _: 1.0,
     ) -> None:
         groups = [
-            {**group, "params": list(alike), "lr": factor * lr, "lr_factor": factor}
+            {**group, "params": list(alike), "lr": multiple * lr, "lr_factor": multiple}
             for group in others
-            for factor, alike in itertools.groupby(group["params"], sgd_factor)
+            for multiple, alike in itertools.groupby(group["params"], lambda each: sgd_factor(each) * factor(each))
         ]
         # plain SGD without momentum, on gradients that `step` has replaced by the update
         plain = {"momentum": 0.0, "nesterov": False, "weight_decay": DECAY_FACTOR * weight_decay}
-        if convolutions := list(convolutions):
-            groups.append({"params": convolutions, "orthogonal": (momentum, dtype), **plain})
+        for multiple, alike in itertools.groupby(convolutions, factor):
+            rate = {"lr": multiple * lr, "lr_factor": multiple}
+            groups.append({"params": list(alike), "orthogonal": (momentum, dtype), **plain, **rate})
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
 
     @torch.no_grad()

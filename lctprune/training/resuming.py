@@ -25,6 +25,8 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
     _forget_location(settings, recorded)
     if "metric" not in run.config.to_dict()["training"]:  # an earlier version's
         settings["training"]["metric"] = recorded["training"]["metric"]
+    if is_of_earlier_rates(run):
+        recorded["training"] |= {"critic_lr": recorded["training"]["lr"], "batch_norm": "train"}
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
@@ -33,6 +35,11 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
                     f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                     "resume with the same settings"
                 )
+
+
+def is_of_earlier_rates(run: Run) -> bool:
+    """Tell whether a run is of an earlier version, which had one rate for new and trained parts."""
+    return "critic_lr" not in run.config.to_dict()["training"]
 
 
 def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from lctprune.update import (
     backward_critic,
     local_critic_step,
 )
-from lctprune.utils.modules import evaluation_mode, hold_frozen, packed
+from lctprune.utils.modules import evaluation_mode, hold_frozen, hold_statistics, packed
 
 EVALUATION_BATCH = 512
 
@@ -71,6 +71,8 @@ class Stage:
             trainer.modules.train()
             trainer.group.train(not self._config.freeze_main)
             hold_frozen(trainer.group)
+            if self._config.batch_norm != "train":
+                hold_statistics(trainer.group, new=self._config.new_parameters)
 
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
         """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lctprune.config.given import Given
 from lctprune.config.run import Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
@@ -24,9 +25,11 @@ from lctprune.optim.optimizers import resolved_for
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.frozen import frozen
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
-from lctprune.training.resuming import require_equal_settings
+from lctprune.training.recalibration import recalibrate, with_possible_statistics
+from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
 from lctprune.utils.modules import moved
 
 
@@ -80,6 +83,7 @@ def open_run(
     resume: bool = False,
     origin: Origin | None = None,
     loss: Loss | None = None,
+    given: Callable[[], Given] | None = None,
 ) -> Run:
     """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
@@ -93,10 +97,16 @@ def open_run(
         resume: whether to continue the run in `run_dir` from its last whole epoch.
         origin: record of the run that this one is added to, if it is added to one.
         loss: loss per sample, as for `train_steps`, which decides by what exits are compared.
+        given: function that measures a network that was trained before, once it and the data have been checked.
     """
+    if config.epochs < 1 and given is None:
+        raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
+    is_earlier = resume and run_dir is not None and is_of_earlier_rates(Run(run_dir))
+    new = () if is_earlier else config.new_parameters or network.new_parameters
+    config = dataclasses.replace(config, new_parameters=new)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
-    if config.freeze_main and not network.critics:
+    if config.freeze_main and not network.critics and not config.new_parameters:
         raise ConfigError("freezing the main network leaves nothing to train: it has no critics; use 2 groups or more")
     if config.diagnostics and not network.critics:
         raise ConfigError(
@@ -105,12 +115,15 @@ def open_run(
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
-    config = dataclasses.replace(config, metric=metric)
+    config = with_possible_statistics(network.groups, dataclasses.replace(config, metric=metric))
+    recipe_has_weights = network.recipe is not None and network.recipe.weights is not None
+    is_pretrained = recipe_has_weights and not is_earlier
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
-        training=resolved_for(network.groups, data.example, config),
+        training=resolved_for(network.groups, data.example, config, pretrained=is_pretrained),
         origin=None if resume else origin,
+        given=given() if given and not resume else None,
     )
     model = network.recipe.model if network.recipe else None
     if not resume:
@@ -171,9 +184,11 @@ def train_steps(
     seconds = None
     if pipeline.must_balance:
         seconds = pipeline.broadcast(_group_seconds(network, data, config, loss) if data else None)
+    if data is not None and config.batch_norm == "recalibrate" and not plan.epochs_done:
+        recalibrate(network, data.train, config)
     assignment = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
-    with _frozen(own) if config.freeze_main else nullcontext():
+    with frozen(own, config) if config.freeze_main else nullcontext():
         stage = pipeline.stage(network, assignment, config, loss, distance=distance)
         if processes or plan.epochs_done:
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
@@ -222,17 +237,5 @@ def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
 def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
-    with _frozen(network.groups) if config.freeze_main else nullcontext():
+    with frozen(network.groups, config) if config.freeze_main else nullcontext():
         return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
-
-
-@contextmanager
-def _frozen(groups: nn.Module) -> Iterator[None]:
-    """Disable gradients of the groups inside the block, and restore them on exit."""
-    parameters = [parameter for parameter in groups.parameters() if parameter.requires_grad]
-    groups.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_()

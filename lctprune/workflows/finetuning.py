@@ -31,7 +31,7 @@ def finetune(
         data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
             classes, words, columns or normalisation.
         epochs: passes over the training split, by default 1.
-        lr: peak learning rate; by default a fifth of the run's.
+        lr: peak learning rate; by default a fifth of the run's, or that of a run which trained given weights.
         distill: weight of the distance to the main network's outputs in the loss (in classification softened by a
             temperature of 4), 0 to 1, by default 0.5; the rest is the loss of the labels.
         resume: whether to continue from the last whole epoch, by default with the settings of the start.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import NETWORK_PREFIX, Run
 from lctprune.utils.names import shell_word
+from lctprune.workflows.earlier_critics import match_saved
 
 MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
@@ -80,6 +82,7 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
         warnings.simplefilter("ignore", NetworkWarning)  # shown when it was trained
         torch.manual_seed(run.config.training.seed)  # for tensors that no state dict holds
         network = build_network(recipe)
+        match_saved(network, weights.keys())
         network.load_state_dict(weights)
     return network.eval()
 
@@ -116,4 +119,10 @@ def recorded_training(run: Run) -> TrainConfig:
         RunError: the run was trained by another version, with settings that this one does not know.
     """
     run.config.require_known("training")
-    return run.config.training
+    training = run.config.training
+    return dataclasses.replace(
+        training,
+        critic_lr=training.critic_lr or training.lr,  # earlier versions had no other
+        batch_norm="train" if training.batch_norm in ("auto", "train") else "keep",
+        new_parameters=(),  # they have been trained since
+    )

@@ -26,7 +26,7 @@ from lctprune.workflows.session import Session
 
 # defaults
 EPOCHS = 1
-RATE_FRACTION = 0.2  # of the run's peak learning rate
+RATE_FRACTION = 0.2  # of the peak learning rate of a run that began with new weights, or with a frozen network
 DISTILL = 0.5
 
 
@@ -111,7 +111,9 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool)
     """
     config = recorded_training(run)
     if not is_resumed:
-        rate = RATE_FRACTION * (config.lr or 0.0)
+        weights = run.config.network.weights if run.config.network else None
+        is_gentle = weights is not None and not config.freeze_main  # the rate is one for trained networks already
+        rate = (1 if is_gentle else RATE_FRACTION) * (config.lr or 0.0)
         config = dataclasses.replace(
             config,
             method="backprop",

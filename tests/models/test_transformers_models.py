@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning, PartitionError
-from lctprune.models.external import default_normalization
-from lctprune.models.transformers_models import default_image_size
+from lctprune.models.own_images import own_images
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -269,12 +268,12 @@ def test_the_command_line_trains_a_folder_and_needs_it_no_more(
 
 
 def test_the_preprocessing_of_a_folder(saved: Path, tmp_path: Path) -> None:
-    assert default_image_size(f"hf/{saved}") == 16
-    assert default_normalization(f"hf/{saved}") == ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
+    assert own_images(f"hf/{saved}").size == 16
+    assert own_images(f"hf/{saved}").normalization == ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
     content = {"do_center_crop": True, "crop_size": 8, "size": {"shortest_edge": 10}, "rescale_factor": 1 / 127.5}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**content, "image_mean": [1.0], "image_std": [1.0]}))
-    assert default_image_size(f"hf/{tmp_path}") == 8
-    assert default_normalization(f"hf/{tmp_path}") == ((0.5,), (0.5,))  # -1 to 1
+    assert own_images(f"hf/{tmp_path}").size == 8
+    assert own_images(f"hf/{tmp_path}").normalization == ((0.5,), (0.5,))  # -1 to 1
 
 
 def test_weights_come_from_safetensors_alone(saved: Path, tmp_path: Path) -> None:
