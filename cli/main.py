@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lctprune import __version__
+from lctprune.cli.compress import compress
 from lctprune.cli.console import print_json
 from lctprune.cli.densify import densify
 from lctprune.cli.evaluate import evaluate
@@ -54,10 +55,10 @@ def _paragraphs(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-for command in (train, select, evaluate, report, export, densify, finetune, narrow, inspect, models):
+for command in (train, compress, select, evaluate, report, export, densify, finetune, narrow, inspect, models):
     app.command(help=_paragraphs(command))(command)
 
-RESUMABLE = ("train", "densify", "finetune", "narrow")
+RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,12 +21,14 @@ class CompressConfig:
     """
 
     epochs: float = setting(
-        4.0, "All training together, in epochs of the main network's own training cost (forward and backward).", panel=FIRST
+        4.0,
+        "All training together, in epochs of the main network's own training cost (forward and backward).",
+        panel=FIRST,
     )
-    shares: tuple[float, ...] = setting(
-        SHARES,
-        "Shares of --epochs: critics, further critics, and each round of fine-tuning, after which the better half of the "
-        "candidates goes on. Default: 0.08,0.04,0.12,0.16,0.6.",
+    shares: tuple[float, ...] | None = setting(
+        None,
+        "Shares of --epochs: critics, further critics, and each round of fine-tuning, after which the better half of "
+        "the candidates goes on. Default: 0.08,0.04,0.12,0.16,0.6.",
         panel=TRAINING,
     )
     candidates: int = setting(4, "Candidates of the first round of fine-tuning.", panel=TRAINING)
@@ -47,9 +49,15 @@ class CompressConfig:
         self._require("candidates", self.candidates >= 1, "at least 1")
         self._require("lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
         self._require("distill", 0 <= self.distill <= 1, "between 0 and 1")
-        is_whole = len(self.shares) >= 3 and all(0 <= share < 1 for share in self.shares)
-        is_whole = is_whole and abs(sum(self.shares) - 1) < 1e-6 and self.shares[0] > 0 and min(self.shares[2:]) > 0
+        shares = self.divided
+        is_whole = len(shares) >= 3 and all(0 <= share < 1 for share in shares)
+        is_whole = is_whole and abs(sum(shares) - 1) < 1e-6 and shares[0] > 0 and min(shares[2:]) > 0
         self._require("shares", is_whole, "3 numbers or more that add up to 1; only the second may be 0")
+
+    @property
+    def divided(self) -> tuple[float, ...]:
+        """The shares, by default `SHARES`."""
+        return SHARES if self.shares is None else self.shares
 
     def _require(self, name: str, holds: bool, limit: str) -> None:
         if not holds:

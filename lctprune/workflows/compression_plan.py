@@ -88,7 +88,7 @@ def fraction_within(limits: Limits, main: Candidate) -> float:
 
 def entrants_of(config: CompressConfig) -> list[int]:
     """Return the number of candidates in each round of fine-tuning: halved from round to round, 1 in the last."""
-    rounds = len(config.shares) - 2
+    rounds = len(config.divided) - 2
     return [1 if index == rounds - 1 else max(1, -(-config.candidates // 2**index)) for index in range(rounds)]
 
 
@@ -101,11 +101,13 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
         further: cost of a pass that trains the further critics; None where there are none.
         fraction: cost of the networks that are fine-tuned, as a fraction of the main network's.
     """
-    shares: Sequence[float] = config.shares
+    shares: Sequence[float] = config.divided
     lines = [_line("critics", "critics on the frozen network", 1, shares[0] * config.epochs, critics)]
     left = config.epochs - lines[0].cost
     if further is not None:
-        lines.append(_line("densify", "further critics, of other depths and widths", 1, shares[1] * config.epochs, further))
+        lines.append(
+            _line("densify", "further critics, of other depths and widths", 1, shares[1] * config.epochs, further)
+        )
         left -= lines[1].cost
     counts, per_pass = entrants_of(config), tuning_cost(fraction, config)
     for index, (count, share) in enumerate(zip(counts, shares[2:], strict=True)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lctprune.data.dataset import Data
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
@@ -60,6 +62,7 @@ def begin_finetuning(
     lr: float | None = None,
     distill: float | None = None,
     resume: bool = False,
+    **changes: Any,
 ) -> Session:
     """Load one exit as a network of its own and open the added run. See `finetune`."""
     member = member_of(run, exit)
@@ -77,4 +80,5 @@ def begin_finetuning(
         lr=lr,
         distill=distill,
         resume=resume,
+        **changes,
     )

@@ -31,16 +31,18 @@ class LoadedRun:
 
     Args:
         run: the run.
+        data: its data, if that is in memory already.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, data: Data | None = None) -> None:
         self.run = run
+        self._data = data
         self._networks: dict[Path, LocalCriticNetwork] = {}
 
     @cached_property
     def data(self) -> Data:
         """The data that the run was trained on."""
-        return self.run.load_data()
+        return self.run.load_data() if self._data is None else self._data
 
     def network(self, run: Run | None = None) -> LocalCriticNetwork:
         """Load the network of the run, or of a run that was added to it; to be used as it is, not to be trained."""

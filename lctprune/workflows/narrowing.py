@@ -111,7 +111,9 @@ def begin_narrowing(
         return _narrowed(member, target, importance, data, config)
 
     folder = run.path / NARROWED / f"exit{member.number}-{target.slug}"
-    return begin_taught(run, folder, description, build, data=data, resume=resume, **training)
+    return begin_taught(
+        run, folder, description, build, data=data, resume=resume, **{"batch_norm": "train", **training}
+    )
 
 
 def _main_number(run: Run) -> int:

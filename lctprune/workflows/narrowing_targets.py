@@ -90,20 +90,21 @@ def limits_for(network: nn.Module, example: Tensor, target: Target, name: str) -
 
 
 class Fitting:
-    """Tells whether a network keeps limits, and remembers what the last one cost."""
+    """Tells whether a network keeps limits, and remembers what the last one cost: `least`, for people, and `cost`."""
 
     def __init__(self, limits: Limits, example: Tensor) -> None:
         timed = {cost: limit * LATENCY_MARGIN for cost, limit in limits.items() if cost == "latency_ms"}
         self._counted = Limits({cost: limit for cost, limit in limits.items() if cost not in timed})
         self._timed, self._example = Limits(timed), example
         self.least = ""
+        self.cost: Candidate | None = None
 
     def __call__(self, network: nn.Module) -> bool:
         """Measure a network, latency only if it keeps all other limits."""
-        cost = unscored(network, self._example)
+        self.cost = cost = unscored(network, self._example)
         self.least = ", ".join(amount(cost.cost(each) or 0, each) for each in COSTS if each in self._counted)
         if self._counted.excess(cost) > 1 or not self._timed:
             return self._counted.excess(cost) <= 1
-        cost = unscored(network, self._example, has_latency=True)
+        self.cost = cost = unscored(network, self._example, has_latency=True)
         self.least = amount(cost.latency_ms or 0, "latency_ms")
         return self._timed.excess(cost) <= 1

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ def begin_taught(
     lr: float | None = None,
     distill: float | None = None,
     resume: bool = False,
+    **changes: Any,
 ) -> Session:
     """Open an added run that trains one network with the main network as its teacher. See `finetune`.
 
@@ -54,12 +56,13 @@ def begin_taught(
         lr: peak learning rate; by default a fifth of the run's.
         distill: weight of the distance to the main network's outputs in the loss, by default 0.5.
         resume: whether to continue from the last whole epoch.
+        changes: further settings of the training, by name, at the start.
     """
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
     resumed = run_to_resume(run, folder, resume=resume)
     weight = _distill(resumed, distill)
-    config = _config(resumed or run, epochs=epochs, lr=lr, is_resumed=resumed is not None)
+    config = _config(resumed or run, epochs=epochs, lr=lr, is_resumed=resumed is not None, **changes)
     data = run.load_data() if data is None else run.require_alike(data)
     network = build(resumed, data)
     teacher = load_network(run) if weight else None
@@ -100,7 +103,7 @@ def alone(network: LocalCriticNetwork, member: Member) -> LocalCriticNetwork:
     return network_of(network, dataclasses.replace(network.recipe or recipe, exit=member.exit))
 
 
-def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool) -> TrainConfig:
+def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool, **changes: Any) -> TrainConfig:
     """Make the settings of fine-tuning from those of the run, or of the fine-tuning that is resumed.
 
     Args:
@@ -108,6 +111,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool)
         epochs: passes over the training split, if given.
         lr: peak learning rate, if given.
         is_resumed: whether `run` is the fine-tuning that is resumed.
+        changes: further settings, by name, at the start.
     """
     config = recorded_training(run)
     if not is_resumed:
@@ -125,6 +129,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool)
             epochs=EPOCHS,
             lr=rate,
         )
+        config = dataclasses.replace(config, **changes)
     return dataclasses.replace(
         config, epochs=config.epochs if epochs is None else epochs, lr=config.lr if lr is None else lr
     )
