@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,8 +181,8 @@ def begin_compression(
 
 
 def _whole(config: CompressConfig) -> int:
-    """Return the number of epochs of training critics, in which they see as many samples as their share allows."""
-    return max(1, round(3 * config.divided[0] * config.epochs))
+    """Return enough epochs for the critics: a pass costs at least a third of one of the network's."""
+    return max(1, math.ceil(3 * config.divided[0] * config.epochs - 1e-9))
 
 
 def _prepared(
