@@ -28,7 +28,7 @@ from lctprune.config.training import TrainConfig
 from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
-    from lctprune.workflows.compression import Compressed, Compression
+    from lctprune.workflows.compression_stages import Compressed, Compression
 
 NETWORK = ("model_args", "groups", "split_at", "critic")
 TRAINING = (

@@ -69,7 +69,9 @@ class DataConfig:
     task: Literal["classification", "regression"] = setting(
         "classification", "classification, or regression (tables only).", panel=DATA
     )
-    target: str | None = setting(None, "Column of a table to predict. Default: the last one.", panel=DATA)
+    target: str | None = setting(
+        None, "Column of a table to predict. Default: one called label, class, ..., or the last.", panel=DATA
+    )
     max_length: int = setting(64, "Words of a sentence that are kept.", panel=DATA)
     seed: int = setting(0, "Random seed of the validation split.")
 

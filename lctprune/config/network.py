@@ -88,6 +88,9 @@ class NetworkConfig:
     pruned: tuple[dict[str, Any], ...] | None = setting(
         None, "Channels that were taken out of the exit, one pruning after the other: a record."
     )
+    tracing: tuple[str, ...] | None = setting(
+        None, "How the network was traced, and the submodules kept whole: a record, so that it is not compared again."
+    )
     architecture: dict[str, Any] | None = setting(
         None, "Configuration of a model of Hugging Face transformers: a record, so that it is not read again."
     )
@@ -105,6 +108,7 @@ class NetworkConfig:
             "cuts",
             "critic_kinds",
             "pruned",
+            "tracing",
         ):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -128,4 +132,6 @@ class NetworkConfig:
         for name in ("critic_kinds", "pruned"):  # as in runs from before they were recorded
             if not values[name]:
                 del values[name]
+        if self.tracing is None:
+            del values["tracing"]
         return values

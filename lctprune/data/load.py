@@ -54,6 +54,7 @@ def load_data(
         ConfigError: the path of the data is not UTF-8.
     """
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
+    require_utf8(config.image_root or "", "the images' path")
     if config.name == "digits-rows":
         _require_no_normalization(config, "sequences")
     if config.name in NAMED:

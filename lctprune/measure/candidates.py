@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lctprune.config.metric import AUTO, is_lower_better
 from lctprune.data.splits import Split
-from lctprune.errors import NetworkError, NetworkWarning
+from lctprune.errors import NetworkError
 from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
@@ -98,9 +97,12 @@ class Candidate:
 
     @property
     def merit(self) -> float:
-        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
+        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan.
+
+        R2 is not defined where all targets are the same; there the loss decides.
+        """
         if self.score is None or math.isnan(self.score):
-            return -math.inf
+            return -math.inf if self.metric != "R2" or math.isnan(self.loss) else -self.loss
         return -self.score if is_lower_better(self.metric) else self.score
 
     @property
@@ -246,22 +248,6 @@ def measure_costs(
             )
         )
     return candidates
-
-
-def unscored(network: nn.Module, example: Tensor, *, has_latency: bool = False) -> Candidate:
-    """Measure what a network costs, without its accuracy; costs that are not known are left out without a warning.
-
-    Args:
-        network: network on any device.
-        example: input, [batch, ...].
-        has_latency: whether latency is measured.
-    """
-    scores = ExitScores([math.nan], [math.nan], 0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NetworkWarning)
-        return measure_costs(
-            [ScoredExit(0, MAIN, network, scores, 0)], example, latency_repeats=50 if has_latency else 0
-        )[0]
 
 
 def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:

@@ -65,21 +65,22 @@ def mean_average_precision(outputs: Tensor, labels: Tensor, folds: Tensor) -> tu
 
     Args:
         outputs: outputs, [n, labels]; nan ranks last.
-        labels: whether a sample has a label, [n, labels].
+        labels: 1 where a sample has a label, 0 where not; other numbers where that is not known, [n, labels].
         folds: folds of the samples, 0 to `FOLDS` - 1, [n].
 
     Returns:
         nan where no sample has any label.
     """
     ranked, order = outputs.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).sort(0, descending=True)
-    hits, folds = labels.double().gather(0, order), folds[order]
+    ranked_labels, folds = labels.gather(0, order), folds[order]
+    hits, known = (ranked_labels == 1).double(), ((ranked_labels == 0) | (ranked_labels == 1)).double()
     positions = torch.arange(len(ranked), device=ranked.device)[:, None].expand_as(ranked)
     is_last = torch.ones_like(ranked, dtype=torch.bool)
     is_last[:-1] = ranked[1:] != ranked[:-1]
     ends = positions.where(is_last, len(ranked)).flip(0).cummin(0).values.flip(0)  # of equal outputs
 
     def mean_without(fold: int) -> Tensor:
-        kept = (folds != fold).double()
+        kept = (folds != fold) * known
         found = (hits * kept).cumsum(0)
         precision = (found / kept.cumsum(0).clamp(min=1)).gather(0, ends)
         total = found[-1]

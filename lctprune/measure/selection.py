@@ -189,7 +189,8 @@ def cheaper_alternative(
     """Return the candidate with the fewest FLOPs within a budget that is not significantly worse than `chosen`.
 
     Not significantly: the 95% interval of the difference of the two scores contains 0 (Newcombe 1998, method 10,
-    which takes the two as independent and so errs towards naming an alternative).
+    which takes the two as independent and so errs towards naming an alternative). Where the standard error of a score
+    is not known, only a candidate that is as good is one.
 
     Args:
         candidates: measured candidates.
@@ -240,7 +241,8 @@ def _cost(candidate: Candidate) -> float:
 
 
 def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:
-    if not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
+    is_known = all(each.accuracy_error is not None or each.metric == "accuracy" for each in (candidate, chosen))
+    if not is_known or not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
         return candidate.merit < chosen.merit
     return chosen.merit - candidate.merit > math.hypot(
         _reach(chosen, towards_worse=True), _reach(candidate, towards_worse=False)

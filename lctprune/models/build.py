@@ -87,6 +87,7 @@ def build_network(
         split_at=_given_cut_points(config),
         balance_by=config.balance,
         training=training,
+        known=None if config.cuts is None else config.tracing,
     )
     loaded = Loaded(config.weights_note)
     if weights is not None and given is not None:
@@ -102,6 +103,7 @@ def build_network(
         weights=weights or config.weights,
         weights_note=loaded.note,
         cuts=network.cuts,
+        tracing=network.tracing,
         **_chosen(network, config),
     )
     return network_of(network, recipe)

@@ -25,8 +25,9 @@ from lctprune.partition.critic_sizes import (
 )
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
-from lctprune.partition.guarding import unchanged
 from lctprune.partition.plain_model import match_types, plain_model
+from lctprune.partition.preserving.guarding import unchanged
+from lctprune.partition.symbolic.tracing import Tracing
 
 Pool = Literal["mean", "last"]
 _T = TypeVar("_T")
@@ -45,6 +46,7 @@ def attach_critics(
     split_at: Sequence[str] | None = None,
     balance_by: Balance = "flops",
     training: TrainConfig | None = None,
+    known: Sequence[str] | None = None,
 ) -> LocalCriticNetwork:
     """Cut a model into layer groups and attach a new critic to each but the last.
 
@@ -67,6 +69,7 @@ def attach_critics(
         balance_by: cost that is balanced between the groups: `flops`, or the cost of a training step of a group and its
             critic: `time`, measured on this processor, or `memory` of activations, weights, gradients and momentum.
         training: training whose `time` or `memory` is balanced; by default one with default settings.
+        known: how this model was traced before, `network.tracing`; then its groups are not compared with it again.
 
     Raises:
         NetworkError: the model does not run on the example, or its tensors are on several devices.
@@ -93,6 +96,7 @@ def attach_critics(
         balance_by=balance_by,
         training=training,
         critic_cost=partial(_critic_cost, typical, balance_by),
+        known=Tracing.of(known) if known else None,
     )
     if partition.output_shape != (num_outputs,):
         raise NetworkError(
@@ -119,6 +123,7 @@ def attach_critics(
         tuple(size.width for size in sizes),
     )
     network.notes = tuple(notes)
+    network.tracing = partition.tracing.record
     return network
 
 

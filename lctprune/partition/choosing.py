@@ -16,7 +16,7 @@ from lctprune.partition.balancing import balance
 from lctprune.partition.cut_points import CutPoint, MeasuredCutPoint, distinct_cut_points, torn_parameters
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.node_costs import count_node_memory
-from lctprune.partition.tracing import BY_HAND, Traced, nodes_of, owners
+from lctprune.partition.symbolic.tracing import BY_HAND, Traced, nodes_of, owners
 
 Balance = Literal["flops", "time", "memory"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)

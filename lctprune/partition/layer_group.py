@@ -9,11 +9,11 @@ from typing import Self
 from torch import Tensor, fx, nn
 
 from lctprune.partition.cut_points import CutPoint
-from lctprune.partition.graphs import nodes_of, output_of
-from lctprune.partition.modes import Modes
-from lctprune.partition.remade import padding_mask, remake, without_padding
-from lctprune.partition.sections import graph_function
-from lctprune.partition.tracing import Traced
+from lctprune.partition.exported.remade import padding_mask, remake, without_padding
+from lctprune.partition.preserving.modes import Modes
+from lctprune.partition.preserving.sections import graph_function
+from lctprune.partition.symbolic.graphs import nodes_of, output_of
+from lctprune.partition.symbolic.tracing import Traced
 
 
 class LayerGroup(nn.Module):

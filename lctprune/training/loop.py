@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
-from lctprune.losses import IGNORED, Loss, class_numbers
+from lctprune.losses import Loss
+from lctprune.measure.counting import Counting
 from lctprune.runs import Run
 from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
@@ -28,6 +28,7 @@ from lctprune.training.finiteness import reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.stage import Stage
 
+TINY = 1e-9  # in place of a count of 0
 DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement that metrics.csv records
 
 
@@ -70,6 +71,8 @@ class Plan(NamedTuple):
     steps: int  # per epoch
     epochs_done: int
     is_regression: bool
+    counting: Counting = Counting()  # which samples count in the mean losses
+    distance: str = ""  # of outputs, by which critics distil: softened, squared, the loss
 
 
 def train_epochs(
@@ -93,7 +96,7 @@ def train_epochs(
     for epoch in range(plan.epochs_done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None
-        for progress in _train_epoch(stage, data, config, epoch, plan.steps):
+        for progress in _train_epoch(stage, data, config, epoch, plan):
             yield progress
         if progress is None:
             raise TrainingError("the training split has no samples")
@@ -117,10 +120,11 @@ def train_epochs(
 
 
 def _train_epoch(
-    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, steps: int
+    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, plan: Plan
 ) -> Iterator[Progress]:
+    steps, counting = plan.steps, Counting(*plan.counting)
     total = torch.zeros(len(stage.trainers))
-    seconds, samples = 0.0, 0
+    seconds, samples, counted = 0.0, 0, 0.0
     stage.train_mode()
     start = time.perf_counter()
     split = data.train if data else None
@@ -129,13 +133,14 @@ def _train_epoch(
         settings = step_settings(position, config.epochs * steps, config)
         with config.autocast(), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
-        means = _mean_losses(losses, targets).cpu()
+        means = torch.stack([exit_losses.mean() for exit_losses in losses]).cpu()
         for exit, value in _not_finite(means.tolist(), stage.first_exit):
             is_received = stage.links.source is not None
             reason = reason_in_batch(inputs, targets, is_received=is_received, is_first_step=position == 0)
             raise _failure(exit, value, epoch, index, reason)
         total += means
-        stage.means = (total / (index + 1)).tolist()
+        counted += counting.fraction(targets)
+        stage.means = (total / max(counted, TINY)).tolist()
         samples += len(targets)
         seconds = time.perf_counter() - start
         yield Progress(
@@ -223,16 +228,6 @@ def _explained(epoch: int, step: int) -> Iterator[None]:
 
 def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
-
-
-def _mean_losses(losses: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """Return the mean loss of each exit, [exits]; samples without a class (-100) do not count."""
-    means = torch.stack([exit_losses.mean() for exit_losses in losses])
-    targets = class_numbers(targets)
-    if targets.is_floating_point():
-        return means
-    counted = (targets != IGNORED).flatten(1).any(1) if targets.dim() > 1 else targets != IGNORED
-    return means * (len(targets) / counted.sum().clamp(min=1)).to(means.device)  # of exactly 1 where all count
 
 
 def _not_finite(losses: Sequence[float], first_exit: int | None) -> Iterator[tuple[int | None, float]]:

@@ -15,9 +15,8 @@ from lctprune.config.run import Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
-from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, RunError
-from lctprune.losses import Distance, Loss, default_distance, default_loss
+from lctprune.losses import Distance, Loss, default_loss
 from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
@@ -27,6 +26,7 @@ from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
 from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
 from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
@@ -58,12 +58,12 @@ def train(
         loss: loss per sample; by default cross-entropy with `config.label_smoothing` (in validation without), or mean
             squared error where targets are floating-point numbers.
         distance: distance of a critic's output from the next exit's, [batch], where critics distil; by default softened
-            Kullback-Leibler divergence, or mean squared error where targets are floating-point numbers.
+            Kullback-Leibler divergence for classes, and mean squared error for numbers and labels; or for numbers your
+            own `loss`, if it is lowest at the target, as Huber's is.
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
-            `diagnostics` nothing to examine; or critics distil, and `loss` is the caller's own on floating-point
-            targets, without `distance`.
+            `diagnostics` nothing to examine.
         NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
         RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
@@ -164,18 +164,17 @@ def train_steps(
         replicas: number of pipelines side by side, among which each batch of `batch_size` samples is split.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas, or the method; or `distance` is
-            missing.
+        ConfigError: the number of processes does not fit the groups and replicas, or the method.
         ProcessLostError: another process has ended.
     """
-    plan = _plan(data, run)
+    plan = plan_of(network, data, run, loss)
     plan = Plan(*processes.broadcast(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training).resolved()
     require_one_process(config, processes.size if processes else 1)
     if distance is None:
         distils = config.method == "local-critic" and any(config.distill) and len(network.critics) > 0
-        distance = default_distance(loss, is_regression=plan.is_regression, distils=distils)
+        distance = distance_of(plan, loss, distils=distils)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     validation_loss = validation_loss or loss
     if data is not None:
@@ -207,14 +206,6 @@ def _require_same_loss(metric: str, data: Data, loss: Loss | None) -> None:
             "the run was opened to compare exits by R2, but the loss is not lowest where outputs equal targets; give "
             "the loss to open_run too"
         )
-
-
-def _plan(data: Data | None, run: Run | None) -> Plan | None:
-    if data is None or run is None:
-        return None
-    split, training = data.train, run.config.training
-    steps = max(1, sample_count(split) // training.batch_size)
-    return Plan(dataclasses.asdict(training), steps, run.epochs_done, split.targets.is_floating_point())
 
 
 def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lctprune.errors import BudgetError, ConfigError, NetworkError
-from lctprune.measure.candidates import Candidate, exit_name, unscored
+from lctprune.measure.candidates import Candidate, exit_name
 from lctprune.measure.selection import Budget, Limits, select
+from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.pruning.dependencies import explained, prunable
 from lctprune.pruning.engine import prune

@@ -15,7 +15,7 @@ from torch import Tensor
 from lctprune.config.compression import CompressConfig
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.group_costs import measure_groups
-from lctprune.measure.selection import Limits
+from lctprune.measure.selection import COSTS, Limits
 from lctprune.network import LocalCriticNetwork
 
 MOST_PART = 1.0  # of the training split in an epoch
@@ -82,7 +82,7 @@ def fraction_of(candidate: Candidate, main: Candidate) -> float:
 
 def fraction_within(limits: Limits, main: Candidate) -> float:
     """Return the largest fraction of the main network that a budget may leave, by what it limits."""
-    fractions = [limit / whole for cost, limit in limits.items() if (whole := getattr(main, cost))]
+    fractions = [limits[cost] / whole for cost in COSTS if cost in limits and (whole := main.cost(cost))]
     return min([1.0, *fractions])
 
 

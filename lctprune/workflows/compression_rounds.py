@@ -9,8 +9,9 @@ from typing import NamedTuple
 from lctprune.config.compression import CompressConfig
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better
 from lctprune.data.dataset import Data
-from lctprune.measure.candidates import Candidate, unscored
+from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Limits
+from lctprune.measure.unscored import unscored
 from lctprune.runs import Run
 from lctprune.workflows.compression_costs import Costs
 from lctprune.workflows.compression_plan import fraction_of

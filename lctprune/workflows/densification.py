@@ -10,6 +10,7 @@ import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,7 +63,12 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
 
 
 def begin_dense(
-    run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False, device: str = "auto"
+    run: Run,
+    *,
+    data: Data | None = None,
+    epochs: int | None = None,
+    resume: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Session:
     """Build the densified front of a run and open the added run. See `densify`."""
     require_recipe(run)
@@ -121,6 +127,7 @@ def _recipe(recipe: NetworkConfig, added: Sequence[AddedCritic]) -> NetworkConfi
         critic_kinds=tuple(each.kind for each in added) if recipe.critic == "auto" else None,
         critic_width=tuple(each.width for each in added),
         critic_depth=None if None in depths else tuple(depth for depth in depths if depth is not None),
+        tracing=None,  # groups between other cut points are compared with the network
         weights="..",  # the run that it stands in, wherever that is moved to
     )
 

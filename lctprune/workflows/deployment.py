@@ -11,14 +11,12 @@ import dataclasses
 import itertools
 import json
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lctprune.errors import NetworkWarning
-from lctprune.exporting import Format, export
+from lctprune.exporting import Format, export_known
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
@@ -214,9 +212,8 @@ def deploy(
     if folder is None:
         return Deployment(**measured)
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
-        warnings.simplefilter("ignore", NetworkWarning)
-        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
+    path, dependence = folder / f"model{SUFFIXES[format]}", candidate_of(candidates, exit).batch_dependence
+    model = export_known(subnetwork, samples, path, dependence=dependence, format=format)
     card = folder / MODEL_CARD
     record = {
         **model_card(run, candidates, exit, scores),

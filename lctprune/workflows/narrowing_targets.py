@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lctprune.errors import ConfigError
-from lctprune.measure.candidates import Candidate, unscored
+from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import COSTS, Budget, Limits, parse_limit
 from lctprune.measure.units import amount
+from lctprune.measure.unscored import unscored
 from lctprune.runs import Run
 from lctprune.workflows.loading import load_network
 

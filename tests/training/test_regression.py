@@ -174,7 +174,7 @@ def test_the_interval_of_an_r2_ends_at_1() -> None:
 
 
 def test_the_library_learns_a_linear_target(table: Path, tmp_path: Path) -> None:
-    data = lct.load_data(lct.DataConfig(name=str(table), task="regression"))
+    data = lct.load_data(lct.DataConfig(name=str(table), task="regression", target="price"))
     config = lct.NetworkConfig(model="mlp", model_args=TINY, groups=2, features=3, num_outputs=1)
     network = lct.build_network(config)
     lct.train(network, data, lct.TrainConfig(epochs=20, lr=0.01, batch_size=16), run_dir=tmp_path / "run")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.workflows.compression import Compression, begin_compression
+from lctprune.workflows.compression import begin_compression
+from lctprune.workflows.compression_stages import Compression
 
 Cli = Callable[..., Any]
 RECIPE = lct.NetworkConfig(model="vgg-lct", model_args={"width": 8}, groups=3)

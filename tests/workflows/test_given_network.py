@@ -115,7 +115,7 @@ def test_a_new_classifier_learns_while_the_body_stays(
     main = lct.load_network(run).main_state_dict()
     body = {name: each for name, each in state.items() if not name.startswith("head")}
     assert same(body, {name: main[name] for name in body})
-    assert main["head.1.weight"].shape == (3, 64)
+    assert main["head.1.weight"].shape == (3, 128)
     assert main["head.1.weight"].any()
     assert float(run.metrics[-1]["exit1_val_loss"]) < math.log(3)
     again = cli("train", *options, "--epochs", 2, "--out", tmp_path / "new", "--resume")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.workflows.deployment import deploy
@@ -77,3 +79,52 @@ def test_added_networks_are_loaded_beside_the_runs_own(trained: lct.Run) -> None
 def test_a_loaded_network_is_cut_where_the_run_was(trained: lct.Run) -> None:
     assert trained.config.network is not None
     assert lct.load_network(trained).cuts == trained.config.network.cuts
+
+
+# --- what was compared once is not compared again ----------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """A network that counts its runs; its block, whose path depends on values, is kept whole."""
+
+    runs = 0
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.sum() > 0 else x
+
+    def __init__(self, num_outputs: int, in_channels: int) -> None:
+        super().__init__()
+        self.flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, 4), nn.ReLU())
+        self.block, self.head = self.Block(), nn.Linear(4, num_outputs)
+        self.flat[0].register_forward_hook(lambda *_: self._count())
+
+    def _count(self) -> None:
+        Counting.runs += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.flat(x)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_loading_runs_the_network_at_most_once(groups: int, image_folder: Path, tmp_path: Path) -> None:
+    data = lct.load_data(lct.DataConfig(name=str(image_folder), image_size=8))
+    model = f"{__name__}:Counting"
+    network = lct.build_network(lct.NetworkConfig(model=model, num_outputs=3, image_size=8, groups=groups))
+    lct.train(network, data, lct.TrainConfig(epochs=1, batch_size=30, device="cpu"), run_dir=tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert recorded["network"]["tracing"] == (["fx", "flat.0", "block"] if groups == 2 else ["none"])
+    Counting.runs = 0
+    loaded = lct.load_network(tmp_path / "run", model=model)
+    assert Counting.runs <= 1
+    assert loaded.recipe == network.recipe
+    del recorded["network"]["tracing"]  # as in earlier runs
+    (tmp_path / "run" / "config.json").write_text(json.dumps(recorded))
+    before = lct.load_network(tmp_path / "run", model=model)
+    assert before.tracing == loaded.tracing == network.tracing
+    for each in (loaded, before):
+        assert all(map(torch.equal, each.exits(data.example), network.eval().exits(data.example)))

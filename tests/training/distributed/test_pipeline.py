@@ -58,7 +58,7 @@ def learnt(run: Path) -> list[dict[str, str]]:
 
 def assert_same_runs(one: Path, other: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
-    assert len(names) == 10
+    assert len(names) == 11
     assert names == sorted(path.name for path in other.iterdir())
     for name in names:
         expected, tensors = checkpoint(one / name), checkpoint(other / name)

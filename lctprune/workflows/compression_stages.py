@@ -1,0 +1,247 @@
+"""The trainings of a compression, one after the other, and its result.
+
+compress.json in the run directory holds the settings, the plan and every candidate that was fine-tuned, so that a
+compression that was killed goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lctprune.config.compression import CompressConfig
+from lctprune.data.dataset import Data
+from lctprune.data.part_split import PartSplit
+from lctprune.errors import ConfigError, NetworkError, NetworkWarning, RunError
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import Limits, select
+from lctprune.network import LocalCriticNetwork
+from lctprune.runs import Run
+from lctprune.utils.files import write_json
+from lctprune.workflows.compression_costs import Costs
+from lctprune.workflows.compression_plan import (
+    Planned,
+    entrants_of,
+    passes_for,
+    plan_record,
+    tuning_cost,
+)
+from lctprune.workflows.compression_rounds import Entrant, begin_entrant, first_entrants, scored
+from lctprune.workflows.densification import begin_dense
+from lctprune.workflows.deployment import SELECTED, Deployment, deploy, measure_run
+from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import DENSE
+from lctprune.workflows.session import Session
+
+COMPRESSION = "compress.json"
+UNIT = "epochs of the main network's training: 3 forward passes of it per training sample"
+
+
+class Stage(NamedTuple):
+    """One training of a compression, which is to be taken to its end before the next is asked for.
+
+    Attributes:
+        name: name of the stage.
+        what: what is trained, for people.
+        session: the training.
+    """
+
+    name: str
+    what: str
+    session: Session
+
+
+class Compressed(NamedTuple):
+    """What a compression came to.
+
+    Attributes:
+        run: run directory, with all candidates.
+        candidates: all candidates, measured on the validation split.
+        chosen: the best that fits the budget, which was exported.
+        main: the network that was given.
+        deployment: exported file, and scores of both on the test split.
+        limits: the budget in absolute units.
+        spent: cost of all training, in epochs of the main network's training.
+    """
+
+    run: Run
+    candidates: list[Candidate]
+    chosen: Candidate
+    main: Candidate
+    deployment: Deployment
+    limits: Limits
+    spent: float
+
+
+class Compression:
+    """A compression that is planned: its trainings one after the other, and its result.
+
+    Args:
+        network: network with its critics.
+        data: data to train on.
+        run: run directory.
+        config: settings.
+        costs: what is known of costs before training.
+        plan: the plan; that in compress.json, if it is resumed.
+
+    Attributes:
+        run: run directory.
+        plan: what is trained for how long; the rounds as far as costs were known.
+        limits: the budget in absolute units.
+        notes: what was left out and why, for people.
+    """
+
+    def __init__(
+        self,
+        network: LocalCriticNetwork,
+        data: Data,
+        run: Run,
+        config: CompressConfig,
+        costs: Costs,
+        plan: list[Planned],
+    ) -> None:
+        self._network, self._data, self._config, self._costs = network, data, config, costs
+        self.run, self.plan, self.limits = run, plan, costs.limits
+        self.notes: list[str] = []
+        self._state = self._resumed_state()
+
+    def _resumed_state(self) -> dict[str, Any]:
+        """Read compress.json, or write the plan."""
+        path = self.run.path / COMPRESSION
+        settings = {"config": _plain(dataclasses.asdict(self._config)), "budget": dict(self.limits)}
+        if not path.exists():
+            state = {**settings, "unit": UNIT, "plan": plan_record(self.plan), "rounds": [], "notes": []}
+            write_json(path, state)
+            return state
+        recorded: dict[str, Any] = json.loads(path.read_text())
+        if recorded["config"] != settings["config"] or recorded["budget"].keys() != settings["budget"].keys():
+            raise RunError(f"{self.run.path} was begun with other settings of the compression; resume with the same")
+        self.limits = Limits(recorded["budget"])  # of a latency that was measured then
+        self.plan = [Planned(**line) for line in recorded["plan"]]
+        self.notes = list(recorded["notes"])
+        return recorded
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the trainings that are left, each to be taken to its end before the next."""
+        yield from self._critics()
+        yield from self._further_critics()
+        for index, count in enumerate(entrants_of(self._config)):
+            yield from self._round(index, count)
+
+    def finish(self) -> Compressed:
+        """Measure all candidates, choose by validation within the budget, read the test split once, and export."""
+        loaded = LoadedRun(self.run, self._data)
+        candidates = measure_run(self.run, loaded=loaded)
+        chosen = select(candidates, self.limits)
+        main = next(each for each in candidates if each.is_main)
+        folder = self.run.path / SELECTED
+        deployment = deploy(
+            self.run, candidates, chosen.exit, folder, budget=self.limits, measure_test=True, loaded=loaded
+        )
+        return Compressed(self.run, candidates, chosen, main, deployment, self.limits, self.spent)
+
+    @property
+    def spent(self) -> float:
+        """The cost of the training so far, in epochs of the main network's training."""
+        rounds = [each["cost"] for entrants in self._state["rounds"] for each in entrants]
+        return sum(line.cost for line in self.plan if not line.stage.startswith("round")) + sum(rounds)
+
+    def _critics(self) -> Iterator[Stage]:
+        if self.run.epochs_done < self.run.config.training.epochs:
+            part = self.plan[0].passes / self.run.config.training.epochs
+            session = Session(self._network, self._part(part), self.run)
+            yield Stage("critics", self.plan[0].what, session)
+
+    def _further_critics(self) -> Iterator[Stage]:
+        line = next((line for line in self.plan if line.stage == "densify"), None)
+        if line is None:
+            return
+        folder = self.run.path / DENSE
+        done = _opened(folder, self.run)
+        if done is not None and done.epochs_done >= done.config.training.epochs:
+            return
+        passes = passes_for(line.passes, per_pass=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NetworkWarning)  # shown when the run was begun
+            session = begin_dense(
+                self.run,
+                data=self._data,
+                epochs=passes.epochs,
+                resume=done is not None,
+                device=self.run.config.training.device,
+            )
+        yield Stage("densify", line.what, session._replace(data=self._part(passes.part)))
+
+    def _round(self, index: int, count: int) -> Iterator[Stage]:
+        entrants = self._entrants(index, count)
+        for entrant in entrants:
+            done = _opened(self.run.path / entrant.folder, self.run)
+            if done is not None and done.epochs_done >= entrant.epochs:
+                continue
+            try:
+                session = begin_entrant(
+                    self.run, entrant, self.limits, self._data, self._config, resume=done is not None
+                )
+            except (NetworkError, ConfigError) as error:  # what the engine cannot narrow; others stay
+                self._drop(index, entrant, str(error))
+                continue
+            what = f"{entrant.what} ({entrants.index(entrant) + 1} of {len(entrants)})"
+            part = PartSplit(session.data.train, entrant.part, self.run.config.training.batch_size)  # type: ignore[union-attr]
+            yield Stage(
+                f"round {index + 1}", what, session._replace(data=dataclasses.replace(session.data, train=part))
+            )  # type: ignore[type-var]
+
+    def _entrants(self, index: int, count: int) -> list[Entrant]:
+        """Return the candidates of a round, as they were recorded when it began, or choose and record them."""
+        rounds = self._state["rounds"]
+        if index == len(rounds):
+            if index == 0:
+                sources = first_entrants(self.run, self._costs, self.limits, count)
+            else:
+                before = [Entrant(**each) for each in rounds[index - 1]]
+                sources = scored(self.run, before)[:count]
+            last = index == len(self._config.divided) - 3
+            share = self._config.epochs - self.spent if last else self._config.divided[index + 2] * self._config.epochs
+            rounds.append([])
+            for source in sources:
+                per_pass = tuning_cost(source.fraction, self._config)
+                passes = passes_for(max(share, 0) / len(sources), per_pass=per_pass)
+                entrant = source._replace(epochs=passes.epochs, part=passes.part, cost=passes.cost)
+                rounds[index].append(entrant._asdict())
+            self._save()
+        return [Entrant(**each) for each in rounds[index]]
+
+    def _drop(self, index: int, entrant: Entrant, reason: str) -> None:
+        self._state["rounds"][index] = [
+            each for each in self._state["rounds"][index] if each["folder"] != entrant.folder
+        ]
+        self.notes.append(reason)
+        self._save()
+        if not self._state["rounds"][index]:
+            raise NetworkError(f"none of the candidates could be made smaller: {reason}")
+
+    def _save(self) -> None:
+        self._state["notes"] = self.notes
+        write_json(self.run.path / COMPRESSION, self._state)
+
+    def _part(self, part: float) -> Data:
+        split = PartSplit(self._data.train, min(1.0, part), self.run.config.training.batch_size)
+        return dataclasses.replace(self._data, train=split)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as JSON reads them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _opened(folder: Path, run: Run) -> Run | None:
+    """Open an added run, if it was begun."""
+    try:
+        return Run(folder, model=run.model)
+    except RunError:
+        return None
