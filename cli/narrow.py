@@ -43,7 +43,7 @@ def narrow(
             help="Which channels matter: magnitude of weights, bn (scale of batch norm), lamp, taylor (change of the "
             "exit's loss without them), or exits (of all exits' losses up to it).",
         ),
-    ] = "taylor",
+    ] = "magnitude",
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Passes over the training split. Default: 1.")
     ] = None,

@@ -91,6 +91,7 @@ from .training.trainer import train as train
 from .training.trainer import train_steps as train_steps
 from .update import local_critic_backward as local_critic_backward
 from .workflows.compression import compress as compress
+from .workflows.compression_stages import Compressed as Compressed
 from .workflows.densification import densify as densify
 from .workflows.deployment import measure_run as measure_run
 from .workflows.finetuning import finetune as finetune

@@ -33,7 +33,7 @@ class CompressConfig:
     )
     candidates: int = setting(4, "Candidates of the first round of fine-tuning.", panel=TRAINING)
     importance: Literal["magnitude", "bn", "lamp", "taylor", "exits"] = setting(
-        "taylor", "Criterion by which channels are taken out, see lctprune narrow --help.", panel=TRAINING
+        "magnitude", "Criterion by which channels are taken out, see lctprune narrow --help.", panel=TRAINING
     )
     lr: float | None = setting(
         None, "Peak learning rate of fine-tuning. Default: a fifth of that of new networks.", panel=TRAINING

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
+
+from torch import Tensor
 
 from lctprune.config.compression import CompressConfig
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better
@@ -47,7 +49,7 @@ class Entrant(NamedTuple):
     cost: float = 0.0
 
 
-def first_entrants(run: Run, costs: Costs, limits: Limits, count: int) -> list[Entrant]:
+def first_entrants(run: Run, costs: Costs, limits: Limits, count: int, dropped: Collection[int] = ()) -> list[Entrant]:
     """Choose the candidates of the first round.
 
     These are the main network, narrowed; and in turns the best exits that are too large, narrowed, and those that fit.
@@ -57,6 +59,7 @@ def first_entrants(run: Run, costs: Costs, limits: Limits, count: int) -> list[E
         costs: costs of its exits.
         limits: the budget.
         count: number of candidates.
+        dropped: numbers of exits that cannot be narrowed.
     """
     members, loaded = members_of(run), LoadedRun(run)
     known = {member.number: _cost(member, run, costs, loaded) for member in members}
@@ -66,11 +69,13 @@ def first_entrants(run: Run, costs: Costs, limits: Limits, count: int) -> list[E
     large, fitting = [], []
     for member in ranked:
         cost = known[member.number]
-        if member is not main and limits.excess(cost) > 1:
+        if member is main or member.number in dropped:
+            continue
+        if limits.excess(cost) > 1:
             large.append(_narrowed(member, slug, min(costs.fraction, fraction_of(cost, costs.main))))
-        elif member is not main:
+        else:
             fitting.append(_tuned(member, fraction_of(cost, costs.main)))
-    chosen = [_narrowed(main, slug, costs.fraction)]
+    chosen = [] if main.number in dropped else [_narrowed(main, slug, costs.fraction)]
     while len(chosen) < count and (large or fitting):
         chosen += [group.pop(0) for group in (large, fitting) if group]
     return chosen[:count]
@@ -79,11 +84,11 @@ def first_entrants(run: Run, costs: Costs, limits: Limits, count: int) -> list[E
 def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
     """Return the candidates of a round as they may go on, the best on the validation split first."""
     found, loaded = [], LoadedRun(run)
-    main = unscored(loaded.network(), _example(run, loaded))
+    main = unscored(loaded.network(), _example(loaded))
     for member in members_of(run):
         entrant = next((each for each in entrants if run.path / each.folder == member.run.path), None)
         if entrant is not None:
-            cost = unscored(loaded.network(member.run), _example(run, loaded))
+            cost = unscored(loaded.network(member.run), _example(loaded))
             tuned = _tuned(member, fraction_of(cost, main))._replace(what=entrant.what)
             found.append((_merit(member.run, member.exit), tuned))
     return [entrant for _, entrant in sorted(found, key=lambda each: -each[0])]
@@ -124,10 +129,10 @@ def _cost(member: Member, run: Run, costs: Costs, loaded: LoadedRun) -> Candidat
     if member.run is run:
         return costs.exits[member.exit]
     network = loaded.network(member.run).subnetwork(member.exit)
-    return unscored(network, _example(run, loaded), has_latency=costs.has_latency)
+    return unscored(network, _example(loaded), has_latency=costs.has_latency)
 
 
-def _example(run: Run, loaded: LoadedRun):  # type: ignore[no-untyped-def]
+def _example(loaded: LoadedRun) -> Tensor:
     recipe = loaded.network().recipe
     assert recipe is not None  # or it could not have been loaded
     return recipe.example

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lctprune.config.compression import CompressConfig
 from lctprune.data.dataset import Data
 from lctprune.data.part_split import PartSplit
-from lctprune.errors import ConfigError, NetworkError, NetworkWarning, RunError
+from lctprune.errors import BudgetError, ConfigError, NetworkError, NetworkWarning, RunError
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Limits, select
 from lctprune.network import LocalCriticNetwork
@@ -114,7 +114,7 @@ class Compression:
         path = self.run.path / COMPRESSION
         settings = {"config": _plain(dataclasses.asdict(self._config)), "budget": dict(self.limits)}
         if not path.exists():
-            state = {**settings, "unit": UNIT, "plan": plan_record(self.plan), "rounds": [], "notes": []}
+            state = {**settings, "unit": UNIT, "plan": plan_record(self.plan), "rounds": [], "dropped": [], "notes": []}
             write_json(path, state)
             return state
         recorded: dict[str, Any] = json.loads(path.read_text())
@@ -147,7 +147,7 @@ class Compression:
     @property
     def spent(self) -> float:
         """The cost of the training so far, in epochs of the main network's training."""
-        rounds = [each["cost"] for entrants in self._state["rounds"] for each in entrants]
+        rounds = [float(each["cost"]) for entrants in self._state["rounds"] for each in entrants]
         return sum(line.cost for line in self.plan if not line.stage.startswith("round")) + sum(rounds)
 
     def _critics(self) -> Iterator[Stage]:
@@ -177,52 +177,49 @@ class Compression:
         yield Stage("densify", line.what, session._replace(data=self._part(passes.part)))
 
     def _round(self, index: int, count: int) -> Iterator[Stage]:
-        entrants = self._entrants(index, count)
-        for entrant in entrants:
-            done = _opened(self.run.path / entrant.folder, self.run)
-            if done is not None and done.epochs_done >= entrant.epochs:
-                continue
+        while (entrant := next(filter(self._is_left, self._entrants(index, count)), None)) is not None:
+            resume = _opened(self.run.path / entrant.folder, self.run) is not None
             try:
-                session = begin_entrant(
-                    self.run, entrant, self.limits, self._data, self._config, resume=done is not None
-                )
-            except (NetworkError, ConfigError) as error:  # what the engine cannot narrow; others stay
-                self._drop(index, entrant, str(error))
+                session = begin_entrant(self.run, entrant, self.limits, self._data, self._config, resume=resume)
+            except (NetworkError, ConfigError, BudgetError) as error:  # what cannot be narrowed; others take its place
+                self._state["dropped"].append(entrant.exit)
+                self.notes.append(f"left out: {error}")
                 continue
-            what = f"{entrant.what} ({entrants.index(entrant) + 1} of {len(entrants)})"
-            part = PartSplit(session.data.train, entrant.part, self.run.config.training.batch_size)  # type: ignore[union-attr]
-            yield Stage(
-                f"round {index + 1}", what, session._replace(data=dataclasses.replace(session.data, train=part))
-            )  # type: ignore[type-var]
+            assert session.data is not None  # in a process alone
+            split = PartSplit(session.data.train, entrant.part, self.run.config.training.batch_size)
+            data = dataclasses.replace(session.data, train=split)
+            yield Stage(f"round {index + 1}", entrant.what, session._replace(data=data))
+
+    def _is_left(self, entrant: Entrant) -> bool:
+        done = _opened(self.run.path / entrant.folder, self.run)
+        return done is None or done.epochs_done < entrant.epochs
 
     def _entrants(self, index: int, count: int) -> list[Entrant]:
-        """Return the candidates of a round, as they were recorded when it began, or choose and record them."""
+        """Return the candidates of a round: as they were recorded when it began, without those that were dropped."""
         rounds = self._state["rounds"]
-        if index == len(rounds):
-            if index == 0:
-                sources = first_entrants(self.run, self._costs, self.limits, count)
-            else:
-                before = [Entrant(**each) for each in rounds[index - 1]]
-                sources = scored(self.run, before)[:count]
-            last = index == len(self._config.divided) - 3
-            share = self._config.epochs - self.spent if last else self._config.divided[index + 2] * self._config.epochs
-            rounds.append([])
-            for source in sources:
-                per_pass = tuning_cost(source.fraction, self._config)
-                passes = passes_for(max(share, 0) / len(sources), per_pass=per_pass)
-                entrant = source._replace(epochs=passes.epochs, part=passes.part, cost=passes.cost)
-                rounds[index].append(entrant._asdict())
-            self._save()
-        return [Entrant(**each) for each in rounds[index]]
-
-    def _drop(self, index: int, entrant: Entrant, reason: str) -> None:
-        self._state["rounds"][index] = [
-            each for each in self._state["rounds"][index] if each["folder"] != entrant.folder
-        ]
-        self.notes.append(reason)
+        recorded = [Entrant(**each) for each in rounds[index]] if index < len(rounds) else []
+        kept = [each for each in recorded if each.exit not in self._state["dropped"] or not each.is_narrowed]
+        if kept and kept == recorded:
+            return kept
+        if index == 0:
+            sources = first_entrants(self.run, self._costs, self.limits, count, self._state["dropped"])
+        else:
+            sources = scored(self.run, [Entrant(**each) for each in rounds[index - 1]])[:count]
+        if not sources:
+            raise NetworkError(f"no candidate could be made small enough; {'; '.join(self.notes)}")
+        folders = {each.folder: each for each in kept}
+        entrants = [folders.get(each.folder) or self._timed(each, index, len(sources)) for each in sources]
+        rounds[index:] = [[each._asdict() for each in entrants]]
         self._save()
-        if not self._state["rounds"][index]:
-            raise NetworkError(f"none of the candidates could be made smaller: {reason}")
+        return entrants
+
+    def _timed(self, entrant: Entrant, index: int, count: int) -> Entrant:
+        """Say how long a candidate is trained: for its part of the round's share, or in the last round of what is left."""
+        shares = self._config.divided[2:]
+        left = self._config.epochs - self.spent
+        share = left if index == len(shares) - 1 else min(left, shares[index] * self._config.epochs)
+        passes = passes_for(share / count, per_pass=tuning_cost(entrant.fraction, self._config))
+        return entrant._replace(epochs=passes.epochs, part=passes.part, cost=passes.cost)
 
     def _save(self) -> None:
         self._state["notes"] = self.notes

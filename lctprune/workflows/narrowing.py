@@ -26,7 +26,7 @@ from lctprune.workflows.narrowing_targets import Fitting, Target, limits_for, ta
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import alone, begin_taught, load_alone
 
-IMPORTANCE: Criterion = "taylor"
+IMPORTANCE: Criterion = "magnitude"
 
 
 def narrow(
