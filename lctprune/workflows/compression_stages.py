@@ -214,7 +214,7 @@ class Compression:
         return entrants
 
     def _timed(self, entrant: Entrant, index: int, count: int) -> Entrant:
-        """Say how long a candidate is trained: for its part of the round's share, or in the last round of what is left."""
+        """Say how long a candidate is trained: its part of the round's share, or in the last round of what is left."""
         shares = self._config.divided[2:]
         left = self._config.epochs - self.spent
         share = left if index == len(shares) - 1 else min(left, shares[index] * self._config.epochs)

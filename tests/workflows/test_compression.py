@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -73,7 +74,10 @@ def checkpoints(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
-def test_stopped_anywhere_and_resumed_it_comes_to_the_same(begin: Begin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stops_after", [[None], pytest.param([0, 1, None], marks=pytest.mark.slow)])  # steps
+def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
+    begin: Begin, tmp_path: Path, stops_after: list[int | None]
+) -> None:
     begun = begin(name="whole")
     main = lct.count_flops(lct.build_network(begun.run.config.network), torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]
     result = finished(begun)
@@ -88,22 +92,14 @@ def test_stopped_anywhere_and_resumed_it_comes_to_the_same(begin: Begin, tmp_pat
     x = torch.randn(2, 3, 8, 8)
     assert torch.jit.load(result.deployment.model)(x).shape == (2, 3)
     whole = checkpoints(result.run.path)
-    # stop at the start, after a step, and at the end of each training
-    stops, done = 0, False
-    while not done:
-        compression, done = begin(resume=stops > 0), True
-        for stage in compression.stages():
-            steps = stage.session.steps()
-            done = False
-            if stops % 3 < 2:
-                for _ in range(stops % 3):
-                    next(steps)
-            else:
-                for _ in steps:
-                    pass
-            stops += 1
-            break
-    assert stops == 3 * len(whole)
+    stops, is_done = 0, False
+    while not is_done:
+        compression, is_done = begin(resume=stops > 0), True
+        for stage in itertools.islice(compression.stages(), 1):
+            for _ in itertools.islice(stage.session.steps(), stops_after[stops % len(stops_after)]):
+                pass
+            stops, is_done = stops + 1, False
+    assert stops == len(stops_after) * len(whole)
     again = compression.finish()
     assert checkpoints(tmp_path / "run") == whole
     assert (again.chosen.name, again.spent) == (result.chosen.name, result.spent)
@@ -178,6 +174,29 @@ def test_a_part_of_a_split_is_another_one_in_every_epoch(data: lct.Data) -> None
     whole = [x for x, _ in data.train.shuffled(10, seed=0)]
     assert all(torch.equal(*pair) for pair in zip(first, whole[:4], strict=True))
     assert PartSplit(data.train, 0.001, 10).samples == 10
+
+
+def test_a_recurrent_network_in_memory_is_cut_in_depth_only(tmp_path: Path) -> None:
+    recipe = lct.NetworkConfig(model="gru", model_args={"width": 8, "layers": 3}, features=3, steps=4, num_outputs=2)
+    inputs = torch.randn(48, 4, 3, generator=torch.Generator().manual_seed(0))
+    split = lct.TensorSplit(inputs, (inputs.mean((1, 2)) > 0).long())
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b"))
+    torch.save(lct.build_network(recipe).main_state_dict(), tmp_path / "weights.pt")
+    result = lct.compress(
+        recipe,
+        data,
+        lct.Budget(flops="70%"),
+        weights=tmp_path / "weights.pt",
+        config=lct.CompressConfig(**{**OPTIONS, "epochs": 1}),  # type: ignore[arg-type]
+        training=lct.TrainConfig(batch_size=16, device="cpu"),
+        out=tmp_path / "run",
+    )
+    notes = json.loads((tmp_path / "run" / "compress.json").read_text())["notes"]
+    assert notes
+    assert all("recurrent layer" in note for note in notes)
+    assert not any("narrowed" in each.origin for each in result.candidates)
+    assert any("fine-tuned" in each.origin for each in result.candidates)
+    assert (result.chosen.flops or 0) <= result.limits["flops"]
 
 
 @pytest.mark.slow
