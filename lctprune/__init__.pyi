@@ -48,7 +48,6 @@ from .errors import (
 from .errors import (
     UnknownOperationError as UnknownOperationError,
 )
-from .exporting import export as export
 from .losses import cross_entropy as cross_entropy
 from .losses import mean_squared_error as mean_squared_error
 from .measure.candidates import Candidate as Candidate
@@ -60,11 +59,9 @@ from .measure.costs import (
     count_parameters as count_parameters,
 )
 from .measure.costs import (
-    measure_latency as measure_latency,
-)
-from .measure.costs import (
     size_bytes as size_bytes,
 )
+from .measure.latency import measure_latency as measure_latency
 from .measure.selection import (
     Budget as Budget,
 )
@@ -95,6 +92,7 @@ from .workflows.compression_stages import Compressed as Compressed
 from .workflows.densification import densify as densify
 from .workflows.deployment import measure_run as measure_run
 from .workflows.finetuning import finetune as finetune
+from .workflows.handing_over import export as export
 from .workflows.loading import load_network as load_network
 from .workflows.narrowing import narrow as narrow
 

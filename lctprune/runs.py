@@ -15,11 +15,9 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -28,13 +26,13 @@ from lctprune.config.run import CONFIG, PARTS, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
 from lctprune.errors import DataWarning, RunError
+from lctprune.utils.checkpoint import CHECKPOINT, Checkpoint, open_checkpoint, read_checkpoint
 from lctprune.utils.environment import environment
 from lctprune.utils.files import require_writable, write_atomically, write_json
 from lctprune.utils.names import require_utf8
 
 RUNS = Path("runs")
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
-NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
+METRICS = "metrics.csv"
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
 
 
@@ -61,6 +59,11 @@ class Run:
         self.data_path = data_path
         self.config = _read_config(self.path)
 
+    def __repr__(self) -> str:
+        model = self.config.network.model if self.config.network else "a network made in a program"
+        epochs = f"epoch {self.epochs_done} of {self.config.training.epochs}"
+        return f"Run({str(self.path)!r}: {model}, {epochs})"
+
     @property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one per epoch."""
@@ -75,8 +78,21 @@ class Run:
         """The number of epochs in the checkpoint; 0 without a checkpoint."""
         if not (self.path / CHECKPOINT).exists():
             return 0
-        with _open_checkpoint(self.path) as checkpoint:
+        with open_checkpoint(self.path) as checkpoint:
             return int((checkpoint.metadata() or {}).get("epoch", 0))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.epochs_done >= self.config.training.epochs
+
+    def load_checkpoint(self) -> Checkpoint:
+        """Read the checkpoint, once.
+
+        Raises:
+            RunError: there is no whole checkpoint.
+        """
+        return read_checkpoint(self.path)
 
     def load_data(self) -> Data:
         """Load the data set that the run was trained on, with the same splits and normalisation.
@@ -139,6 +155,13 @@ class Run:
             for leftover in self.path.glob(f".{name}.*"):
                 leftover.unlink(missing_ok=True)
 
+    def record_epochs(self, epochs: int) -> None:
+        """Change the number of epochs in config.json, which then also lists what it was before."""
+        document = self.config.to_dict()
+        before = [*document.get("epochs_before", []), self.config.training.epochs]
+        training = {**document["training"], "epochs": epochs}
+        write_json(self.path / CONFIG, {**document, "training": training, "epochs_before": before})
+
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace metrics.csv."""
         text = io.StringIO(newline="")
@@ -161,7 +184,7 @@ class Run:
         Raises:
             RunError: there is no whole checkpoint.
         """
-        with _open_checkpoint(self.path) as checkpoint:
+        with open_checkpoint(self.path) as checkpoint:
             names = [name for name in checkpoint.keys() if name.startswith(prefix)]  # noqa: SIM118, not a dict
             return {name.removeprefix(prefix): checkpoint.get_tensor(name) for name in names}
 
@@ -194,34 +217,6 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
     return Run(path, model=model)
 
 
-def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:
-    """Find the run below `folder` that was created last and has a checkpoint.
-
-    Args:
-        folder: parent of the run directories.
-        model: name of the user's own function that built the network; see `Run`.
-        data_path: present location of the run's data; see `Run`.
-
-    Raises:
-        RunError: there is none.
-    """
-    runs = []
-    for checkpoint in Path(folder).glob(f"*/{CHECKPOINT}"):
-        with suppress(RunError):  # a directory that is not a run
-            runs.append(Run(checkpoint.parent, model=model, data_path=data_path))
-    if not runs:
-        raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
-    return max(runs, key=_created)
-
-
-def _created(run: Run) -> float:
-    """Return the time of creation in seconds since 1970; 0 where it is not known."""
-    try:
-        return datetime.datetime.fromisoformat(run.config.created).timestamp()
-    except ValueError:
-        return 0.0
-
-
 def _read_config(path: Path) -> RunConfig:
     try:
         document = json.loads((path / CONFIG).read_text())
@@ -244,10 +239,3 @@ def _new_path(config: RunConfig) -> Path:
     stem = re.sub(r"[^\w.-]+", "-", f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())
-
-
-def _open_checkpoint(path: Path) -> Any:
-    try:
-        return safetensors.safe_open(path / CHECKPOINT, framework="pt")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path} has no readable {CHECKPOINT} (no epoch was finished?); train it again") from error

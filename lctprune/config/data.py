@@ -24,10 +24,10 @@ class DataConfig:
     """
 
     name: str = setting(
-        "digits",
-        "digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of one folder of images "
-        "per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or FILE.csv, a table of "
-        "numbers, or paths and labels of images.",
+        "digits-cluttered",
+        "digits-cluttered, digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of "
+        "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or "
+        "FILE.csv, a table of numbers, or paths and labels of images.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)

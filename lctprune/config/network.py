@@ -82,6 +82,9 @@ class NetworkConfig:
         "balance.",
     )
 
+    cut_point_names: tuple[str, ...] | None = setting(
+        None, "Names of the cut points, by which exits are called: a record."
+    )
     critic_kinds: tuple[str, ...] | None = setting(
         None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
     )
@@ -106,6 +109,7 @@ class NetworkConfig:
             "critic_depth",
             "critic_width",
             "cuts",
+            "cut_point_names",
             "critic_kinds",
             "pruned",
             "tracing",
@@ -129,9 +133,7 @@ class NetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as they stand in a run's config.json."""
         values = dataclasses.asdict(self)
-        for name in ("critic_kinds", "pruned"):  # as in runs from before they were recorded
-            if not values[name]:
+        for name in ("critic_kinds", "cut_point_names", "tracing", "pruned"):
+            if not values[name]:  # as in runs from before it was recorded
                 del values[name]
-        if self.tracing is None:
-            del values["tracing"]
         return values

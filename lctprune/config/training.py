@@ -125,6 +125,12 @@ class TrainConfig:
         "machine.",
         panel=TRAINING,
     )
+    recompute: Literal["off", "auto", "on"] = setting(
+        "off",
+        "Save memory by running groups forward a second time before their backward pass: auto runs those again whose "
+        "activations are largest, on all of them. Weights stay the same, to the bit.",
+        panel=TRAINING,
+    )
     seed: int = setting(
         0, "Random seed for weights, sample order, augmentation, dropout and the validation split.", panel=TRAINING
     )
@@ -146,6 +152,10 @@ class TrainConfig:
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
         Ramp.parse("matching", self.matching)
         Ramp.parse("distill", self.distill)
+        if self.compile and self.recompute != "off":
+            raise ConfigError(
+                f"--recompute {self.recompute} runs groups in parts, and --compile as a whole; leave one of them out"
+            )
         if self.diagnostics and (self.freeze_main or self.method != "local-critic"):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
             raise ConfigError(
@@ -235,8 +245,11 @@ def _computes_in_bf16(device: str) -> bool:
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):  # from PyTorch 2.11 on
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    earlier = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in earlier)
 
 
 def _require(config: TrainConfig, name: str, holds: bool, limit: str) -> None:

@@ -15,7 +15,7 @@ from lctprune.data.splits import Split, sample_count
 from lctprune.data.tokens import FIRST_TOKENIZER
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Data:
     """A data set: its three splits, preprocessed alike, and what is known about them.
 
@@ -50,6 +50,11 @@ class Data:
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
     val_from_train: bool = False
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{count} {name}" for name, count in split_sizes(self).items())
+        outputs = f"{len(self.classes)} classes" if self.classes else "regression"
+        return f"Data({self.config.name if self.config else 'made in a program'}: {sizes} samples, {outputs})"
 
     @property
     def num_outputs(self) -> int:

@@ -20,12 +20,12 @@ from lctprune.data.image_labels import lists_images
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
-from lctprune.errors import ConfigError, DataError
+from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
 
 
 def load_data(
-    config: DataConfig,
+    config: DataConfig | str | Path,
     *,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
@@ -38,7 +38,7 @@ def load_data(
     """Load a data set by name, or from a folder of images or sentences, or from a table.
 
     Args:
-        config: settings of the data, with its name or path.
+        config: settings of the data, with its name or path; or only that, for default settings.
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
@@ -53,6 +53,8 @@ def load_data(
         DataError: the data is missing, malformed or too small.
         ConfigError: the path of the data is not UTF-8.
     """
+    if not isinstance(config, DataConfig):
+        config = DataConfig(name=str(config))
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     require_utf8(config.image_root or "", "the images' path")
     if config.name == "digits-rows":
@@ -67,7 +69,7 @@ def load_data(
     root = Path(config.name)
     if not root.is_dir():
         known = ", ".join(NAMED)
-        raise DataError(
+        raise UnknownDataError(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
         )
     if (root / TRAIN_FILE).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -33,6 +34,12 @@ class PartSplit(Split):
     def samples(self) -> int:
         """Number of samples in one epoch."""
         return min(self._steps * self._batch_size, sample_count(self._split))
+
+    def on_device(self, device: str) -> PartSplit:
+        """Return this split for training on a device."""
+        there = copy.copy(self)
+        there._split = self._split.on_device(device)
+        return there
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Return the batches of the whole split."""

@@ -27,19 +27,19 @@ class Counting(NamedTuple):
     classes: int = 0
     ignored: Sequence[int] = ()
 
-    def fraction(self, targets: Tensor) -> float:
-        """Return the fraction of samples that have a target that counts; of exactly 1 where all have."""
+    def fraction(self, targets: Tensor) -> Tensor:
+        """Return the fraction of samples that have a target that counts, []; of exactly 1 where all have."""
         targets = class_numbers(targets)
         if self.kind == "labels":
             counted = is_label(targets)
         elif self.kind != "classes" or targets.is_floating_point():
-            return 1.0
+            return torch.ones((), device=targets.device)
         elif self.classes:
             ignored = torch.tensor(self.ignored, dtype=torch.long, device=targets.device)
             counted = (targets >= 0) & (targets < self.classes) & ~torch.isin(targets, ignored)
         else:
             counted = targets != IGNORED
-        return float(counted.reshape(len(targets), -1).any(1).sum()) / len(targets)
+        return counted.reshape(len(targets), -1).any(1).float().mean()
 
 
 def counting_of(kind: Kind, shape: Sequence[int], loss: Loss | None) -> Counting:

@@ -19,6 +19,7 @@ from lctprune.measure.tallies import ClassTally, OutputTally, Scores
 from lctprune.measure.target_kinds import default_metric, is_label, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
+from lctprune.utils.transfer import sent
 
 NO_R2 = "the targets are the same for every sample of the split, or it has one sample, so R2 is not defined"
 
@@ -86,13 +87,13 @@ class ScoreSheet:
             raise DataError(f"the outputs do not fit the targets: {first_line(error)}") from error
         if not self._losses:
             self._begin(outputs[-1], targets)
-        self._losses.append(losses.double().cpu())
+        self._losses.append(losses)  # all stays on the device until the end
         if self._classes:
             self._weights.append(self._classes.add(outputs, targets, self._samples))
         elif self._has_labels:
-            self._weights.append(is_label(targets).reshape(len(targets), -1).any(1).cpu())
+            self._weights.append(is_label(targets).reshape(len(targets), -1).any(1).to(losses))
         else:
-            self._weights.append(torch.ones(len(targets)))
+            self._weights.append(losses.new_ones(len(targets)))
         if self._outputs:
             self._outputs.add(outputs, targets)
         self._samples += len(targets)
@@ -120,7 +121,7 @@ class ScoreSheet:
         """
         if not self._losses:
             raise DataError("the split has no samples to measure accuracy on")
-        losses, weights = torch.cat(self._losses, 1), torch.cat(self._weights).double()
+        losses, weights = torch.cat(self._losses, 1).cpu().double(), torch.cat(self._weights).cpu().double()
         counted = weights > 0
         if not counted.any():
             raise DataError("the loss ignores every target of the split: there is nothing to measure exits by")
@@ -189,7 +190,7 @@ def score_exits(
     sheet = ScoreSheet(loss, metric, split.targets)
     with evaluation_mode(network), torch.no_grad():
         for inputs, targets in split.batches(even_batch_size(split, batch_size)):
-            sheet.add(network.exits(inputs.to(device)), targets.to(device))
+            sheet.add(network.exits(sent(inputs, device)), sent(targets, device))
     return sheet.result()
 
 
@@ -213,8 +214,8 @@ def score_networks(
     sheet = ScoreSheet(metric=metric, targets=split.targets)
     with evaluation_mode(together), torch.no_grad():
         for inputs, targets in split.batches(even_batch_size(split, batch_size)):
-            inputs = inputs.to(device)
-            sheet.add([network(inputs) for network in networks], targets.to(device))
+            inputs = sent(inputs, device)
+            sheet.add([network(inputs) for network in networks], sent(targets, device))
     return sheet.result()
 
 

@@ -55,13 +55,15 @@ class ClassTally:
         """
         classes = outputs[0].shape[1]
         true = as_classes(targets, classes)
-        true = true.masked_fill(torch.isin(true, self._ignored.to(true.device)), -1)
+        if len(self._ignored):
+            true = true.masked_fill(torch.isin(true, self._ignored.to(true.device)), -1)
         counted = true >= 0
         samples = torch.arange(first, first + len(true), device=true.device)
-        folds = (samples % FOLDS).view(-1, *[1] * (true.dim() - 1)).expand_as(true)[counted]
-        each = [class_counts(output.argmax(1)[counted], true[counted], folds, classes) for output in outputs]
-        self._counts = self._counts + torch.stack(each).cpu()
-        return counted.flatten(1).sum(1).cpu() if counted.dim() > 1 else counted.long().cpu()
+        folds = (samples % FOLDS).view(-1, *[1] * (true.dim() - 1)).expand_as(true)
+        self._counts = self._counts + torch.stack(
+            [class_counts(output.argmax(1), true, folds, classes) for output in outputs]
+        )
+        return counted.flatten(1).sum(1) if counted.dim() > 1 else counted.long()
 
     @property
     def accuracy(self) -> list[float]:
@@ -83,12 +85,12 @@ class ClassTally:
     def scores(self, metric: str) -> Scores:
         """Compute balanced accuracy or macro F1."""
         formula, total = OF_COUNTS[metric], self._total
-        without = total[:, None] - torch.as_tensor(self._counts)  # [exits, FOLDS, 3, classes]
+        without = total[:, None] - torch.as_tensor(self._counts).cpu()  # [exits, FOLDS, 3, classes]
         return Scores(formula(total).tolist(), _known(jackknife_error(formula(without).transpose(0, 1)).tolist()))
 
     @property
     def _total(self) -> Tensor:
-        return torch.as_tensor(self._counts).sum(1)
+        return torch.as_tensor(self._counts).cpu().sum(1)
 
 
 class OutputTally:

@@ -104,6 +104,7 @@ def build_network(
         weights_note=loaded.note,
         cuts=network.cuts,
         tracing=network.tracing,
+        cut_point_names=network.cut_point_names or None if config.cuts is None else config.cut_point_names,
         **_chosen(network, config),
     )
     return network_of(network, recipe)

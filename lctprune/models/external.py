@@ -25,6 +25,7 @@ from lctprune.models.transformers_models import (
 )
 
 Builder = Callable[..., nn.Module]
+INPUTS = ("in_channels", "image_size", "features", "steps", "vocabulary")  # which only the data can provide
 TIMM = "timm/"
 _ALIASES = {"num_outputs": "num_classes", "in_channels": "in_chans", "image_size": "img_size"}
 
@@ -109,8 +110,10 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     ]
     if missing:
         known = ", ".join(key for key, value in settings.items() if value is not None)
-        own_names = [key for key in missing if key not in decided]
+        own_names = [key for key in missing if key not in (*decided, *INPUTS)]
         remedy = f"; give --model-args {own_names[0]}=..." if own_names else ""
+        if not own_names:
+            remedy = "; resnet18 and the like take images, mlp tables, and lstm, gru and transformer sequences"
         raise ConfigError(
             f"{name} needs {', '.join(missing)}, which this data does not provide; it provides {known}{remedy}"
         )
@@ -122,6 +125,10 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     except LctpruneError:
         raise
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises
+        for key, value in own.items():
+            wanted = parameters[key].annotation if key in parameters else None
+            if isinstance(value, str) and wanted in (int, float, "int", "float"):
+                raise ConfigError(f"model argument {key} is {value!r}; it must be a number") from error
         raise NetworkError(
             f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"
         ) from error
@@ -200,6 +207,14 @@ def _like(convolution: nn.Conv2d, in_channels: int) -> nn.Conv2d:
     return new
 
 
+def _dotted(name: str) -> str:
+    """Say how a module is named, where a file was named."""
+    path, _, function = name.partition(":")
+    if "/" not in path and not path.endswith(".py"):
+        return ""
+    return f"write it {path.removesuffix('.py').replace('/', '.')}:{function}; "
+
+
 def _own_function(name: str) -> Builder:
     module_name, _, function_name = name.partition(":")
     folder = str(Path.cwd())
@@ -211,7 +226,7 @@ def _own_function(name: str) -> Builder:
     except Exception as error:  # whatever somebody else's code raises at import
         raise ConfigError(
             f"model {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 'no reason given')}); "
-            "it must be package.module:callable, importable from here"
+            f"{_dotted(name)}it must be package.module:callable, importable from here"
         ) from error
     if not callable(builder):
         raise ConfigError(f"model {name!r} is a {type(builder).__name__}, not a function")

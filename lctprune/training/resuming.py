@@ -9,6 +9,7 @@ from typing import Any
 from lctprune.data.builtin import NAMED
 from lctprune.errors import RunError
 from lctprune.runs import Run
+from lctprune.utils.names import shell_word
 
 
 def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
@@ -30,6 +31,9 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
+            if part == "training" and [change.split()[0] for change in changed] == ["epochs"]:
+                longer = f"lctprune resume {shell_word(run.path)} --epochs {values['epochs']}"
+                raise RunError(f"{run.path} was begun with another training ({changed[0]}); to change that: {longer}")
             if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
                 raise RunError(
                     f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "

@@ -21,7 +21,8 @@ from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
-from lctprune.runs import NETWORK_PREFIX, Run, create_run
+from lctprune.runs import Run, create_run
+from lctprune.training.accelerator import tuned_for
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
@@ -29,7 +30,9 @@ from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
+from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
+from lctprune.utils.checkpoint import NETWORK_PREFIX
 from lctprune.utils.modules import moved
 
 
@@ -42,6 +45,7 @@ def train(
     resume: bool = False,
     loss: Loss | None = None,
     distance: Distance | None = None,
+    progress: bool | Callable[[Progress], object] = False,
 ) -> Run:
     """Train a network with local critics, in place, and record the training in a run directory.
 
@@ -60,6 +64,8 @@ def train(
         distance: distance of a critic's output from the next exit's, [batch], where critics distil; by default softened
             Kullback-Leibler divergence for classes, and mean squared error for numbers and labels; or for numbers your
             own `loss`, if it is lowest at the target, as Huber's is.
+        progress: whether to write a line about each epoch to stderr; or a function that is called after every step and
+            every epoch.
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
@@ -69,8 +75,10 @@ def train(
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
     run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume, loss=loss)
-    for _ in train_steps(network, data, run, loss=loss, distance=distance):
-        pass
+    report = progress if callable(progress) else write_epoch if progress else None
+    for each in train_steps(network, data, run, loss=loss, distance=distance):
+        if report is not None:
+            report(each)
     return run
 
 
@@ -193,7 +201,8 @@ def train_steps(
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
-        yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+        with tuned_for(config.device):
+            yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
     pipeline.close()
     if not processes:
         network.eval()

@@ -15,7 +15,8 @@ from torch import Tensor
 from lctprune.config.compression import CompressConfig
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.group_costs import measure_groups
-from lctprune.measure.selection import COSTS, Limits
+from lctprune.measure.selection import Limits
+from lctprune.measure.units import COSTS
 from lctprune.network import LocalCriticNetwork
 
 MOST_PART = 1.0  # of the training split in an epoch

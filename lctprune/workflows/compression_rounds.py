@@ -61,10 +61,11 @@ def first_entrants(run: Run, costs: Costs, limits: Limits, count: int, dropped: 
         count: number of candidates.
         dropped: numbers of exits that cannot be narrowed.
     """
-    members, loaded = members_of(run), LoadedRun(run)
+    loaded = LoadedRun(run)
+    members = members_of(loaded)
     known = {member.number: _cost(member, run, costs, loaded) for member in members}
     ranked = sorted(members, key=lambda member: -_merit(member.run, member.exit))
-    slug = target_of(run, None, limits).slug
+    slug = target_of(loaded, None, limits).slug
     main = next(member for member in members if member.run is run and known[member.number] is costs.main)
     large, fitting = [], []
     for member in ranked:
@@ -85,7 +86,7 @@ def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
     """Return the candidates of a round as they may go on, the best on the validation split first."""
     found, loaded = [], LoadedRun(run)
     main = unscored(loaded.network(), _example(loaded))
-    for member in members_of(run):
+    for member in members_of(loaded):
         entrant = next((each for each in entrants if run.path / each.folder == member.run.path), None)
         if entrant is not None:
             cost = unscored(loaded.network(member.run), _example(loaded))
@@ -114,15 +115,11 @@ def begin_entrant(
 
 def _narrowed(member: Member, slug: str, fraction: float) -> Entrant:
     folder = f"{NARROWED}/exit{member.number}-{slug}"
-    return Entrant(member.number, True, folder, fraction, f"{_named(member)}, narrowed")
+    return Entrant(member.number, True, folder, fraction, f"{member.name}, narrowed")
 
 
 def _tuned(member: Member, fraction: float) -> Entrant:
-    return Entrant(member.number, False, f"{FINETUNED}/exit{member.number}", fraction, _named(member))
-
-
-def _named(member: Member) -> str:
-    return f"{member.name} ({member.origin})" if member.origin else member.name
+    return Entrant(member.number, False, f"{FINETUNED}/exit{member.number}", fraction, member.name)
 
 
 def _cost(member: Member, run: Run, costs: Costs, loaded: LoadedRun) -> Candidate:

@@ -26,7 +26,7 @@ from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, sha256, write_json
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import Member, checkpoint_hash, member_of, members_of
+from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import candidate_record, known, model_card
 
 CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
@@ -90,10 +90,11 @@ def measure_run(
             written to.
         DataError: the run's data cannot be read.
     """
-    path, members, metric = run.path / CANDIDATES, members_of(run), run.config.training.metric
-    added = {member.run.path: checkpoint_hash(member.run) for member in members if member.run is not run}
+    loaded = loaded or LoadedRun(run)
+    path, members, metric = run.path / CANDIDATES, members_of(loaded), run.config.training.metric
+    added = {each.run.path: loaded.checkpoint(each.run).sha256 for each in members if each.run.path != run.path}
     conditions = {
-        "checkpoint_sha256": checkpoint_hash(run),
+        "checkpoint_sha256": loaded.checkpoint().sha256,
         "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
         "device": "cpu",
@@ -106,7 +107,6 @@ def measure_run(
     folder = folder or run.path
     if keep:
         require_writable(folder, "give another folder, or keep=False")
-    loaded = loaded or LoadedRun(run)
     exits = _scored(members, loaded, latency_batch, metric)
     candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch)
     if added:  # by what they cost, the main network last
@@ -119,6 +119,7 @@ def measure_run(
             "size_bytes": "parameters and buffers",
         },
         "example_shape": list(loaded.data.example.shape),
+        **loaded.epochs,
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
@@ -192,7 +193,7 @@ def deploy(
         ExportError: the file would not do what the network does, or cannot be written.
     """
     loaded = loaded or LoadedRun(run)
-    member = member_of(run, exit)
+    member = member_of(loaded, exit)
     subnetwork = loaded.network(member.run).subnetwork(member.exit)
     scores = None
     if measure_test:  # first: it may find a file that is broken
@@ -221,19 +222,22 @@ def deploy(
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
-        "trained_with": {"run": run.path.resolve().name, **_trained_with(run, member)},
+        "trained_with": {"run": run.path.resolve().name, **_trained_with(loaded, member)},
         **environment(),
     }
     write_json(card, record)
     return Deployment(model=model, model_card=card, **measured)
 
 
-def _trained_with(run: Run, member: Member) -> dict[str, Any]:
+def _trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
     """Name the run's checkpoint, and that of the added run which holds the network, by paths within the run."""
-    record = {"checkpoint_sha256": checkpoint_hash(run)}
-    if member.run is run:
+    run, record = loaded.run, {"checkpoint_sha256": loaded.checkpoint().sha256, **loaded.epochs}
+    if member.run.path == run.path:
         return record
-    added = {"run": str(member.run.path.relative_to(run.path)), "checkpoint_sha256": checkpoint_hash(member.run)}
+    added = {
+        "run": str(member.run.path.relative_to(run.path)),
+        "checkpoint_sha256": loaded.checkpoint(member.run).sha256,
+    }
     return {**record, "added": added}
 
 
@@ -243,14 +247,16 @@ def deployment_record(deployment: Deployment) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
 
 
-def read_selection(run: Run) -> dict[str, Any] | None:
+def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
     """Read the model card of the selected network; None if there is none, or it is of another checkpoint or network."""
+    loaded = LoadedRun.of(run)
+    run = loaded.run
     try:
         card: dict[str, Any] = json.loads((run.path / SELECTED / MODEL_CARD).read_text())
         exported = run.path / SELECTED / card["file"]
-        trained_with = _trained_with(run, member_of(run, card["exit"]))
+        trained_with = _trained_with(loaded, member_of(loaded, card["exit"]))
         is_current = (
-            all(card["trained_with"].get(name) == value for name, value in trained_with.items())
+            all(card["trained_with"].get(name) == trained_with.get(name) for name in ("checkpoint_sha256", "added"))
             and card["sha256"] == sha256(exported)
             and card["test"] is not None
         )

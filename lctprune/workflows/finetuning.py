@@ -7,6 +7,7 @@ from typing import Any
 from lctprune.data.dataset import Data
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
+from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import FINETUNED, member_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import begin_taught, load_alone
@@ -65,15 +66,16 @@ def begin_finetuning(
     **changes: Any,
 ) -> Session:
     """Load one exit as a network of its own and open the added run. See `finetune`."""
-    member = member_of(run, exit)
+    loaded = LoadedRun(run)
+    member = member_of(loaded, exit)
 
     def alone(_: Run | None, __: Data) -> LocalCriticNetwork:
-        return load_alone(member)
+        return load_alone(loaded, member)
 
     return begin_taught(
-        run,
+        loaded,
         run.path / FINETUNED / f"exit{exit}",
-        f"{member.origin or member.name}, fine-tuned",
+        f"{member.name}, fine-tuned",
         alone,
         data=data,
         epochs=epochs,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
@@ -19,7 +20,8 @@ from lctprune.errors import NetworkWarning, RunError
 from lctprune.models.build import build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import NETWORK_PREFIX, Run
+from lctprune.runs import Run
+from lctprune.utils.checkpoint import CHECKPOINT, NETWORK_PREFIX, Checkpoint
 from lctprune.utils.names import shell_word
 from lctprune.workflows.earlier_critics import match_saved
 
@@ -29,6 +31,9 @@ MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights th
 class LoadedRun:
     """A run with its data and networks, each loaded when it is first asked for, and once.
 
+    All that is asked of a checkpoint is answered from the state of the file at the first question, so that a training
+    that goes on meanwhile mixes no two epochs.
+
     Args:
         run: the run.
         data: its data, if that is in memory already.
@@ -37,19 +42,56 @@ class LoadedRun:
     def __init__(self, run: Run, data: Data | None = None) -> None:
         self.run = run
         self._data = data
+        self._checkpoints: dict[Path, Checkpoint] = {}
         self._networks: dict[Path, LocalCriticNetwork] = {}
+
+    @classmethod
+    def of(cls, run: Run | LoadedRun) -> LoadedRun:
+        """Return what is loaded already, or a run with nothing loaded yet."""
+        return run if isinstance(run, LoadedRun) else cls(run)
+
+    def checkpoint(self, run: Run | None = None) -> Checkpoint:
+        """Read the checkpoint of the run, or of a run that was added to it.
+
+        Raises:
+            RunError: it has none.
+        """
+        run = run or self.run
+        if run.path not in self._checkpoints:
+            if not (run.path / CHECKPOINT).exists():
+                remedy = f"lctprune resume {shell_word(run.path)} goes on"
+                raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; {remedy}")
+            self._checkpoints[run.path] = run.load_checkpoint()
+        return self._checkpoints[run.path]
+
+    def epochs_done(self, run: Run | None = None) -> int:
+        """Return the number of epochs in the checkpoint; 0 without a checkpoint."""
+        run = run or self.run
+        has_none = run.path not in self._checkpoints and not (run.path / CHECKPOINT).exists()
+        return 0 if has_none else self.checkpoint(run).epoch
 
     @cached_property
     def data(self) -> Data:
         """The data that the run was trained on."""
         return self.run.load_data() if self._data is None else self._data
 
+    @property
+    def epochs(self) -> dict[str, int]:
+        """The epoch of the checkpoint and the number of epochs of the training, as files and documents name them."""
+        return {"epoch": self.checkpoint().epoch, "epochs": self.run.config.training.epochs}
+
     def network(self, run: Run | None = None) -> LocalCriticNetwork:
         """Load the network of the run, or of a run that was added to it; to be used as it is, not to be trained."""
         run = run or self.run
         if run.path not in self._networks:
-            self._networks[run.path] = load_network(run)
+            self._networks[run.path] = self.new_network(run)
         return self._networks[run.path]
+
+    def new_network(self, run: Run | None = None) -> LocalCriticNetwork:
+        """Build the network of the run, or of a run that was added to it, for the caller alone."""
+        run = run or self.run
+        require_executable(run)
+        return _network_with(run, self.checkpoint(run).network)
 
 
 def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:
@@ -67,13 +109,27 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
             function other than `model`, or by another version.
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
+    require_executable(run, model=model)
+    return _network_with(run, run.read_checkpoint(NETWORK_PREFIX))
+
+
+def require_executable(run: Run, *, model: str | None = None) -> None:
+    """Refuse a run whose network is built by code outside lctprune that the caller has not named.
+
+    Raises:
+        RunError: `model` or the run's `model` does not name that function; or the network was made in a program.
+    """
     recipe = require_recipe(run)
     if is_own_function(recipe.model) and recipe.model != (model or run.model):
         raise RunError(
             f"{run.path} was trained on {recipe.model}, which is code outside lctprune; to execute it, name it: "
             f"--model {shell_word(recipe.model)}"
         )
-    weights = run.read_checkpoint(NETWORK_PREFIX)
+
+
+def _network_with(run: Run, weights: Mapping[str, Tensor]) -> LocalCriticNetwork:
+    """Build the network of a run, with these weights, in evaluation mode."""
+    recipe = require_recipe(run)
     remedy = f"train it again, or critics for its main network: --weights {shell_word(run.path)} --freeze-main"
     run.config.require_known("network", remedy=remedy)
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from lctprune.pruning.importance import WITH_GRADIENTS, Criterion, importance_of
 from lctprune.pruning.record import apply_record
 from lctprune.runs import Run
 from lctprune.utils.modules import moved
-from lctprune.workflows.loading import load_network, recorded_training
-from lctprune.workflows.members import NARROWED, Member, member_of, members_of
+from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
+from lctprune.workflows.members import NARROWED, Member, member_named, member_of
 from lctprune.workflows.narrowing_targets import Fitting, Target, limits_for, target_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import alone, begin_taught, load_alone
@@ -100,29 +101,37 @@ def begin_narrowing(
 ) -> Session:
     """Take channels out of one exit and open the added run. See `narrow`."""
     importance_of(importance)  # before anything is loaded
-    target = target_of(run, keep, budget)
-    member = member_of(run, _main_number(run) if exit is None else exit)
-    description = f"{member.origin or member.name}, narrowed to {target.text}"
+    loaded = LoadedRun(run)
+    target = target_of(loaded, keep, budget)
+    member = member_named(loaded, None) if exit is None else member_of(loaded, exit)
+    description = f"{member.name}, narrowed to {target.text}"
 
     def build(resumed: Run | None, data: Data) -> LocalCriticNetwork:
-        if resumed is not None and resumed.config.network is not None:
-            return _as_recorded(member, resumed.config.network.pruned or ())
-        config = recorded_training(run)
-        return _narrowed(member, target, importance, data, config)
+        if resumed is not None:
+            return _as_recorded(loaded, member, resumed)
+        return _narrowed(loaded, member, target, importance, data)
 
     folder = run.path / NARROWED / f"exit{member.number}-{target.slug}"
     return begin_taught(
-        run, folder, description, build, data=data, resume=resume, **{"batch_norm": "train", **training}
+        loaded, folder, description, build, data=data, resume=resume, **{"batch_norm": "train", **training}
     )
 
 
-def _main_number(run: Run) -> int:
-    return next(member.number for member in reversed(members_of(run)) if member.run is run)
+def resume_narrowing(run: Run, folder: Path, *, data: Data | None = None) -> Session:
+    """Go on with an exit of a run that was narrowed in a folder below it, by its settings."""
+    loaded = LoadedRun(run)
+    member = member_of(loaded, int(folder.name.removeprefix("exit").partition("-")[0]))
+
+    def build(resumed: Run | None, _: Data) -> LocalCriticNetwork:
+        assert resumed is not None  # as it is resumed
+        return _as_recorded(loaded, member, resumed)
+
+    return begin_taught(loaded, folder, "", build, data=data, resume=True)
 
 
-def _as_recorded(member: Member, records: tuple[dict[str, Any], ...]) -> LocalCriticNetwork:
+def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCriticNetwork:
     """Take out of a member what was taken out before the training that is resumed."""
-    network = load_alone(member)
+    network, records = load_alone(loaded, member), require_recipe(resumed).pruned or ()
     assert network.recipe is not None  # or it could not have been loaded
     for record in records[len(network.recipe.pruned or ()) :]:
         apply_record(network, record)
@@ -131,10 +140,10 @@ def _as_recorded(member: Member, records: tuple[dict[str, Any], ...]) -> LocalCr
 
 
 def _narrowed(
-    member: Member, target: Target, importance: Criterion, data: Data, config: TrainConfig
+    loaded: LoadedRun, member: Member, target: Target, importance: Criterion, data: Data
 ) -> LocalCriticNetwork:
     """Load a member and take channels out until it fits."""
-    whole = load_network(member.run)
+    whole, config = loaded.new_network(member.run), recorded_training(loaded.run)
     network = alone(whole, member)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
     limits = limits_for(network, example, target, name)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import COSTS, Budget, Limits, parse_limit
-from lctprune.measure.units import amount
+from lctprune.measure.selection import Budget, Limits, parse_limit
+from lctprune.measure.units import COSTS, amount
 from lctprune.measure.unscored import unscored
 from lctprune.runs import Run
-from lctprune.workflows.loading import load_network
+from lctprune.workflows.loading import LoadedRun
 
 LATENCY_MARGIN = 0.95  # of a limit of latency, which is measured again afterwards
 
@@ -33,7 +33,7 @@ class Target(NamedTuple):
     limits: Limits
 
 
-def target_of(run: Run, keep: float | str | None, budget: Budget | Limits | None) -> Target:
+def target_of(run: Run | LoadedRun, keep: float | str | None, budget: Budget | Limits | None) -> Target:
     """Parse what was asked for; percentages of a budget are of the run's main network.
 
     Raises:
@@ -44,7 +44,7 @@ def target_of(run: Run, keep: float | str | None, budget: Budget | Limits | None
     if budget is None:
         fraction = _fraction(keep)
         return Target(f"{100 * fraction:.4g}% of its FLOPs", f"keep{fraction:.6g}", fraction, Limits({}))
-    limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(run, budget))
+    limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(LoadedRun.of(run), budget))
     if not limits:
         raise ConfigError("the budget has no limit; give one, such as --budget-flops 500M")
     text = " and ".join(amount(limit, cost) for cost, limit in limits.items())
@@ -66,9 +66,9 @@ def _fraction(keep: float | str | None) -> float:
     return value
 
 
-def _costs_of_main(run: Run, budget: Budget) -> Candidate:
+def _costs_of_main(loaded: LoadedRun, budget: Budget) -> Candidate:
     """Measure what the main network costs, as far as percentages of the budget need it."""
-    network = load_network(run)
+    network = loaded.network()
     assert network.recipe is not None  # or it could not have been loaded
     is_timed = str(budget.latency_ms).endswith("%")
     return unscored(network, network.recipe.example, has_latency=is_timed)

@@ -17,6 +17,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.given import Given
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
+from lctprune.data.builtin import CLUTTERED
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
@@ -25,10 +26,11 @@ from lctprune.models.build import MODELS, build_network, fitted, require_known
 from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import NETWORK_PREFIX, Run
+from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Progress
 from lctprune.training.trainer import open_run, train_steps
+from lctprune.utils.checkpoint import NETWORK_PREFIX
 from lctprune.workflows.added_critics import critics_to_add
 from lctprune.workflows.earlier_critics import match_saved
 from lctprune.workflows.given_network import (
@@ -39,7 +41,9 @@ from lctprune.workflows.given_network import (
     warn_of_seen_samples,
 )
 
-SIDES = {"digits": 32, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of the images of built-in data
+SIDES = {"digits": 32, CLUTTERED: 24, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of built-in images
+DEMO_WIDTH = 8  # channels of a network for the cluttered digits, so that a first training takes a minute
+ANY_WIDTH = ("resnet18", "resnet34", "vgg-lct")  # models that can have it; their usual width is 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +51,15 @@ class SessionSettings:
     """Settings of a session: which network is trained, on which data, and how.
 
     Attributes:
-        network: settings of the network; its inputs and outputs are fitted to the data.
+        network: settings of the network; its inputs and outputs are fitted to the data. On the cluttered digits, which
+            are for a first look, networks of `ANY_WIDTH` with new weights and no width given get `DEMO_WIDTH`.
         data: settings of the data.
         training: settings of the training.
         weights: weights of the main network to start from: a file, a run directory, or `default`. See `build_network`.
         download: whether the data may be downloaded.
         out: run directory, new or empty; by default one below `runs/`.
         resume: whether to continue the run in `out`; once that has a checkpoint, `weights` may be left out.
+        extend: whether `training` has another number of epochs than the run that is resumed, which is then recorded.
         dense: whether the front is to be densified after training; if that is impossible, nothing is started.
 
     Raises:
@@ -67,6 +73,7 @@ class SessionSettings:
     download: bool = False
     out: Path | None = None
     resume: bool = False
+    extend: bool = False
     dense: bool = False
 
     def __post_init__(self) -> None:
@@ -78,6 +85,9 @@ class SessionSettings:
                 f"epochs is 0, which only measures the network that --weights gives, and there is {other}; it must be "
                 "at least 1"
             )
+        if self.data.name == CLUTTERED and self.network.model in ANY_WIDTH and self.weights is None:
+            arguments = {"width": DEMO_WIDTH, **self.network.model_args}
+            object.__setattr__(self, "network", dataclasses.replace(self.network, model_args=arguments))
         if self.weights not in (None, "default"):
             object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
 
@@ -196,6 +206,9 @@ def prepare(settings: SessionSettings) -> Prepared:
     """Load the data and build the network, and write nothing. Errors are those of `begin`."""
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
+    if resumed and settings.extend:
+        resumed.record_epochs(settings.training.epochs)
+        resumed = Run(resumed.path)
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
     own = OwnImages()
@@ -256,7 +269,9 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
         weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
     architecture = recorded.architecture if recorded and cuts is not None else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note, architecture=architecture)
+    names = recorded.cut_point_names if recorded and cuts is not None else None
+    config = dataclasses.replace(config, cuts=cuts, cut_point_names=names)
+    return dataclasses.replace(config, weights=weights, weights_note=note, architecture=architecture)
 
 
 def _statistics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +22,8 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
-from lctprune.workflows.loading import load_network, recorded_training, require_recipe
+from lctprune.utils.transfer import sent
+from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import Member, new_origin, run_to_resume
 from lctprune.workflows.session import Session
 
@@ -32,7 +34,7 @@ DISTILL = 0.5
 
 
 def begin_taught(
-    run: Run,
+    loaded: LoadedRun,
     folder: Path,
     description: str,
     build: Callable[[Run | None, Data], LocalCriticNetwork],
@@ -47,7 +49,7 @@ def begin_taught(
     """Open an added run that trains one network with the main network as its teacher. See `finetune`.
 
     Args:
-        run: run that the network is added to.
+        loaded: run that the network is added to.
         folder: directory of the added run.
         description: how the network came to be.
         build: makes the network, of one group, from the run that is resumed (None at the start) and the data.
@@ -60,13 +62,14 @@ def begin_taught(
     """
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
-    resumed = run_to_resume(run, folder, resume=resume)
+    run = loaded.run
+    resumed = run_to_resume(loaded, folder, resume=resume)
     weight = _distill(resumed, distill)
     config = _config(resumed or run, epochs=epochs, lr=lr, is_resumed=resumed is not None, **changes)
     data = run.load_data() if data is None else run.require_alike(data)
     network = build(resumed, data)
-    teacher = load_network(run) if weight else None
-    origin = new_origin(run, [description], distill=weight)
+    teacher = loaded.new_network() if weight else None
+    origin = new_origin(loaded, [description], distill=weight)
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
@@ -90,9 +93,9 @@ def _distill(resumed: Run | None, given: float | None) -> float:
     return recorded
 
 
-def load_alone(member: Member) -> LocalCriticNetwork:
+def load_alone(loaded: LoadedRun, member: Member) -> LocalCriticNetwork:
     """Load a member as a network of one group."""
-    return alone(load_network(member.run), member)
+    return alone(loaded.new_network(member.run), member)
 
 
 def alone(network: LocalCriticNetwork, member: Member) -> LocalCriticNetwork:
@@ -160,6 +163,12 @@ class TaughtSplit(Split):
         """Number of samples in one pass."""
         return sample_count(self._split)
 
+    def on_device(self, device: str) -> TaughtSplit:
+        """Return this split for training on a device, where the teacher is."""
+        there = copy.copy(self)
+        there._split = self._split.on_device(device)
+        return there
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Return the batches of the split, with their own targets."""
         return self._split.batches(batch_size)
@@ -167,8 +176,9 @@ class TaughtSplit(Split):
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""
         for inputs, targets in self._split.shuffled(batch_size, seed=seed):
+            inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
             with torch.no_grad(), self._config.autocast():
-                outputs = self._teacher(inputs.to(self._config.device)).float().cpu()
+                outputs = self._teacher(inputs).float()
             yield inputs, torch.cat([targets.float().reshape(len(targets), -1), outputs], 1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.data.splits import Batch
-from lctprune.measure.candidates import ScoredExit, candidate_of, measure_costs
+from lctprune.measure.candidates import ScoredExit, candidate_of, measure_costs, unsteady
 from lctprune.measure.scores import score_exits, score_networks
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -130,3 +130,12 @@ def test_what_each_network_costs_stands_beside_its_own_scores(make_network: Make
     assert candidate_of(candidates, 2) is candidates[1]
     with pytest.raises(lct.NetworkError, match="exit 1 does not exist; there are exits 2, 7"):
         candidate_of(candidates, 1)
+
+
+def test_latencies_of_a_busy_machine_are_named() -> None:
+    costs = {"accuracy": 0.5, "loss": 1.0, "flops": 1, "macs": 1, "parameters": 1, "size_bytes": 1}
+    quiet = lct.Candidate(exit=0, name="a", latency_ms=2, latency_p5_ms=1.0, latency_p95_ms=2.0, **costs)
+    busy = lct.Candidate(exit=1, name="b", latency_ms=2, latency_p5_ms=1.4, latency_p95_ms=30.5, **costs)
+    unknown = lct.Candidate(exit=2, name="c", latency_ms=None, **costs)
+    assert unsteady([quiet, unknown]) == ""
+    assert "vary by 22 times (b: 1.4 to 30.5 ms)" in unsteady([quiet, busy, unknown])

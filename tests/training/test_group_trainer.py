@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,28 @@ import torch
 
 import lctprune as lct
 from lctprune.losses import softened_distance
-from lctprune.training.group_trainer import GroupTrainer, tensors_of
+from lctprune.training.compilation import compilation
+from lctprune.training.group_trainer import GroupTrainer, StepSettings, tensors_of
+from lctprune.training.stage import Stage
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_all_of_many_groups_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # fast, and says as much
+    layers = [torch.nn.Linear(4, 4) for _ in range(10)]
+    network = lct.attach_critics(torch.nn.Sequential(*layers), torch.zeros(1, 4), num_outputs=4, groups=10)
+    config = lct.TrainConfig(compile=True, device="cpu").resolved()
+    trainers = [GroupTrainer(part, config) for part in network.parts()]
+    stage = Stage(trainers, config, lct.cross_entropy)
+    with compilation(config):
+        stage.step(torch.randn(4, 4), torch.arange(4), StepSettings(0, 0.01, 0, True))
+    assert counters["frames"]["total"] == counters["frames"]["ok"] >= 10
 
 
 def test_a_trainer_finds_its_own_tensors_in_a_checkpoint(make_network: MakeNetwork) -> None:

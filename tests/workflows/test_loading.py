@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.workflows.deployment import deploy
+from lctprune.workflows.deployment import deploy, read_selection
 from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import members_of, new_origin
 
 Cli = Callable[..., Any]
 SOURCE = """
@@ -128,3 +129,36 @@ def test_loading_runs_the_network_at_most_once(groups: int, image_folder: Path, 
     assert before.tracing == loaded.tracing == network.tracing
     for each in (loaded, before):
         assert all(map(torch.equal, each.exits(data.example), network.eval().exits(data.example)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_checkpoint_that_is_replaced_meanwhile_changes_nothing(trained: lct.Run, tmp_path: Path) -> None:
+    """As by a training that goes on: table, weights, test scores and hashes are all of the first checkpoint."""
+    before, network = trained.load_checkpoint(), lct.load_network(trained)
+    loaded = LoadedRun(trained)
+    candidates = lct.measure_run(trained, again=True, loaded=loaded)
+    tensors = {name: 0.5 * tensor for name, tensor in trained.read_checkpoint("").items()}
+    trained.write_checkpoint(1, tensors)
+    assert trained.load_checkpoint().sha256 != before.sha256
+    deployed = deploy(trained, candidates, 0, tmp_path / "out", measure_test=True, loaded=loaded)
+    assert deployed.model is not None
+    assert deployed.model_card is not None
+    card = json.loads(deployed.model_card.read_text())
+    table = json.loads((trained.path / "candidates.json").read_text())
+    assert card["trained_with"]["checkpoint_sha256"] == table["conditions"]["checkpoint_sha256"] == before.sha256
+    assert (card["trained_with"]["epoch"], table["epoch"], table["epochs"]) == (2, 2, 2)
+    example = loaded.data.example
+    torch.testing.assert_close(torch.jit.load(deployed.model)(example), network.exits(example)[0], rtol=1e-3, atol=1e-3)
+    on_test = lct.evaluate(network, loaded.data.test, example, latency_repeats=0)
+    assert deployed.test_accuracy == on_test[0].accuracy
+    assert [member.name for member in members_of(loaded)] == [each.name for each in candidates]
+    assert read_selection(loaded) is None
+
+
+def test_an_added_run_starts_from_one_checkpoint(trained: lct.Run) -> None:
+    loaded = LoadedRun(trained)
+    assert loaded.epochs == {"epoch": 2, "epochs": 2}
+    (trained.path / "checkpoint.safetensors").unlink()
+    assert new_origin(loaded, ["one more"]).checkpoint_sha256 == loaded.checkpoint().sha256
+    with pytest.raises(lct.RunError, match="no epoch was finished"):
+        members_of(trained)
