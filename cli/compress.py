@@ -117,7 +117,12 @@ def compress(
             download=download,
         )
     _show_plan(begun)
-    _train(begun)
+    try:
+        _train(begun)
+    except KeyboardInterrupt:
+        command = f"--resume --out {shell_word(begun.run.path)}"
+        stderr().print(f"To go on, give the same command with {command}", soft_wrap=True)
+        raise
     with printed_warnings(stderr()), stderr().status("Measuring all candidates, then the chosen one on the test split"):
         result = begun.finish()
     _write_results(result)
@@ -149,13 +154,14 @@ def _show_plan(begun: Compression) -> None:
 
 def _train(begun: Compression) -> None:
     from lctprune.cli.progress import show_progress
+    from lctprune.workflows.members import exit_names
 
     console, shown = stderr(), 0
     for stage in begun.stages():
         print_notes(console, begun.notes[shown:])
         shown = len(begun.notes)
         console.print(f"{stage.name}: {stage.what}")
-        show_progress(stage.session.steps(), console)
+        show_progress(stage.session.steps(), console, exit_names(stage.session.opened))
     print_notes(console, begun.notes[shown:])
 
 

@@ -24,9 +24,11 @@ from lctprune.cli.options import (
 def narrow(
     run: RunArgument = None,
     exit: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            "--exit", metavar="K", help="Number of the exit, as evaluate shows it. Default: the main network."
+            "--exit",
+            metavar="K|NAME",
+            help="Exit, by its number or name, as evaluate shows them. Default: the main network.",
         ),
     ] = None,
     keep: Annotated[
@@ -73,9 +75,10 @@ def narrow(
 
     lctprune narrow runs/mine --exit 2 --budget-flops 500M --epochs 2
     """
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import show_interruptible
     from lctprune.cli.results import opened, show_all
     from lctprune.measure.selection import Budget
+    from lctprune.workflows.members import member_named
     from lctprune.workflows.narrowing import begin_narrowing
 
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
@@ -83,7 +86,7 @@ def narrow(
     found = opened(run, model=model, data=data, threads=threads)
     session = begin_narrowing(
         found,
-        exit,
+        member_named(found, exit).number,
         keep=keep,
         budget=budget,
         importance=importance,
@@ -93,5 +96,5 @@ def narrow(
         resume=resume,
     )
     stderr().print(f"Narrowed in {session.opened.path}; training it on with the main network as its teacher")
-    show_progress(session.steps(), stderr())
+    show_interruptible(session.steps(), session.opened)
     show_all(found, json=json)
