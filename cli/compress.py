@@ -133,9 +133,13 @@ def compress(
 
 
 def _show_plan(begun: Compression) -> None:
+    from lctprune.config.metric import score_text
     from lctprune.measure.units import amount
 
     console = stderr()
+    if given := begun.run.config.given:
+        score = score_text(given.score, given.metric)
+        console.print(f"Given network: {given.metric} {score} on {given.samples} validation samples")
     budget = " and ".join(amount(limit, cost) for cost, limit in begun.limits.items())
     console.print(f"Plan to get to {budget} in {begun.run.path} (cost: epochs of the network's own training):")
     rows = [

@@ -13,7 +13,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.errors import RunError
+from lctprune.errors import NetworkError, RunError
 from lctprune.measure.selection import Budget
 from lctprune.models.build import build_network, fitted
 from lctprune.pruning.dependencies import require_engine
@@ -108,6 +108,11 @@ def begin_compression(
             resume=resume,
         )
         prepared = prepare(settings)
+    if prepared.network.new_parameters:
+        raise NetworkError(
+            f"{weights} has no classifier for these classes ({', '.join(prepared.network.new_parameters)} is new), so there "
+            "is no trained network to compress; train it with lctprune train --weights, then give that run"
+        )
     costs = Costs.of(prepared.network, prepared.data.example, budget)
     require_feasible(prepared.network, prepared.data.example, costs)
     plan = _plan(prepared, costs, config)
