@@ -110,8 +110,8 @@ def begin_compression(
         prepared = prepare(settings)
     if prepared.network.new_parameters:
         raise NetworkError(
-            f"{weights} has no classifier for these classes ({', '.join(prepared.network.new_parameters)} is new), so there "
-            "is no trained network to compress; train it with lctprune train --weights, then give that run"
+            f"{weights} has no classifier for these classes ({', '.join(prepared.network.new_parameters)} is new), so "
+            "there is no trained network to compress; train it with lctprune train --weights, then give that run"
         )
     costs = Costs.of(prepared.network, prepared.data.example, budget)
     require_feasible(prepared.network, prepared.data.example, costs)
