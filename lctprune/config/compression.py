@@ -9,7 +9,7 @@ from typing import Literal
 from lctprune.config.fields import FIRST, TRAINING, require_choices, setting
 from lctprune.errors import ConfigError
 
-SHARES = (0.08, 0.04, 0.12, 0.16, 0.6)
+SHARES = (0.06, 0.03, 0.09, 0.12, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class CompressConfig:
     shares: tuple[float, ...] | None = setting(
         None,
         "Shares of --epochs: critics, further critics, and each round of fine-tuning, after which the better half of "
-        "the candidates goes on. Default: 0.08,0.04,0.12,0.16,0.6.",
+        "the candidates goes on. Default: 0.06,0.03,0.09,0.12,0.7.",
         panel=TRAINING,
     )
-    candidates: int = setting(4, "Candidates of the first round of fine-tuning.", panel=TRAINING)
+    candidates: int = setting(3, "Candidates of the first round of fine-tuning.", panel=TRAINING)
     importance: Literal["magnitude", "bn", "lamp", "taylor", "exits"] = setting(
         "magnitude", "Criterion by which channels are taken out, see lctprune narrow --help.", panel=TRAINING
     )

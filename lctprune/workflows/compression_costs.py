@@ -61,7 +61,7 @@ class Costs(NamedTuple):
             exit: dataclasses.replace(
                 unscored(network.subnetwork(exit), example, has_latency=is_timed),
                 exit=exit,
-                name=exit_name(exit, count),
+                name=exit_name(exit, count, network.cut_point_names),
             )
             for exit in range(count)
         }
