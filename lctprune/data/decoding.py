@@ -61,6 +61,8 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF":
+                image.filename = ""  # or Pillow maps the file into memory, with the sides of a turned image exchanged
             yield image
     except DataError:
         raise
