@@ -218,7 +218,7 @@ def deploy(
     model = export_known(subnetwork, samples, path, dependence=dependence, format=format)
     card = folder / MODEL_CARD
     record = {
-        **model_card(run, candidates, exit, scores),
+        **model_card(run, candidates, exit, scores, loaded.data.classes),
         "file": model.name,
         "format": format,
         "sha256": sha256(model),

@@ -2,6 +2,7 @@
 
 dense/                  the densified front: critics at further cut points, trained on the run's frozen main network
 finetuned/exitK/        exit K as one network, trained further from end to end
+narrowed/exitK-TARGET/  exit K as one network, with fewer channels
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lctprune.runs import Run
 from lctprune.utils.files import require_writable
 from lctprune.workflows.loading import LoadedRun, require_recipe
 
-DENSE, FINETUNED = "dense", "finetuned"
+DENSE, FINETUNED, NARROWED = "dense", "finetuned", "narrowed"
 
 
 class Member(NamedTuple):
@@ -193,7 +194,7 @@ def notes(run: Run | LoadedRun) -> list[str]:
 def added_runs(run: Run) -> list[tuple[Run, Origin]]:
     """List the runs that were added to a run, in the order in which they were started, with their origins."""
     found = []
-    for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*")):
+    for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*"), *(run.path / NARROWED).glob("*")):
         with suppress(RunError):  # no run, or something else
             added = Run(folder, model=run.model)
             if added.config.origin is not None:
