@@ -268,7 +268,8 @@ def test_a_function_is_given_what_it_takes(signature: str, width: str, own: Call
     network = build_network(config_of(f"{module}:network")).eval()
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, OUTPUTS)
     given = config_of(f"{module}:network")
-    assert network.recipe == dataclasses.replace(given, cuts=network.cuts, critic_kinds=("tail",))
+    found = {"cuts": network.cuts, "cut_point_names": network.cut_point_names, "tracing": network.tracing}
+    assert network.recipe == dataclasses.replace(given, critic_kinds=("tail",), **found)
 
 
 def test_a_class_is_a_function_too(own: Callable[[str], str]) -> None:
