@@ -35,7 +35,7 @@ from lctprune.workflows.taught import TaughtSplit, distillation_loss
 
 COMPRESS, PRUNED, SCRATCH, PLAIN_HEAD, PUBLISHED = "compress", "torch-pruning", "scratch", "plain head", "published"
 PRUNING_STEPS = 200  # from no channel to almost all of them: how closely a budget is met
-PARTS = {DENSE: "densified", NARROWED: "narrowed", FINETUNED: "fine-tuned"}  # folder of a member's run -> its kind
+PARTS = {DENSE: "densified", FINETUNED: "fine-tuned", NARROWED: "narrowed"}  # folder of a member's run -> its kind
 PACE = 10, 30  # steps before the clock, and on it
 
 
@@ -120,8 +120,8 @@ class Task(NamedTuple):
     @property
     def variant(self) -> str:
         """The options among which validation chooses."""
-        if self.source:
-            return self.source[0].rpartition(":")[2]
+        if self.way == PUBLISHED:
+            return self.source[0].rpartition(":")[2] if self.source else "as given"
         given = [self.criterion, self.lr and f"lr {self.lr:g}", self.distill and f"distill {self.distill:g}"]
         return ", ".join(str(each) for each in given if each) if self.way != COMPRESS else ""
 
@@ -188,20 +188,22 @@ def compressed(setting: Setting, task: Task, end: float) -> list[dict[str, Any]]
         _follow(stage.session.steps(), end, stage.what)
     result = compression.finish()
     loaded = LoadedRun(result.run, data)
-    best: dict[str, tuple[Member, lct.Candidate]] = {}
-    for member in members_of(loaded):
-        candidate = next(each for each in result.candidates if each.exit == member.number)
-        kind = next((PARTS[name] for name in PARTS if name in member.run.path.parts), "exits")
-        if result.limits.excess(candidate) <= 1 and (
-            kind not in best or candidate.accuracy > best[kind][1].accuracy
-        ):
-            best[kind] = member, candidate
+    members = {member.number: member for member in members_of(loaded)}
+    fitting = [each for each in result.candidates if result.limits.excess(each) <= 1]
+    best = {"": result.chosen}
+    for each in sorted(fitting, key=lambda each: -each.accuracy):
+        best.setdefault(_kind(members[each.exit]), each)
     rows = []
-    for kind, (member, candidate) in best.items():
+    for kind, each in best.items():
+        member = members[each.exit]
         network = loaded.network(member.run).subnetwork(member.exit)
-        rows.append(_row(setting, network, data, result.main.flops or 1, {"part": kind, "network": candidate.name}))
-    whole = next(row for row in rows if row["network"] == result.chosen.name)
-    return [whole | {"part": "", "spent": round(result.spent, 3)}, *rows]
+        rows.append(_row(setting, network, data, result.main.flops or 1, {"part": kind, "network": each.name}))
+    return [rows[0] | {"spent": round(result.spent, 3)}, *rows[1:]]
+
+
+def _kind(member: Member) -> str:
+    """Name the kind of a candidate, by the folder of its run."""
+    return next((PARTS[name] for name in PARTS if name in member.run.path.parts), "exits")
 
 
 def pruned(setting: Setting, task: Task, end: float) -> list[dict[str, Any]]:
