@@ -7,8 +7,8 @@
 Compute is counted in epochs of the given network's training: three forward passes of it per training sample, one for
 what only runs forward (a teacher, a frozen network). All ways get the same (--epochs), for one size, and the same data,
 augmentation, batch size, precision and optimiser. What is chosen is chosen on the validation split:
-- compress: `lctprune compress` as a whole, its choice of candidates paid for from its compute. Its parts are the best of
-  each kind of candidate in the same run: exits, densified, narrowed, fine-tuned further;
+- compress: `lctprune compress` as a whole, its choice of candidates paid for from its compute. Its parts are the best
+  of each kind of candidate in the same run: exits, densified, narrowed, fine-tuned further;
 - torch-pruning: Torch-Pruning's own pruner, then fine-tuning. Each criterion, rate and weight of distillation is a
   measurement of its own with all of the compute; the choice among them is free for it;
 - scratch: the architecture that it leaves, trained from new weights, with and without distillation;
@@ -28,13 +28,14 @@ import itertools
 import json
 import multiprocessing
 import os
+import queue
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu import make_importable
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     import lctprune as lct
 
+_T = TypeVar("_T")
 WAYS = ("compress", "torch-pruning", "scratch", "plain head", "published")
 CRITERIA = ("magnitude", "taylor")
 RATES = (0.004, 0.016)  # the first is that of `compress`
@@ -82,6 +84,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--std", type=_numbers)
     add("--published", nargs="*", default=[], metavar="NAME=FILE", help="other trained networks")
     add("--images", type=int, default=0, help="training images, balanced by class; 0: all")
+    add("--eval-images", type=int, default=0, help="validation and test images at most, each; 0: all")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     add("--budgets", nargs="+", type=float, default=[75.0, 50.0, 35.0, 25.0], help="percentages of the FLOPs")
     add("--seeds", nargs="+", type=int, default=[0])
@@ -120,19 +123,20 @@ def run(arguments: argparse.Namespace) -> None:
     todo = [each for each in tasks(arguments) if each.name not in report.done(f"{each.budget:g}%")]
     if not todo:
         return
-    context = multiprocessing.get_context("spawn")
     processes = min(arguments.processes, len(todo))
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with Pool(processes) as pool:
         compute, paces = _recorded_compute(report, arguments), {}
         if compute is None:
-            found = list(pool.map(partial(pace, setting), range(processes)))
+            found = [each.result() for each in [pool.submit(pace, setting, number) for number in range(processes)]]
             paces = {name: round(max(each[name] for each in found), 4) for name in found[0]}
             compute = affordable(arguments, todo, paces, samples["train"] // arguments.batch_size, end)
         report.document.setdefault("setting", _described(arguments, samples, compute) | decoding | {"pace": paces})
         print(f"setting: {report.document['setting']}", flush=True)
         stop = end - (FIXED_S / 4 if arguments.minutes else 0)
         futures = [pool.submit(measure, setting, each._replace(compute=compute), stop) for each in todo]
-        for task, future in zip(todo, futures, strict=True):
+        named = dict(zip(futures, todo, strict=True))
+        for future in as_completed(named):
+            task = named[future]
             report.measure(f"{task.budget:g}%", Measurement(task.name, future.result, is_waiting=True), end)
 
 
@@ -188,8 +192,8 @@ def prepared(arguments: argparse.Namespace) -> tuple[Setting, dict[str, int]]:
     else:
         config = {"mean": arguments.mean, "std": arguments.std, "augment": "crop-flip", "shift": 0.125}
         data = lct.load_data(lct.DataConfig(name=str(arguments.data), **config))
-    data_train = part_of(data.train, arguments.images)
-    splits = {"train": data_train, "val": data.val, "test": data.test}
+    counts = {"train": arguments.images, "val": arguments.eval_images, "test": arguments.eval_images}
+    splits = {name: part_of(getattr(data, name), count) for name, count in counts.items()}
     pixels = folder / "pixels.safetensors"
     tensors = {f"{name}.{kind}": getattr(splits[name], kind) for name in SPLITS for kind in KINDS}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, pixels)
@@ -203,7 +207,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[Setting, dict[str, int]]:
         weights=weights.resolve(),
         pixels=pixels,
         normalization=data.normalization,
-        augmentation=data_train.augmentation,
+        augmentation=data.train.augmentation,
         batch_size=arguments.batch_size,
         precision=arguments.precision,
         device=arguments.device,
@@ -249,6 +253,46 @@ def _described(arguments: argparse.Namespace, samples: dict[str, int], compute: 
         "cores": os.cpu_count(),
         "command": " ".join(sys.argv),
     }
+
+
+class Pool:
+    """Processes side by side, of which one that dies takes only its own measurement with it.
+
+    Args:
+        count: number of processes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: queue.Queue[ProcessPoolExecutor] = queue.Queue()
+        for _ in range(count):
+            self._free.put(_one())
+        self._threads = ThreadPoolExecutor(count)
+
+    def submit(self, function: Callable[..., _T], *arguments: object) -> Future[_T]:
+        """Call a function in the next process that is free, in the order of the calls of this method."""
+        return self._threads.submit(self._call, function, *arguments)
+
+    def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
+        process = self._free.get()
+        try:
+            return process.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            process = _one()
+            raise
+        finally:
+            self._free.put(process)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+        while not self._free.empty():
+            self._free.get().shutdown()
+
+
+def _one() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 if __name__ == "__main__":

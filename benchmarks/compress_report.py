@@ -106,9 +106,7 @@ def table_of(chosen: Sequence[Chosen]) -> list[str]:
     whole = {each.budget: {row["seed"]: row for row in each.rows} for each in chosen if each.way == WHOLE}
     for each in chosen:
         own = whole.get(each.budget, {})
-        pairs = [
-            own[row["seed"]]["test_accuracy"] - row["test_accuracy"] for row in each.rows if row["seed"] in own
-        ]
+        pairs = [own[row["seed"]]["test_accuracy"] - row["test_accuracy"] for row in each.rows if row["seed"] in own]
         difference = f"{100 * statistics.mean(pairs):+.2f}" if pairs and each.way != WHOLE else ""
         lines.append(
             (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from gpu_training import SPLITS, has_checkpoint, synchronize
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 import lctprune as lct
 from lctprune.data.part_split import PartSplit
 from lctprune.losses import default_loss
 from lctprune.measure.scores import score_exits
+from lctprune.measure.unscored import unscored
 from lctprune.models.build import fitted
 from lctprune.partition.cutting import possible_cut_points
 from lctprune.pruning.dependencies import prunable, quiet, require_engine
@@ -29,6 +29,7 @@ from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
 from lctprune.workflows.compression import begin_compression
 from lctprune.workflows.compression_plan import passes_for
+from lctprune.workflows.compression_stages import Compression
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE, FINETUNED, NARROWED, Member, members_of
 from lctprune.workflows.taught import TaughtSplit, distillation_loss
@@ -145,7 +146,7 @@ class Task(NamedTuple):
         return extra * passes * steps * pace["taught" if is_taught else "plain"]
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     """The time was up before a training had ended."""
 
 
@@ -165,7 +166,7 @@ def measure(setting: Setting, task: Task, end: float) -> dict[str, Any]:
     }
     try:
         rows = functions[task.way](setting, task, end)
-    except OutOfTime as error:
+    except OutOfTimeError as error:
         return {"skipped": f"not reached: {error}"}
     return {"train_s": round(time.time() - start, 1), "compute": round(task.compute, 3), "rows": rows}
 
@@ -186,19 +187,29 @@ def compressed(setting: Setting, task: Task, end: float) -> list[dict[str, Any]]
     )
     for stage in compression.stages():
         _follow(stage.session.steps(), end, stage.what)
-    result = compression.finish()
-    loaded = LoadedRun(result.run, data)
-    members = {member.number: member for member in members_of(loaded)}
-    fitting = [each for each in result.candidates if result.limits.excess(each) <= 1]
-    best = {"": result.chosen}
-    for each in sorted(fitting, key=lambda each: -each.accuracy):
-        best.setdefault(_kind(members[each.exit]), each)
-    rows = []
-    for kind, each in best.items():
-        member = members[each.exit]
+    return _candidates(setting, data, compression)
+
+
+def _candidates(setting: Setting, data: lct.Data, compression: Compression) -> list[dict[str, Any]]:
+    """Choose as `Compression.finish` does, but measure on the device of training and export nothing."""
+    loaded = LoadedRun(compression.run, data)
+    networks, fitting, kinds = {}, [], {}
+    for member in members_of(loaded):
         network = loaded.network(member.run).subnetwork(member.exit)
-        rows.append(_row(setting, network, data, result.main.flops or 1, {"part": kind, "network": each.name}))
-    return [rows[0] | {"spent": round(result.spent, 3)}, *rows[1:]]
+        candidate = dataclasses.replace(unscored(network, data.example), exit=member.number, name=member.name)
+        if compression.limits.excess(candidate) <= 1:
+            own = lct.LocalCriticNetwork([moved(network, setting.device)])
+            fitting.append(dataclasses.replace(candidate, accuracy=score_exits(own, data.val).accuracy[-1]))
+            networks[member.number], kinds[member.number] = network, _kind(member)
+    best = {"": lct.select(fitting, compression.limits)}
+    for each in sorted(fitting, key=lambda each: -each.accuracy):
+        best.setdefault(kinds[each.exit], each)
+    flops = unscored(loaded.network(), data.example).flops or 1
+    rows = [
+        _row(setting, networks[each.exit], data, flops, {"part": kind, "network": each.name})
+        for kind, each in best.items()
+    ]
+    return [rows[0] | {"spent": round(compression.spent, 3)}, *rows[1:]]
 
 
 def _kind(member: Member) -> str:
@@ -288,15 +299,11 @@ def prune(model: nn.Module, data: lct.Data, task: Task, device: str) -> None:
     raise SystemExit(f"{task.criterion} pruning does not get to {task.budget:g}% of the FLOPs")
 
 
-def _trained(
-    setting: Setting, task: Task, model: nn.Module, data: lct.Data, flops: int, end: float
-) -> dict[str, Any]:
+def _trained(setting: Setting, task: Task, model: nn.Module, data: lct.Data, flops: int, end: float) -> dict[str, Any]:
     """Train a network for the compute of the task, all included, and measure it."""
     fraction = lct.count_flops(model, data.example) / flops
     passes = passes_for(task.compute, per_pass=fraction + (1 / 3 if task.distill else 0))
-    config = setting.training(
-        method="backprop", epochs=passes.epochs, lr=task.lr, seed=task.seed, batch_norm="train"
-    )
+    config = setting.training(method="backprop", epochs=passes.epochs, lr=task.lr, seed=task.seed, batch_norm="train")
     network, folder = lct.LocalCriticNetwork([model]), _folder(setting, task)
     run = open_run(network, data, config, run_dir=folder, resume=has_checkpoint(folder))
     steps = taught_steps(setting, network, data, run, task.distill, passes.part)
@@ -355,7 +362,7 @@ def _follow(steps: Iterator[Progress], end: float, what: str) -> None:
     """Train until the time is up."""
     for progress in steps:
         if time.time() > end:
-            raise OutOfTime(f"{what}: epoch {progress.epoch} of {progress.epochs}")
+            raise OutOfTimeError(f"{what}: epoch {progress.epoch} of {progress.epochs}")
 
 
 def _folder(setting: Setting, task: Task) -> Path:
