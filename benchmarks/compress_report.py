@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 from collections.abc import Sequence
@@ -9,14 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import write_csv
-from matplotlib.figure import Figure
-
-from lctprune.reports.figures import CHOSEN, FRONT, NO_METADATA, TIGHT, percent_formatter, style
 
 WHOLE = "compress"
 COLORS = {
-    WHOLE: FRONT,
-    "torch-pruning": CHOSEN,
+    WHOLE: "#D55E00",
+    "torch-pruning": "#555555",
     "scratch": "#009E73",
     "plain head": "#E69F00",
     "published": "#000000",
@@ -62,6 +60,9 @@ def write_report(path: Path) -> list[Path]:
     if not rows:
         return [path, table]
     write_csv(path.with_suffix(".csv"), rows)
+    if importlib.util.find_spec("matplotlib") is None:
+        print("\nno picture, as matplotlib is not installed")
+        return [path, table, path.with_suffix(".csv")]
     draw(chosen, path.with_suffix(".svg"), _title(document))
     return [path, table, path.with_suffix(".csv"), path.with_suffix(".svg")]
 
@@ -150,6 +151,10 @@ def _missing(document: dict[str, Any]) -> list[str]:
 
 def draw(chosen: Sequence[Chosen], path: Path, subtitle: str) -> None:
     """Draw test accuracy against FLOPs; parts of `compress` with broken lines."""
+    from matplotlib.figure import Figure
+
+    from lctprune.reports.figures import NO_METADATA, TIGHT, percent_formatter, style
+
     with style():
         figure = Figure(figsize=(8.0, 4.8), facecolor="white")
         ax = figure.subplots()

@@ -327,8 +327,10 @@ def taught_steps(
 def pace(setting: Setting, number: int) -> dict[str, float]:
     """Measure seconds per step of the given network's training, `plain` and `taught`, beside other processes."""
     torch.set_num_threads(1)
-    before, timed = (1, 2) if setting.quick else PACE
     data, found = setting.data(), {}
+    steps = max(2, len(data.train.targets) // setting.batch_size)
+    before = min(PACE[0], steps // 2)
+    timed = min(PACE[1], steps - before)
     for name, distill in (("plain", 0.0), ("taught", 0.5)):
         folder = setting.folder / f"pace {number} {name}"
         shutil.rmtree(folder, ignore_errors=True)
