@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 from collections.abc import Sequence
@@ -60,11 +59,13 @@ def write_report(path: Path) -> list[Path]:
     if not rows:
         return [path, table]
     write_csv(path.with_suffix(".csv"), rows)
-    if importlib.util.find_spec("matplotlib") is None:
-        print("\nno picture, as matplotlib is not installed")
-        return [path, table, path.with_suffix(".csv")]
-    draw(chosen, path.with_suffix(".svg"), _title(document))
-    return [path, table, path.with_suffix(".csv"), path.with_suffix(".svg")]
+    written = [path, table, path.with_suffix(".csv")]
+    try:
+        draw(chosen, path.with_suffix(".svg"), _title(document))
+    except ImportError as error:
+        print(f"\nno picture: {error}; draw it later with --draw {path.name}")
+        return written
+    return [*written, path.with_suffix(".svg")]
 
 
 def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
