@@ -51,7 +51,9 @@ CRITERIA = ("magnitude", "taylor")
 RATES = (0.004, 0.016)  # the first is that of `compress`
 NEW_RATE = 0.02  # of new networks
 USABLE = 0.9  # fraction of the time left in which all trainings must fit
-FIXED_S = 20.0  # of what else a measurement takes: pruning, measuring, export
+# what else a measurement takes: pruning and measuring; `compress` narrows several candidates, one after the other
+FIXED_S = {"compress": 45.0, "torch-pruning": 20.0, "scratch": 20.0, "plain head": 20.0, "published": 5.0}
+LAST_S = 5.0  # before the end, when trainings stop
 
 
 def main() -> None:
@@ -126,13 +128,15 @@ def run(arguments: argparse.Namespace) -> None:
     processes = min(arguments.processes, len(todo))
     with Pool(processes) as pool:
         compute, paces = _recorded_compute(report, arguments), {}
-        if compute is None:
+        if compute is None and all(task.way == "published" for task in todo):
+            compute = float(arguments.epochs)
+        elif compute is None:
             found = [each.result() for each in [pool.submit(pace, setting, number) for number in range(processes)]]
             paces = {name: round(max(each[name] for each in found), 4) for name in found[0]}
             compute = affordable(arguments, todo, paces, samples["train"] // arguments.batch_size, end)
         report.document.setdefault("setting", _described(arguments, samples, compute) | decoding | {"pace": paces})
         print(f"setting: {report.document['setting']}", flush=True)
-        stop = end - (FIXED_S / 4 if arguments.minutes else 0)
+        stop = end - (LAST_S if arguments.minutes else 0)
         futures = [pool.submit(measure, setting, each._replace(compute=compute), stop) for each in todo]
         named = dict(zip(futures, todo, strict=True))
         for future in as_completed(named):
@@ -146,12 +150,12 @@ def affordable(
     """Return the compute of every way, in epochs: what fits into the time that is left, and `--epochs` at most."""
     if not arguments.minutes:
         return float(arguments.epochs)
+    left = USABLE * (end - time.time())
+    fixed = [FIXED_S[task.way] for task in todo]
     each = [task.seconds(paces, steps) for task in todo]
-    processes = min(arguments.processes, len(todo))
-    rounds = -(-len(todo) // processes)
-    seconds = max(*each, sum(each) / processes, 1e-9)
-    left = USABLE * (end - time.time()) - rounds * FIXED_S
-    return float(max(0.1, min(arguments.epochs, int(10 * left / seconds) / 10)))
+    alone = min((left - own) / seconds for own, seconds in zip(fixed, each, strict=True) if seconds)
+    together = (left * min(arguments.processes, len(todo)) - sum(fixed)) / sum(each)
+    return float(max(0.1, min(arguments.epochs, int(10 * min(alone, together)) / 10)))
 
 
 def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
