@@ -26,26 +26,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
-import queue
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from compress_pool import Pool
 from gpu import make_importable
 
 if TYPE_CHECKING:
-    from compress_ways import Setting, Task
+    from compress_setting import Setting, Task
     from gpu_report import Report
 
     import lctprune as lct
 
-_T = TypeVar("_T")
 WAYS = ("compress", "torch-pruning", "scratch", "plain head", "published")
 CRITERIA = ("magnitude", "taylor")
 RATES = (0.004, 0.016)  # the first is that of `compress`
@@ -111,7 +108,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Take all measurements that are not there yet."""
-    from compress_ways import measure, pace
+    from compress_training import pace
+    from compress_ways import measure
     from gpu_report import Measurement, Report
 
     end = time.time() + 60 * (arguments.minutes or 1e6)
@@ -160,7 +158,7 @@ def affordable(
 
 def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
     """Yield all measurements, those that take longest first."""
-    from compress_ways import COMPRESS, PLAIN_HEAD, PRUNED, PUBLISHED, SCRATCH, Task
+    from compress_setting import COMPRESS, PLAIN_HEAD, PRUNED, PUBLISHED, SCRATCH, Task
 
     for seed, budget in itertools.product(arguments.seeds, arguments.budgets):
         if COMPRESS in arguments.ways:
@@ -183,7 +181,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
 def prepared(arguments: argparse.Namespace) -> tuple[Setting, dict[str, int]]:
     """Decode all images once, into a file that every process reads, and count them."""
     from common import part_of
-    from compress_ways import Setting
+    from compress_setting import Setting
     from gpu_training import KINDS, SPLITS, made_up
     from safetensors.torch import save_file
 
@@ -257,46 +255,6 @@ def _described(arguments: argparse.Namespace, samples: dict[str, int], compute: 
         "cores": os.cpu_count(),
         "command": " ".join(sys.argv),
     }
-
-
-class Pool:
-    """Processes side by side, of which one that dies takes only its own measurement with it.
-
-    Args:
-        count: number of processes.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._free: queue.Queue[ProcessPoolExecutor] = queue.Queue()
-        for _ in range(count):
-            self._free.put(_one())
-        self._threads = ThreadPoolExecutor(count)
-
-    def submit(self, function: Callable[..., _T], *arguments: object) -> Future[_T]:
-        """Call a function in the next process that is free, in the order of the calls of this method."""
-        return self._threads.submit(self._call, function, *arguments)
-
-    def _call(self, function: Callable[..., _T], *arguments: object) -> _T:
-        process = self._free.get()
-        try:
-            return process.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            process = _one()
-            raise
-        finally:
-            self._free.put(process)
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown()
-        while not self._free.empty():
-            self._free.get().shutdown()
-
-
-def _one() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 if __name__ == "__main__":
