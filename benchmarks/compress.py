@@ -38,10 +38,8 @@ from compress_pool import Pool
 from gpu import make_importable
 
 if TYPE_CHECKING:
-    from compress_setting import Setting, Task
+    from compress_setting import Task
     from gpu_report import Report
-
-    import lctprune as lct
 
 WAYS = ("compress", "torch-pruning", "scratch", "plain head", "published")
 CRITERIA = ("magnitude", "taylor")
@@ -108,6 +106,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Take all measurements that are not there yet."""
+    from compress_setting import prepared
     from compress_training import pace
     from compress_ways import measure
     from gpu_report import Measurement, Report
@@ -176,61 +175,6 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
     if PUBLISHED in arguments.ways:
         for name, path in [(None, None), *(each.split("=", 1) for each in arguments.published)]:
             yield Task(PUBLISHED, 100.0, 0, source=name and (name, Path(path).resolve()))
-
-
-def prepared(arguments: argparse.Namespace) -> tuple[Setting, dict[str, int]]:
-    """Decode all images once, into a file that every process reads, and count them."""
-    from common import part_of
-    from compress_setting import Setting
-    from gpu_training import KINDS, SPLITS, made_up
-    from safetensors.torch import save_file
-
-    import lctprune as lct
-
-    folder = (arguments.work or arguments.out.with_suffix("")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if arguments.quick:
-        data = made_up(80, 16)
-    else:
-        config = {"mean": arguments.mean, "std": arguments.std, "augment": "crop-flip", "shift": 0.125}
-        data = lct.load_data(lct.DataConfig(name=str(arguments.data), **config))
-    counts = {"train": arguments.images, "val": arguments.eval_images, "test": arguments.eval_images}
-    splits = {name: part_of(getattr(data, name), count) for name, count in counts.items()}
-    pixels = folder / "pixels.safetensors"
-    tensors = {f"{name}.{kind}": getattr(splits[name], kind) for name in SPLITS for kind in KINDS}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, pixels)
-    network, model_args, weights = arguments.network, {}, arguments.weights
-    if arguments.quick:
-        network, model_args, weights = "vgg-lct", {"width": 8}, folder / "weights.safetensors"
-        _write_random(data, network, model_args, weights)
-    setting = Setting(
-        network=network,
-        model_args=model_args,
-        weights=weights.resolve(),
-        pixels=pixels,
-        normalization=data.normalization,
-        augmentation=data.train.augmentation,
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        device=arguments.device,
-        folder=folder,
-        quick=arguments.quick,
-    )
-    counts = {name: len(split.targets) for name, split in splits.items()}
-    return setting, {**counts, "all": sum(counts.values())}
-
-
-def _write_random(data: lct.Data, network: str, model_args: dict[str, Any], path: Path) -> None:
-    """Write random weights, as a network that was trained."""
-    import torch
-    from safetensors.torch import save_file
-
-    import lctprune as lct
-    from lctprune.models.build import build_model, fitted
-
-    torch.manual_seed(0)
-    model = build_model(fitted(lct.NetworkConfig(model=network, model_args=model_args), data))
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
 
 
 def _recorded_compute(report: Report, arguments: argparse.Namespace) -> float | None:

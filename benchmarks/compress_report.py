@@ -44,7 +44,7 @@ class Chosen(NamedTuple):
 
     def mean(self, column: str) -> float:
         """Return the mean of a column over seeds."""
-        return statistics.mean(row[column] for row in self.rows)
+        return float(statistics.mean(row[column] for row in self.rows))
 
 
 def write_report(path: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def chosen_of(rows: Sequence[dict[str, Any]]) -> list[Chosen]:
 
 
 def _validated(rows: Sequence[dict[str, Any]]) -> float:
-    return statistics.mean(row["val_accuracy"] for row in rows)
+    return float(statistics.mean(row["val_accuracy"] for row in rows))
 
 
 def table_of(chosen: Sequence[Chosen]) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu_training import SPLITS
-from safetensors.torch import load_file
+import torch
+from common import part_of
+from gpu_training import KINDS, SPLITS, made_up
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lctprune as lct
-from lctprune.models.build import fitted
+from lctprune.models.build import build_model, fitted
 
 COMPRESS, PRUNED, SCRATCH, PLAIN_HEAD, PUBLISHED = "compress", "torch-pruning", "scratch", "plain head", "published"
 
@@ -62,12 +65,8 @@ class Setting(NamedTuple):
 
     def training(self, **settings: Any) -> lct.TrainConfig:
         """Return settings of a training, in which all ways agree."""
-        return lct.TrainConfig(
-            batch_size=self.batch_size,
-            precision=self.precision,  # type: ignore[arg-type]
-            device=self.device,  # type: ignore[arg-type]
-            **settings,
-        )
+        common: dict[str, Any] = {"batch_size": self.batch_size, "precision": self.precision, "device": self.device}
+        return lct.TrainConfig(**common, **settings)
 
 
 class Task(NamedTuple):
@@ -119,3 +118,46 @@ class Task(NamedTuple):
         passes = 1 / (self.budget / 100 + (1 / 3 if is_taught else 0))
         extra = 1.15 if self.way == COMPRESS else 1.0  # critics cost less than they take
         return extra * passes * steps * pace["taught" if is_taught else "plain"]
+
+
+def prepared(arguments: argparse.Namespace) -> tuple[Setting, dict[str, int]]:
+    """Decode all images once, into a file that every process reads, and count them."""
+    folder = (arguments.work or arguments.out.with_suffix("")).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.quick:
+        data = made_up(80, 16)
+    else:
+        config = {"mean": arguments.mean, "std": arguments.std, "augment": "crop-flip", "shift": 0.125}
+        data = lct.load_data(lct.DataConfig(name=str(arguments.data), **config))
+    counts = {"train": arguments.images, "val": arguments.eval_images, "test": arguments.eval_images}
+    splits = {name: part_of(getattr(data, name), count) for name, count in counts.items()}
+    assert isinstance(data.train, lct.TensorSplit), "images of more than 96 pixels a side are not held in memory"
+    pixels = folder / "pixels.safetensors"
+    tensors = {f"{name}.{kind}": getattr(splits[name], kind) for name in SPLITS for kind in KINDS}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, pixels)
+    network, model_args, weights = arguments.network, {}, arguments.weights
+    if arguments.quick:
+        network, model_args, weights = "vgg-lct", {"width": 8}, folder / "weights.safetensors"
+        _write_random(data, network, model_args, weights)
+    setting = Setting(
+        network=network,
+        model_args=model_args,
+        weights=weights.resolve(),
+        pixels=pixels,
+        normalization=data.normalization,
+        augmentation=data.train.augmentation,
+        batch_size=arguments.batch_size,
+        precision=arguments.precision,
+        device=arguments.device,
+        folder=folder,
+        quick=arguments.quick,
+    )
+    counts = {name: len(split.targets) for name, split in splits.items()}
+    return setting, {**counts, "all": sum(counts.values())}
+
+
+def _write_random(data: lct.Data, network: str, model_args: dict[str, Any], path: Path) -> None:
+    """Write random weights, as a network that was trained."""
+    torch.manual_seed(0)
+    model = build_model(fitted(lct.NetworkConfig(model=network, model_args=model_args), data))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
