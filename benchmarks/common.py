@@ -82,7 +82,7 @@ def load(arguments: argparse.Namespace) -> lct.Data:
         DataError: the data is missing, or its images are too large to be held in memory and a part is asked for.
     """
     data = lct.load_data(lct.DataConfig(name=arguments.data, image_size=arguments.image_size))
-    train, val = _part(data.train, arguments.images), _part(data.val, arguments.val_images)
+    train, val = part_of(data.train, arguments.images), part_of(data.val, arguments.val_images)
     return dataclasses.replace(data, train=train, val=val)
 
 
@@ -168,7 +168,7 @@ def whole_stage(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig) ->
     return Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
 
 
-def _part(split: lct.Split, count: int) -> lct.Split:
+def part_of(split: lct.Split, count: int) -> lct.Split:
     """Take `count` samples, balanced by class; the whole split, where it has no more or `count` is 0."""
     if not 0 < count < len(split.targets):
         return split

@@ -13,12 +13,20 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 HAS_PRUNING = importlib.util.find_spec("torch_pruning") is not None  # of the extra `bench`
 PEERS = ["lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower"]
+COMPRESSED = ["compress", "torch-pruning", "scratch", "plain head", "compress, exits", "compress, narrowed"]
 
 # of each script: further options, and how lines of what it prints begin
 QUICK: dict[str, tuple[list[str], list[str]]] = {
     "ablation": (
         ["--out", "ablation.csv"],
         ["variant", "backprop ", "distill 0:0.5 ", "alone 0 ", "2 groups ", "blocks 2 ", "points more than"],
+    ),
+    "compress": (
+        ["--device", "cpu", "--out", "compress.json", *([] if HAS_PRUNING else ["--ways", "published"])],
+        [
+            *("data: ", "| 100% | published | as given"),
+            *(f"| 50% | {way} |" for way in COMPRESSED if HAS_PRUNING),
+        ],
     ),
     "gpu": (
         ["--device", "cpu", "--out", "gpu.json", "--processes", "2"],
