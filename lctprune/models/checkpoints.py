@@ -101,7 +101,7 @@ def _refusal(path: Path, error: Exception) -> NetworkError:
     if "locating file data.pkl" in message:
         return NetworkError(f"{path} is not a file of weights (it is a zip archive of something else); {GIVE}")
     if "Unsupported operand" in message:
-        return NetworkError(f"{path} is not a file of weights (not pickled with protocol 2, as torch.save does it); {GIVE}")
+        return NetworkError(f"{path} is not a file of weights (it is no pickle of protocol 2); {GIVE}")
     refused = type(error).__name__ == "UnpicklingError"
     reason = "it contains other objects than tensors, or is broken" if refused else first_line(error, "broken")
     return NetworkError(f"{path} is not a file of weights ({reason}); {GIVE}")
