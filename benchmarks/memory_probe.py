@@ -65,7 +65,7 @@ def peak_allocated_bytes(step: Callable[[], None], device: str = "cpu") -> int:
     assert profile.profiler is not None
     events = [each for each in profile.profiler.kineto_results.events() if each.name() == "[memory]"]
     ordered = sorted(events, key=lambda each: each.start_ns())
-    return max(itertools.accumulate(each.nbytes() for each in ordered))
+    return int(max(itertools.accumulate(each.nbytes() for each in ordered)))
 
 
 def rss_bytes() -> int:
