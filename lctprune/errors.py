@@ -59,6 +59,10 @@ class RunError(LctpruneError, RuntimeError):
     """A run directory cannot be created, read or continued."""
 
 
+class RunWarning(UserWarning):
+    """A file of a run is damaged, and was restored or is done without."""
+
+
 class ExportError(LctpruneError, RuntimeError):
     """An exported network differs from the original, or cannot be written; nothing was written."""
 

@@ -145,22 +145,26 @@ class RunConfig:
     @property
     def created(self) -> str:
         """The time of creation, in ISO 8601; empty where it was not recorded."""
-        return str(self.document.get("created") or "")
+        return self._recorded("created", str, "")
 
     @property
     def command(self) -> tuple[str, ...]:
         """The command that created the run; empty where that was not recorded."""
-        return tuple(map(str, self.document.get("command") or ()))
+        return self._recorded("command", tuple[str, ...], ())
 
     @property
     def versions(self) -> Mapping[str, str]:
         """The version of each package."""
-        return self.document.get("versions") or {}
+        return self._recorded("versions", dict[str, str], {})
 
     @property
     def machine(self) -> Mapping[str, Any]:
         """The machine that trained: platform, cpu, cores, threads, gpu."""
-        return self.document.get("machine") or {}
+        return self._recorded("machine", dict[str, str | int | None], {})
+
+    def _recorded(self, name: str, kind: type[_T], otherwise: _T) -> _T:
+        value = self.document.get(name)
+        return otherwise if value is None else from_json(kind, value, name, file=self.path / CONFIG)
 
     def require_known(self, part: Part, *, remedy: str = "train it again") -> None:
         """Refuse a part with settings that this version does not know.

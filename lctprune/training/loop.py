@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
@@ -89,7 +90,7 @@ def train_epochs(
     examined = (
         next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
     )
-    rows: list[dict[str, object]] = [{**row} for row in run.metrics[: plan.epochs_done]] if run else []
+    rows = run.rows_to_continue() if run else []
     for epoch in range(plan.epochs_done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None
@@ -111,7 +112,7 @@ def train_epochs(
             agreements = stage.agreement(*examined) if examined else []
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_metrics(rows)
-        run.write_checkpoint(epoch + 1, tensors)
+        run.write_checkpoint(epoch + 1, tensors, rows=rows)
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
 
@@ -185,8 +186,8 @@ def _chunks(notes: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, A
     return (notes[start : start + size] for start in range(0, len(notes), size))
 
 
-def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, object]:
-    row: dict[str, object] = {
+def _metrics_row(progress: Progress, report: _Report, lr: float) -> Row:
+    row: Row = {
         "epoch": progress.epoch,
         "lr": lr,
         "images_per_s": round(progress.images_per_s, 2),
@@ -200,7 +201,7 @@ def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, ob
     return row
 
 
-def _agreement_columns(agreements: Sequence[GroupAgreement]) -> dict[str, object]:
+def _agreement_columns(agreements: Sequence[GroupAgreement]) -> Row:
     """Make columns of metrics.csv, to six digits, as norms may become very small; an undefined cosine is left empty."""
     return {
         f"exit{exit}_{name}": "" if math.isnan(value) else f"{value:.6g}"
