@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lctprune.cli.console import print_json, stdout
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, PartialOption, RunArgument
 
 EXPORTS = "exports"  # folder in a run
 
@@ -24,6 +24,7 @@ def export(
     ] = None,
     model: ModelOption = None,
     data: DataOption = None,
+    partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
     """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
@@ -38,7 +39,7 @@ def export(
     from lctprune.workflows.deployment import deploy, deployment_record
     from lctprune.workflows.loading import LoadedRun
 
-    found = opened(run, model=model, data=data)
+    found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
     require_writable(out or found.path / EXPORTS, remedy)

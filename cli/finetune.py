@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import stderr
+from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, ResumeOption, RunArgument, ThreadsOption
 from lctprune.errors import ConfigError
 
@@ -49,7 +49,8 @@ def finetune(
     if exit is None:
         raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
     found = opened(run, model=model, data=data, threads=threads)
-    session = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    with printed_warnings(stderr()):
+        session = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning exit {exit} of {found.path} in {session.opened.path}")
     show_progress(session.steps(), stderr())
     show_all(found, json=json)

@@ -9,23 +9,34 @@ from typing import Any
 import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
+from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run, newest_run
 from lctprune.utils.files import require_writable, why_not_writable
-from lctprune.workflows.deployment import SELECTED, measure_run, read_selection
+from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import notes
+from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import candidate_record
+from lctprune.workflows.selections import read_selection
 
 CSV = "candidates.csv"
 
 
-def opened(path: Path | None, *, model: str | None = None, data: Path | None = None, threads: int | None = None) -> Run:
+def opened(
+    path: Path | None,
+    *,
+    model: str | None = None,
+    data: Path | None = None,
+    threads: int | None = None,
+    partial: bool = False,
+) -> Run:
     """Open the run, by default the newest."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
+    found = newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
+    found.partial = partial
+    return found
 
 
 def results_folder(run: Run, out: Path | None, below: str = "") -> Path | None:
@@ -66,8 +77,11 @@ def measured(
     console = stderr()
     if run.epochs_done < (epochs := run.config.training.epochs):
         console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
+    require_whole(run)
     for note in notes(run):
         console.print(f"Note: {note}.")
+    if damage := metrics_damage(run):
+        console.print(f"Note: {damage}.")
     with printed_warnings(console), console.status("Measuring every exit on the validation split"):
         return measure_run(
             run,
@@ -80,9 +94,18 @@ def measured(
         )
 
 
+def metrics_damage(run: Run) -> str:
+    """Say what is wrong with metrics.csv; "" if nothing is."""
+    try:
+        return run.read_metrics()[1]
+    except RunError as error:
+        return str(error)
+
+
 def present_selection(run: Run) -> dict[str, Any] | None:
     """Read what was selected from the run; note on stderr if that was from an earlier checkpoint."""
-    selection = read_selection(run)
+    with printed_warnings(stderr()):
+        selection = read_selection(run)
     if selection is None and (run.path / SELECTED).exists():
         stderr().print(f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run; select again.")
     return selection

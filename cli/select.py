@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lctprune.cli.console import print_json, stderr, stdout
-from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, OutOption, RunArgument, ThreadsOption
+from lctprune.cli.options import (
+    BatchOption,
+    DataOption,
+    JsonOption,
+    ModelOption,
+    OutOption,
+    PartialOption,
+    RunArgument,
+    ThreadsOption,
+)
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -33,6 +42,7 @@ def select(
     data: DataOption = None,
     threads: ThreadsOption = None,
     out: OutOption = None,
+    partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
     """Pick the best exit that fits a budget, and export it.
@@ -54,7 +64,7 @@ def select(
     from lctprune.workflows.loading import LoadedRun
 
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
-    found = opened(run, model=model, data=data, threads=threads)
+    found = opened(run, model=model, data=data, threads=threads, partial=partial)
     loaded = LoadedRun(found)
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out

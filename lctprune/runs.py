@@ -48,13 +48,22 @@ class Run:
             executes such a function only if it is named here, whatever the directory says.
         data_path: present location of the run's data, if it has moved since training: the folder or file, or for
             torchvision's data sets the folder that they are kept in.
+        partial: whether damaged runs that were added to it are left out; otherwise they are an error.
 
     Raises:
         RunError: the directory is not a run.
     """
 
-    def __init__(self, path: str | Path, *, model: str | None = None, data_path: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        model: str | None = None,
+        data_path: str | Path | None = None,
+        partial: bool = False,
+    ) -> None:
         self.path = Path(path)
+        self.partial = partial
         self.model = model
         self.data_path = data_path
         self.config = read_config(self.path)

@@ -111,8 +111,8 @@ def train_epochs(
         with _explained(epoch, progress.step - 1):
             agreements = stage.agreement(*examined) if examined else []
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
-        run.write_metrics(rows)
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
+        run.write_metrics(rows)  # last, as it can be restored from the checkpoint
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
 

@@ -7,14 +7,16 @@ finetuned/exitK/        exit K as one network, trained further from end to end
 from __future__ import annotations
 
 import functools
-from contextlib import suppress
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from lctprune.config.run import CONFIG, Origin
 from lctprune.errors import NetworkError, RunError
 from lctprune.measure.candidates import exit_name
-from lctprune.runs import CHECKPOINT, Run
+from lctprune.run_files import CHECKPOINT, tensor_shapes
+from lctprune.runs import Run
 from lctprune.utils.files import require_writable, sha256
 from lctprune.workflows.loading import require_recipe
 
@@ -45,8 +47,10 @@ def members_of(run: Run) -> list[Member]:
     An added run counts if it has a finished epoch and was started from the run's present checkpoint.
 
     Raises:
-        RunError: the run has no checkpoint, or its network was made in a program.
+        RunError: the run has no checkpoint, or its network was made in a program; or an added run is damaged, and
+            `run.partial` is not set.
     """
+    require_whole(run)
     exits = _own_exits(run)
     members = [Member(exit, exit_name(exit, exits), run, exit) for exit in range(exits)]
     current = checkpoint_hash(run)
@@ -80,6 +84,7 @@ def new_origin(run: Run, exits: list[str], *, distill: float | None = None) -> O
         exits: description of how each of them came to be.
         distill: weight of the distance to the main network's outputs; see `Origin`.
     """
+    require_whole(run)
     number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(run))])
     return Origin(checkpoint_sha256=checkpoint_hash(run), first_number=number, exits=tuple(exits), distill=distill)
 
@@ -130,7 +135,7 @@ def notes(run: Run) -> list[str]:
     """
     if run.config.origin is not None:
         return [f"{run.path} was added to the run that it stands in, which has all networks"]
-    found = []
+    found = [f"{each}; it is left out" for each in damaged_runs(run)]
     current = checkpoint_hash(run)
     for added, origin in added_runs(run):
         done, epochs = added.epochs_done, added.config.training.epochs
@@ -143,13 +148,58 @@ def notes(run: Run) -> list[str]:
 
 def added_runs(run: Run) -> list[tuple[Run, Origin]]:
     """List the runs that were added to a run, in the order in which they were started, with their origins."""
-    found = []
-    for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*")):
-        with suppress(RunError):  # no run, or something else
+    return sorted(_examined(run)[0], key=lambda each: each[1].first_number)
+
+
+def damaged_runs(run: Run) -> list[str]:
+    """Say which runs that were added to a run are damaged, each with its folder and what is wrong."""
+    return _examined(run)[1]
+
+
+def require_whole(run: Run) -> None:
+    """Refuse a run to which damaged runs were added, unless it is to be used without these.
+
+    Raises:
+        RunError: an added run is damaged, and `run.partial` is not set.
+    """
+    if (damaged := damaged_runs(run)) and not run.partial:
+        more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
+        raise RunError(f"{damaged[0]}{more}; restore it, remove its folder, or go on without it: --partial")
+
+
+def _examined(run: Run) -> tuple[list[tuple[Run, Origin]], list[str]]:
+    """Open the runs that were added to a run: the whole ones with their origins, and what is wrong with the others."""
+    found, damaged, taken = [], [], {*range(_own_exits(run))}
+    for folder in (run.path / DENSE, *sorted((run.path / FINETUNED).glob("*"))):
+        if not (folder.is_dir() and any(name in os.listdir(folder) for name in (CONFIG, CHECKPOINT))):
+            continue  # no run, or something else
+        try:
             added = Run(folder, model=run.model)
-            if added.config.origin is not None:
-                found.append((added, added.config.origin))
-    return sorted(found, key=lambda each: each[1].first_number)
+            if (origin := added.config.origin) is None:
+                if folder.name == DENSE or re.fullmatch(r"exit\d+", folder.name):
+                    raise RunError(f"{folder / CONFIG}: origin is missing")
+                continue
+            _require_sound(added, origin, current=checkpoint_hash(run))
+            if taken & {*range(origin.first_number, origin.next_number)}:
+                raise RunError(f"{folder / CONFIG}: origin.first_number is {origin.first_number}, which is taken")
+            taken |= {*range(origin.first_number, origin.next_number)}
+            found.append((added, origin))
+        except RunError as error:
+            damaged.append(f"{folder}, which was added to {run.path}, is damaged: {error}")
+    return found, damaged
+
+
+def _require_sound(added: Run, origin: Origin, *, current: str) -> None:
+    """Raise a `RunError` if an added run of the run's present checkpoint is not what its files say."""
+    recipe, _ = require_recipe(added), added.config.training
+    header, own = added.header, _own_exits(added)
+    named = own if recipe.exit is not None else own - 1  # in a densified front the main network is the run's own
+    if len(origin.exits) != named:
+        raise RunError(f"{added.path / CONFIG}: origin.exits has {len(origin.exits)} names; it must have {named}")
+    if not header.epoch and not header.step and added.metrics:
+        raise RunError(f"{added.path / CHECKPOINT} is missing")
+    if origin.checkpoint_sha256 == current and header.epoch:
+        tensor_shapes(added.path)
 
 
 def _own_exits(run: Run) -> int:
