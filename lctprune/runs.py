@@ -270,7 +270,7 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
-        write_json(path / CONFIG, {"format": FORMAT, **environment(), **settings})
+        write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
     return Run(path, model=model)

@@ -55,4 +55,7 @@ class Header:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata of the file."""
-        return {"epoch": str(self.epoch), "training": json.dumps({"format": FORMAT, **dataclasses.asdict(self)})}
+        return {
+            "epoch": str(self.epoch),
+            "training": json.dumps({"format_version": FORMAT, **dataclasses.asdict(self)}),
+        }

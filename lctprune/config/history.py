@@ -65,7 +65,7 @@ def from_csv(content: bytes, file: Path) -> list[dict[str, str]]:
 
 
 def history_problem(rows: Sequence[Mapping[str, str]], history: Sequence[Row] | None, epochs: int, file: Path) -> str:
-    """Say what is wrong with rows of metrics.csv: a row is missing, or a cell is not what was written; "" if nothing is.
+    """Say what is wrong with rows of metrics.csv: one is missing, or a cell is not what was written; "" if nothing is.
 
     Args:
         rows: rows of the file.

@@ -45,9 +45,11 @@ def parse_object(content: bytes, file: Path, *, remedy: str = RESTORE) -> dict[s
         raise RunError(f"{file} is {what}; {remedy}") from error
     if not isinstance(document, dict):
         raise RunError(f"{file} is {_short(document)}; it must be a JSON object; {remedy}")
-    version = document.get("format", FORMAT)
+    version = document.get("format_version", FORMAT)
     if type(version) is not int or not 0 < version <= FORMAT:
-        raise RunError(f"{file}: format is {_short(version)}; this version of lctprune reads formats up to {FORMAT}")
+        raise RunError(
+            f"{file}: format_version is {_short(version)}; this version of lctprune reads formats up to {FORMAT}"
+        )
     return document
 
 

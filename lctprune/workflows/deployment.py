@@ -115,7 +115,7 @@ def measure_run(
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
-        "format": FORMAT,
+        "format_version": FORMAT,
         "split": "validation",
         "units": {
             "flops": "per sample; 1 FLOP is one multiply or one add, so flops = 2 * macs",
@@ -236,7 +236,7 @@ def deploy(
         model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
     card = folder / MODEL_CARD
     record = {
-        "format": FORMAT,
+        "format_version": FORMAT,
         **model_card(run, candidates, exit, scores),
         "file": model.name,
         "format": format,

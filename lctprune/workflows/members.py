@@ -171,7 +171,7 @@ def _examined(run: Run) -> tuple[list[tuple[Run, Origin]], list[str]]:
     """Open the runs that were added to a run: the whole ones with their origins, and what is wrong with the others."""
     found, damaged, taken = [], [], {*range(_own_exits(run))}
     for folder in (run.path / DENSE, *sorted((run.path / FINETUNED).glob("*"))):
-        if not (folder.is_dir() and any(name in os.listdir(folder) for name in (CONFIG, CHECKPOINT))):
+        if not (folder.is_dir() and any(os.path.lexists(folder / name) for name in (CONFIG, CHECKPOINT))):
             continue  # no run, or something else
         try:
             added = Run(folder, model=run.model)

@@ -43,7 +43,7 @@ def test_every_part_round_trips_key_for_key(trained: lct.Run, table_run: TableRu
         assert json.dumps(parts) == json.dumps({name: recorded[name] for name in parts})
         assert config.to_dict() == recorded
         rest = {"created": config.created, "command": [*config.command]}
-        rest |= {"format": 1, "versions": config.versions, "machine": config.machine}
+        rest |= {"format_version": 1, "versions": config.versions, "machine": config.machine}
         assert {**rest, **parts} == recorded
 
 
