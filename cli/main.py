@@ -94,7 +94,9 @@ def main() -> NoReturn:
         code = _fail(error, NOTHING_FITS)
     except ConfigError as error:
         code = _fail(error, WRONG_USAGE)
-    except (LctpruneError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
+    except LctpruneError as error:
+        code = _fail(error, getattr(error, "exit_code", FAILED))
+    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
         code = _fail(error, FAILED)
     except typer.TyperException as error:
         code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))

@@ -11,13 +11,27 @@ from rich.live import Live
 from rich.text import Text
 
 from lctprune.config.metric import score_text
+from lctprune.errors import INTERRUPTED, LctpruneError, TrainingInterrupted
 from lctprune.training.loop import Progress
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
 
 
+class InterruptedCommand(LctpruneError):  # noqa: N818
+    """A command was stopped by a signal, after a checkpoint."""
+
+    exit_code = INTERRUPTED
+
+
 def show_progress(steps: Iterable[Progress], console: Console) -> None:
     """Draw training's progress until it ends."""
+    try:
+        _show(steps, console)
+    except TrainingInterrupted as error:  # which typer would make silent
+        raise InterruptedCommand(str(error)) from error
+
+
+def _show(steps: Iterable[Progress], console: Console) -> None:
     last_line = time.monotonic()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for progress in steps:

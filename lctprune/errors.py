@@ -43,6 +43,10 @@ class TrainingError(LctpruneError, RuntimeError):
     """Training cannot go on, for instance because a loss is not finite."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal asked a training to stop, and it wrote a checkpoint first; the message says how to go on."""
+
+
 class ProcessLostError(LctpruneError, RuntimeError):
     """Another process of the same training has ended, or does not answer.
 

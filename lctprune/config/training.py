@@ -96,6 +96,11 @@ class TrainConfig:
         "backpropagation.",
         panel=TRAINING,
     )
+    checkpoint_every: int | None = setting(
+        None,
+        "Steps after which a checkpoint is written within an epoch. Default: every 10 minutes (in one process).",
+        panel=TRAINING,
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto is cuda if there is a GPU, else cpu.", panel=FIRST)
     compile: bool = setting(
         False,
@@ -112,6 +117,8 @@ class TrainConfig:
         object.__setattr__(self, "metric", parse_metric(self.metric))
         for name in ("epochs", "batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        steps = self.checkpoint_every
+        _require(self, "checkpoint_every", steps is None or steps >= 1, "at least 1")
         _require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
         _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")
         _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")

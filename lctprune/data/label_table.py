@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import warnings
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from lctprune.data.image_listing import ENDINGS, ending_of, nfc
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.files import open_regular
 
 # names of columns, in lower case and without what is neither a letter nor a digit
 PATHS = (
@@ -42,7 +44,7 @@ def read_lines(table: Path, most: int | None = None) -> Lines:
         DataError: the file cannot be read.
     """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(table, DataError), newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             delimiter = max("\t;,", key=first.count)
             file.seek(0)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from lctprune.data.header import has_header
 from lctprune.errors import DataError
+from lctprune.utils.files import read_regular
 from lctprune.utils.names import visible
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
@@ -92,7 +93,7 @@ def is_number(text: str) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_regular(path, DataError)
     except OSError as error:
         raise DataError(f"the table {path} cannot be read ({error.strerror})") from error
     if content.startswith(_UTF16):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lctprune.errors import NetworkError, first_line
+from lctprune.utils.files import read_regular
 
 StateDicts = dict[str, dict[str, Tensor]]  # by their keys in the file, such as "state_dict"; "" is the file itself
 
@@ -151,7 +152,7 @@ def _unknown_classes(path: Path, message: str) -> list[str]:
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Read the tensors of all shards that an index names, which lie beside it."""
     try:
-        document = json.loads(index.read_text())
+        document = json.loads(read_regular(index, NetworkError))
         shards = {str(name): str(shard) for name, shard in document["weight_map"].items()}
     except OSError as error:
         raise NetworkError(f"the weights {index} cannot be read ({error.strerror or error})") from error

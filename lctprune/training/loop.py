@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
+from lctprune.data.splits import Batch
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import IGNORED, Loss, class_numbers
 from lctprune.runs import Run
@@ -27,6 +28,7 @@ from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.finiteness import reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
+from lctprune.training.keeping import Keeper
 from lctprune.training.stage import Stage
 
 DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement that metrics.csv records
@@ -71,6 +73,7 @@ class Plan(NamedTuple):
     steps: int  # per epoch
     epochs_done: int
     is_regression: bool
+    begun: tuple[Any, ...] = ()  # number of steps taken of the next epoch, and the sums of losses over them
 
 
 def train_epochs(
@@ -91,11 +94,31 @@ def train_epochs(
         next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
     )
     rows = run.rows_to_continue() if run else []
+    keeper = Keeper(run, config.checkpoint_every) if run and pipeline.is_alone else None
+    with keeper.listening() if keeper else nullcontext():
+        yield from _epochs(stage, pipeline, data, run, plan, config, rows, keeper, examined, validation_loss)
+
+
+def _epochs(
+    stage: Stage,
+    pipeline: Pipeline,
+    data: Data | None,
+    run: Run | None,
+    plan: Plan,
+    config: ResolvedTrainConfig,
+    rows: list[Row],
+    keeper: Keeper | None,
+    examined: Batch | None,
+    validation_loss: Loss | None,
+) -> Iterator[Progress]:
     for epoch in range(plan.epochs_done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None
-        for progress in _train_epoch(stage, data, config, epoch, plan.steps):
+        begun = plan.begun if epoch == plan.epochs_done else ()
+        for progress in _train_epoch(stage, data, config, epoch, plan.steps, begun):
             yield progress
+            if keeper is not None:
+                keeper.after_step(stage, epoch, progress.step, rows)
         if progress is None:
             raise TrainingError("the training split has no samples")
         with _explained(epoch, progress.step - 1):
@@ -113,19 +136,28 @@ def train_epochs(
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
         run.write_metrics(rows)  # last, as it can be restored from the checkpoint
+        if keeper is not None:
+            keeper.after_epoch()
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
 
 
 def _train_epoch(
-    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, steps: int
+    stage: Stage,
+    data: Data | None,
+    config: ResolvedTrainConfig,
+    epoch: int,
+    steps: int,
+    begun: Sequence[Any] = (),
 ) -> Iterator[Progress]:
-    total = torch.zeros(len(stage.trainers))
+    first, total = (begun[0], torch.tensor(begun[1])) if begun else (0, torch.zeros(len(stage.trainers)))
     seconds, samples = 0.0, 0
     stage.train_mode()
     start = time.perf_counter()
     split = data.train if data else None
     for index, (inputs, targets) in enumerate(stage.batches(split, seed=_epoch_seed(config.seed, epoch))):
+        if index < first:  # taken before the training was interrupted
+            continue
         position = epoch * steps + index
         settings = step_settings(position, config.epochs * steps, config)
         with config.autocast(), compilation(config), _explained(epoch, index):
@@ -136,7 +168,7 @@ def _train_epoch(
             reason = reason_in_batch(inputs, targets, is_received=is_received, is_first_step=position == 0)
             raise _failure(exit, value, epoch, index, reason)
         total += means
-        stage.means = (total / (index + 1)).tolist()
+        stage.means, stage.totals = (total / (index + 1)).tolist(), total.tolist()
         samples += len(targets)
         seconds = time.perf_counter() - start
         yield Progress(
@@ -146,7 +178,7 @@ def _train_epoch(
             steps=steps,
             losses=stage.known_means,
             images_per_s=samples * stage.replicas / seconds,
-            seconds_left=seconds / (index + 1) * (config.epochs * steps - position - 1),
+            seconds_left=seconds / (index + 1 - first) * (config.epochs * steps - position - 1),
         )
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
         stage.flush_critic_update()

@@ -46,6 +46,7 @@ class Stage:
 
     Attributes:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
+        totals: sums of these losses over the steps of the epoch, set by the training loop.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Stage:
         self.trainers = list(trainers)
         self.links = links or Links()
         self.means: list[float] = []
+        self.totals: list[float] = []
         self._later_means: list[float] = []
         self._config, self._loss, self._distance = config, loss, distance
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)

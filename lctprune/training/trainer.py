@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.run import Origin, run_settings
+from lctprune.config.run import CONFIG, Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
@@ -21,12 +21,14 @@ from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
+from lctprune.run_files import CHECKPOINT
 from lctprune.runs import NETWORK_PREFIX, Run, create_run
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Plan, Progress, train_epochs
 from lctprune.training.preflight import require_trainable
 from lctprune.training.resuming import require_equal_settings
+from lctprune.utils.locking import locked
 from lctprune.utils.modules import moved
 
 
@@ -118,7 +120,8 @@ def open_run(
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
-    run.prepare_to_resume()
+    with locked(run.path / CONFIG, str(run.path)):
+        run.prepare_to_resume()
     require_equal_settings(run, settings)
     return run
 
@@ -155,6 +158,30 @@ def train_steps(
             missing.
         ProcessLostError: another process has ended.
     """
+    with locked(run.path / CONFIG, str(run.path)) if run else nullcontext():
+        yield from _train_steps(
+            network,
+            data,
+            run,
+            loss=loss,
+            distance=distance,
+            validation_loss=validation_loss,
+            processes=processes,
+            replicas=replicas,
+        )
+
+
+def _train_steps(
+    network: LocalCriticNetwork,
+    data: Data | None,
+    run: Run | None,
+    *,
+    loss: Loss | None,
+    distance: Distance | None,
+    validation_loss: Loss | None,
+    processes: ProcessGroup | None,
+    replicas: int,
+) -> Iterator[Progress]:
     plan = _plan(data, run)
     plan = Plan(*processes.broadcast(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
@@ -175,7 +202,7 @@ def train_steps(
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
     with _frozen(own) if config.freeze_main else nullcontext():
         stage = pipeline.stage(network, assignment, config, loss, distance=distance)
-        if processes or plan.epochs_done:
+        if processes or plan.epochs_done or plan.begun:
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
@@ -199,7 +226,9 @@ def _plan(data: Data | None, run: Run | None) -> Plan | None:
         return None
     split, training = data.train, run.config.training
     steps = max(1, sample_count(split) // training.batch_size)
-    return Plan(dataclasses.asdict(training), steps, run.epochs_done, split.targets.is_floating_point())
+    header = run.header
+    begun = (header.step, header.totals) if header.step else ()
+    return Plan(dataclasses.asdict(training), steps, header.epoch, split.targets.is_floating_point(), begun)
 
 
 def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:
@@ -209,7 +238,7 @@ def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:
 
 def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
     """Read the run's checkpoint; before its first epoch, take the network as it is."""
-    if not run.epochs_done:
+    if not (run.path / CHECKPOINT).exists():
         return {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
     tensors = run.read_checkpoint("")
     if any(name.startswith("optimizer.") and name.count(".") != 4 for name in tensors):

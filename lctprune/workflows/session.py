@@ -24,6 +24,7 @@ from lctprune.models.external import default_normalization
 from lctprune.models.transformers_models import default_image_size
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
+from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Progress
@@ -202,7 +203,7 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
             critic_width=config.critic_width or chosen,
         )
     weights, note = config.weights, config.weights_note
-    if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
+    if settings.weights is None and (run.path / CHECKPOINT).exists():  # the checkpoint has what became of them
         weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
     architecture = recorded.architecture if recorded and cuts is not None else None
     return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note, architecture=architecture)
