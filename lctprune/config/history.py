@@ -45,7 +45,8 @@ def from_csv(content: bytes, file: Path) -> list[dict[str, str]]:
         raise RunError(f"{file} is no CSV in UTF-8 ({error}); {_REMEDY}") from error
     if not lines or "epoch" not in lines[0] or len(set(lines[0])) < len(lines[0]):
         raise RunError(f"{file} must begin with a line of different names of columns, one of them epoch; {_REMEDY}")
-    columns, rows = lines[0], []
+    columns = lines[0]
+    rows: list[dict[str, str]] = []
     for number, cells in enumerate(lines[1:], start=1):
         if len(cells) != len(columns):
             raise RunError(f"{file}: line {number + 1} has {len(cells)} cells; it must have {len(columns)}; {_REMEDY}")

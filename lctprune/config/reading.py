@@ -12,7 +12,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -72,7 +72,7 @@ def from_json(kind: type[_T], values: object, name: str, *, file: Path, remedy: 
     from pydantic import ValidationError  # takes a while to import
 
     try:
-        (value,) = _adapter(kind).validate_json(json.dumps([values]))
+        (value,) = _adapter(typing.cast(Hashable, kind)).validate_json(json.dumps([values]))
     except ValidationError as error:
         _refuse_field(error, values, name, file, remedy)
     return typing.cast(_T, value)

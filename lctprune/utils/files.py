@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -10,14 +11,14 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lctprune.errors import LctpruneError, RunError
 
 MAX_TEXT_BYTES = 2**30  # of a file of text that is read whole
 
 
-def open_regular(path: Path, error: type[LctpruneError] = RunError) -> BinaryIO:
+def open_regular(path: Path, error: type[LctpruneError] = RunError) -> io.BufferedReader:
     """Open a file for reading; a pipe, socket or device is refused at once, as reading it may never end.
 
     Args:

@@ -63,4 +63,4 @@ def _chunks(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | me
     yield len(header).to_bytes(8, "little") + header
     for tensor in tensors.values():
         flat = tensor.detach().cpu().contiguous().flatten()
-        yield memoryview((torch.view_as_real(flat) if flat.is_complex() else flat).view(torch.uint8).numpy())
+        yield (torch.view_as_real(flat) if flat.is_complex() else flat).view(torch.uint8).numpy().data

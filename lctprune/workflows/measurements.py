@@ -38,18 +38,18 @@ class _Record(Candidate):
     def __post_init__(self) -> None:
         counts = ("exit", "flops", "macs", "parameters", "size_bytes", "samples", "latency_batch")
         costs = ("latency_ms", "latency_p5_ms", "latency_p95_ms", "accuracy_error")
-        limits = dict.fromkeys(counts, LARGEST) | dict.fromkeys(costs, LONGEST_MS)
+        limits: dict[str, float] = {**dict.fromkeys(counts, LARGEST), **dict.fromkeys(costs, LONGEST_MS)}
         for name, limit in limits.items():
             lowest = 1 if name in ("samples", "latency_batch") else 0
             if (value := getattr(self, name)) is not None and not lowest <= value <= limit:
                 raise ConfigError(f"{name} is {value}; it must be between {lowest} and {limit:g}")
         if self.metric not in METRIC_NAMES.values():
             raise ConfigError(f"metric is {self.metric!r}; it must be one of {', '.join(METRIC_NAMES.values())}")
-        lowest = -math.inf if self.metric in ("R2", "loss") else 0
+        least = -math.inf if self.metric in ("R2", "loss") else 0
         scores = {"accuracy": self.accuracy} | ({} if self.metric == "loss" else {"score": self.score})
         for name, value in scores.items():
-            if value is not None and not lowest <= value <= 1:
-                raise ConfigError(f"{name} is {value}; it must be between {lowest} and 1")
+            if value is not None and not least <= value <= 1:
+                raise ConfigError(f"{name} is {value}; it must be between {least} and 1")
         if self.flops is not None and self.macs != self.flops // 2:
             raise ConfigError(f"flops are {self.flops} and macs {self.macs}; macs must be half as many")
 
