@@ -187,7 +187,7 @@ def test_an_interrupted_one_says_how_to_go_on_and_is_whole(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.count("error:")) == (130, "", 1)
-    assert f"interrupted; {command[0]} goes on from its last epoch with --resume" in err
+    assert f"stopped by SIGINT, after a checkpoint; go on with: lctprune resume {trained.path / folder}" in err
     assert "Traceback" not in err
     done = lct.Run(trained.path / folder).epochs_done
     result = cli("evaluate", trained.path)
