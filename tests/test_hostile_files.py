@@ -192,9 +192,13 @@ def test_a_pipe_in_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path)
     path.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(path)
     with no_hang(), pytest.raises(lct.LctpruneError):
-        if name == "weights.pt":
-            lct.build_network(lct.NetworkConfig(model="mlp", features=3, groups=2), weights=str(path))
-        elif name.startswith("run"):
-            lct.Run(tmp_path / "run")
-        else:
-            lct.load_data(lct.DataConfig(name=str(tmp_path / name.partition("/")[0])))
+        _read(path, tmp_path / name.partition("/")[0])
+
+
+def _read(path: Path, folder: Path) -> None:
+    if path.suffix == ".pt":
+        lct.build_network(lct.NetworkConfig(model="mlp", features=3, groups=2), weights=str(path))
+    elif path.suffix == ".json":
+        lct.Run(folder)
+    else:
+        lct.load_data(lct.DataConfig(name=str(folder)))
