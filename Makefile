@@ -3,18 +3,29 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
+PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
+# without a GPU PyTorch's CPU build, where its index answers; else the one from PyPI, which brings CUDA along on Linux
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+WITHOUT_CUDA := command -v nvidia-smi > /dev/null || test "$$(uname)" != Linux || { \
+	echo "No GPU: PyTorch's CPU build from $(CPU_INDEX) (200 MB)"; \
+	$(PIP) --index-url $(CPU_INDEX) --retries 0 --timeout 10 torch torchvision || \
+	echo "That index does not answer: PyTorch comes from PyPI, with some gigabytes of CUDA libraries."; }
 
-.PHONY: demo test test-slow test-oldest check audit release docs format clean
+.PHONY: demo test test-slow test-gpu test-oldest check audit release docs format clean
 
-demo: $(READY)  ## the two commands of the README
+demo: $(DEMO)  ## the two commands of the README; installs no tools of development
 	$(BIN)/lctprune train resnet
-	$(BIN)/lctprune select --budget-flops 1e9
+	$(BIN)/lctprune select --budget-flops 80%
 
 test: $(READY)  ## the default test suite
 	$(BIN)/pytest -n auto
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
 
 check: $(READY)  ## formatting, lint, what is installed, import contracts, types, documentation
 	$(BIN)/ruff format --check .
@@ -68,7 +79,14 @@ format: $(READY)
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-$(READY): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt
+	@echo "Installing lctprune into $(VENV)"
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	@$(WITHOUT_CUDA)
+	$(PIP) --editable .
+	touch $@
+
+$(READY): $(DEMO)
+	@echo "Installing the tools of development into $(VENV)"
+	$(PIP) --editable '.[dev,docs]'
 	touch $@

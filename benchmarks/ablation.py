@@ -6,30 +6,36 @@
 
 A variant is trained with every seed: the same network (ResNet-18 of some width), data, epochs and schedule, and its own
 objective, critics or groups. Printed and written to a CSV file: accuracy of every exit on the validation
-split, mean and deviation over the seeds; MACs of every exit; the time of training. `alone K` is the architecture of
-exit K of 4 groups trained by backpropagation, by itself; `recipe, ...` is backpropagation with one setting changed. The
-test split is not touched.
+split, mean and deviation over the seeds; MACs of every exit; the time of training; and the differences from the default
+with the same seed, with their standard errors. `alone K` is the architecture of exit K of 4 groups trained by
+backpropagation, by itself; `recipe, ...` is backpropagation with one setting changed; `blocks B` is the experiment of
+`blocks.py`, where `blocks 1` is joint training with critics that distil. The test split is not touched.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import itertools
+import math
 import multiprocessing
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from blocks import training_in_blocks
 from common import describe_scale, exit_accuracies, load, macs, make_quick, mean_and_deviation, scale_options, trained
 
 import lctprune as lct
 from lctprune.models.build import fitted
+from lctprune.utils.modules import device_of
 
 
 class Variant(NamedTuple):
@@ -37,9 +43,12 @@ class Variant(NamedTuple):
 
     network: Mapping[str, Any] = MappingProxyType({})
     training: Mapping[str, Any] = MappingProxyType({})
+    blocks: int | None = None  # of the experiment
 
 
-QUICK = ("backprop", "distill 0:0.5", "alone 0", "2 groups")
+DEFAULT = "distill 0:0.5"
+DATA = ("data", "image_size", "images", "val_images")  # options that decide what is loaded
+QUICK = ("backprop", DEFAULT, "alone 0", "2 groups", "blocks 2")
 
 
 def variants() -> dict[str, Variant]:
@@ -47,6 +56,7 @@ def variants() -> dict[str, Variant]:
     found = {
         "backprop": Variant({"groups": 1}, {"method": "backprop"}),
         "joint": Variant(training={"method": "joint"}),
+        **{f"blocks {blocks}": Variant(blocks=blocks) for blocks in (1, 2)},
         **{
             f"recipe, {name} {value:g}": Variant({"groups": 1}, {"method": "backprop", name: value})
             for name, value in (
@@ -80,6 +90,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--only", nargs="+", default=[""], help="variants by name, or by how it begins")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side, of --threads each")
+    parser.add_argument("--device", default="auto", help="as --device of lctprune train")
     parser.add_argument(
         "--out",
         type=Path,
@@ -103,7 +114,9 @@ def main() -> None:
         for row in pool.map(run, todo, itertools.repeat(arguments)):
             add(arguments.out, row)
             print(f"  {row['variant']}, seed {row['seed']}: {row['accuracies']} in {row['seconds']} s", flush=True)
-    print_table([row for row in read(arguments.out, scale(arguments)) if row["variant"] in names])
+    rows = [row for row in read(arguments.out, scale(arguments)) if row["variant"] in names]
+    print_table(rows)
+    print_differences(rows)
 
 
 def scale(arguments: argparse.Namespace) -> str:
@@ -126,24 +139,33 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     name, seed = which
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    data = load(arguments)
+    data = loaded(*(getattr(arguments, name) for name in DATA))
     variant = variants()[name]
     changes = dict(variant.network)
     if changes.get("critic_width") == ():
         changes["critic_width"] = (arguments.width / 64,)
     recipe = fitted(lct.NetworkConfig(model="resnet18", model_args={"width": arguments.width}, **changes), data)
-    config = lct.TrainConfig(epochs=arguments.epochs, batch_size=arguments.batch_size, seed=seed, **variant.training)
+    config = lct.TrainConfig(
+        epochs=arguments.epochs, batch_size=arguments.batch_size, seed=seed, device=arguments.device, **variant.training
+    )
     torch.manual_seed(seed)
     network = lct.build_network(recipe)
-    seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
+    with training_in_blocks(variant.blocks) if variant.blocks else nullcontext():
+        seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
     return {
         "scale": scale(arguments),
         "variant": name,
         "seed": seed,
         "accuracies": " ".join(f"{accuracy:.4f}" for accuracy in exit_accuracies(network, data.val)),
-        "macs": " ".join(str(each) for each in macs(network, recipe.example)),
+        "macs": " ".join(str(each) for each in macs(network, recipe.example.to(device_of(network)))),
         "seconds": round(seconds),
     }
+
+
+@functools.cache
+def loaded(*values: object) -> lct.Data:
+    """Load the data once per process."""
+    return load(argparse.Namespace(**dict(zip(DATA, values, strict=True))))
 
 
 def run_directory(arguments: argparse.Namespace, name: str, seed: int) -> Path:
@@ -165,6 +187,42 @@ def print_table(rows: Sequence[dict[str, str]]) -> None:
         )
         seconds = statistics.mean(float(row["seconds"]) for row in own)
         print(f"{name:32} {len(own):2}  {exits:80}  {seconds:.0f} s")
+
+
+def differences(rows: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[float, float, int]]]:
+    """Compare each variant with the default, by the seeds of both.
+
+    Returns:
+        Per variant and exit: mean difference in points, its standard error (nan of a single seed), and the number of
+        seeds. A single network is compared with the exit whose architecture it has; variants with other exits than the
+        default's are left out.
+    """
+    own = {(row["variant"], row["seed"]): [*map(float, row["accuracies"].split())] for row in rows}
+    found = {}
+    for name in dict.fromkeys(row["variant"] for row in rows if row["variant"] != DEFAULT):
+        seeds = [seed for variant, seed in own if variant == name and (DEFAULT, seed) in own]
+        pairs = [(own[name, seed], own[DEFAULT, seed]) for seed in seeds]
+        if not pairs or len(pairs[0][0]) not in (1, len(pairs[0][1])):
+            continue
+        exit = int(name.split()[1]) if name.startswith("alone") else -1
+        compared = [
+            [100 * (one - other) for one, other in zip(ours, theirs if len(ours) > 1 else [theirs[exit]], strict=True)]
+            for ours, theirs in pairs
+        ]
+        found[name] = [(*_mean_and_error(column), len(column)) for column in zip(*compared, strict=True)]
+    return found
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+
+
+def print_differences(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print a line per variant: every exit's difference from the default in points, with its standard error."""
+    print(f"\npoints more than `{DEFAULT}` with the same seed (standard error), shallowest exit first")
+    for name, columns in differences(rows).items():
+        told = "  ".join(f"{mean:+.2f} ({error:.2f})" for mean, error, _ in columns)
+        print(f"{name:32} {columns[0][2]:2}  {told}")
 
 
 def read(path: Path, wanted: str) -> list[dict[str, str]]:

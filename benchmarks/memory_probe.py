@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,23 @@ def peak_saved_bytes(step: Callable[[], None], module: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         step()
     return Saved.peak
+
+
+def peak_allocated_bytes(step: Callable[[], None], device: str = "cpu") -> int:
+    """Measure the most bytes that a step holds beyond those before it: activations, gradients, buffers of kernels."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    assert profile.profiler is not None
+    events = [each for each in profile.profiler.kineto_results.events() if each.name() == "[memory]"]
+    ordered = sorted(events, key=lambda each: each.start_ns())
+    return max(itertools.accumulate(each.nbytes() for each in ordered))
 
 
 def rss_bytes() -> int:

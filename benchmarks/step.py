@@ -6,6 +6,8 @@
 Prints, for `tail` and `pooled` critics, beside backpropagation:
 - the time of a step, optimisers included (steps in turns, medians), and the ratio of FLOPs;
 - the peak bytes of tensors that autograd saves in a step;
+- the peak bytes that a step allocates, of local critics, joint training and backpropagation, at three widths, with and
+  without --recompute, and the time of a step with it, beside the same step without;
 - the growth of peak RSS over five steps, weights and optimisers included, each in a process of its own;
 - the data loader's share of a step; and what torch.compile does to a step.
 """
@@ -23,7 +25,7 @@ from typing import Any
 
 import torch
 from common import STEP, build, group_flops, random_batch, whole_stage
-from memory_probe import peak_rss_bytes, peak_saved_bytes, rss_bytes
+from memory_probe import peak_allocated_bytes, peak_rss_bytes, peak_saved_bytes, rss_bytes
 from torch import Tensor
 
 import lctprune as lct
@@ -32,6 +34,7 @@ from lctprune.training.compilation import compilation
 from lctprune.utils.environment import machine
 
 MODEL, MEMORY_BATCH = "resnet18", 256
+WIDTHS, RECOMPUTED_BATCH = (8, 16, 64), 32
 KINDS: dict[str, dict[str, Any]] = {
     "backprop": {"groups": 1},
     "tail": {"critic": "tail"},
@@ -58,6 +61,8 @@ def main() -> None:
     print(f"{MODEL} at {size}x{size}, {CONFIG.precision}, {machine()}, seed 0")
     print_times(recipes, arguments.batch_size, arguments.repeats)
     print_saved_bytes(recipes, memory_batch)
+    for width in (model_args["width"],) if arguments.quick else WIDTHS:
+        print_recomputed(size, width, min(memory_batch, RECOMPUTED_BATCH), min(arguments.repeats, 5))
     print_peak_rss(recipes, memory_batch)
     print_loader_share(recipes["tail"], arguments.batch_size, arguments.repeats)
     if arguments.compile:
@@ -90,6 +95,30 @@ def print_saved_bytes(recipes: dict[str, lct.NetworkConfig], batch_size: int) ->
         peak = peak_saved_bytes(make_step(network, random_batch(recipe, batch_size)), network)
         plain = plain or peak
         print(f"  {name:8}  {peak / 2**20:7.1f} MiB  {peak / plain:.3f} x backprop")
+
+
+def print_recomputed(size: int, width: int, batch_size: int, repeats: int) -> None:
+    """Compare methods and settings of --recompute: bytes beside backpropagation, seconds beside the method without."""
+    print(f"\npeak bytes allocated in a step, width {width}, batch {batch_size}; time beside the same without")
+    plain = 0
+    for method in ("backprop", "joint", "local-critic"):
+        groups = {"groups": 1} if method == "backprop" else {"critic": "tail"}
+        recipe = lct.NetworkConfig(model=MODEL, model_args={"width": width}, image_size=size, **groups)
+        batch = random_batch(recipe, batch_size)
+        steps = {
+            recompute: make_step(build(recipe), batch, method=method, recompute=recompute)
+            for recompute in ("off", "auto", "on")
+        }
+        seconds = in_turns(steps, repeats)
+        for recompute, step in steps.items():
+            peak = peak_allocated_bytes(step)
+            plain = plain or peak
+            pairs = zip(seconds[recompute], seconds["off"], strict=True)
+            slower = statistics.median(one / other for one, other in pairs)
+            print(
+                f"  {method:12}  --recompute {recompute:4}  {peak / 2**20:7.1f} MiB  {peak / plain:.3f} x backprop  "
+                f"time {slower:.3f} x"
+            )
 
 
 def print_peak_rss(recipes: dict[str, lct.NetworkConfig], batch_size: int) -> None:
@@ -130,11 +159,9 @@ def print_compiled(recipe: lct.NetworkConfig, batch_size: int, repeats: int) -> 
     print(f"\ntorch.compile: {ratio:.3f} x the time of an eager step, after {warmup:.0f} s of compilation")
 
 
-def make_step(
-    network: lct.LocalCriticNetwork, batch: tuple[Tensor, Tensor], *, compile: bool = False
-) -> Callable[[], None]:
-    """Make a function that takes a training step as lctprune.train does."""
-    config = dataclasses.replace(CONFIG, compile=compile)
+def make_step(network: lct.LocalCriticNetwork, batch: tuple[Tensor, Tensor], **settings: Any) -> Callable[[], None]:
+    """Make a function that takes a training step as lctprune.train does, with other settings than by default."""
+    config = dataclasses.replace(CONFIG, **settings)
     stage = whole_stage(network, config)
 
     def step() -> None:

@@ -127,24 +127,22 @@ def print_candidates(
     front: Sequence[Candidate],
 ) -> None:
     """Print a table of the exits, with an arrow at the chosen one and stars on the Pareto front."""
-    has_origins = any(candidate.origin for candidate in candidates)
     rows = [
-        {"": "→" if candidate is chosen else "*" if candidate in front else ""}
-        | _cells(candidate)
-        | ({"added as": candidate.origin} if has_origins else {})
+        {"": "→" if candidate is chosen else "*" if candidate in front else ""} | _cells(candidate)
         for candidate in candidates
     ]
     bold = next((index for index, candidate in enumerate(candidates) if candidate is chosen), None)
-    names = ("", "exit", "added as")
+    names = ("", "network")
     dispensable = [heading for heading in DISPENSABLE if heading != candidates[0].metric]
-    print_table(console, rows, dispensable=dispensable, left=names, folded=["added as"], bold=bold)
+    print_table(console, rows, dispensable=dispensable, left=names, folded=["network"], bold=bold)
 
 
 def _cells(candidate: Candidate) -> dict[str, str]:
     from lctprune.config.metric import interval_text, score_text
 
     return {
-        "exit": candidate.name,
+        "exit": str(candidate.exit),
+        "network": candidate.name + _origin(candidate),
         candidate.metric: score_text(candidate.score, candidate.metric),
         "95% interval": interval_text(*candidate.score_interval, candidate.metric),
     } | {
@@ -153,8 +151,18 @@ def _cells(candidate: Candidate) -> dict[str, str]:
         "MACs": quantity(candidate.macs),
         "params": quantity(candidate.parameters),
         "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms",
-        "size": f"{candidate.size_bytes / 2**20:.1f} MiB",
+        "size": megabytes(candidate.size_bytes),
     }
+
+
+def _origin(candidate: Candidate) -> str:
+    """Return where a network without a name of its own comes from, as earlier versions recorded it."""
+    return f" ({candidate.origin})" if candidate.origin and candidate.name == f"exit {candidate.exit}" else ""
+
+
+def megabytes(size: float) -> str:
+    """Write a number of bytes in MB, of a million bytes."""
+    return f"{size / 1e6:.3g} MB" if size < 1e6 else f"{size / 1e6:.1f} MB"
 
 
 def quantity(value: float | None) -> str:

@@ -45,7 +45,7 @@ def densify(
 
 def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) -> None:
     """Train critics at further cut points, and show progress."""
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import show_interruptible
     from lctprune.workflows.densification import begin_dense
 
     with printed_warnings(stderr()):
@@ -54,4 +54,4 @@ def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) ->
         f"Training {len(session.network.critics)} further critics on the main network of {run.path}, which stays as it "
         f"is; epochs: {session.opened.config.training.epochs}"
     )
-    show_progress(session.steps(), stderr())
+    show_interruptible(session.steps(), session.opened)

@@ -30,10 +30,12 @@ def evaluate(
     lctprune evaluate runs/mine --latency-batch 8 --threads 1
     """
     from lctprune.cli.results import measured, opened, refresh_results, results_folder, show_candidates
+    from lctprune.workflows.loading import LoadedRun
 
     found = opened(run, model=model, data=data, threads=threads, partial=partial)
     folder = results_folder(found, out)
-    candidates = measured(found, folder, latency_batch=latency_batch, again=True)
-    refresh_results(found, candidates, folder)
+    loaded = LoadedRun(found)
+    candidates = measured(found, folder, latency_batch=latency_batch, again=True, loaded=loaded)
+    refresh_results(loaded, candidates, folder)
     headline = f"{found.path} on its validation split"
-    show_candidates(found, candidates, headline, latency_batch=latency_batch, json=json)
+    show_candidates(found, candidates, headline, epochs=loaded.epochs, latency_batch=latency_batch, json=json)

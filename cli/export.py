@@ -16,7 +16,10 @@ EXPORTS = "exports"  # folder in a run
 def export(
     run: RunArgument = None,
     exit: Annotated[
-        int | None, typer.Option("--exit", metavar="K", help="Number of the exit, from 0. Default: the main network.")
+        str | None,
+        typer.Option(
+            "--exit", metavar="K|NAME", help="Exit, by its number or name (layer2). Default: the main network."
+        ),
     ] = None,
     format: Annotated[Literal["torchscript"], typer.Option(help="Format of the file.")] = "torchscript",
     out: Annotated[
@@ -33,11 +36,10 @@ def export(
     lctprune export runs/mine --exit 1 --out deployed
     """
     from lctprune.cli.results import measured, opened
-    from lctprune.measure.candidates import candidate_of
-    from lctprune.measure.selection import main_of
     from lctprune.utils.files import require_writable, why_not_writable
     from lctprune.workflows.deployment import deploy, deployment_record
     from lctprune.workflows.loading import LoadedRun
+    from lctprune.workflows.members import member_named
 
     found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
@@ -45,9 +47,9 @@ def export(
     require_writable(out or found.path / EXPORTS, remedy)
     kept_in = out if why_not_writable(found.path) else found.path
     candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
-    exit = candidate_of(candidates, main_of(candidates).exit if exit is None else exit).exit
-    folder = out or found.path / EXPORTS / f"exit{exit}"
-    deployment = deploy(found, candidates, exit, folder, format=format, loaded=loaded)
+    number = member_named(loaded, exit).number
+    folder = out or found.path / EXPORTS / f"exit{number}"
+    deployment = deploy(found, candidates, number, folder, format=format, loaded=loaded)
     if json:
         print_json(deployment_record(deployment))
     else:

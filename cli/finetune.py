@@ -14,7 +14,8 @@ from lctprune.errors import ConfigError
 def finetune(
     run: RunArgument = None,
     exit: Annotated[
-        int | None, typer.Option("--exit", metavar="K", help="Number of the exit, as evaluate shows it.")
+        str | None,
+        typer.Option("--exit", metavar="K|NAME", help="Exit, by its number or name, as evaluate shows them."),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Passes over the training split. Default: 1.")
@@ -42,15 +43,17 @@ def finetune(
     Example:
     lctprune finetune runs/mine --exit 1 --epochs 2
     """
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import show_interruptible
     from lctprune.cli.results import opened, show_all
     from lctprune.workflows.finetuning import begin_finetuning
+    from lctprune.workflows.members import member_named
 
     if exit is None:
         raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
     found = opened(run, model=model, data=data, threads=threads)
+    member = member_named(found, exit)
     with printed_warnings(stderr()):
-        session = begin_finetuning(found, exit, epochs=epochs, lr=lr, distill=distill, resume=resume)
-    stderr().print(f"Fine-tuning exit {exit} of {found.path} in {session.opened.path}")
-    show_progress(session.steps(), stderr())
+        session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    stderr().print(f"Fine-tuning {member.name} of {found.path} in {session.opened.path}")
+    show_interruptible(session.steps(), session.opened)
     show_all(found, json=json)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lctprune.cli.console import print_json, print_notes, print_table, printed_warnings, quantity, stderr, stdout
+from lctprune.cli.console import (
+    megabytes,
+    print_json,
+    print_notes,
+    print_table,
+    printed_warnings,
+    quantity,
+    stderr,
+    stdout,
+)
 from lctprune.cli.options import JsonOption, Settings, with_settings
 from lctprune.cli.parsing import group_count
 from lctprune.config.fields import help_of
@@ -86,13 +95,13 @@ def _cells(index: int, cost: GroupCosts, sent: int, critic: str, main: GroupCost
         "output": " x ".join(str(side) for side in cost.output_shape),
         "FLOPs": quantity(cost.flops),
         "params": quantity(cost.parameters),
-        "activations": f"{cost.activation_bytes / 2**20:.2f} MiB",
+        "activations": megabytes(cost.activation_bytes),
         "critic": critic,
         "critic FLOPs": quantity(cost.critic_flops),
         "critic params": quantity(cost.critic_parameters),
         "exit FLOPs": _fraction(cost.exit_flops, main.exit_flops),
         "exit params": _fraction(cost.exit_parameters, main.exit_parameters),
-        "sent": f"{sent / 2**20:.2f} MiB",
+        "sent": megabytes(sent),
     }
 
 

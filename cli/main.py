@@ -25,6 +25,7 @@ from lctprune.cli.finetune import finetune
 from lctprune.cli.inspect import inspect
 from lctprune.cli.models import models
 from lctprune.cli.report import report
+from lctprune.cli.resume import resume
 from lctprune.cli.select import select
 from lctprune.cli.train import train
 from lctprune.errors import (
@@ -43,7 +44,7 @@ from lctprune.utils.names import require_utf8, visible
 app = typer.Typer(
     name="lctprune",
     help="Train a network with local critics, and choose one of its sub-networks under a budget.",
-    epilog="Start with: lctprune train resnet, then: lctprune select --budget-flops 1e9",
+    epilog="Start with: lctprune train resnet, then: lctprune select --budget-flops 80%",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -56,10 +57,8 @@ def _paragraphs(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-for command in (train, select, evaluate, report, export, densify, finetune, inspect, models):
+for command in (train, resume, select, evaluate, report, export, densify, finetune, inspect, models):
     app.command(help=_paragraphs(command))(command)
-
-RESUMABLE = ("train", "densify", "finetune")
 
 
 def _print_version(wanted: bool) -> None:
@@ -89,7 +88,7 @@ def main() -> NoReturn:
             require_utf8(argument, "the argument")
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            code = _fail(KeyboardInterrupt(f"interrupted{_how_to_go_on()}"), INTERRUPTED)
+            code = _fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     except BudgetError as error:
         code = _fail(error, NOTHING_FITS)
     except ConfigError as error:
@@ -117,17 +116,12 @@ def _unexpected(error: Exception) -> Exception:
     return RuntimeError(f"{reason}; please report it, with the file {log.name}")
 
 
-def _how_to_go_on() -> str:
-    command = next(iter(sys.argv[1:]), "")
-    return f"; {command} goes on from its last epoch with --resume" if command in RESUMABLE else ""
-
-
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
     line = line.replace(": Value error, ", ": ")  # which Typer adds to what it quotes
-    if "RANK" in os.environ and sys.argv[1:2] == ["train"]:
+    if "RANK" in os.environ and sys.argv[1:2] in (["train"], ["resume"]):
         from lctprune.cli.ranks import end_process
         from lctprune.training.distributed.process_group import is_started
 

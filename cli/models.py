@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import print_json, stdout
+from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.options import JsonOption
+from lctprune.errors import NetworkError
 
 
 def models(
@@ -28,11 +30,20 @@ def models(
 
     kinds = {"built-in": list(MODELS), "torchvision": torchvision_names(), "timm": timm_names()}
     found = {kind: [name for name in known if pattern in name] for kind, known in kinds.items()}
+    if not any(found.values()):
+        every = [name for known in kinds.values() for name in known]
+        near = difflib.get_close_matches(pattern, every, n=5, cutoff=0.5)
+        said = f"; near are {', '.join(near)}" if near else ""
+        raise NetworkError(f"no name contains {pattern!r}{said}")
     if json:
         print_json(found)
         return
     console = stdout()
     for kind, known in found.items():
-        console.print(f"{kind} ({len(known)}): {', '.join(known) or 'none'}\n")
+        names = known if pattern or kind != "timm" else []
+        for name in names:
+            console.print(name)
+    if kinds["timm"] and not pattern:
+        console.print(f"and {len(kinds['timm'])} of timm: lctprune models TEXT lists those that contain TEXT")
     if not kinds["timm"]:
-        console.print("timm is not installed: pip install 'lctprune[timm]' adds its networks, as timm/NAME.")
+        stderr().print("timm is not installed: pip install 'lctprune[timm]' adds its networks, as timm/NAME.")

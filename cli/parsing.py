@@ -88,6 +88,8 @@ def require_effect(method: str, given: Mapping[str, Any]) -> None:
     """
     # critics' options have an effect with backprop, too: `densify` reads them
     unused = {"joint": OBJECTIVE, "backprop": (*OBJECTIVE, "balance")}.get(method, ())
+    if given["freeze_main"] and given["batch_norm"] == "train":
+        raise ConfigError("--batch-norm train changes nothing with --freeze-main, which keeps statistics; leave it out")
     defaults = {**vars(NetworkConfig()), **vars(TrainConfig())}
     for name in unused:
         own, plain = (Ramp.parse(name, each) if name in RAMPS else each for each in (given[name], defaults[name]))

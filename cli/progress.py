@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lctprune.cli.console import stderr
 from lctprune.config.metric import score_text
 from lctprune.errors import INTERRUPTED, LctpruneError, TrainingInterrupted
+from lctprune.measure.candidates import MAIN
+from lctprune.models.external import is_own_function
+from lctprune.runs import Run
+from lctprune.training.distributed.process_group import is_spoken_for
 from lctprune.training.loop import Progress
+from lctprune.utils.names import shell_word
+from lctprune.workflows.members import exit_names
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
+ESTIMATE_SECONDS = 2  # after which the time left is known well enough
+MOST_NAMED, LONGEST_NAME, NUMBER = 5, 9, 6  # exits; characters of a name and of a number in a table of epochs
+_EPOCH, _LEFT = "   epoch", "      left"
 
 
 class InterruptedCommand(LctpruneError):  # noqa: N818
@@ -23,43 +34,112 @@ class InterruptedCommand(LctpruneError):  # noqa: N818
     exit_code = INTERRUPTED
 
 
-def show_progress(steps: Iterable[Progress], console: Console) -> None:
-    """Draw training's progress until it ends."""
-    try:
-        _show(steps, console)
-    except TrainingInterrupted as error:  # which typer would make silent
-        raise InterruptedCommand(str(error)) from error
+class EpochTable:
+    """Lines of one epoch each, below a heading that says which number is which.
+
+    Args:
+        names: names of the exits.
+        metric: name of the metric.
+        width: columns of the terminal; losses are left out where it is too narrow.
+    """
+
+    def __init__(self, names: Sequence[str], metric: str, width: int) -> None:
+        short = ["main" if name == MAIN else name for name in names]
+        if len(short) > MOST_NAMED or max(map(len, short)) > LONGEST_NAME:
+            short = [str(index) for index in range(len(short) - 1)] + ["main"]
+        self._titles = ["training loss", f"validation {metric}"]
+        least = max(NUMBER, *(math.ceil((len(title) + 1) / len(short)) - 1 for title in self._titles))
+        self._names = [name.rjust(least) for name in short]
+        self._block = sum(len(name) + 1 for name in self._names)
+        self._has_losses = len(_EPOCH) + 2 * self._block + len(_LEFT) <= width
+
+    @property
+    def heading(self) -> str:
+        """The two lines above the first epoch."""
+        titles = self._titles if self._has_losses else self._titles[1:]
+        names = "".join(f" {name}" for name in self._names) * len(titles)
+        above = "".join(title.rjust(self._block) for title in titles)
+        return f"{' ' * len(_EPOCH)}{above}\n{_EPOCH}{names}{_LEFT}"
+
+    def row(self, progress: Progress) -> str:
+        """Return the line of an epoch that is over."""
+        losses = [f"{loss:.3f}" for loss in progress.losses] if self._has_losses else []
+        scores = [score_text(score, progress.metric) for score in progress.val_score or ()]
+        widths = [len(name) for name in self._names]
+        cells = "".join(
+            f" {text.rjust(width)}" for texts in (losses, scores) for text, width in zip(texts, widths, strict=False)
+        )
+        epoch = f"{progress.epoch}/{progress.epochs}".rjust(len(_EPOCH))
+        return f"{epoch}{cells}{_duration(progress.seconds_left).rjust(len(_LEFT))}"
 
 
-def _show(steps: Iterable[Progress], console: Console) -> None:
-    last_line = time.monotonic()
+def show_progress(steps: Iterable[Progress], console: Console, names: Sequence[str] = ()) -> None:
+    """Draw training's progress until it ends: where it is and how long it takes, and a line of figures an epoch.
+
+    Args:
+        steps: progress of a training.
+        console: console to draw on.
+        names: names of the exits, by default their numbers.
+    """
+    start = last_line = time.monotonic()
+    table, has_estimate = None, False
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for progress in steps:
-            line = progress_line(progress)
+            now = time.monotonic()
             if progress.val_accuracy is not None:
                 live.update(Text(""), refresh=console.is_terminal)
-                console.print(line)
+                if table is None:
+                    table = EpochTable(
+                        names or [*map(str, range(len(progress.losses)))], progress.metric, console.width
+                    )
+                    for line in table.heading.splitlines():
+                        console.print(line)
+                console.print(table.row(progress))
+            elif not has_estimate and progress.step > 1 and now - start > ESTIMATE_SECONDS:
+                has_estimate = True
+                console.print(f"About {_duration(progress.seconds_left)} left, by the first {progress.step} steps")
             elif console.is_terminal:
-                live.update(Text(line), refresh=True)
-            elif time.monotonic() - last_line > PLAIN_SECONDS:
-                console.print(line)
+                live.update(Text(progress_line(progress)), refresh=True)
+            elif now - last_line > PLAIN_SECONDS:
+                console.print(progress_line(progress))
             else:
                 continue
-            last_line = time.monotonic()
+            last_line = now
+
+
+def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
+    """Draw training's progress on stderr; where it is interrupted, say by which command it goes on."""
+    try:
+        show_progress(steps, stderr(), exit_names(run))
+    except KeyboardInterrupt as error:
+        if not is_spoken_for():
+            stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied
+        if isinstance(error, TrainingInterrupted):  # which typer would make silent
+            raise InterruptedCommand(str(error)) from error
+        raise
+
+
+def how_to_go_on(run: Run) -> str:
+    """Say by which command an interrupted run goes on, and from where."""
+    model = run.config.network.model if run.config.network else ""
+    named = f" --model {shell_word(model)}" if is_own_function(model) else ""
+    header, place = run.header, "from the start, as no epoch was finished"
+    if header.epoch or header.step:
+        place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"
+    return f"To go on {place}: lctprune resume {shell_word(run.path)}{named}"
 
 
 def progress_line(progress: Progress) -> str:
-    """One line: where training is, how fast, the losses of all exits, their validation scores, time left."""
+    """One line in an epoch: where training is, how fast, the losses of all exits, time left."""
     losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
-    left = datetime.timedelta(seconds=round(progress.seconds_left))
     parts = [
         f"epoch {progress.epoch}/{progress.epochs}",
         f"step {progress.step}/{progress.steps}",
         f"{progress.images_per_s:.0f} samples/s",
         f"loss {losses}",
     ]
-    if progress.val_score is not None:
-        named = "" if progress.metric == "accuracy" else f"{progress.metric} "
-        scores = " ".join(score_text(score, progress.metric) for score in progress.val_score)
-        parts.append(f"validation {named}{scores}")
-    return "  ".join([*parts, f"left {left}"])
+    return "  ".join([*parts, f"left {_duration(progress.seconds_left)}"])
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

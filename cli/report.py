@@ -22,18 +22,20 @@ def report(
     from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
     from lctprune.measure.candidates import candidate_of
     from lctprune.utils.files import write_atomically
+    from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
 
     found = opened(run, model=model, data=data, partial=partial)
     folder = results_folder(found, out)
-    candidates = measured(found, folder, any_latency=True)
+    loaded = LoadedRun(found)
+    candidates = measured(found, folder, any_latency=True, loaded=loaded)
     if folder is None:
-        show_candidates(found, candidates, f"{found.path} on its validation split", json=json)
+        show_candidates(found, candidates, f"{found.path} on its validation split", epochs=loaded.epochs, json=json)
         return
     from lctprune.reports import report_page  # takes a second to import
 
     path = folder / "report.html"
-    selection = present_selection(found)
+    selection = present_selection(loaded)
     recall = read_recall(folder / CANDIDATES) or read_recall(found.path / CANDIDATES)
     if selection is None:
         page = report_page(found, candidates, recall=recall)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.errors import RunError
-from lctprune.measure.candidates import Candidate, candidate_of
+from lctprune.measure.candidates import Candidate, candidate_of, unsteady
 from lctprune.measure.selection import pareto_front
-from lctprune.runs import Run, newest_run
+from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
+from lctprune.utils.names import shell_word
 from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import candidate_record
+from lctprune.workflows.run_choice import newer_unfinished, newest_run
 from lctprune.workflows.selections import read_selection
 
 CSV = "candidates.csv"
@@ -31,12 +34,17 @@ def opened(
     threads: int | None = None,
     partial: bool = False,
 ) -> Run:
-    """Open the run, by default the newest."""
+    """Open the run, by default the newest that is finished; note on stderr what is newer and still in training."""
     if threads is not None:
         torch.set_num_threads(threads)
-    found = newest_run(model=model, data_path=data) if path is None else Run(path, model=model, data_path=data)
-    found.partial = partial
-    return found
+    if path is not None:
+        return Run(path, model=model, data_path=data, partial=partial)
+    run = newest_run(model=model, data_path=data)
+    run.partial = partial
+    for other, done in newer_unfinished(run):
+        epochs = other.config.training.epochs
+        stderr().print(f"Note: taking {run.path}; {other.path} is newer, but only at epoch {done} of {epochs}.")
+    return run
 
 
 def results_folder(run: Run, out: Path | None, below: str = "") -> Path | None:
@@ -74,11 +82,14 @@ def measured(
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
     """
-    console = stderr()
-    if run.epochs_done < (epochs := run.config.training.epochs):
-        console.print(f"Note: {run.path} stands at epoch {run.epochs_done} of {epochs}.")
-    require_whole(run)
-    for note in notes(run):
+    console, loaded = stderr(), loaded or LoadedRun(run)
+    if loaded.epochs_done() < (epochs := run.config.training.epochs):
+        console.print(
+            f"Note: {run.path} is at epoch {loaded.checkpoint().epoch} of {epochs}, still training or interrupted "
+            f"(lctprune resume {shell_word(run.path)}); all figures and files are of that epoch."
+        )
+    require_whole(loaded)
+    for note in notes(loaded):
         console.print(f"Note: {note}.")
     if damage := metrics_damage(run):
         console.print(f"Note: {damage}.")
@@ -102,18 +113,19 @@ def metrics_damage(run: Run) -> str:
         return str(error)
 
 
-def present_selection(run: Run) -> dict[str, Any] | None:
+def present_selection(loaded: LoadedRun) -> dict[str, Any] | None:
     """Read what was selected from the run; note on stderr if that was from an earlier checkpoint."""
+    run = loaded.run
     with printed_warnings(stderr()):
-        selection = read_selection(run)
+        selection = read_selection(loaded)
     if selection is None and (run.path / SELECTED).exists():
         stderr().print(f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run; select again.")
     return selection
 
 
-def refresh_results(run: Run, candidates: Sequence[Candidate], folder: Path | None) -> None:
+def refresh_results(loaded: LoadedRun, candidates: Sequence[Candidate], folder: Path | None) -> None:
     """Write the files of `write_results` again, with the choice if one was made from this checkpoint."""
-    selection = present_selection(run)
+    selection = present_selection(loaded)
     if selection is None:
         write_results(candidates, folder)
     else:
@@ -143,24 +155,37 @@ def show_candidates(
     candidates: Sequence[Candidate],
     headline: str,
     *,
+    epochs: Mapping[str, int],
     chosen: Candidate | None = None,
     latency_batch: int = 1,
     json: bool = False,
 ) -> None:
     """Show the run's networks as a table below a headline, or as one JSON document."""
+    if note := unsteady(candidates):
+        again = f"lctprune evaluate {shell_word(run.path)}"
+        stderr().print(f"Note: {note}; do not rely on them: measure again when it is quiet, with {again}.")
     if json:
         records = [candidate_record(candidate) for candidate in candidates]
-        print_json({"run": str(run.path), "split": "validation", "candidates": records})
+        print_json({"run": str(run.path), "split": "validation", **epochs, **given_record(run), "candidates": records})
         return
     console = stdout()
-    console.print(f"{headline} ({candidates[0].samples} samples):\n")
+    at = "" if epochs["epoch"] >= epochs["epochs"] else f", epoch {epochs['epoch']} of {epochs['epochs']}"
+    console.print(f"{headline} ({candidates[0].samples} samples{at}):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, batch=latency_batch)}.")
+
+
+def given_record(run: Run) -> dict[str, Any]:
+    """Return the scores of the network that the run was given, for a JSON document; nothing if it was given none."""
+    given = run.config.given
+    return {"given": dataclasses.asdict(given)} if given else {}
 
 
 def show_all(run: Run, *, json: bool) -> None:
     """Measure and show all networks of the run, the added ones too."""
     folder = results_folder(run, None)
-    candidates = measured(run, folder)
-    refresh_results(run, candidates, folder)
-    show_candidates(run, candidates, f"\n{run.path}, all its networks on the validation split", json=json)
+    loaded = LoadedRun(run)
+    candidates = measured(run, folder, loaded=loaded)
+    refresh_results(loaded, candidates, folder)
+    headline = f"\n{run.path}, all its networks on the validation split"
+    show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)

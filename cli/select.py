@@ -19,11 +19,13 @@ from lctprune.cli.options import (
     RunArgument,
     ThreadsOption,
 )
+from lctprune.errors import BudgetError
+from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
-    from lctprune.runs import Run
     from lctprune.workflows.deployment import Deployment
+    from lctprune.workflows.loading import LoadedRun
 
 
 def select(
@@ -58,7 +60,7 @@ def select(
     """
     from lctprune.cli.results import measured, opened, results_folder, write_results
     from lctprune.measure.candidates import left_out
-    from lctprune.measure.selection import Budget, cheaper_alternative, main_of
+    from lctprune.measure.selection import Budget, cheaper_alternative, main_of, near_misses
     from lctprune.measure.selection import select as choose
     from lctprune.workflows.deployment import SELECTED, deploy
     from lctprune.workflows.loading import LoadedRun
@@ -70,21 +72,28 @@ def select(
     results = found.path if out is None and folder else out
     candidates = measured(found, results, latency_batch=latency_batch, loaded=loaded)
     limits = budget.limits(main_of(candidates))
-    chosen = choose(candidates, limits)
+    try:
+        chosen = choose(candidates, limits)
+    except BudgetError as error:
+        densify = f"lctprune densify {shell_word(found.path)}{f' --model {shell_word(model)}' if model else ''}"
+        message = str(error).replace("lctprune densify", densify)
+        raise BudgetError(message, error.nearest, error.misses) from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
+    for near in near_misses(candidates, limits, chosen)[:1]:
+        stderr().print(f"Note: {near.name} has {_shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
     with stderr().status("Exporting, and measuring on the test split"):
         deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
     write_results(candidates, results, chosen=chosen, limits=limits)
     if json:
-        print_json(_record(found, candidates, chosen, alternative, deployment, limits))
+        print_json(_record(loaded, candidates, chosen, alternative, deployment, limits))
     else:
-        _show(found, candidates, chosen, alternative, deployment, limits, latency_batch, results)
+        _show(loaded, candidates, chosen, alternative, deployment, limits, latency_batch, results)
 
 
 def _show(
-    run: Run,
+    loaded: LoadedRun,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     alternative: Candidate | None,
@@ -98,14 +107,14 @@ def _show(
     from lctprune.measure.selection import main_of
 
     main = main_of(candidates)
-    headline = f"{run.path}, exits on the validation split"
-    show_candidates(run, candidates, headline, chosen=chosen, latency_batch=latency_batch)
+    headline = f"{loaded.run.path}, exits on the validation split"
+    show_candidates(loaded.run, candidates, headline, epochs=loaded.epochs, chosen=chosen, latency_batch=latency_batch)
     console = stdout()
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:
         console.print(
             f"Alternative: {alternative.name} costs {_fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {_shown(alternative)} is statistically no worse."
+            f"{alternative.metric} of {_shown(alternative)} is not shown to be worse on {chosen.samples} samples."
         )
     if chosen is not main:
         console.print(
@@ -149,7 +158,7 @@ def _fraction(cost: float | None, whole: float | None) -> str:
 
 
 def _record(
-    run: Run,
+    loaded: LoadedRun,
     candidates: Sequence[Candidate],
     chosen: Candidate,
     alternative: Candidate | None,
@@ -160,7 +169,8 @@ def _record(
     from lctprune.workflows.model_card import candidate_record
 
     return {
-        "run": str(run.path),
+        "run": str(loaded.run.path),
+        **loaded.epochs,
         "budget": dict(limits),
         "selected": candidate_record(chosen),
         "alternative": candidate_record(alternative) if alternative else None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from lctprune.cli.console import print_notes, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_json, print_notes, printed_warnings, quantity, stderr, stdout
 from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
 from lctprune.cli.parsing import data_name, group_count, require_effect
 from lctprune.config.data import DataConfig
@@ -120,7 +121,8 @@ def train(
         places["image_root"] = str(Path(data["image_root"]).absolute())
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
-    from lctprune.workflows.session import SessionSettings
+    with stderr().status("Loading PyTorch"):  # which takes seconds
+        from lctprune.workflows.session import SessionSettings
 
     settings = SessionSettings(
         network=NetworkConfig(model=model, **network | {"groups": groups}),
@@ -132,13 +134,20 @@ def train(
         resume=resume,
         dense=dense,
     )
-    _start(settings, processes=processes, replicas=replicas, timeout=timeout, threads=threads, json=json)
+    start(settings, sys.argv[1:], processes=processes, replicas=replicas, timeout=timeout, threads=threads, json=json)
 
 
-def _start(
-    settings: SessionSettings, *, processes: int, replicas: int, timeout: float, threads: int | None, json: bool
+def start(
+    settings: SessionSettings,
+    arguments: Sequence[str],
+    *,
+    processes: int,
+    replicas: int,
+    timeout: float,
+    threads: int | None,
+    json: bool,
 ) -> None:
-    """Train here, or in the processes that are asked for."""
+    """Train here, or in the processes that are asked for, each of which is started with the command's arguments."""
     from lctprune.training.distributed.pipeline import require_one_process, require_processes
     from lctprune.training.distributed.process_group import is_started, process_count
 
@@ -147,7 +156,12 @@ def _start(
     if processes > 1 and not is_started():
         from lctprune.training.distributed.launcher import launch
 
-        launch(processes, sys.argv[1:])
+        try:
+            launch(processes, arguments)
+        except KeyboardInterrupt:
+            named = f" {shell_word(settings.out)}" if settings.out else ""
+            stderr().print(f"To go on: lctprune resume{named}", soft_wrap=True)
+            raise
         return
     import torch
 
@@ -167,73 +181,81 @@ def _start(
 def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
-    from lctprune.cli.results import CSV, refresh_results, show_candidates
-    from lctprune.measure.selection import main_of
-    from lctprune.models.external import is_own_function
+    from lctprune.cli.results import CSV, given_record, refresh_results, show_candidates
     from lctprune.workflows.deployment import measure_run
+    from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
+    from lctprune.workflows.next_steps import better_epoch, next_step
 
+    if settings.training.epochs == 0:
+        if json:
+            print_json({"run": str(run.path), "split": "validation", **given_record(run), "candidates": []})
+        return
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
+    loaded = LoadedRun(run)
     with printed_warnings(stderr()):
-        candidates = measure_run(run)
+        candidates = measure_run(run, loaded=loaded)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
-        refresh_results(run, candidates, run.path)
+        refresh_results(loaded, candidates, run.path)
     networks = "networks" if settings.dense else "exits"
-    show_candidates(run, candidates, f"\nTrained {run.path}; its {networks} on the validation split", json=json)
+    headline = f"\nTrained {run.path}; its {networks} on the validation split"
+    show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
-        model = settings.network.model
-        named = f" --model {shell_word(model)}" if is_own_function(model) else ""
-        budget = "params" if main_of(candidates).flops is None else "flops"
-        command = f"lctprune select {shell_word(run.path)} --budget-{budget} 60%{named}"
-        stdout().print(f"Next, choose one under a budget: {command}", soft_wrap=True)  # so that it can be copied
+        if note := better_epoch(run):
+            stderr().print(f"Note: {note}.")
+        stdout().print(next_step(run, candidates), soft_wrap=True)  # so that it can be copied
 
 
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
     """Train and return the run; None in all processes but the first."""
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import show_interruptible
+    from lctprune.measure.costs import count_parameters
     from lctprune.workflows.session import begin
 
     with printed_warnings(stderr()):
         session = begin(settings, group, replicas=replicas)
     print_notes(stderr(), session.network.notes)
     data, run = session.data, session.run
+    parameters = count_parameters(session.network.groups)
     steps = session.steps(group, replicas=replicas)
     del session  # a process of several keeps its own groups of the network only
     if run is None or data is None:
         for _ in steps:
             pass
         return None
-    _announce(run, data, stderr(), group)
-    show_progress(steps, stderr())
+    _announce(run, data, parameters, stderr(), group)
+    show_interruptible(steps, run)
     return run
 
 
-def _objective(training: TrainConfig) -> str:
-    if training.method != "local-critic":
-        return f"method {training.method}"
-    return f"matching {training.matching}, distill {training.distill}"
-
-
-def _announce(run: Run, data: Data, console: Console, group: ProcessGroup | None) -> None:
+def _announce(run: Run, data: Data, parameters: int, console: Console, group: ProcessGroup | None) -> None:
     import torch
 
+    from lctprune.config.metric import score_text
     from lctprune.data.dataset import split_sizes
 
     network, training = run.config.network, run.config.training
     assert network is not None  # a session builds it by its settings
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
+    arguments = ", ".join(f"{name}={value}" for name, value in network.model_args.items())
     console.print(
-        f"Training {network.model} in {counted(network.groups, 'group')} on "
+        f"Training {network.model}{f' ({arguments})' if arguments else ''} in {counted(network.groups, 'group')} on "
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
         f"{sizes['test']} test samples, {outputs})"
     )
     if data.preprocessing:
-        console.print(f"Images: {data.preprocessing}")
+        numbers = [",".join(f"{each:.4g}" for each in values) for values in data.normalization or ()]
+        console.print(f"Images: {data.preprocessing}{', mean {}, std {}'.format(*numbers) if numbers else ''}")
+    if given := run.config.given:
+        console.print(
+            f"Given network, before training: {given.metric} {score_text(given.score, given.metric)}, loss "
+            f"{given.loss:.4g} on {given.samples} validation samples{', with a new classifier' if given.new else ''}"
+        )
     console.print(
-        f"{counted(training.epochs, 'epoch')}, batch {training.batch_size}, {training.optimizer}, "
-        f"{training.precision} on {training.device} with {counted(torch.get_num_threads(), 'thread')}"
-        f"{f' in each of {group.size} processes' if group else ''}, "
-        f"{_objective(training)}; run directory {run.path}"
+        f"{quantity(parameters)} parameters; {counted(training.epochs, 'epoch')}, batch {training.batch_size}, "
+        f"{training.optimizer}, {training.precision} on {training.device} with "
+        f"{counted(torch.get_num_threads(), 'thread')}{f' in each of {group.size} processes' if group else ''}"
+        f"{'' if training.method == 'local-critic' else f', method {training.method}'}; run directory {run.path}"
     )

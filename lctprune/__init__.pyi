@@ -50,7 +50,6 @@ from .errors import (
 from .errors import (
     UnknownOperationError as UnknownOperationError,
 )
-from .exporting import export as export
 from .losses import cross_entropy as cross_entropy
 from .losses import mean_squared_error as mean_squared_error
 from .measure.candidates import Candidate as Candidate
@@ -62,11 +61,9 @@ from .measure.costs import (
     count_parameters as count_parameters,
 )
 from .measure.costs import (
-    measure_latency as measure_latency,
-)
-from .measure.costs import (
     size_bytes as size_bytes,
 )
+from .measure.latency import measure_latency as measure_latency
 from .measure.selection import (
     Budget as Budget,
 )
@@ -95,6 +92,7 @@ from .update import local_critic_backward as local_critic_backward
 from .workflows.densification import densify as densify
 from .workflows.deployment import measure_run as measure_run
 from .workflows.finetuning import finetune as finetune
+from .workflows.handing_over import export as export
 from .workflows.loading import load_network as load_network
 
 __version__: str

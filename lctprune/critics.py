@@ -129,9 +129,12 @@ def tail_critic(shape: Sequence[int], num_outputs: int, depth: int | None = None
     There is a stride-2 block for each remaining halving of the map. The first block keeps the group's channels, times
     `width` (fewer where channels x side is above `TAIL_AREA`, as after a bottleneck block); each further one doubles
     them. With a `depth` of more than 1, blocks of stride 1 follow each. The 1x1 convolution has `TAIL_FEATURES` times
-    as many channels as the last block. A map that is too small to be halved is pooled as it is.
+    as many channels as the last block. A map that is too small to be halved gets a `normalized_critic`: without a
+    block, no batch normalisation stands before the linear layer, and features may be of any size.
     """
     blocks, channels = _tail_blocks(shape, depth, width, depthwise=False)
+    if not blocks:
+        return normalized_critic(shape, num_outputs)
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_outputs))
 
 

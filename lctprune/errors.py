@@ -23,6 +23,10 @@ class PartitionError(NetworkError):
     """A model cannot be cut into the layer groups that were asked for."""
 
 
+class CutPointError(PartitionError, ConfigError):
+    """A model has no such cut point, or not so many."""
+
+
 class NetworkWarning(UserWarning):
     """A network is not quite what was asked for: an auxiliary head is left out, a classifier is new."""
 
@@ -33,6 +37,10 @@ class UnknownOperationError(LctpruneError, ValueError):
 
 class DataError(LctpruneError, ValueError):
     """A data set is missing, malformed, or too small to be split."""
+
+
+class UnknownDataError(DataError, ConfigError):
+    """Nothing has the name that was given for the data."""
 
 
 class DataWarning(UserWarning):

@@ -49,21 +49,45 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: For
         NetworkWarning: the network's outputs depend on the rest of the batch.
     """
     known_format(format)
-    network = unwrapped(network)
-    example = example.to(device_of(network))
-    scripted = to_torchscript(network, example)
-    batch = example if len(example) > 1 else example.expand(2, *example.shape[1:])
-    with evaluation_mode(network), torch.no_grad():
-        dependence = batch_dependence(network, batch)
-    singles = example[:SINGLE_SAMPLES, None].unbind() if runs_alone(dependence) else []
-    for samples in (batch, *singles, *_shorter(network, batch)):
-        _compare(network, scripted, samples, may_be_nan=dependence is not None)
+    with _conversion(network), evaluation_mode(network), torch.no_grad():
+        dependence = batch_dependence(unwrapped(network), _several(example).to(device_of(network)))
+    path = export_known(network, example, path, dependence=dependence, format=format)
     if dependence:
         warnings.warn(
             f"the exported network {dependence}: its accuracy in batches says nothing of single samples ({CAUSES})",
             NetworkWarning,
             stacklevel=2,
         )
+    return path
+
+
+def export_known(
+    network: nn.Module, example: Tensor, path: str | Path, *, dependence: str | None, format: Format = "torchscript"
+) -> Path:
+    """Write a network to a file as `export` does, where it is known how outputs depend on the rest of the batch.
+
+    Args:
+        network: traceable module.
+        example: real samples, [batch, ...].
+        path: output file.
+        dependence: clause as `batch_dependence` gives it; empty or None where outputs do not depend on the batch.
+        format: file format.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: the format is unknown.
+        ExportError: the network cannot be converted, gives other outputs when converted, or cannot be written.
+    """
+    known_format(format)
+    network = unwrapped(network)
+    example = example.to(device_of(network))
+    scripted = to_torchscript(network, example)
+    batch = _several(example)
+    singles = example[:SINGLE_SAMPLES, None].unbind() if runs_alone(dependence) else []
+    for samples in (batch, *singles, *_shorter(network, batch)):
+        _compare(network, scripted, samples, may_be_nan=bool(dependence))
     buffer = io.BytesIO()
     with _conversion(network), _without_warnings():
         torch.jit.save(scripted, buffer)
@@ -73,6 +97,11 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: For
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
     return path
+
+
+def _several(example: Tensor) -> Tensor:
+    """Return a batch of more than one sample."""
+    return example if len(example) > 1 else example.expand(2, *example.shape[1:])
 
 
 def known_format(name: str) -> Format:

@@ -36,6 +36,8 @@ class LocalCriticNetwork(nn.Module):
         self.critic_kinds: tuple[str, ...] = ()  # kind of each critic that was made by name
         self.critic_widths: tuple[float, ...] = ()  # factor on the width of each of them
         self.notes: tuple[str, ...] = ()  # for people: which critics are smaller than usual, which exits save nothing
+        self.tracing: tuple[str, ...] | None = None  # how it was traced, and the submodules that are kept whole
+        self.new_parameters: tuple[str, ...] = ()  # names of those that its first weights did not contain
         self.recipe: NetworkConfig | None = None  # how to build this network again, if it was built by name
         if len(self.groups) == 0:
             raise NetworkError("a network needs at least 1 group, got 0")

@@ -12,7 +12,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,23 @@ from lctprune.config.run import CONFIG, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
 from lctprune.errors import DataWarning, RunError, RunWarning
-from lctprune.run_files import CHECKPOINT, METRICS, read_config, read_header, read_metrics, read_tensors
+from lctprune.run_files import (
+    CHECKPOINT,
+    METRICS,
+    Checkpoint,
+    read_checkpoint,
+    read_config,
+    read_header,
+    read_metrics,
+    read_tensors,
+)
 from lctprune.utils.environment import environment
 from lctprune.utils.files import read_regular, require_writable, write_atomically, write_json
+from lctprune.utils.locking import locked
 from lctprune.utils.names import require_utf8
 from lctprune.utils.tensor_files import write_tensors
 
 RUNS = Path("runs")
-NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
 
 
@@ -68,6 +77,11 @@ class Run:
         self.data_path = data_path
         self.config = read_config(self.path)
 
+    def __repr__(self) -> str:
+        model = self.config.network.model if self.config.network else "a network made in a program"
+        epochs = f"epoch {self.epochs_done} of {self.config.training.epochs}"
+        return f"Run({str(self.path)!r}: {model}, {epochs})"
+
     @property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one per epoch; of a damaged file, those that the checkpoint has."""
@@ -98,6 +112,19 @@ class Run:
     def epochs_done(self) -> int:
         """The number of whole epochs in the checkpoint; 0 without a checkpoint."""
         return self.header.epoch
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end."""
+        return self.epochs_done >= self.config.training.epochs
+
+    def load_checkpoint(self) -> Checkpoint:
+        """Read the checkpoint, once.
+
+        Raises:
+            RunError: there is no whole checkpoint, or a weight is NaN.
+        """
+        return read_checkpoint(self.path)
 
     def load_data(self) -> Data:
         """Load the data set that the run was trained on, with the same splits and normalisation.
@@ -189,6 +216,19 @@ class Run:
             rows = []
         return continued(rows, header.history, header.epoch)
 
+    def record_epochs(self, epochs: int) -> None:
+        """Change the number of epochs in config.json, which then also lists what it was before.
+
+        Raises:
+            RunError: another process trains the run, or nothing can be written here.
+        """
+        require_writable(self.path, "copy it to where you may write, and resume that")
+        document = self.config.to_dict()
+        before = [*document.get("epochs_before", []), self.config.training.epochs]
+        training = {**document["training"], "epochs": epochs}
+        with locked(self.path / CONFIG, str(self.path)), self._writing(CONFIG) as file:
+            write_json(file, {**document, "training": training, "epochs_before": before})
+
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace metrics.csv.
 
@@ -274,34 +314,6 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
     return Run(path, model=model)
-
-
-def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:
-    """Find the run below `folder` that was created last and has a checkpoint.
-
-    Args:
-        folder: parent of the run directories.
-        model: name of the user's own function that built the network; see `Run`.
-        data_path: present location of the run's data; see `Run`.
-
-    Raises:
-        RunError: there is none.
-    """
-    runs = []
-    for checkpoint in Path(folder).glob(f"*/{CHECKPOINT}"):
-        with suppress(RunError):  # a directory that is not a run
-            runs.append(Run(checkpoint.parent, model=model, data_path=data_path))
-    if not runs:
-        raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
-    return max(runs, key=_created)
-
-
-def _created(run: Run) -> float:
-    """Return the time of creation in seconds since 1970; 0 where it is not known."""
-    try:
-        return datetime.datetime.fromisoformat(run.config.created).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _new_path(config: RunConfig) -> Path:

@@ -14,8 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lctprune.config.metric import is_lower_better
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import COSTS
-from lctprune.measure.units import amount
+from lctprune.measure.units import COSTS, amount
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Segment, label_points
 from lctprune.reports.points import ParetoPoint, measured_costs, pareto_points

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import COSTS, pareto_front
+from lctprune.measure.selection import pareto_front
+from lctprune.measure.units import COSTS
 from lctprune.utils.names import visible
 
 

@@ -13,8 +13,9 @@ import torch
 
 import lctprune as lct
 from lctprune.measure.scores import score_exits
-from lctprune.runs import create_run, newest_run
+from lctprune.runs import create_run
 from lctprune.utils.files import write_json
+from lctprune.workflows.run_choice import newer_unfinished, newest_run
 
 CONFIG = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32")
 
@@ -126,7 +127,7 @@ def test_data_with_a_relative_name_is_the_same_data_on_resuming(
 def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
     with pytest.raises(lct.RunError, match="no run below"):
         newest_run(tmp_path)
-    settings = {"network": None, "data": None, "training": {}}
+    settings = {"network": None, "data": None, "training": {"epochs": 1}}
     for name in ("b", "c", "a", "without a checkpoint"):
         run = create_run(tmp_path / name, settings)
         if name in "abc":
@@ -137,6 +138,14 @@ def test_the_newest_run_is_the_one_created_last(tmp_path: Path) -> None:
     times = {"a": "2026-01-02T10:00:00+00:00", "b": "2026-01-02T11:00:00+02:00", "c": "2026-01-02T09:30:00-02:00"}
     for name, created in times.items():
         write_json(tmp_path / name / "config.json", {**settings, "created": created})
+    assert newest_run(tmp_path).path == tmp_path / "c"
+    write_json(tmp_path / "c" / "config.json", {**settings, "training": {"epochs": 3}, "created": times["c"]})
+    taken = newest_run(tmp_path)  # c is still training
+    assert taken.path == tmp_path / "a"
+    newer = {run.path.name: done for run, done in newer_unfinished(taken)}
+    assert newer == {"without a checkpoint": 0, "c": 1}
+    for name in "ab":
+        shutil.rmtree(tmp_path / name)
     assert newest_run(tmp_path).path == tmp_path / "c"
 
 

@@ -24,10 +24,10 @@ class DataConfig:
     """
 
     name: str = setting(
-        "digits",
-        "digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of one folder of images "
-        "per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or FILE.csv, a table of "
-        "numbers, or paths and labels of images.",
+        "digits-cluttered",
+        "digits-cluttered, digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of "
+        "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or "
+        "FILE.csv, a table of numbers, or paths and labels of images.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
@@ -52,6 +52,13 @@ class DataConfig:
         "the data set.",
         panel=DATA,
     )
+    mean: tuple[float, ...] | None = setting(
+        None,
+        "Mean of each channel of the images, as 0.485,0.456,0.406 for pixels between 0 and 1; one number is for all. "
+        "Default: with --weights their model's own, else the training images'.",
+        panel=DATA,
+    )
+    std: tuple[float, ...] | None = setting(None, "Standard deviation of each channel, given with --mean.", panel=DATA)
     shift: float = setting(
         1 / 16,
         "Largest random shift of images up to 96 pixels, as a fraction of their side; 0.125 is usual for long "
@@ -62,7 +69,9 @@ class DataConfig:
     task: Literal["classification", "regression"] = setting(
         "classification", "classification, or regression (tables only).", panel=DATA
     )
-    target: str | None = setting(None, "Column of a table to predict. Default: the last one.", panel=DATA)
+    target: str | None = setting(
+        None, "Column of a table to predict. Default: one called label, class, ..., or the last.", panel=DATA
+    )
     max_length: int = setting(64, "Words of a sentence that are kept.", panel=DATA)
     seed: int = setting(0, "Random seed of the validation split.")
 
@@ -78,6 +87,7 @@ class DataConfig:
             raise ConfigError(
                 f"background is {self.background!r}; it must be the name of a colour, such as black, or #rrggbb"
             ) from error
+        self._check_normalization()
         if not 0 < self.shift <= 0.5:
             raise ConfigError(
                 f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"
@@ -97,6 +107,21 @@ class DataConfig:
             raise ConfigError(f"data seed is {self.seed}; it must lie between 0 and 2**32 - 1")
         if self.max_length < 1:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 1")
+
+    def _check_normalization(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))  # lists, when read back from JSON
+        if (self.mean is None) != (self.std is None):
+            given, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ConfigError(f"{given} is {getattr(self, given)}, without {missing}; give --mean and --std together")
+        for name, low, high in (("mean", 0, 1), ("std", 1e-4, 10)):
+            for number in getattr(self, name) or ():
+                if not low <= number <= high:
+                    raise ConfigError(
+                        f"{name} is {number:g}; for pixels between 0 and 1 it lies between {low} and {high} (for those "
+                        "between 0 and 255, divide by 255)"
+                    )
 
     @property
     def is_table(self) -> bool:

@@ -38,7 +38,7 @@ def is_lower_better(name: str) -> bool:
 
 
 def score_text(value: float | None, name: str, decimals: int = 1) -> str:
-    """Write the value of a metric: in percent, or for a loss as a number.
+    """Write the value of a metric: in percent, or for a loss and R2 as a number.
 
     Args:
         value: value of the metric; None or nan where it is not known.
@@ -47,12 +47,18 @@ def score_text(value: float | None, name: str, decimals: int = 1) -> str:
     """
     if value is None or value != value:
         return "-"
-    return f"{value:.4g}" if is_lower_better(name) else f"{value:.{decimals}%}"
+    if is_lower_better(name):
+        return f"{value:.4g}"
+    return f"{value:.{decimals + 2}f}" if name == METRIC_NAMES["r2"] else f"{value:.{decimals}%}"
 
 
 def interval_text(low: float, high: float, name: str) -> str:
     """Write an interval of a metric's values, as in 81.2-85.0%."""
-    return f"{low:.4g}-{high:.4g}" if is_lower_better(name) else f"{100 * low:.1f}-{high:.1%}"
+    if is_lower_better(name):
+        return f"{low:.4g}-{high:.4g}"
+    if name == METRIC_NAMES["r2"]:
+        return f"{low:.3f} to {high:.3f}"  # which may be negative
+    return f"{100 * low:.1f}-{high:.1%}"
 
 
 def best_text(name: str) -> str:

@@ -84,8 +84,14 @@ class NetworkConfig:
         "balance.",
     )
 
+    cut_point_names: tuple[str, ...] | None = setting(
+        None, "Names of the cut points, by which exits are called: a record."
+    )
     critic_kinds: tuple[str, ...] | None = setting(
         None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
+    )
+    tracing: tuple[str, ...] | None = setting(
+        None, "How the network was traced, and the submodules kept whole: a record, so that it is not compared again."
     )
     architecture: dict[str, Any] | None = setting(
         None, "Configuration of a model of Hugging Face transformers: a record, so that it is not read again."
@@ -104,7 +110,9 @@ class NetworkConfig:
             "critic_depth",
             "critic_width",
             "cuts",
+            "cut_point_names",
             "critic_kinds",
+            "tracing",
         ):  # lists, when read back from JSON
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -131,6 +139,7 @@ class NetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as they stand in a run's config.json."""
         values = dataclasses.asdict(self)
-        if not self.critic_kinds:  # as in runs from before it was recorded
-            del values["critic_kinds"]
+        for name in ("critic_kinds", "cut_point_names", "tracing"):
+            if not values[name]:  # as in runs from before it was recorded
+                del values[name]
         return values

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lctprune.config.data import DataConfig
+from lctprune.config.given import Given
 from lctprune.config.images import MOST_PIXELS, ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.reading import from_json, unknown_fields
@@ -20,7 +21,7 @@ from lctprune.errors import ConfigError, RunError
 CONFIG = "config.json"
 MOST_EXITS = 10**6
 PARTS = ("network", "data", "training")  # that every run has
-Part = Literal["network", "data", "training", "origin"]
+Part = Literal["network", "data", "training", "origin", "given"]
 _T = TypeVar("_T")
 
 
@@ -164,6 +165,11 @@ class RunConfig:
         """The origin of a run that was added to another one; otherwise None."""
         return self._read("origin", Origin) if "origin" in self.document else None
 
+    @cached_property
+    def given(self) -> Given | None:
+        """The scores of the network that the run was given as weights; otherwise None."""
+        return self._read("given", Given) if "given" in self.document else None
+
     @property
     def created(self) -> str:
         """The time of creation, in ISO 8601; empty where it was not recorded."""
@@ -218,7 +224,13 @@ class RunConfig:
         return from_json(kind, self.document[part], part, file=self.path / CONFIG)
 
 
-_TYPES: dict[Part, type] = {"network": NetworkConfig, "data": DataRecord, "training": TrainConfig, "origin": Origin}
+_TYPES: dict[Part, type] = {
+    "network": NetworkConfig,
+    "data": DataRecord,
+    "training": TrainConfig,
+    "origin": Origin,
+    "given": Given,
+}
 
 
 def _completed(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,6 +249,7 @@ def run_settings(
     data: DataRecord | None,
     training: ResolvedTrainConfig,
     origin: Origin | None = None,
+    given: Given | None = None,
 ) -> dict[str, Any]:
     """Return what config.json says of a new run, except when, how and on what machine it was created.
 
@@ -245,6 +258,7 @@ def run_settings(
         data: record of the data; None for data made in a program.
         training: settings of the training.
         origin: origin of a run that is added to another one.
+        given: scores of the network that the run was given.
     """
     settings: dict[str, Any] = {
         "network": network and network.to_dict(),
@@ -253,5 +267,7 @@ def run_settings(
     }
     if origin is not None:
         settings["origin"] = origin.to_dict()
+    if given is not None:
+        settings["given"] = dataclasses.asdict(given)
     read_back: dict[str, Any] = json.loads(json.dumps(settings))  # lists in place of tuples
     return read_back

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Method = Literal["local-critic", "joint", "backprop"]
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
+FINETUNING_LR = {"muon": 1e-4, "sgd": 1e-3, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
+NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a classifier beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +35,20 @@ class TrainConfig:
         "supervision) or backprop (the plain network without critics).",
         panel=FIRST,
     )
-    epochs: int = setting(10, "Passes over the training split.", panel=FIRST)
+    epochs: int = setting(
+        10, "Passes over the training split. 0 only measures the network that --weights gives.", panel=FIRST
+    )
     batch_size: int = setting(64, "Samples per step.", panel=FIRST)
     optimizer: Literal["auto", "muon", "sgd", "adamw"] = setting(
         "auto",
-        "sgd, adamw, muon (orthogonal updates of convolutions, SGD for the rest), or auto: muon for convolutional "
-        "networks, adamw for all others.",
+        "sgd, adamw, muon (orthogonal updates of convolutions, SGD for the rest), or auto: adamw for weights that were "
+        "trained before, muon for other convolutional networks, adamw for all others.",
         panel=TRAINING,
     )
     lr: float | None = setting(
         None,
         "Peak learning rate. Default: 0.02 for muon (20 times that for its SGD part, less for wide linear layers), "
-        "0.2 for sgd, 0.001 for adamw.",
+        "0.2 for sgd, 0.001 for adamw; with --weights 0.0001 (sgd: 0.001), but with --freeze-main as without.",
         panel=FIRST,
     )
     momentum: float = setting(0.9, "Nesterov momentum of sgd and muon.", panel=TRAINING)
@@ -76,10 +80,28 @@ class TrainConfig:
     )
     critic_period: int = setting(1, "Update critics in every k-th step only.", panel=CRITICS)
     freeze_main: bool = setting(
-        False, "Train the critics only; the main network stays as it is, to the last bit.", panel=NETWORK
+        False,
+        "Train the critics only, and the classifier if --weights has none for these classes; all else of the main "
+        "network stays as it is, to the last bit.",
+        panel=NETWORK,
     )
     critic_optimizer: Literal["sgd", "adam"] = setting(
-        "sgd", "sgd, at the groups' rate; or adam, the paper's, at a constant 1e-4.", panel=CRITICS
+        "sgd", "sgd: --optimizer, at --critic-lr; or adam, the paper's, at a constant 1e-4.", panel=CRITICS
+    )
+    critic_lr: float | None = setting(
+        None,
+        "Peak learning rate of critics, and with --weights of a new classifier. Default: that of --lr; with --weights "
+        "0.003 for adamw, 0.02 for muon, 0.01 for sgd, but with --freeze-main that of --lr.",
+        panel=CRITICS,
+    )
+    batch_norm: Literal["auto", "train", "keep", "recalibrate"] = setting(
+        "auto",
+        "Statistics of the main network's batch norm: train (moved by every batch), keep (as they are), recalibrate "
+        "(measured anew on the training split, then kept), or auto: keep with --weights, else train.",
+        panel=TRAINING,
+    )
+    new_parameters: tuple[str, ...] = setting(
+        (), "Parameters of the main network that are new beside trained ones, by name: they learn at --critic-lr."
     )
     metric: str = setting(
         AUTO,
@@ -108,6 +130,12 @@ class TrainConfig:
         "machine.",
         panel=TRAINING,
     )
+    recompute: Literal["off", "auto", "on"] = setting(
+        "off",
+        "Save memory by running groups forward a second time before their backward pass: auto runs those again whose "
+        "activations are largest, on all of them. Weights stay the same, to the bit.",
+        panel=TRAINING,
+    )
     seed: int = setting(
         0, "Random seed for weights, sample order, augmentation, dropout and the validation split.", panel=TRAINING
     )
@@ -115,11 +143,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         object.__setattr__(self, "metric", parse_metric(self.metric))
-        for name in ("epochs", "batch_size", "critic_period"):
+        _require(self, "epochs", self.epochs >= 0, "0 or more")
+        for name in ("batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         steps = self.checkpoint_every
         _require(self, "checkpoint_every", steps is None or steps >= 1, "at least 1")
-        _require(self, "lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
+        object.__setattr__(self, "new_parameters", tuple(self.new_parameters))  # a list, when read back from JSON
+        for name in ("lr", "critic_lr"):
+            rate = getattr(self, name)
+            _require(self, name, rate is None or 0 < rate < math.inf, "a positive number")
         _require(self, "momentum", 0 < self.momentum < 1, "between 0 and 1")
         _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         _require(self, "warmup", 0 <= self.warmup < 1, "at least 0 and less than 1")
@@ -127,6 +159,10 @@ class TrainConfig:
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
         Ramp.parse("matching", self.matching)
         Ramp.parse("distill", self.distill)
+        if self.compile and self.recompute != "off":
+            raise ConfigError(
+                f"--recompute {self.recompute} runs groups in parts, and --compile as a whole; leave one of them out"
+            )
         if self.diagnostics and (self.freeze_main or self.method != "local-critic"):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
             raise ConfigError(
@@ -134,7 +170,9 @@ class TrainConfig:
                 "leave one of them out"
             )
 
-    def resolved(self, *, images: bool = True, convolutional: bool = True) -> ResolvedTrainConfig:
+    def resolved(
+        self, *, images: bool = True, convolutional: bool = True, pretrained: bool = False
+    ) -> ResolvedTrainConfig:
         """Return the settings that training follows: every `auto` decided for this machine and network, ramps parsed.
 
         Resolving resolved settings changes nothing.
@@ -142,6 +180,7 @@ class TrainConfig:
         Args:
             images: whether the network takes images; other networks are small, and gain nothing from bf16.
             convolutional: whether the network mixes channels mainly by convolutions, see `is_convolutional`.
+            pretrained: whether the main network is trained already, and must not be shaken.
 
         Raises:
             ConfigError: this machine does not have the device.
@@ -157,14 +196,21 @@ class TrainConfig:
         if precision == "auto":
             precision = "bf16" if images and _computes_in_bf16(device) else "fp32"
         optimizer = self.optimizer
+        moves = pretrained and not self.freeze_main  # a trained network, gently
         if optimizer == "auto":
-            optimizer = "muon" if convolutional else "adamw"
+            optimizer = "muon" if convolutional and not moves else "adamw"
+        lr = self.lr or (FINETUNING_LR if moves else DEFAULT_LR)[optimizer]
+        batch_norm = self.batch_norm
+        if batch_norm == "auto":
+            batch_norm = "keep" if pretrained else "train"
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found: dict[str, Any] = {
             "device": device,
             "precision": precision,
             "optimizer": optimizer,
-            "lr": DEFAULT_LR[optimizer] if self.lr is None else self.lr,
+            "lr": lr,
+            "critic_lr": self.critic_lr or (NEW_PART_LR[optimizer] if moves else lr),
+            "batch_norm": batch_norm,
             "matching": Ramp.parse("matching", self.matching),
             "distill": Ramp.parse("distill", self.distill),
         }
@@ -179,17 +225,19 @@ class ResolvedTrainConfig(TrainConfig):
     """
 
     lr: float
+    critic_lr: float
     matching: Ramp
     distill: Ramp
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("device", "precision", "optimizer"):
+        for name in ("device", "precision", "optimizer", "batch_norm"):
             _require(self, name, getattr(self, name) != "auto", "resolved; use TrainConfig(...).resolved()")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as config.json records them, with ramps as text; `TrainConfig` takes them back."""
-        return dataclasses.asdict(self) | {"matching": str(self.matching), "distill": str(self.distill)}
+        text = {"matching": str(self.matching), "distill": str(self.distill)}
+        return dataclasses.asdict(self) | text | {"new_parameters": list(self.new_parameters)}
 
     def autocast(self) -> torch.autocast:
         """Return a context that computes in the precision of training."""
@@ -204,8 +252,11 @@ def _computes_in_bf16(device: str) -> bool:
 
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):  # from PyTorch 2.11 on
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    earlier = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in earlier)
 
 
 def _require(config: TrainConfig, name: str, holds: bool, limit: str) -> None:

@@ -12,15 +12,17 @@ from torch.nn import functional
 
 from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
+from lctprune.data.cluttered_digits import HELD_OUT_PICTURES, SIZE, ClutteredSplit, digit_side
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
-from lctprune.data.preprocessing import Normalization, augmentation_of
+from lctprune.data.preprocessing import NO_AUGMENTATION, Normalization, asked_normalization, augmentation_of
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
 DIGITS_TEST_FRACTION = 0.2
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}  # classes of datasets
-EMBEDDED = ("digits", "digits-rows")
+CLUTTERED = "digits-cluttered"
+EMBEDDED = ("digits", "digits-rows", CLUTTERED)
 NAMED = (*EMBEDDED, *TORCHVISION)  # all other names are paths
 
 
@@ -56,13 +58,16 @@ def builtin_data(
     """
     if config.name == "digits-rows":
         return digit_rows(config)
+    if config.name == CLUTTERED:
+        return cluttered_digits(config, normalization, preprocessing)
     if config.name == "digits":
         raw = digits(config.image_size or 32)
     else:
         raw = torchvision_data(config.name, config.data_dir, image_size=config.image_size, download=download)
     images, targets = raw.train
     train, val = stratified(targets, config.val_fraction, config.seed)
-    normalization = normalization or Normalization.of(images[train])
+    asked = asked_normalization(config, images.shape[3])
+    normalization = asked or normalization or Normalization.of(images[train])
     augmentation = augmentation_of(config, images.shape[1])
     return Data(
         train=TensorSplit(images[train], targets[train], normalization, augmentation),
@@ -73,6 +78,7 @@ def builtin_data(
         preprocessing=preprocessing or ImagePreprocessing.of(images.shape[1], has_margin=False),
         fingerprint=raw.fingerprint,
         config=config,
+        val_from_train=True,
     )
 
 
@@ -142,5 +148,48 @@ def digit_rows(config: DataConfig) -> Data:
         test=TensorSplit(normalization.apply(raw.test[0])[:, 0], raw.test[1]),
         classes=raw.classes,
         normalization=normalization,
+        config=config,
+        val_from_train=True,
+    )
+
+
+def cluttered_digits(
+    config: DataConfig,
+    normalization: Normalization | None = None,
+    preprocessing: ImagePreprocessing | None = None,
+) -> Data:
+    """Make the cluttered digits; `augment="none"` shows the same training pictures in every pass.
+
+    Args:
+        config: size of images, augmentation and validation split.
+        normalization: mean and deviation of the pixels; by default those of the train split.
+        preprocessing: steps to take for files that are given to a network trained on this data.
+    """
+    size = config.image_size or SIZE
+    raw = digits(digit_side(size))
+    images, targets = raw.train
+    kept, held_out = stratified(targets, config.val_fraction, config.seed)
+    train = ClutteredSplit(
+        images[kept],
+        targets[kept],
+        size=size,
+        seed=1,
+        normalization=normalization,
+        augmentation=NO_AUGMENTATION if config.augment == "auto" else augmentation_of(config, size),
+        redrawn=config.augment != "none",
+    )
+    normalization = train.normalization
+
+    def held_out_pictures(images: Tensor, targets: Tensor, *, seed: int) -> ClutteredSplit:
+        images, targets = images.repeat(HELD_OUT_PICTURES, 1, 1, 1), targets.repeat(HELD_OUT_PICTURES)
+        return ClutteredSplit(images, targets, size=size, seed=seed, normalization=normalization)
+
+    return Data(
+        train=train,
+        val=held_out_pictures(images[held_out], targets[held_out], seed=2),
+        test=held_out_pictures(*raw.test, seed=3),
+        classes=raw.classes,
+        normalization=normalization,
+        preprocessing=preprocessing or ImagePreprocessing.of(size, has_margin=False),
         config=config,
     )

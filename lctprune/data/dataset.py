@@ -15,7 +15,7 @@ from lctprune.data.splits import Split, sample_count
 from lctprune.data.tokens import FIRST_TOKENIZER
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Data:
     """A data set: its three splits, preprocessed alike, and what is known about them.
 
@@ -33,6 +33,7 @@ class Data:
         columns: names of a table's input columns.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
         typical: input of typical length, [1, ...], where inputs differ in length.
+        val_from_train: whether the validation split was cut from samples that are given for training.
     """
 
     train: Split
@@ -48,6 +49,12 @@ class Data:
     columns: tuple[str, ...] = ()
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
+    val_from_train: bool = False
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{count} {name}" for name, count in split_sizes(self).items())
+        outputs = f"{len(self.classes)} classes" if self.classes else "regression"
+        return f"Data({self.config.name if self.config else 'made in a program'}: {sizes} samples, {outputs})"
 
     @property
     def num_outputs(self) -> int:

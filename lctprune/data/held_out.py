@@ -44,7 +44,8 @@ def stratified(
 def drawn_by_class(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return the indices of the larger and of the held-out part, with the same fraction of every class.
 
-    A class of several samples has at least one in both parts; the only sample of a class stays in the larger one.
+    A class of several samples has at least one in both parts; the only sample of a class stays in the larger one. That
+    suits small classes better than `stratified`, on whose draws the splits of recorded runs depend.
 
     Args:
         targets: class numbers.

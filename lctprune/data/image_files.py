@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from lctprune.data.decoding import read_image
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
 from lctprune.data.splits import Batch, Split
 from lctprune.data.torch_loader import one_line_errors
+from lctprune.utils.transfer import sent
 
 _Transform = Callable[[Any], Any]
 
@@ -44,6 +46,7 @@ class FolderSplit(Split):
 
         self.paths = paths
         self._targets = targets
+        self._device = "cpu"
         self.normalization = normalization
         self.preprocessing = preprocessing
         shape = (preprocessing.size, preprocessing.size)
@@ -60,6 +63,12 @@ class FolderSplit(Split):
         """Labels of the files, in their order."""
         return self._targets
 
+    def on_device(self, device: str) -> FolderSplit:
+        """Return this split for training on a device, where images become floating-point numbers."""
+        there = copy.copy(self)
+        there._device = device
+        return there
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield every sample once, in order."""
         yield from self._load(self._test_transform, batch_size, generator=torch.Generator())  # not the global one
@@ -74,7 +83,7 @@ class FolderSplit(Split):
         workers = max(1, min(4, (os.cpu_count() or 2) - 1))  # never 0: workers draw from the generator of `options`
         dataset = _ImageFiles(self.paths, self.targets, self.preprocessing, transform)
         for images, targets in one_line_errors(DataLoader(dataset, batch_size, num_workers=workers, **options)):
-            yield self.normalization.apply(images), targets
+            yield self.normalization.apply(sent(images, self._device)), targets
 
 
 class _ImageFiles(Dataset[tuple[Tensor, Tensor]]):

@@ -16,7 +16,7 @@ from lctprune.data.image_labels import list_table
 from lctprune.data.image_layout import list_folder
 from lctprune.data.image_listing import ImageListing
 from lctprune.data.image_survey import chosen_preprocessing
-from lctprune.data.preprocessing import Normalization, augmentation_of
+from lctprune.data.preprocessing import Normalization, asked_normalization, augmentation_of
 from lctprune.data.splits import Split
 from lctprune.data.tensor_split import TensorSplit
 
@@ -26,7 +26,11 @@ IN_MEMORY_BYTES = 4 * 2**30  # unless they take more than this
 
 
 def image_data(
-    config: DataConfig, normalization: Normalization | None = None, preprocessing: ImagePreprocessing | None = None
+    config: DataConfig,
+    normalization: Normalization | None = None,
+    preprocessing: ImagePreprocessing | None = None,
+    *,
+    most: int | None = None,
 ) -> Data:
     """Load images from a folder, or those that a CSV file lists; splits that are missing are drawn, balanced by class.
 
@@ -35,23 +39,24 @@ def image_data(
         normalization: mean and deviation of the channels; by default those of the train split, or ImageNet's for
             images that are streamed.
         preprocessing: steps from a file to pixels; by default chosen by `config` and a sample of the training images.
+        most: largest side that is chosen, in pixels; by default 224.
 
     Raises:
         DataError: a folder or its images are missing, an image cannot be read, or a class is too small or unknown.
     """
     listing = list_table(config) if config.is_table else list_folder(config)
-    return _from_files(config, listing, normalization, preprocessing)
+    preprocessing = preprocessing or chosen_preprocessing(*listing.train, listing.classes, config, most=most)
+    return _from_files(config, listing, asked_normalization(config, 3) or normalization, preprocessing)
 
 
 def _from_files(
     config: DataConfig,
     listing: ImageListing,
     normalization: Normalization | None,
-    preprocessing: ImagePreprocessing | None,
+    preprocessing: ImagePreprocessing,
 ) -> Data:
     """Hold small images in memory, reading each split when it is needed; stream larger ones."""
     train_files, val_files, test_files = listing.train, listing.val, listing.test
-    preprocessing = preprocessing or chosen_preprocessing(*train_files, listing.classes, config)
     size = preprocessing.size
     augmentation = augmentation_of(config, size)
     if size > SMALL_IMAGE or len(train_files[0]) * 3 * size**2 > IN_MEMORY_BYTES:
@@ -76,5 +81,6 @@ def _from_files(
         normalization=normalization,
         preprocessing=preprocessing,
         fingerprint=listing.fingerprint,
+        val_from_train=listing.val_from_train,
         config=config,
     )

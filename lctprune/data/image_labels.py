@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -16,15 +17,27 @@ from lctprune.data.image_listing import (
     Files,
     ImageListing,
     fingerprint_of,
+    folders_in,
     require_no_empty,
     some,
 )
-from lctprune.data.image_splits import divided, split_of, without_eval
+from lctprune.data.image_splits import divided, is_cut, split_of, without_eval
 from lctprune.data.label_table import Row, are_images, label_rows, name_images, read_lines
 from lctprune.errors import DataError
 
 LIKELY_ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+MARKED_TABLE = "_classes.csv"  # as Roboflow names it, with a column of 0 and 1 for each class
 LINES_TO_TELL = 20  # of a file, by which a list of images is told from a table of numbers
+
+
+class _Image(NamedTuple):
+    """An image that a table lists: its split or "all", class, file, name in the fingerprint, and its line."""
+
+    split: str
+    label: str
+    path: str
+    name: str
+    where: str
 
 
 def lists_images(config: DataConfig) -> bool:
@@ -55,36 +68,81 @@ def list_table(config: DataConfig) -> ImageListing:
     located = _located(table, rows, table.parent if config.image_root is None else Path(config.image_root))
     words = {word: split_of(word) for word in dict.fromkeys(row.split for row in rows)}
     splits = {"": "all"} if [*words] == [""] else _splits(table, words)
-    classes = _classes(table, rows, splits)
+    images = [
+        _Image(splits[row.split], row.label, located[row.path], row.path, f"{table}, line {row.line}") for row in rows
+    ]
+    return _listing(table, images, config)
+
+
+def split_tables(splits: Mapping[str, str]) -> dict[str, Path]:
+    """Return the table of labels in each folder of a split, if the training split has one and no class folders.
+
+    Raises:
+        DataError: another split has none.
+    """
+    tables = {split: Path(folder) / MARKED_TABLE for split, folder in splits.items()}
+    if not tables["train"].is_file() or folders_in(splits["train"]):
+        return {}
+    for table in tables.values():
+        if not table.is_file():
+            raise DataError(f"{table} is missing, and {tables['train']} is not; add it, or remove {table.parent}")
+    return tables
+
+
+def list_tables(root: Path, tables: Mapping[str, Path], config: DataConfig) -> ImageListing:
+    """List the images of folders of splits, of which each holds a table of its images and their classes.
+
+    Args:
+        root: folder of the splits.
+        tables: table in the folder of each split.
+        config: fraction of the validation split, and the seed.
+
+    Raises:
+        DataError: a file cannot be read, columns or images are missing, or a class is.
+    """
+    images = []
+    for split, table in sorted(tables.items(), reverse=True):
+        rows, folder = label_rows(table, None), table.parent
+        located = _located(table, rows, folder)
+        images += [
+            _Image(split, row.label, located[row.path], f"{folder.name}/{row.path}", f"{table}, line {row.line}")
+            for row in rows
+        ]
+    return _listing(root, images, config)
+
+
+def _listing(source: Path, images: Sequence[_Image], config: DataConfig) -> ImageListing:
+    """Make a listing: number the classes, and divide the images."""
+    classes = _classes(source, images)
     numbers = {name: number for number, name in enumerate(classes)}
     parts = {
-        split: _files([(located[row.path], numbers[row.label]) for row in rows if splits[row.split] == split])
-        for split in {*splits.values()}
+        split: _files([(image.path, numbers[image.label]) for image in images if image.split == split])
+        for split in {image.split for image in images}
     }
-    divisions = divided(table, parts, config, classes)
-    texts = {str(Path(path)): text for text, path in located.items()}
+    divisions = divided(source, parts, config, classes)
+    texts = {str(Path(image.path)): image.name for image in images}
     names = (
         f"{texts[str(path)]}\t{classes[label]}"
         for paths, labels in divisions
         for path, label in zip(paths, labels.tolist(), strict=True)
     )
-    return ImageListing(classes, *divisions, fingerprint_of(names))
+    return ImageListing(classes, *divisions, fingerprint_of(names), is_cut(parts))
 
 
-def _classes(table: Path, rows: Sequence[Row], splits: Mapping[str, str]) -> tuple[str, ...]:
+def _classes(source: Path, images: Sequence[_Image]) -> tuple[str, ...]:
     """Return the labels of the training split, sorted as text.
 
     Raises:
         DataError: there are fewer than two, or another split has others.
     """
-    classes = {row.label for row in rows if splits[row.split] in ("train", "all")}
+    classes = {image.label for image in images if image.split in ("train", "all")}
     if len(classes) < 2:
-        raise DataError(f"{table} has {len(classes)} class ({some(classes)}); classification needs at least 2")
-    for row in rows:
-        if row.label not in classes:
+        raise DataError(f"{source} has {len(classes)} class ({some(classes)}); classification needs at least 2")
+    for image in images:
+        if image.label not in classes:
             raise DataError(
-                f"{table}, line {row.line}: {row.label!r} is a class that no image of the training split has; add some "
-                "or remove the line"
+                f"{image.where}: {image.label!r} is a class that no image of the training split has; add some or "
+                "remove the line"
             )
     return tuple(sorted(classes))
 

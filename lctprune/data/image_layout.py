@@ -7,18 +7,17 @@ a folder of classes, from which the splits are drawn.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lctprune.config.data import DataConfig
+from lctprune.data.image_labels import list_tables, split_tables
 from lctprune.data.image_listing import (
     Files,
     ImageListing,
     Omissions,
     class_folders,
-    dangling_links,
     fingerprint_of,
     folders_in,
     has_images,
@@ -26,16 +25,12 @@ from lctprune.data.image_listing import (
     nfc,
     some,
 )
-from lctprune.data.image_splits import SPLIT_WORDS, divided, split_of, without_eval
+from lctprune.data.image_splits import SPLIT_WORDS, divided, is_cut, split_of
+from lctprune.data.split_folders import LAYOUT, csv_remedy, require_no_splits, splits_among, words_of
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.wording import counted
 
 MOST_WRAPPINGS = 8  # folders that hold nothing but a folder
-NEVER_CLASSES = ("val", "validation", "test", "testing")
-LAYOUT = "the folders train/ and test/ (or val/), each with one folder of images per class"
-CSV_REMEDY = (
-    "put them into one folder per class, or list them in a CSV file (path,label,split) and give --data FILE.csv"
-)
 
 
 def list_folder(config: DataConfig) -> ImageListing:
@@ -50,7 +45,9 @@ def list_folder(config: DataConfig) -> ImageListing:
     omissions = Omissions()
     root = unwrapped(Path(config.name))
     folders = folders_in(root)
-    splits = _splits_among(root, folders)
+    splits = splits_among(root, folders)
+    if splits and (tables := split_tables(splits)):
+        return list_tables(root, tables, config)
     if splits:
         classes, parts = _of_splits(root, folders, splits, omissions)
     else:
@@ -58,7 +55,8 @@ def list_folder(config: DataConfig) -> ImageListing:
     omissions.warn(root)
     train, val, test = divided(root, parts, config, classes)
     names = (os.path.relpath(path, config.name) for files in (train, val, test) for path in files[0])
-    return ImageListing(classes, train, val, test, fingerprint_of(name.replace(os.sep, "/") for name in names))
+    fingerprint = fingerprint_of(name.replace(os.sep, "/") for name in names)
+    return ImageListing(classes, train, val, test, fingerprint, is_cut(parts))
 
 
 def unwrapped(root: Path, *, is_split: bool = False) -> Path:
@@ -77,44 +75,13 @@ def unwrapped(root: Path, *, is_split: bool = False) -> Path:
     return root
 
 
-def _splits_among(root: Path, folders: Mapping[str, str]) -> dict[str, str]:
-    """Return the folder of each split; none for a folder of classes.
-
-    Raises:
-        DataError: there is no training split, or only one split, or there are two of a kind; or one is gone.
-    """
-    for name in filter(split_of, dangling_links(root)):
-        raise DataError(f"{root / name} is a link to nothing; restore what it leads to, or remove it")
-    found: dict[str, list[str]] = {}
-    for name in folders:
-        if split := split_of(name):
-            found.setdefault(split, []).append(name)
-    deep = {split: [name for name in names if folders_in(folders[name])] for split, names in found.items()}
-    if "train" not in found:
-        named = [name for names in deep.values() for name in names]
-        named += [name for name in folders if name.casefold() in NEVER_CLASSES]
-        if named:
-            raise DataError(f"{root} needs {LAYOUT}; it holds {some(sorted(folders))}, and no train/")
-        return {}
-    if not deep["train"] and len(found) == 1:
-        return {}
-    splits = without_eval({split: deep[split] or found[split] for split in found}, root)
-    if len(splits) < 2:
-        train = folders[splits["train"]]
-        raise DataError(
-            f"{root} needs {LAYOUT}; it holds {some(sorted(folders))}; name another split test/ or val/, or give "
-            f"--data {train}, which is split for you"
-        )
-    return {split: folders[name] for split, name in splits.items()}
-
-
 def _of_splits(
     root: Path, folders: Mapping[str, str], splits: Mapping[str, str], omissions: Omissions
 ) -> tuple[tuple[str, ...], dict[str, Files]]:
     """Return the classes of train/, and the files of each split."""
     train = Path(splits["train"])
     inner = unwrapped(train, is_split=True)
-    if inner.name == train.name or _words(inner.name) & SPLIT_WORDS.keys():  # not a single class with folders in it
+    if inner.name == train.name or words_of(inner.name) & SPLIT_WORDS.keys():  # not a single class with folders in it
         train = inner
     own = class_folders(train, omissions)
     classes = _require_classes(train, own)
@@ -150,7 +117,7 @@ def _held_out_split(folder: Path, classes: Sequence[str], omissions: Omissions) 
         raise DataError(
             f"{folder} holds no images; put them into one folder per class"
             if not loose
-            else f"{folder} holds no folder per class, but {counted(loose, 'image')}; {CSV_REMEDY}"
+            else f"{folder} holds no folder per class, but {counted(loose, 'image')}; {csv_remedy(folder)}"
         )
     return files
 
@@ -165,7 +132,7 @@ def _of_classes(
     """
     if len(folders) < 2:
         raise _no_layout(root, folders)
-    _require_no_splits(root, folders)
+    require_no_splits(root, folders)
     own = class_folders(root, omissions)
     classes = _require_classes(root, own)
     files = labelled_images(own, classes, omissions)
@@ -177,52 +144,17 @@ def _of_classes(
 
 def _no_layout(root: Path, folders: Mapping[str, str]) -> DataError:
     held = some(folders) if folders else f"none{', but images' * has_images(root)}"
+    places = (str(root), *folders.values())
+    loose = next((place for place in places if has_images(place)), None)
+    other = "the files train.tsv and test.tsv, with lines sentence<TAB>label" if loose is None else csv_remedy(loose)
     return DataError(
-        f"{root} needs {LAYOUT}; or one folder of images per class, at least 2 (it holds {held}); or the files "
-        "train.tsv and test.tsv, with lines sentence<TAB>label"
+        f"{root} needs {LAYOUT}; or one folder of images per class, at least 2 (it holds {held}); or {other}"
     )
-
-
-def _require_no_splits(root: Path, folders: Mapping[str, str]) -> None:
-    """Refuse classes that may be splits, or hold some.
-
-    Raises:
-        DataError: a folder has such a name, or some folders hold others of the same names.
-
-    Warns:
-        DataWarning: all folders hold folders of the same names.
-    """
-    below = {name: {*map(nfc, folders_in(path))} for name, path in folders.items()}
-    deep = {name: inner for name, inner in below.items() if inner and not has_images(folders[name])}
-    names = {*map(nfc, folders)}
-    remedy = "call the splits train/, val/ and test/, or move it out of the data folder"
-    suspects = [name for name, inner in deep.items() if inner & names - {nfc(name)}]
-    for name in suspects if len(suspects) < len(folders) else ():
-        held = some(sorted(deep[name] & names))
-        raise DataError(f"{root / name} is no class, as it holds the folders {held} like {root} itself; {remedy}")
-    for name, inner in deep.items():
-        if _words(name) & SPLIT_WORDS.keys():
-            raise DataError(f"{root / name} may be a split or a class, as it holds {some(sorted(inner))}; {remedy}")
-        if all(map(split_of, inner)):
-            place = root / min(inner) / name
-            raise DataError(f"{root / name} holds {some(sorted(inner))}; splits must lie above classes, as {place}")
-    shared = sorted(set.intersection(*below.values()))
-    if len(shared) > 1:
-        warnings.warn(
-            f"{some(sorted(folders))} are taken as the classes, though each of them holds the folders {some(shared)}; "
-            "if those are the classes, call the folders above them train, val and test",
-            DataWarning,
-            stacklevel=5,
-        )
-
-
-def _words(name: str) -> set[str]:
-    return {*re.split(r"[^a-z]+", name.casefold())}
 
 
 def _require_classes(folder: Path, found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     if len(found) < 2:
-        beside = f"none but images; {CSV_REMEDY}" if not found and has_images(folder) else "none"
+        beside = f"none but images; {csv_remedy(folder)}" if not found and has_images(folder) else "none"
         raise DataError(
             f"{folder} needs one folder of images per class, at least 2; it holds {', '.join(found) or beside}"
         )

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.names import is_utf8, visible
 from lctprune.utils.wording import counted
 
-ENDINGS = frozenset(  # those of torchvision's IMG_EXTENSIONS, which is slow to import, and more
-    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-    + (".jfif", ".jpe", ".jif", ".gif", ".jp2", ".avif", ".pnm", ".dib", ".tga")
-)
+_PHOTOS = ".jpg .jpeg .jpe .jif .jfif .mpo .png .apng .gif .webp .avif .tif .tiff .bmp .dib"
+_OTHERS = ".ppm .pgm .pbm .pnm .tga .pcx .qoi .jp2 .j2k .j2c .jpc .jpf .jpx"
+ENDINGS = frozenset(f"{_PHOTOS} {_OTHERS}".split())  # torchvision's IMG_EXTENSIONS, slow to import, and more
 JUNK = frozenset(  # what systems leave in folders, besides hidden files; in lower case
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "lost+found")
     + ("$recycle.bin", "system volume information")
@@ -41,6 +41,7 @@ class ImageListing(NamedTuple):
         val: paths and labels of the validation split.
         test: paths and labels of the test split.
         fingerprint: hash of the names of all files, in their order.
+        val_from_train: whether the validation split was cut from files that are given for training.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +49,7 @@ class ImageListing(NamedTuple):
     val: Files
     test: Files
     fingerprint: str
+    val_from_train: bool = False
 
 
 @dataclass
@@ -156,9 +158,7 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
     for entry in entries(folder):
         if is_folder(entry):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
-                raise DataError(
-                    f"{entry.path!r} is no name for a class (it has characters that are no text); rename it"
-                )
+                raise DataError(f"{visible(entry.path)} is no name for a class (it holds what is no text); rename it")
             found.setdefault(nfc(entry.name), []).append(entry.path)
         elif not is_file(entry) and entry.is_symlink():
             omissions.dangling.append(entry.path)
@@ -173,7 +173,7 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
     Links to files and folders are followed, as torchvision's ImageFolder follows them, but not in circles.
 
     Raises:
-        DataError: a folder cannot be read, or images are empty files.
+        DataError: a folder cannot be read, or images are empty files or have names that are not UTF-8.
     """
     images: list[str] = []
     empty: list[str] = []
@@ -197,8 +197,9 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
                 omissions.other.append(entry.path)
             else:
                 (images if entry.stat().st_size else empty).append(entry.path)
-    if empty:
-        require_no_empty(empty)
+    require_no_empty(empty)
+    if odd := [visible(path) for path in images if not is_utf8(path)]:
+        raise DataError(f"{counted(len(odd), 'image')} with names that are not UTF-8: {some(sorted(odd))}; rename them")
     return sorted(images, key=lambda path: nfc(path).replace(os.sep, "\0"))  # by the parts of the path
 
 

@@ -79,6 +79,11 @@ def divided(
     return subset(parts["train"], kept), subset(parts["train"], held_out), parts.get("test") or parts["val"]
 
 
+def is_cut(parts: Mapping[str, Files]) -> bool:
+    """Tell whether `divided` cuts the validation split from the training files."""
+    return not {"val", "test"} <= parts.keys()
+
+
 def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str]) -> dict[str, Files]:
     """Draw all three splits; the test split is the same for all seeds."""
     rest, test = drawn_by_class(files[1], TEST_FRACTION, seed=0)

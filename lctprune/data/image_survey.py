@@ -40,18 +40,19 @@ class _Header(NamedTuple):
 
 
 def chosen_preprocessing(
-    paths: Sequence[Path], labels: Tensor, classes: Sequence[str], config: DataConfig
+    paths: Sequence[Path], labels: Tensor, classes: Sequence[str], config: DataConfig, *, most: int | None = None
 ) -> ImagePreprocessing:
     """Choose the preprocessing of a data set by its settings and a sample of its training images.
 
     The side of the square is the median of the shorter sides (of the longer ones, if images are padded), but at least
-    8; above 96 pixels it is rounded down to a multiple of 32, and at most 224.
+    8; above 96 pixels it is rounded down to a multiple of 32, and at most `most`.
 
     Args:
         paths: training images.
         labels: their labels, [n].
         classes: names of the classes.
         config: image size, way of resizing, background and seed.
+        most: largest side of the square, such as that of the images that weights were trained on; by default 224.
 
     Raises:
         DataError: an image cannot be read.
@@ -67,7 +68,7 @@ def chosen_preprocessing(
     _require_contrast([each.path for each in headers if each.is_cut_to_8_bits])
     deep = [each.path for each in headers if each.is_deep][:DEEP_SAMPLE]
     preprocessing = ImagePreprocessing.of(
-        config.image_size or natural_size(sides, resize),
+        config.image_size or natural_size(sides, resize, most=most or MOST_SIDE),
         resize=resize,
         background=colour_of(config.background),
         values=range_of(_parallel(_values, deep)) if deep else None,
@@ -76,13 +77,13 @@ def chosen_preprocessing(
     return preprocessing
 
 
-def natural_size(sides: Sequence[tuple[int, int]], resize: Resize) -> int:
+def natural_size(sides: Sequence[tuple[int, int]], resize: Resize, *, most: int = MOST_SIDE) -> int:
     """Return the side of the square for images with these sides, in pixels; see `chosen_preprocessing`."""
     measure = max if resize == "pad" else min
     side = int(statistics.median_low(measure(each) for each in sides))
-    if side < LARGE_IMAGE:
+    if side < min(LARGE_IMAGE, most):
         return max(LEAST_SIDE, side)
-    return min(MOST_SIDE, side // MULTIPLE * MULTIPLE)
+    return min(most, max(MULTIPLE, side // MULTIPLE * MULTIPLE)) if side < most else most
 
 
 def _parallel(function: Callable[[Path], _T], paths: Iterable[Path]) -> list[_T]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import warnings
@@ -11,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lctprune.data.delimited import Lines, read_cells
 from lctprune.data.image_listing import ENDINGS, ending_of, nfc
 from lctprune.errors import DataError, DataWarning
-from lctprune.utils.files import open_regular
 
 # names of columns, in lower case and without what is neither a letter nor a digit
 PATHS = (
@@ -23,8 +21,9 @@ PATHS = (
 IDS = ("id", "idcode", "name")  # they may also be those of something else
 LABELS = ("label", "class", "target", "category", "labels", "classname", "labelname", "categoryname", "classlabel")
 SPLITS = ("split", "subset", "set", "partition", "fold")
+MARKS = {"1": True, "0": False, "1.0": True, "0.0": False}  # whether an image is of the class of a column
+MANY = "none or several of these classes"
 FLAGS = {"isvalid": "val", "isval": "val", "isvalidation": "val", "istest": "test"}
-Lines = list[tuple[int, list[str]]]  # line in the file, cells
 Columns = Mapping[str, Sequence[str]]  # cells of each column by its name
 
 
@@ -38,26 +37,9 @@ class Row(NamedTuple):
 
 
 def read_lines(table: Path, most: int | None = None) -> Lines:
-    """Read lines of a file whose cells are separated by commas, semicolons or tabs, whichever its first line has.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        with io.TextIOWrapper(open_regular(table, DataError), newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            delimiter = max("\t;,", key=first.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            lines: Lines = []
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    lines.append((reader.line_num, [cell.strip() for cell in cells]))
-                if len(lines) == most:
-                    break
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read ({error}); it must be a CSV file in UTF-8") from error
-    return lines
+    """Read lines of a file, with their cells freed of blanks; see `read_cells`."""
+    lines, _ = read_cells(table, most=most)
+    return [(line, [cell.strip() for cell in cells]) for line, cells in lines]
 
 
 def label_rows(table: Path, target: str | None) -> list[Row]:
@@ -91,14 +73,54 @@ def _all_rows(table: Path, target: str | None) -> list[Row]:
     columns = {name: [cells[index] for _, cells in lines] for index, name in enumerate(header)}
     path = _path_column(table, columns)
     split = _split_column(table, {name: cells for name, cells in columns.items() if name not in (path, target)})
-    label = target if target in columns else _label_column(table, [*columns], (path, split), target)
-    for column in (path, label):
-        if "" in columns[column]:
-            line, _ = lines[columns[column].index("")]
-            raise DataError(f"{table}, line {line}: {column} is empty; fill it in or remove the line")
+    numbers = [line for line, _ in lines]
+    marked = _marked_columns(columns, (path, split)) if target is None else []
+    if marked:
+        labels: Sequence[str] = _marked_labels(table, {name: columns[name] for name in marked}, numbers)
+    else:
+        label = target if target in columns else _label_column(table, [*columns], (path, split), target)
+        labels = _filled(table, label, columns[label], numbers)
     words = [""] * len(lines) if split is None else _split_words(split, columns[split])
-    found = zip(lines, columns[path], columns[label], words, strict=True)
-    return [Row(line, nfc(name), nfc(text), word) for (line, _), name, text, word in found]
+    found = zip(numbers, _filled(table, path, columns[path], numbers), labels, words, strict=True)
+    return [Row(line, nfc(name), nfc(text), word) for line, name, text, word in found]
+
+
+def _filled(table: Path, column: str, cells: Sequence[str], lines: Sequence[int]) -> Sequence[str]:
+    """Return the cells of a column.
+
+    Raises:
+        DataError: one is empty.
+    """
+    if "" in cells:
+        raise DataError(f"{table}, line {lines[cells.index('')]}: {column} is empty; fill it in or remove the line")
+    return cells
+
+
+def _marked_columns(columns: Columns, taken: Sequence[str | None]) -> list[str]:
+    """Return the columns that stand for a class each, with 1 in the lines of its images; none if there are others."""
+    rest = [name for name in columns if name not in taken]
+    is_marked = len(rest) > 1 and all({*columns[name]} <= MARKS.keys() for name in rest)
+    return rest if is_marked and not any(_key(name) in LABELS for name in rest) else []
+
+
+def _marked_labels(table: Path, columns: Columns, lines: Sequence[int]) -> list[str]:
+    """Return the only class that each line marks with 1.
+
+    Raises:
+        DataError: a line marks several classes, or none.
+    """
+    found = [
+        [name for name, cell in zip(columns, cells, strict=True) if MARKS[cell]]
+        for cells in zip(*columns.values(), strict=True)
+    ]
+    if odd := [(line, names) for line, names in zip(lines, found, strict=True) if len(names) != 1]:
+        (line, names), count = odd[0], len(odd)
+        raise DataError(
+            f"{table} has {len(columns)} columns of 0 and 1, and {count} of {len(found)} lines mark {MANY}, such as "
+            f"line {line} ({', '.join(names) or 'none'}); here an image has one class: remove these lines, give one "
+            "column with --target, or train on several labels in a program, with a loss of your own"
+        )
+    return [name for (name,) in found]
 
 
 def _key(name: str) -> str:

@@ -20,24 +20,25 @@ from lctprune.data.image_labels import lists_images
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, text_data
 from lctprune.data.tables import table_data
-from lctprune.errors import ConfigError, DataError
+from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
 
 
 def load_data(
-    config: DataConfig,
+    config: DataConfig | str | Path,
     *,
     normalization: Normalization | None = None,
     target_normalization: Normalization | None = None,
     preprocessing: ImagePreprocessing | None = None,
     tokenizer: str | None = None,
     columns: Sequence[str] | None = None,
+    most: int | None = None,
     download: bool = False,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
 
     Args:
-        config: settings of the data, with its name or path.
+        config: settings of the data, with its name or path; or only that, for default settings.
         normalization: mean and deviation of each channel of the pixels, or of each column of a table; by default those
             of the train split (of image files too large for memory, ImageNet's).
         target_normalization: mean and deviation of the target of a regression; by default those of the train split.
@@ -45,28 +46,41 @@ def load_data(
             default chosen by the settings and a sample of the training images.
         tokenizer: name of the rule that splits text into tokens; by default the present one of `lctprune.data.tokens`.
         columns: names of the input columns by which a run knows a table.
+        most: largest side that is chosen for images in files where the settings give none; by default 224.
         download: whether torchvision's data sets may be downloaded.
 
     Raises:
         DataError: the data is missing, malformed or too small.
         ConfigError: the path of the data is not UTF-8.
     """
+    if not isinstance(config, DataConfig):
+        config = DataConfig(name=str(config))
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
+    require_utf8(config.image_root or "", "the images' path")
+    if config.name == "digits-rows":
+        _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
     if config.is_table and lists_images(config):
-        return image_data(config, normalization, preprocessing)
+        return image_data(config, normalization, preprocessing, most=most)
     if config.is_table:
+        _require_no_normalization(config, "a table, whose columns have their own")
         return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
     if not root.is_dir():
         known = ", ".join(NAMED)
-        raise DataError(
+        raise UnknownDataError(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
         )
     if (root / TRAIN_FILE).is_file():
+        _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=tokenizer)
-    return image_data(config, normalization, preprocessing)
+    return image_data(config, normalization, preprocessing, most=most)
+
+
+def _require_no_normalization(config: DataConfig, what: str) -> None:
+    if config.mean is not None:
+        raise ConfigError(f"--mean and --std are for images, and {config.name} is {what}; leave them out")
 
 
 def location(config: DataConfig) -> Path | None:

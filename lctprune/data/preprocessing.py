@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.errors import ConfigError
 
-NO_FLIP = {"digits"}  # a mirrored digit is not a digit
+NO_FLIP = {"digits", "digits-cluttered"}  # a mirrored digit is not a digit
 
 
 class Normalization(NamedTuple):
@@ -38,9 +40,31 @@ class Normalization(NamedTuple):
 
     def apply(self, images: Tensor) -> Tensor:
         """Turn uint8 [n, height, width, channels] into float32 [n, channels, height, width], stored channels last."""
-        scale = 1 / (255 * torch.tensor(self.std))
-        shift = -torch.tensor(self.mean) / torch.tensor(self.std)
+        scale, shift = _constants(self, images.device)
         return (images * scale).add_(shift).permute(0, 3, 1, 2)
+
+
+def asked_normalization(config: DataConfig, channels: int) -> Normalization | None:
+    """Return the normalisation that the settings give, one number being for all channels; None where they give none.
+
+    Raises:
+        ConfigError: it has another number of channels than the images.
+    """
+    if config.mean is None or config.std is None:
+        return None
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if len(values) not in (1, channels):
+            raise ConfigError(f"{name} has {len(values)} numbers, the images have {channels} channels; give as many")
+    spread = (values * channels if len(values) == 1 else values for values in (config.mean, config.std))
+    return Normalization(*spread)
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return factor and summand for pixels from 0 to 255, on a device: copied once, not with every batch."""
+    with torch.inference_mode(False):
+        std = torch.tensor(normalization.std)
+        return (1 / (255 * std)).to(device), (-torch.tensor(normalization.mean) / std).to(device)
 
 
 class Augmentation(NamedTuple):
@@ -67,31 +91,46 @@ def augmentation_of(config: DataConfig, size: int) -> Augmentation:
     return Augmentation(crop=0 if kind == "none" else crop, flip=kind == "crop-flip")
 
 
-def shift_and_flip(images: Tensor, indices: Tensor, mirrored: Tensor, most: int, generator: torch.Generator) -> Tensor:
+def draw_shifts(
+    indices: Tensor, mirrored: Tensor, size: tuple[int, int], most: int, generator: torch.Generator
+) -> Tensor:
+    """Draw what `shift_and_flip` does to a batch.
+
+    Args:
+        indices: positions of the images to pick, [batch].
+        mirrored: flags of the images to mirror, bool [batch].
+        size: height and width, in pixels.
+        most: largest shift, in pixels.
+        generator: source of the random shifts.
+
+    Returns:
+        Positions, flags, and shifts of rows and columns, [4, batch]; on the CPU, so that the draws are those of every
+        device.
+    """
+    shifts = [torch.randint(-most, most + 1, (len(indices), 1), generator=generator)[:, 0] for _ in size]
+    return torch.stack([indices, mirrored.long(), *shifts])
+
+
+def shift_and_flip(images: Tensor, draws: Tensor) -> Tensor:
     """Pick images, shift each by its own draw and mirror some, in one gather.
 
     A shift is a crop from the image padded by reflection; the padding is never made.
 
     Args:
         images: uint8 images, [n, height, width, channels].
-        indices: positions of the images to pick, [batch].
-        mirrored: flags of the images to mirror, bool [batch].
-        most: largest shift, in pixels.
-        generator: source of the random shifts.
+        draws: draws of `draw_shifts`, on the device of the images, [4, batch].
 
     Returns:
         [batch, height, width, channels].
     """
     _, height, width, _ = images.shape
-    batch = len(indices)
-    rows = _shifted(batch, height, most, generator)  # [batch, height]
-    columns = _shifted(batch, width, most, generator)  # [batch, width]
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+    indices, mirrored, down, right = draws.unsqueeze(-1)  # [batch, 1] each
+    rows, columns = _shifted(height, down), _shifted(width, right)
+    columns = torch.where(mirrored.bool(), columns.flip(1), columns)
+    return images[indices[:, :, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _shifted(batch: int, size: int, most: int, generator: torch.Generator) -> Tensor:
-    """Move the positions 0..size-1 by up to `most` either way, reflected at the edges: [batch, size]."""
-    offsets = torch.randint(-most, most + 1, (batch, 1), generator=generator)
-    positions = (torch.arange(size) + offsets).abs()
+def _shifted(size: int, offsets: Tensor) -> Tensor:
+    """Move the positions 0..size-1 by offsets, [batch, 1], reflected at the edges: [batch, size]."""
+    positions = (torch.arange(size, device=offsets.device) + offsets).abs()
     return (size - 1) - ((size - 1) - positions).abs()

@@ -71,6 +71,7 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
         vocabulary=vocabulary.words,
         tokenizer=vocabulary.tokenizer.name,
         typical=_of_median_length(val_split.inputs),
+        val_from_train=held_out is None,
     )
 
 

@@ -46,6 +46,17 @@ class Split(ABC):
         """Number of samples in one pass."""
         return len(self.targets)
 
+    def on_device(self, device: str) -> Split:
+        """Return this split for training on a device; by default itself, whose batches are copied there.
+
+        Args:
+            device: device on which batches may be prepared.
+        """
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.samples} samples)"
+
     @staticmethod
     def from_dataset(
         dataset: Any,

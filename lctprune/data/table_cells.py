@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lctprune.data.delimited import COMMA, is_number
 from lctprune.data.header import is_missing
 from lctprune.data.preprocessing import Normalization
-from lctprune.data.table_files import COMMA, TableFile, is_number
+from lctprune.data.table_files import TableFile
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.names import visible
 

@@ -14,6 +14,7 @@ from lctprune.data.held_out import stratified
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.table_cells import column_label, numbers_of, refuse_distant, warn_of_row_numbers
 from lctprune.data.table_files import TableFile, read_table
+from lctprune.data.target_column import OTHER_TARGET, target_column
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 from lctprune.utils.files import sha256
@@ -50,18 +51,17 @@ def table_data(
     table = read_table(path, known=known)
     if len(table.rows) < LEAST_ROWS:
         raise DataError(f"{path} has {len(table.rows)} rows; three splits need at least {LEAST_ROWS}")
-    target = table.names[-1] if config.target is None else config.target
-    if target not in table.names:
-        raise DataError(f"{path} has no column {target!r}; it has {', '.join(map(visible, table.names))}")
-    position = table.names.index(target)
+    position = target_column(table, config.target, known)
+    target = table.names[position]
     inputs = numbers_of(table, [index for index in range(len(table.names)) if index != position], config.target)
     columns = tuple(name for name in table.names if name != target)
     if known is None:
         warn_of_row_numbers(table, columns, inputs)
     is_regression = config.task == "regression"
     targets, classes = _values(table, position) if is_regression else _labels(table, position)
-    train, test = _held_out(targets, TEST_FRACTION, 0)
-    inner, val_part = _held_out(targets[train], config.val_fraction, config.seed)
+    label = column_label(table, position)
+    train, test = _held_out(targets, TEST_FRACTION, 0, label)
+    inner, val_part = _held_out(targets[train], config.val_fraction, config.seed, label)
     train, val = train[inner], train[val_part]
     if normalization and len(normalization.mean) != len(columns):
         raise DataError(
@@ -85,6 +85,7 @@ def table_data(
         config=config,
         columns=columns,
         target_normalization=target_normalization if is_regression else None,
+        val_from_train=True,
     )
 
 
@@ -94,7 +95,7 @@ def _values(table: TableFile, position: int) -> tuple[Tensor, tuple[str, ...]]:
     if (values == values[0]).all():
         raise DataError(
             f"{table.path}: {column_label(table, position)} is always {values[0]:g}; a regression needs targets that "
-            "differ"
+            f"differ: {OTHER_TARGET}"
         )
     return values, ()
 
@@ -104,22 +105,26 @@ def _labels(table: TableFile, position: int) -> tuple[Tensor, tuple[str, ...]]:
     texts, label = [cells[position].strip() for _, cells in table.rows], column_label(table, position)
     for (line, _), text in zip(table.rows, texts, strict=True):
         if not text:
-            raise DataError(f"{table.path}, line {line}: {label} is empty; it must be the name of a class")
+            raise DataError(
+                f"{table.path}, line {line}: {label} is empty; it must be the name of a class, or {OTHER_TARGET}"
+            )
     classes = tuple(sorted(set(texts)))
     if len(classes) < 2:
         raise DataError(
-            f"{table.path} has only one class: {label} is always {texts[0]!r}; classification needs at least 2"
+            f"{table.path} has only one class: {label} is always {texts[0]!r}; classification needs at least 2: "
+            f"{OTHER_TARGET}"
         )
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([numbers[text] for text in texts]), classes
 
 
-def _held_out(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def _held_out(targets: Tensor, fraction: float, seed: int, label: str) -> tuple[Tensor, Tensor]:
     """Return the indices of the larger and of the held-out part, balanced by class where there are classes."""
     if not targets.is_floating_point():
         counts = targets.bincount()
-        remedy = "give --task regression" if 2 * len(counts) > len(targets) else "add rows, or remove rare classes"
-        return stratified(targets, fraction, seed, remedy=remedy)
+        is_continuous = 2 * len(counts) > len(targets)
+        remedy = "give --task regression" if is_continuous else "add rows, or remove rare classes"
+        return stratified(targets, fraction, seed, remedy=f"{label} is predicted: {remedy}, or {OTHER_TARGET}")
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     count = max(2, round(fraction * len(targets)))  # one sample has no variance to explain
     if count >= len(targets):

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization, shift_and_flip
+from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization, draw_shifts, shift_and_flip
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import DataError
 from lctprune.losses import class_numbers
+from lctprune.utils.transfer import sent
+
+RESIDENT = 0.1  # largest fraction of CUDA's free memory that the inputs of a split may take
 
 
 class TensorSplit(Split):
@@ -38,6 +41,7 @@ class TensorSplit(Split):
     ) -> None:
         self._inputs = inputs
         self._targets = targets
+        self._device = torch.device("cpu")
         self.normalization = normalization
         self.augmentation = augmentation
         if len(targets) == 0 or (isinstance(inputs, Tensor) and len(inputs) != len(targets)):
@@ -58,6 +62,21 @@ class TensorSplit(Split):
             self._inputs = self._inputs()
         return self._inputs
 
+    def on_device(self, device: str) -> TensorSplit:
+        """Return this split for training on a device: images become floating-point numbers there, not before.
+
+        Where all inputs take little of CUDA's free memory they are copied once, and augmented there too.
+
+        Args:
+            device: device of the inputs in batches; token numbers and targets stay on the CPU.
+        """
+        if torch.device(device).type == "cpu" or self.inputs.dtype == torch.int64:
+            return self
+        inputs = self.inputs.to(device) if _is_small(self.inputs, device) else self.inputs
+        there = TensorSplit(inputs, self.targets, self.normalization, self.augmentation)
+        there._device = torch.device(device)
+        return there
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield every sample once, in order."""
         for start in range(0, len(self.targets), batch_size):
@@ -73,9 +92,11 @@ class TensorSplit(Split):
         for start in range(0, len(order) - batch_size + 1, batch_size):
             indices = order[start : start + batch_size]
             if self.inputs.dtype == torch.uint8:
-                inputs = shift_and_flip(self.inputs, indices, mirrored[indices], self.augmentation.crop, generator)
+                size = (self.inputs.shape[1], self.inputs.shape[2])
+                draws = draw_shifts(indices, mirrored[indices], size, self.augmentation.crop, generator)
+                inputs = shift_and_flip(self.inputs, sent(draws, self.inputs.device))
             else:
-                inputs = self.inputs[indices]
+                inputs = self.inputs[sent(indices, self.inputs.device)]
             yield self._prepared(inputs), class_numbers(self.targets[indices])
 
     def _mirrored(self, seed: int) -> Tensor:
@@ -92,6 +113,14 @@ class TensorSplit(Split):
     def _prepared(self, inputs: Tensor) -> Tensor:
         if inputs.dtype == torch.int64:
             return inputs[:, : max(1, int((inputs != 0).sum(1).max()))]
+        inputs = sent(inputs, self._device)
         if inputs.dtype != torch.uint8:
             return inputs
         return (self.normalization or Normalization((0.0,), (1.0,))).apply(inputs)
+
+
+def _is_small(inputs: Tensor, device: str) -> bool:
+    if torch.device(device).type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info()
+    return inputs.nbytes <= RESIDENT * free

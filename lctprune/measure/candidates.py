@@ -16,13 +16,12 @@ from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (
-    Latency,
     count_known_flops,
     count_parameters,
-    measure_latency,
     size_bytes,
     warn_of_unknown_operations,
 )
+from lctprune.measure.latency import STEADY, Latency, measure_latency
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone
@@ -40,17 +39,19 @@ class Candidate:
     Attributes:
         exit: number of the exit, from 0; the last of the networks that were trained together is the main network, and
             higher numbers belong to networks that were added to a run later.
-        name: name for people, such as "exit 0" or "main network".
+        name: name for people, such as "layer2", "layer2 x0.5", "layer2, fine-tuned" or "main network".
         accuracy: fraction of samples classified correctly, 0 to 1; without classes the score, or nan if it is the loss.
         loss: mean loss per sample.
         flops: FLOPs (multiplies and adds) per sample; None where an operation has no FLOP formula.
         macs: multiply-adds per sample, half of `flops`.
         parameters: number of parameters.
-        latency_ms: median time per call, in milliseconds; None where it was not measured.
+        latency_ms: median time per call, in milliseconds, see `measure_latency`; None where it was not measured.
         size_bytes: size of parameters and buffers, in bytes.
         samples: number of samples that `accuracy` and `loss` were measured on.
         latency_p5_ms: 5th percentile of the time per call, in milliseconds.
         latency_p95_ms: 95th percentile of the time per call, in milliseconds.
+        latency_low_ms: lower end of the 95% interval of the median time, in milliseconds.
+        latency_high_ms: upper end of the 95% interval of the median time, in milliseconds.
         latency_batch: samples per call.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
         accuracy_error: standard error of the score; None where it is a fraction of samples.
@@ -72,6 +73,8 @@ class Candidate:
     samples: int | None = None
     latency_p5_ms: float | None = None
     latency_p95_ms: float | None = None
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
     latency_batch: int = 1
     metric: str = "accuracy"
     accuracy_error: float | None = None
@@ -97,9 +100,12 @@ class Candidate:
 
     @property
     def merit(self) -> float:
-        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan."""
+        """What candidates are ordered by, the higher the better: the score, or minus the loss; -inf where it is nan.
+
+        R2 is not defined where all targets are the same; there the loss decides.
+        """
         if self.score is None or math.isnan(self.score):
-            return -math.inf
+            return -math.inf if self.metric != "R2" or math.isnan(self.loss) else -self.loss
         return -self.score if is_lower_better(self.metric) else self.score
 
     @property
@@ -162,7 +168,7 @@ def evaluate(
             the batch, so that scores are of `latency_batch` samples per batch.
     """
     count = len(network.groups)
-    networks = {exit_name(exit, count): network.subnetwork(exit) for exit in range(count)}
+    networks = {exit_name(exit, count, network.cut_point_names): network.subnetwork(exit) for exit in range(count)}
     found = dependences(networks, split)
     batch_size = scoring_batch(found, batch_size=batch_size, latency_batch=latency_batch)
     scores = score_exits(network, split, loss=loss, batch_size=batch_size, metric=metric)
@@ -174,15 +180,18 @@ def evaluate(
     return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
 
 
-def exit_name(number: int, exits: int | None = None) -> str:
-    """Name a candidate.
+def exit_name(number: int, exits: int | None = None, places: Sequence[str] = ()) -> str:
+    """Name a candidate: by the place where its network ends, if that has a name and no other exit ends there.
 
     Args:
         number: number of the exit.
         exits: number of networks that were trained together with it, whose last is the main network; None for a network
             that was added later.
+        places: names of the cut points of the exits but the last.
     """
-    return MAIN if exits is not None and number == exits - 1 else f"exit {number}"
+    if exits is not None and number == exits - 1:
+        return MAIN
+    return places[number] if number < len(places) and places.count(places[number]) == 1 else f"exit {number}"
 
 
 class ScoredExit(NamedTuple):
@@ -236,6 +245,8 @@ def measure_costs(
                 samples=scores.samples,
                 latency_p5_ms=latency and latency.p5_ms,
                 latency_p95_ms=latency and latency.p95_ms,
+                latency_low_ms=latency and latency.low_ms,
+                latency_high_ms=latency and latency.high_ms,
                 latency_batch=latency_batch,
                 metric=scores.metric,
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
@@ -255,6 +266,16 @@ def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
         if names:
             parts.append(f"{', '.join(names)}, whose {cost} was not measured")
     return f"left out: {'; '.join(parts)}" if parts else ""
+
+
+def unsteady(candidates: Sequence[Candidate]) -> str:
+    """Say by how much latencies vary, if p95 is more than twice p5, as on a busy machine; else ""."""
+    ranges = [(each, each.latency_p5_ms, each.latency_p95_ms) for each in candidates]
+    varying = [(high / low, each.name, low, high) for each, low, high in ranges if low and high and high > STEADY * low]
+    if not varying:
+        return ""
+    factor, name, low, high = max(varying)
+    return f"latencies vary by {factor:.2g} times ({name}: {low:.3g} to {high:.3g} ms), so the machine is busy"
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:

@@ -1,4 +1,4 @@
-"""Measure what a network costs: FLOPs, parameters, bytes, and latency on this machine.
+"""Measure what a network costs: FLOPs, parameters, bytes.
 
 One FLOP is one multiply or one add, so `flops = 2 * macs`. Matrix products and convolutions are counted (without
 biases), as is usual; normalisation, activations, pooling and moving data count as nothing.
@@ -6,10 +6,8 @@ biases), as is usual; normalisation, activations, pooling and moving data count 
 
 from __future__ import annotations
 
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,14 +26,6 @@ _T = TypeVar("_T")
 _REMEDY = (
     "register one with torch.utils.flop_counter.register_flop_formula, or build the layer from operations that have one"
 )
-
-
-class Latency(NamedTuple):
-    """Time per call in milliseconds: median, 5th and 95th percentile."""
-
-    median_ms: float
-    p5_ms: float
-    p95_ms: float
 
 
 class FlopCount(NamedTuple):
@@ -199,37 +189,3 @@ def size_bytes(network: nn.Module) -> int:
     """Count the bytes of a network's state dict (parameters and buffers); a tensor with several names counts once."""
     tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def measure_latency(
-    networks: Sequence[Callable[[Tensor], object]], example: Tensor, *, repeats: int = 50, warmup: int = 5
-) -> list[Latency]:
-    """Measure the latency of networks, in turns, so that whatever slows the machine down affects all of them alike.
-
-    Args:
-        networks: callables, in the form in which they will be deployed.
-        example: input of every call, [batch, ...], on the networks' device.
-        repeats: number of timed calls per network.
-        warmup: number of untimed calls per network at the start.
-
-    Returns:
-        One `Latency` per network: median, 5th and 95th percentile, in milliseconds.
-    """
-    times_ms: list[list[float]] = [[] for _ in networks]
-    with torch.inference_mode():
-        for repeat in range(warmup + repeats):
-            for network, times in zip(networks, times_ms, strict=True):
-                start = time.perf_counter()
-                network(example)
-                if example.is_cuda:
-                    torch.cuda.synchronize()
-                if repeat >= warmup:
-                    times.append(1e3 * (time.perf_counter() - start))
-    return [_summary(times) for times in times_ms]
-
-
-def _summary(times: list[float]) -> Latency:
-    if len(times) == 1:
-        return Latency(times[0], times[0], times[0])
-    twentieths = statistics.quantiles(times, n=20, method="inclusive")
-    return Latency(statistics.median(times), twentieths[0], twentieths[-1])

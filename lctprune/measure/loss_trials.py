@@ -35,6 +35,33 @@ def rewards(
     return bool(near.mean() < against.mean() and (far.mean() < near.mean() or not without_limit))
 
 
+def leaves_out(loss: Loss, direction: Tensor, rows: Tensor, missing: Tensor) -> bool:
+    """Tell whether a loss does not depend on the outputs whose targets are missing.
+
+    Args:
+        loss: loss per sample, of logits or of probabilities.
+        direction: -1 to 1, [n, *output].
+        rows: targets, [n, ...].
+        missing: whether an output's target is missing, [n, *output].
+    """
+    for centre, reach in ((0.0, 2.0), (0.5, 0.4)):
+        outputs = centre + reach * direction
+        low, high = (_tried(loss, outputs.masked_fill(missing, centre + step), rows) for step in (-reach, reach))
+        if low is not None and high is not None:
+            return torch.allclose(low, high)
+    return False
+
+
+def is_distance(loss: Loss, targets: Tensor) -> bool:
+    """Tell whether a loss of the caller's own is lowest at the target, as far as it can be tried, so that it compares.
+
+    Args:
+        loss: loss per sample.
+        targets: targets, [n, ...].
+    """
+    return _lowest_at_target(loss, targets) is True
+
+
 def treatment(loss: Loss, shape: Sequence[int], number: int) -> Literal["ignored", "counted", "refused"]:
     """Tell what a loss does with a number that is no class; "ignored" where it cannot be tried.
 
@@ -74,14 +101,17 @@ def takes_class_numbers(loss: Loss, shape: Sequence[int], rows: Tensor) -> bool:
 
 def is_lowest_at_target(loss: Loss | None, targets: Tensor) -> bool:
     """Tell whether outputs equal to the targets have the lowest loss, so that closer outputs are better."""
-    if loss is None or not is_own(loss):
-        return True
+    return loss is None or not is_own(loss) or _lowest_at_target(loss, targets) is not False
+
+
+def _lowest_at_target(loss: Loss, targets: Tensor) -> bool | None:
+    """Tell whether outputs equal to the targets have the lowest loss; None where it cannot be tried."""
     rows = targets[:MOST_ROWS]
     for output in (rows.float(), rows.float().unsqueeze(-1)):  # which of the two shapes it takes is not known
         here, above, below = (_tried(loss, output + step, rows) for step in (0.0, 0.5, -0.5))
         if here is not None and above is not None and below is not None:
             return bool((here <= above + 1e-6).all() and (here <= below + 1e-6).all())
-    return True
+    return None
 
 
 def _vanishes(loss: Loss, shape: Sequence[int], number: int) -> bool:

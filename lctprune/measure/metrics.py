@@ -40,22 +40,25 @@ def macro_f1(counts: Tensor) -> Tensor:
 
 
 def class_counts(predicted: Tensor, true: Tensor, folds: Tensor, classes: int) -> Tensor:
-    """Count correct, predicted and true samples of each class in each fold.
+    """Count correct, predicted and true samples of each class in each fold, on the device of the classes.
 
     Args:
-        predicted: predicted classes, [n].
-        true: true classes, [n].
-        folds: folds of the samples, 0 to `FOLDS` - 1, [n].
+        predicted: predicted classes, [n, ...].
+        true: true classes, [n, ...]; -1 does not count.
+        folds: folds of the samples, 0 to `FOLDS` - 1, [n, ...].
         classes: number of classes.
 
     Returns:
         [FOLDS, 3, classes], int64.
     """
-    size = FOLDS * classes
-    right = predicted == true
-    parts = ((folds[right], true[right]), (folds, predicted), (folds, true))
-    counted = [torch.bincount(fold * classes + number, minlength=size) for fold, number in parts]
-    return torch.stack(counted).view(3, FOLDS, classes).transpose(0, 1)
+    counted = true >= 0
+    # sums over all, not selections, whose size the host would have to wait for
+    numbers = torch.stack([true.clamp(min=0), predicted, true.clamp(min=0)]).flatten(1)
+    counts = torch.stack([counted & (predicted == true), counted, counted]).flatten(1)
+    parts = torch.arange(3, device=true.device)[:, None]
+    cells = ((parts * FOLDS + folds.flatten()) * classes + numbers).flatten()
+    found = torch.zeros(3 * FOLDS * classes, dtype=torch.long, device=true.device)
+    return found.scatter_add_(0, cells, counts.flatten().long()).view(3, FOLDS, classes).transpose(0, 1)
 
 
 def mean_average_precision(outputs: Tensor, labels: Tensor, folds: Tensor) -> tuple[float, float]:
@@ -65,21 +68,22 @@ def mean_average_precision(outputs: Tensor, labels: Tensor, folds: Tensor) -> tu
 
     Args:
         outputs: outputs, [n, labels]; nan ranks last.
-        labels: whether a sample has a label, [n, labels].
+        labels: 1 where a sample has a label, 0 where not; other numbers where that is not known, [n, labels].
         folds: folds of the samples, 0 to `FOLDS` - 1, [n].
 
     Returns:
         nan where no sample has any label.
     """
     ranked, order = outputs.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).sort(0, descending=True)
-    hits, folds = labels.double().gather(0, order), folds[order]
+    ranked_labels, folds = labels.gather(0, order), folds[order]
+    hits, known = (ranked_labels == 1).double(), ((ranked_labels == 0) | (ranked_labels == 1)).double()
     positions = torch.arange(len(ranked), device=ranked.device)[:, None].expand_as(ranked)
     is_last = torch.ones_like(ranked, dtype=torch.bool)
     is_last[:-1] = ranked[1:] != ranked[:-1]
     ends = positions.where(is_last, len(ranked)).flip(0).cummin(0).values.flip(0)  # of equal outputs
 
     def mean_without(fold: int) -> Tensor:
-        kept = (folds != fold).double()
+        kept = (folds != fold) * known
         found = (hits * kept).cumsum(0)
         precision = (found / kept.cumsum(0).clamp(min=1)).gather(0, ends)
         total = found[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 
 from lctprune.config.metric import AUTO, METRIC_NAMES, parse_metric
 from lctprune.data.splits import Split, sample_count
-from lctprune.errors import DataError, first_line
+from lctprune.errors import DataError, DataWarning, first_line
 from lctprune.losses import Loss, class_numbers, default_loss, is_own
 from lctprune.measure.loss_trials import ignored_classes
 from lctprune.measure.tallies import ClassTally, OutputTally, Scores
-from lctprune.measure.target_kinds import default_metric, kind_of, require_fit
+from lctprune.measure.target_kinds import default_metric, is_label, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
+from lctprune.utils.transfer import sent
+
+NO_R2 = "the targets are the same for every sample of the split, or it has one sample, so R2 is not defined"
 
 
 class ExitScores(NamedTuple):
@@ -60,6 +64,7 @@ class ScoreSheet:
         self._weights: list[Tensor] = []  # number of targets that count, [batch] each
         self._classes: ClassTally | None = None
         self._outputs: OutputTally | None = None
+        self._has_labels, self._is_chosen = False, self._metric == AUTO
         self._samples = 0
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor) -> None:
@@ -82,9 +87,13 @@ class ScoreSheet:
             raise DataError(f"the outputs do not fit the targets: {first_line(error)}") from error
         if not self._losses:
             self._begin(outputs[-1], targets)
-        self._losses.append(losses.double().cpu())
-        counted = self._classes.add(outputs, targets, self._samples) if self._classes else torch.ones(len(targets))
-        self._weights.append(counted)
+        self._losses.append(losses)  # all stays on the device until the end
+        if self._classes:
+            self._weights.append(self._classes.add(outputs, targets, self._samples))
+        elif self._has_labels:
+            self._weights.append(is_label(targets).reshape(len(targets), -1).any(1).to(losses))
+        else:
+            self._weights.append(losses.new_ones(len(targets)))
         if self._outputs:
             self._outputs.add(outputs, targets)
         self._samples += len(targets)
@@ -96,6 +105,7 @@ class ScoreSheet:
         if self._metric == AUTO:
             self._metric = default_metric(kind, shape)
         require_fit(self._metric, kind, shape, every, self._loss)
+        self._has_labels = kind == "labels"
         of_classes = kind in ("classes", "probabilities") or self._metric not in ("map", "r2", "loss")
         ignored = ignored_classes(self._loss, shape) if of_classes else []
         if of_classes:
@@ -111,7 +121,7 @@ class ScoreSheet:
         """
         if not self._losses:
             raise DataError("the split has no samples to measure accuracy on")
-        losses, weights = torch.cat(self._losses, 1), torch.cat(self._weights).double()
+        losses, weights = torch.cat(self._losses, 1).cpu().double(), torch.cat(self._weights).cpu().double()
         counted = weights > 0
         if not counted.any():
             raise DataError("the loss ignores every target of the split: there is nothing to measure exits by")
@@ -120,6 +130,12 @@ class ScoreSheet:
         losses, weights = losses[:, counted], weights[counted]
         mean_losses = (losses * (weights / weights.mean())).mean(1)
         found = self._scores(losses, mean_losses)
+        if self._metric == "r2" and all(map(math.isnan, found.values)):
+            instead = "; exits are compared by their loss"
+            warnings.warn(f"{NO_R2}{instead if self._is_chosen else ''}", DataWarning, stacklevel=3)
+            if self._is_chosen:
+                self._metric, self._outputs = "loss", None
+                found = self._scores(losses, mean_losses)
         if self._metric == "map" and any(map(math.isnan, found.values)):
             raise DataError("no sample of the split has any label, so mAP is not defined; give another metric")
         accuracy = found.values
@@ -174,7 +190,7 @@ def score_exits(
     sheet = ScoreSheet(loss, metric, split.targets)
     with evaluation_mode(network), torch.no_grad():
         for inputs, targets in split.batches(even_batch_size(split, batch_size)):
-            sheet.add(network.exits(inputs.to(device)), targets.to(device))
+            sheet.add(network.exits(sent(inputs, device)), sent(targets, device))
     return sheet.result()
 
 
@@ -198,8 +214,8 @@ def score_networks(
     sheet = ScoreSheet(metric=metric, targets=split.targets)
     with evaluation_mode(together), torch.no_grad():
         for inputs, targets in split.batches(even_batch_size(split, batch_size)):
-            inputs = inputs.to(device)
-            sheet.add([network(inputs) for network in networks], targets.to(device))
+            inputs = sent(inputs, device)
+            sheet.add([network(inputs) for network in networks], sent(targets, device))
     return sheet.result()
 
 

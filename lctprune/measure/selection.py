@@ -12,9 +12,11 @@ from decimal import Decimal
 
 from lctprune.config.metric import is_lower_better
 from lctprune.errors import BudgetError, ConfigError
-from lctprune.measure.candidates import Candidate, Cost, left_out
+from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.misses import nothing_fits
+from lctprune.measure.units import COSTS
 
-COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
+NEAR = 0.05  # by which a near miss exceeds a limit, as a fraction of the limit
 _SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b": Decimal(10**9), "t": Decimal(10**12)}
 
 
@@ -165,7 +167,7 @@ def select(candidates: Sequence[Candidate], budget: Budget | Limits) -> Candidat
     limits = _limits(candidates, budget)
     possible = fitting(candidates, limits)
     if not possible:
-        raise _nothing_fits(candidates, limits)
+        raise nothing_fits(candidates, limits, main_of(candidates))
     return max(possible, key=lambda candidate: (candidate.merit, -_cost(candidate), -candidate.parameters))
 
 
@@ -189,7 +191,8 @@ def cheaper_alternative(
     """Return the candidate with the fewest FLOPs within a budget that is not significantly worse than `chosen`.
 
     Not significantly: the 95% interval of the difference of the two scores contains 0 (Newcombe 1998, method 10,
-    which takes the two as independent and so errs towards naming an alternative).
+    which takes the two as independent and so errs towards naming an alternative). Where the standard error of a score
+    is not known, only a candidate that is as good is one.
 
     Args:
         candidates: measured candidates.
@@ -219,20 +222,17 @@ def main_of(candidates: Sequence[Candidate]) -> Candidate:
     return next(marked, max(candidates, key=lambda candidate: candidate.exit))
 
 
-def _nothing_fits(candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
-    nearest = min(candidates, key=limits.excess)
-    if math.isinf(limits.excess(nearest)):
-        return BudgetError(f"no candidate fits: {left_out(candidates, limits)}; limit another cost")
-    misses, unknown = limits.misses(nearest), left_out(candidates, limits)
-    details = " and ".join(
-        f"{nearest.cost(cost):.4g} {COSTS[cost]} is {factor:.3g} times the limit of {limits[cost]:.4g}"
-        for cost, factor in misses.items()
-    )
-    return BudgetError(
-        f"no candidate fits; the nearest is {nearest.name}: {details}{unknown and f' ({unknown})'}",
-        nearest,
-        {str(cost): factor for cost, factor in misses.items()},
-    )
+def near_misses(candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate) -> list[Candidate]:
+    """List candidates that are better than the chosen one and miss the budget by at most `NEAR`, the nearest first.
+
+    Args:
+        candidates: measured candidates.
+        budget: budget, as in `select`.
+        chosen: result of `select`.
+    """
+    limits = _limits(candidates, budget)
+    near = [each for each in candidates if 1 < limits.excess(each) <= 1 + NEAR and each.merit > chosen.merit]
+    return sorted(near, key=limits.excess)
 
 
 def _cost(candidate: Candidate) -> float:
@@ -240,7 +240,8 @@ def _cost(candidate: Candidate) -> float:
 
 
 def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:
-    if not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
+    is_known = all(each.accuracy_error is not None or each.metric == "accuracy" for each in (candidate, chosen))
+    if not is_known or not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
         return candidate.merit < chosen.merit
     return chosen.merit - candidate.merit > math.hypot(
         _reach(chosen, towards_worse=True), _reach(candidate, towards_worse=False)

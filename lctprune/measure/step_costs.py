@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.update import Objective, local_critic_step
 from lctprune.utils.modules import evaluation_mode, training_for_now
+from lctprune.utils.transfer import synchronize
 
 REPEATS = 3
 STATE_BYTES = 12  # a parameter in training, its gradient and its momentum, in single precision
@@ -70,8 +71,10 @@ def group_seconds(
     objective = Objective(matching=0.0)
     with training_for_now(network), config.autocast():
         for row in seconds:
+            synchronize(inputs.device)
             start = time.perf_counter()
             for event in local_critic_step(network.parts(), inputs, targets, loss=loss, objective=objective):
+                synchronize(inputs.device)
                 row[event.index] += time.perf_counter() - start
                 start = time.perf_counter()
         updates = [_update_time_ns(Optimizers(group, critic, config)) / 1e9 for _, group, critic in network.parts()]
@@ -146,11 +149,19 @@ def _update_time_ns(optimizers: Optimizers) -> int:
     for _ in range(REPEATS):
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)  # Adam, whose rate is its own, then changes nothing either
+        devices = {parameter.device for parameter in parameters}
+        _wait(devices)
         start = time.perf_counter_ns()
         for part in parts:
             apply_gradients(part, lr=0.0)
+        _wait(devices)
         times.append(time.perf_counter_ns() - start)
     return min(times)
+
+
+def _wait(devices: Iterable[torch.device]) -> None:
+    for device in devices:
+        synchronize(device)
 
 
 def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str = "fp32") -> list[int]:

@@ -19,10 +19,9 @@ from lctprune.measure.metrics import (
     macro_f1,
     mean_average_precision,
 )
-from lctprune.measure.target_kinds import as_classes
+from lctprune.measure.target_kinds import as_classes, differ
 
 OF_COUNTS = {"balanced-accuracy": balanced_accuracy, "macro-f1": macro_f1}
-LEAST_VARIANCE = 1e-12  # of a regression's targets
 
 
 class Scores(NamedTuple):
@@ -56,13 +55,15 @@ class ClassTally:
         """
         classes = outputs[0].shape[1]
         true = as_classes(targets, classes)
-        true = true.masked_fill(torch.isin(true, self._ignored.to(true.device)), -1)
+        if len(self._ignored):
+            true = true.masked_fill(torch.isin(true, self._ignored.to(true.device)), -1)
         counted = true >= 0
         samples = torch.arange(first, first + len(true), device=true.device)
-        folds = (samples % FOLDS).view(-1, *[1] * (true.dim() - 1)).expand_as(true)[counted]
-        each = [class_counts(output.argmax(1)[counted], true[counted], folds, classes) for output in outputs]
-        self._counts = self._counts + torch.stack(each).cpu()
-        return counted.flatten(1).sum(1).cpu() if counted.dim() > 1 else counted.long().cpu()
+        folds = (samples % FOLDS).view(-1, *[1] * (true.dim() - 1)).expand_as(true)
+        self._counts = self._counts + torch.stack(
+            [class_counts(output.argmax(1), true, folds, classes) for output in outputs]
+        )
+        return counted.flatten(1).sum(1) if counted.dim() > 1 else counted.long()
 
     @property
     def accuracy(self) -> list[float]:
@@ -84,12 +85,12 @@ class ClassTally:
     def scores(self, metric: str) -> Scores:
         """Compute balanced accuracy or macro F1."""
         formula, total = OF_COUNTS[metric], self._total
-        without = total[:, None] - torch.as_tensor(self._counts)  # [exits, FOLDS, 3, classes]
+        without = total[:, None] - torch.as_tensor(self._counts).cpu()  # [exits, FOLDS, 3, classes]
         return Scores(formula(total).tolist(), _known(jackknife_error(formula(without).transpose(0, 1)).tolist()))
 
     @property
     def _total(self) -> Tensor:
-        return torch.as_tensor(self._counts).sum(1)
+        return torch.as_tensor(self._counts).cpu().sum(1)
 
 
 class OutputTally:
@@ -123,11 +124,10 @@ class OutputTally:
         )
         rows = labels.flatten(2).movedim(1, -1).flatten(0, -2) if labels.dim() > 2 else labels  # [n, labels]
         folds = folds.repeat_interleave(len(rows) // len(folds))
-        kept = (rows >= 0).all(1)
         found = []
         for output in outputs:
             ranked = output.flatten(2).movedim(1, -1).flatten(0, -2) if output.dim() > 2 else output
-            found.append(mean_average_precision(ranked[kept], rows[kept], folds[kept]))
+            found.append(mean_average_precision(ranked, rows, folds))
         return Scores([value for value, _ in found], _known([error for _, error in found]))
 
     def _one_hot(self, targets: Tensor, classes: int) -> Tensor:
@@ -143,7 +143,7 @@ def _known(values: Sequence[float]) -> list[float | None]:
 
 
 def r_squared(outputs: Tensor, targets: Tensor) -> Scores:
-    """Compute R2, the fraction of variance explained, and its standard error.
+    """Compute R2, the fraction of variance explained, and its standard error; nan where the targets do not differ.
 
     Args:
         outputs: outputs of each exit, [exits, n, ...].
@@ -152,9 +152,9 @@ def r_squared(outputs: Tensor, targets: Tensor) -> Scores:
     each = torch.stack([mean_squared_error(output, targets) for output in outputs]).double()  # [exits, n]
     targets = targets.double().flatten(1) if targets.dim() > 1 else targets.double()[:, None]
     spread = (targets - targets.mean(0)).square().mean(1)  # [n], whose mean is the variance
-    variance = spread.mean().clamp(min=LEAST_VARIANCE)
+    if not differ(targets):
+        return Scores([math.nan] * len(each))
+    variance = spread.mean()
     unexplained = each.mean(1) / variance  # [exits], a ratio of two means: both vary with the samples
     deviations = (each - unexplained[:, None] * spread) / variance
-    samples = each.shape[1]
-    errors = (deviations.std(1) / math.sqrt(samples)).nan_to_num().tolist() if samples > 1 else [0.0] * len(each)
-    return Scores((1 - unexplained).tolist(), errors)
+    return Scores((1 - unexplained).tolist(), (deviations.std(1) / math.sqrt(each.shape[1])).nan_to_num().tolist())

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from lctprune.errors import ConfigError, DataError
 from lctprune.losses import IGNORED, Loss, class_numbers, is_cross_entropy, is_own, mean_squared_error
-from lctprune.measure.loss_trials import MOST_ROWS, is_lowest_at_target, rewards, takes_class_numbers, treatment
+from lctprune.measure.loss_trials import (
+    MOST_ROWS,
+    is_lowest_at_target,
+    leaves_out,
+    rewards,
+    takes_class_numbers,
+    treatment,
+)
 
-# class numbers; probabilities of classes; 0 or 1 for each output; numbers to predict; anything else
+# class numbers; probabilities of classes; 0 or 1 for each output, or missing; numbers to predict; anything else
 Kind = Literal["classes", "probabilities", "labels", "numbers", "other"]
 MOST_NUMBERS = 2**16  # in an output, beyond which a loss is tried on one row
 MOST_OUTSIDE = 16  # different numbers that are no classes
@@ -82,7 +89,10 @@ def require_fit(metric: str, kind: Kind, shape: Sequence[int], targets: Tensor, 
         not targets.is_floating_point() and _are_class_shaped(shape, targets) and shape[0] > 1
     )
     if metric == "map":
-        fits, needs = of_classes or _are_labels(shape, targets), "classes, or 0 and 1 for each output"
+        fits, needs = (
+            of_classes or kind == "labels" or _are_labels(shape, targets),
+            "classes, or 0 and 1 for each output",
+        )
     elif metric == "r2":
         fits = _are_as_many(shape, targets) and is_lowest_at_target(loss, targets)
         needs = "numbers that the outputs approach"
@@ -136,6 +146,11 @@ def as_classes(targets: Tensor, classes: int) -> Tensor:
     return numbers.where((numbers >= 0) & (numbers < classes), -1)
 
 
+def differ(targets: Tensor) -> bool:
+    """Return whether targets differ from sample to sample, so that they have a variance to explain, as R2 does."""
+    return not bool((targets == targets[:1]).all())
+
+
 def float_classes(targets: Tensor) -> str | None:
     """Explain floating-point targets that are whole numbers; None for others."""
     if not targets.is_floating_point() or not bool((targets == targets.round()).all()):
@@ -148,21 +163,38 @@ def float_classes(targets: Tensor) -> str | None:
 
 def _kind_by_own(shape: Sequence[int], targets: Tensor, loss: Loss, device: torch.device) -> Kind:
     rows = _rows(targets, shape).to(device)
-    if not targets.is_floating_point() and _are_class_shaped(shape, targets):
-        if not require_classes(targets, shape, loss) or shape[0] < 2:
+    if not targets.is_floating_point() and _are_class_shaped(shape, targets) and shape[0] > 1:
+        if not require_classes(targets, shape, loss):
             return "other"
         inside = class_numbers(rows).clamp(0, shape[0] - 1)
         signs = nn.functional.one_hot(inside, shape[0]).movedim(-1, 1) * 2.0 - 1
         return "classes" if rewards(loss, signs, class_numbers(rows), otherwise=True) else "other"
     if targets.is_floating_point() and _are_probabilities(shape, targets) and rewards(loss, 2 * rows - 1, rows):
         return "probabilities"
-    if _are_labels(shape, targets):
-        signs = (2.0 * rows - 1).reshape(-1, *shape)
-        if rewards(loss, signs, class_numbers(rows), without_limit=True):
-            return "labels"
+    if _are_labels(shape, targets, with_missing=True) and _rewards_labels(shape, targets, rows, loss):
+        return "labels"
     if (reason := float_classes(targets)) and takes_class_numbers(loss, shape, rows):
         raise DataError(reason)
     return "other"
+
+
+def _rewards_labels(shape: Sequence[int], targets: Tensor, rows: Tensor, loss: Loss) -> bool:
+    """Tell whether a loss falls as outputs move towards labels, and leaves out those that are missing."""
+    is_missing = ~is_label(targets).reshape(len(targets), -1)
+    if is_missing.any():
+        partly = targets[is_missing.any(1) & ~is_missing.all(1)]
+        gaps = _rows(partly if len(partly) else targets[is_missing.any(1)], shape).to(rows.device)
+        signs, missing = _signs(gaps, shape)
+        if not leaves_out(loss, signs, class_numbers(gaps), missing):
+            return False
+    signs, _ = _signs(rows, shape)
+    return rewards(loss, signs, class_numbers(rows), without_limit=True)
+
+
+def _signs(rows: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return -1 or 1 for each label, and 0 for those that are missing; and which are, [n, *shape]."""
+    missing = ~is_label(rows).reshape(-1, *shape)
+    return (2.0 * rows - 1).reshape(-1, *shape).masked_fill(missing, 0.0), missing
 
 
 def _rows(targets: Tensor, shape: Sequence[int]) -> Tensor:
@@ -185,8 +217,19 @@ def _are_probabilities(shape: Sequence[int], targets: Tensor) -> bool:
     return bool((targets >= 0).all() and ((targets.sum(1) - 1).abs() < ROW_SUM_TOLERANCE).all())
 
 
-def _are_labels(shape: Sequence[int], targets: Tensor) -> bool:
-    return _are_as_many(shape, targets) and bool(((targets == 0) | (targets == 1)).all())
+def is_label(targets: Tensor) -> Tensor:
+    """Return where targets are 0 or 1; other numbers, such as -1 or nan, stand for labels that are missing."""
+    return (targets == 0) | (targets == 1)
+
+
+def _are_labels(shape: Sequence[int], targets: Tensor, *, with_missing: bool = False) -> bool:
+    if not _are_as_many(shape, targets):
+        return False
+    others = targets[~is_label(targets)]
+    if not with_missing or not len(others):
+        return not len(others)
+    others = others[~others.isnan()]
+    return bool((others == others[:1]).all() and is_label(targets).any())
 
 
 def _outside(targets: Tensor, classes: int) -> list[int]:

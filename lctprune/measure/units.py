@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lctprune.errors import ConfigError
-from lctprune.measure.selection import COSTS
+from lctprune.measure.candidates import Cost
 
+COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
 

@@ -15,9 +15,10 @@ from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
 from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
 from lctprune.models.images import sized_resnet, vgg_lct
+from lctprune.models.new_classifier import start_at_zero
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.transformers_models import is_transformers_name, read_architecture
-from lctprune.models.weights import is_run, load_weights, read_weights
+from lctprune.models.weights import Loaded, is_run, load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
 from lctprune.partition.cutting import possible_cut_points
@@ -85,18 +86,24 @@ def build_network(
         split_at=_given_cut_points(config),
         balance_by=config.balance,
         training=training,
+        known=None if config.cuts is None else config.tracing,
     )
-    note = config.weights_note
+    loaded = Loaded(config.weights_note)
     if weights is not None and given is not None:
         from_run = weights != "default" and is_run(weights)  # whose checkpoint lacks what no group runs
         optional = model.state_dict().keys() - network.main_state_dict().keys() if from_run else set()
         source = f"weights {weights}"
-        note = load_weights(model, given, num_outputs=config.num_outputs, source=source, optional=optional)
+        loaded = load_weights(model, given, num_outputs=config.num_outputs, source=source, optional=optional)
+        main = network.main_state_dict()
+        network.new_parameters = tuple(name for name in loaded.new if name in main)
+        start_at_zero(network, config.example)
     recipe = dataclasses.replace(
         config,
         weights=weights or config.weights,
-        weights_note=note,
+        weights_note=loaded.note,
         cuts=network.cuts,
+        tracing=network.tracing,
+        cut_point_names=network.cut_point_names or None if config.cuts is None else config.cut_point_names,
         **_chosen(network, config),
     )
     return network_of(network, recipe)

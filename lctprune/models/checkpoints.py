@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from lctprune.errors import NetworkError, first_line
-from lctprune.utils.files import read_regular
+from lctprune.models.stand_ins import UnreadableError, load_without_code
+from lctprune.utils.files import open_regular, read_regular
 
 StateDicts = dict[str, dict[str, Tensor]]  # by their keys in the file, such as "state_dict"; "" is the file itself
 
@@ -24,19 +21,6 @@ INDEX = ".index.json"  # end of the name of a file that says which shard holds w
 FOLDER_FILES = (f"*.safetensors{INDEX}", f"*.bin{INDEX}", "*model.safetensors", "*model.bin")  # in a folder
 MAX_DEPTH = 4  # of dicts in dicts, in which state dicts are looked for
 SHOWN = 5  # names in a message
-# what the usual training scripts save beside the weights, options, paths and figures: a `_StandIn` is made of each
-STOOD_IN = (
-    "argparse.Namespace",
-    *(
-        f"{module}.{name}"
-        for module in ("pathlib", "pathlib._local")
-        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-    ),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    *(f"numpy.dtypes.{name}" for name, kind in vars(numpy.dtypes).items() if isinstance(kind, type)),
-)
 # how files begin that are often taken for weights
 _BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself: git lfs pull",
@@ -46,16 +30,6 @@ _BEGINNINGS = {
     b"\x89HDF": "an HDF5 file (Keras?); save model.state_dict() of the PyTorch network",
 }
 GIVE = "give a state dict, saved as safetensors or by torch.save"
-
-
-class _StandIn:
-    """An empty object in place of one that is not wanted: none of that class's code runs."""
-
-    def __init__(self, *values: object) -> None:
-        """Forget all values."""
-
-    def __setstate__(self, state: object) -> None:
-        """Forget the state."""
 
 
 def weights_file_in(folder: Path) -> Path | None:
@@ -70,14 +44,14 @@ def read_state_dicts(path: Path) -> StateDicts:
         path: safetensors file; file that `torch.save` wrote, now or long ago; or the index of a file in shards.
 
     Raises:
-        NetworkError: the file is missing, broken, or of another kind; holds objects whose code would have to run; or
-            contains no state dict.
+        NetworkError: the file is missing, broken, or of another kind; calls the system; or contains no state dict, as
+            where it is a whole network, whose code would have to run.
     """
-    if path.name.endswith(INDEX):
-        content: Any = _read_shards(path)
-    else:
-        content = _read_file(path)
+    content, passed_over = (_read_shards(path), []) if path.name.endswith(INDEX) else _read_file(path)
     found = dict(_state_dicts(content, set()))
+    is_network = any(name.startswith("torch.nn.modules.") for name in passed_over)
+    if passed_over and (not found or (is_network and not any("." in name for each in found.values() for name in each))):
+        raise _refusal_of_objects(path, passed_over)
     if not found:
         keys = f" ({shown([str(key) for key in content])})" if isinstance(content, Mapping) and content else ""
         raise NetworkError(
@@ -86,36 +60,31 @@ def read_state_dicts(path: Path) -> StateDicts:
     return found
 
 
-def _read_file(path: Path) -> Any:
+def _read_file(path: Path) -> tuple[Any, list[str]]:
+    """Read a file; return its content, and the names of the classes whose objects were passed over."""
     try:
-        if not path.is_file():
-            path.stat()
-            raise NetworkError(f"the weights {path} cannot be read (it is no regular file); {GIVE}")
-        with path.open("rb") as file:
+        with open_regular(path, NetworkError) as file:
             start = file.read(32)
         known = next((text for beginning, text in _BEGINNINGS.items() if start.startswith(beginning)), None)
         if known:
             raise NetworkError(f"{path} is not a file of weights: it is {known}")
         if path.suffix == ".safetensors" or start[8:9] == b"{":
-            return safetensors.torch.load_file(path)
-        with _stand_ins(), warnings.catch_warnings():
+            return safetensors.torch.load_file(path), []
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats; what cannot be read is an error
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_without_code(path)
     except NetworkError:
         raise
+    except UnreadableError as error:
+        raise _refusal_of_objects(path, error.names) from error
     except OSError as error:
         raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a pickle of other objects, whose message recommends to trust it, or a broken file
+    except Exception as error:  # broken, or of another kind
         raise _refusal(path, error) from error
 
 
-def _stand_ins() -> AbstractContextManager[object]:
-    """Let PyTorch's restricted reader pass over objects of the classes `STOOD_IN`."""
-    return torch.serialization.safe_globals([(_StandIn, name) for name in STOOD_IN])
-
-
 def _refusal(path: Path, error: Exception) -> NetworkError:
-    """Say what the file is, or which classes it needs, and what to do."""
+    """Say what the file is, and what to do."""
     message = str(error)
     if "TorchScript" in message:
         return NetworkError(
@@ -127,26 +96,24 @@ def _refusal(path: Path, error: Exception) -> NetworkError:
             f"{path} is a file of torch.export; save its weights: "
             f'torch.save(torch.export.load("{path.name}").state_dict, "weights.pt")'
         )
-    if classes := _unknown_classes(path, message):
-        modules = any(name.startswith("torch.nn.modules.") for name in classes)
-        own = [name for name in classes if not name.startswith(("torch.", "collections.", "builtins."))]
-        return NetworkError(
-            f"{path} is not a file of weights alone: it holds {'a whole network, made of ' if modules else ''}"
-            f"{shown(own or classes)}, whose code would have to run; where you trust it, load it with "
-            "torch.load(..., weights_only=False), and save model.state_dict() alone"
-        )
     if "locating file data.pkl" in message:
         return NetworkError(f"{path} is not a file of weights (it is a zip archive of something else); {GIVE}")
+    if "Unsupported operand" in message:
+        return NetworkError(f"{path} was saved with another pickle protocol than torch.save's own, 2; {GIVE}")
     refused = type(error).__name__ == "UnpicklingError"
     reason = "it contains other objects than tensors, or is broken" if refused else first_line(error, "broken")
     return NetworkError(f"{path} is not a file of weights ({reason}); {GIVE}")
 
 
-def _unknown_classes(path: Path, message: str) -> list[str]:
-    """Name the classes and functions in a file of `torch.save` that its restricted reader does not know."""
-    with suppress(Exception), _stand_ins():
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    return re.findall(r"GLOBAL (\S+) was not an allowed global", message)  # in the format before PyTorch 1.6
+def _refusal_of_objects(path: Path, names: Sequence[str]) -> NetworkError:
+    """Say which classes a file without a state dict needs, and what to do."""
+    modules = any(name.startswith("torch.nn.modules.") for name in names)
+    own = [name for name in names if not name.startswith(("torch.", "collections.", "builtins."))]
+    return NetworkError(
+        f"{path} is not a file of weights alone: it holds {'a whole network, made of ' if modules else ''}"
+        f"{shown(own or names)}, whose code would have to run; where you trust it, load it with "
+        "torch.load(..., weights_only=False), and save model.state_dict() alone"
+    )
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -162,7 +129,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for shard in dict.fromkeys(shards.values()):
         if shard != Path(shard).name:
             raise NetworkError(f"{index} names the shard {shard}; shards must lie beside the index")
-        content = _read_file(index.parent / shard)
+        content, _ = _read_file(index.parent / shard)
         names = [name for name, where in shards.items() if where == shard]
         if not isinstance(content, Mapping) or (lost := [name for name in names if name not in content]):
             raise NetworkError(f"{index.parent / shard} lacks {shown(lost)}, which {index.name} says it holds")

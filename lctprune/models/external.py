@@ -16,17 +16,16 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from lctprune.data.preprocessing import Normalization
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
 from lctprune.models.transformers_models import (
     build_transformers_model,
-    image_preprocessing,
     is_transformers_name,
     pretrained_weights,
     require_transformers,
 )
 
 Builder = Callable[..., nn.Module]
+INPUTS = ("in_channels", "image_size", "features", "steps", "vocabulary")  # which only the data can provide
 TIMM = "timm/"
 _ALIASES = {"num_outputs": "num_classes", "in_channels": "in_chans", "image_size": "img_size"}
 
@@ -111,8 +110,10 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     ]
     if missing:
         known = ", ".join(key for key, value in settings.items() if value is not None)
-        own_names = [key for key in missing if key not in decided]
+        own_names = [key for key in missing if key not in (*decided, *INPUTS)]
         remedy = f"; give --model-args {own_names[0]}=..." if own_names else ""
+        if not own_names:
+            remedy = "; resnet18 and the like take images, mlp tables, and lstm, gru and transformer sequences"
         raise ConfigError(
             f"{name} needs {', '.join(missing)}, which this data does not provide; it provides {known}{remedy}"
         )
@@ -124,6 +125,10 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     except LctpruneError:
         raise
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises
+        for key, value in own.items():
+            wanted = parameters[key].annotation if key in parameters else None
+            if isinstance(value, str) and wanted in (int, float, "int", "float"):
+                raise ConfigError(f"model argument {key} is {value!r}; it must be a number") from error
         raise NetworkError(
             f"{name} cannot be built ({type(error).__name__}: {first_line(error, 'no reason given')})"
         ) from error
@@ -156,21 +161,6 @@ def default_weights(name: str) -> Mapping[str, Tensor]:
             f"cannot load the weights of {name} ({first_line(error, 'no reason given')}); give a file of weights"
         ) from error
     raise ConfigError(f"{name} has no default weights; only torchvision's, timm's and hf/ models have")
-
-
-def default_normalization(name: str) -> Normalization | None:
-    """Return the normalisation of the images with which `default_weights` were trained."""
-    if is_transformers_name(name):
-        return image_preprocessing(name)[1]
-    if name.startswith(TIMM):
-        cfg = _timm().models.get_pretrained_cfg(name.removeprefix(TIMM))
-        return cfg and Normalization(tuple(cfg.mean), tuple(cfg.std))
-    if name in ("googlenet", "inception_v3"):  # to which `transform_input` converts ImageNet's
-        return Normalization((0.5,) * 3, (0.5,) * 3)
-    if name in torchvision_names():
-        transforms = _torchvision_models().get_model_weights(name).DEFAULT.transforms()
-        return Normalization(tuple(transforms.mean), tuple(transforms.std))
-    return None
 
 
 def _build_torchvision(name: str, *, num_outputs: int, in_channels: int, image_size: int, **own: Any) -> nn.Module:
@@ -217,6 +207,14 @@ def _like(convolution: nn.Conv2d, in_channels: int) -> nn.Conv2d:
     return new
 
 
+def _dotted(name: str) -> str:
+    """Say how a module is named, where a file was named."""
+    path, _, function = name.partition(":")
+    if "/" not in path and not path.endswith(".py"):
+        return ""
+    return f"write it {path.removesuffix('.py').replace('/', '.')}:{function}; "
+
+
 def _own_function(name: str) -> Builder:
     module_name, _, function_name = name.partition(":")
     folder = str(Path.cwd())
@@ -228,7 +226,7 @@ def _own_function(name: str) -> Builder:
     except Exception as error:  # whatever somebody else's code raises at import
         raise ConfigError(
             f"model {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 'no reason given')}); "
-            "it must be package.module:callable, importable from here"
+            f"{_dotted(name)}it must be package.module:callable, importable from here"
         ) from error
     if not callable(builder):
         raise ConfigError(f"model {name!r} is a {type(builder).__name__}, not a function")

@@ -104,8 +104,8 @@ def _embedding(
         at_least(1, features=features)
         return StepEmbedding(features, width, dropout, positions)
     raise ConfigError(
-        f"vocabulary is {vocabulary} and features is {features}; give exactly one: vocabulary for token ids, "
-        "features for numbers"
+        f"vocabulary is {vocabulary} and features is {features}; give exactly one, vocabulary for token ids or "
+        "features for numbers: this network takes sequences or tables, not images"
     )
 
 

@@ -120,7 +120,10 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
         ) from error
     if missing := sorted(info["missing_keys"]):
         warnings.warn(f"{name} has no weights for {', '.join(missing)}, which are new", NetworkWarning, stacklevel=2)
-    return cast(Mapping[str, Tensor], model.float().state_dict())
+    weights = cast(Mapping[str, Tensor], model.float().state_dict())
+    if all(len(weights[name]) == model.config.num_labels for name in missing):  # a classifier, which then is not theirs
+        return {name: tensor for name, tensor in weights.items() if name not in missing}
+    return weights
 
 
 def image_preprocessing(name: str) -> tuple[int | None, Normalization | None]:
@@ -138,11 +141,6 @@ def image_preprocessing(name: str) -> tuple[int | None, Normalization | None]:
     factor = 255 * scale  # lctprune normalises pixels between 0 and 1
     normalization = Normalization(tuple(m / factor for m in mean), tuple(s / factor for s in std))
     return _side(content), normalization
-
-
-def default_image_size(name: str) -> int | None:
-    """Return the side of the images that a model of `transformers` was trained on; None for all other models."""
-    return image_preprocessing(name)[0] if is_transformers_name(name) else None
 
 
 def _side(content: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from lctprune.models.checkpoints import StateDicts, shown
 # what DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names, also inside
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 AVERAGED = {"ema", "averaged", "avg", "swa"}  # parts of the keys and prefixes of weights averaged over the steps
+TRAINED = {"online", "raw", "current"}  # and of the trained ones that stand beside them, as in {"ema": {"online": ...}}
 # usual keys and prefixes of the weights that are trained, the most usual first
 USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "backbone", "")
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # no weights: batch norm's, and those of thop
@@ -50,7 +51,8 @@ class Fit(NamedTuple):
     @property
     def rank(self) -> tuple[bool, int, bool]:
         """Order of preference among state dicts that fit equally: averaged weights, then the usual places."""
-        is_averaged = not AVERAGED.isdisjoint(re.split(r"[._]", self.label.lower()))
+        words = set(re.split(r"[._]", self.label.lower()))
+        is_averaged = not AVERAGED.isdisjoint(words) and TRAINED.isdisjoint(words)
         key, prefix = self.key.rpartition(".")[2], self.prefix.rstrip(".").rpartition(".")[2]
         place = USUAL.index(key) if key in USUAL else len(USUAL)
         return not is_averaged, place, prefix not in USUAL + WRAPPERS
@@ -77,7 +79,11 @@ def fit_names(found: StateDicts, own: Mapping[str, Tensor], *, source: str) -> F
     best, *others = sorted((fit for fit, score in zip(fits, scores, strict=True) if score == highest), key=_preference)
     if highest == (0, 0):
         return best
-    others = [fit for fit in others if not _equal(fit, best, wanted)]
+    distinct = [best]
+    for fit in others:
+        if not any(_equal(fit, each, wanted) for each in distinct):
+            distinct.append(fit)
+    others = distinct[1:]
     if tied := [fit.label for fit in others if fit.rank == best.rank]:
         raise NetworkError(
             f"{source} holds several sets of weights that fit and differ ({shown([best.label, *tied])}); "

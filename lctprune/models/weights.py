@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 from lctprune.errors import NetworkError, NetworkWarning
 from lctprune.models.checkpoints import StateDicts, read_state_dicts, shown, weights_file_in
 from lctprune.models.weight_names import Fit, fit_names, is_counter
-from lctprune.run_files import CHECKPOINT
-from lctprune.runs import NETWORK_PREFIX
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.utils.wording import counted
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights of one are converted to another
@@ -46,6 +46,18 @@ def read_weights(path: str | Path) -> StateDicts:
     return read_state_dicts(weights_file_in(path) or path if path.is_dir() else path)
 
 
+class Loaded(NamedTuple):
+    """The weights that were loaded into a model.
+
+    Attributes:
+        note: description of what was taken and converted; None where the weights were taken as they are.
+        new: names of the parameters that were not among them, those of a classifier.
+    """
+
+    note: str | None = None
+    new: tuple[str, ...] = ()
+
+
 def load_weights(
     model: nn.Module,
     found: StateDicts,
@@ -53,7 +65,7 @@ def load_weights(
     num_outputs: int,
     source: str,
     optional: Collection[str] = (),
-) -> str | None:
+) -> Loaded:
     """Load the state dict that fits into a model; a classifier for another number of outputs stays new.
 
     Args:
@@ -62,9 +74,6 @@ def load_weights(
         num_outputs: width of the model's output.
         source: description of the weights, for messages.
         optional: names that may be missing from the weights.
-
-    Returns:
-        Description of what was taken and converted; None where the weights were taken as they are.
 
     Raises:
         NetworkError: names, shapes or types do not fit, or a weight is NaN; the model is unchanged.
@@ -82,18 +91,16 @@ def load_weights(
     taken = {name: weights[name] for name in own if name in weights and name not in resized}
     _require_values(source, own, taken)
     model.load_state_dict(taken, strict=False)
-    if new := list(dict.fromkeys(name.rpartition(".")[0] for name in own if name in (*absent, *resized))):
+    new = tuple(name for name in own if name in (*absent, *resized))
+    if layers := list(dict.fromkeys(name.rpartition(".")[0] for name in new)):
         why = f"is for {len(weights[resized[0]])} outputs, not {num_outputs}" if resized else "has no classifier"
-        warnings.warn(
-            f"{source} {why}: {shown(new)} is new, and must be trained (not with --freeze-main)",
-            NetworkWarning,
-            stacklevel=2,
-        )
+        text = f"{source} {why}: {shown(layers)} is new, starts at zero, and is trained"
+        warnings.warn(text, NetworkWarning, stacklevel=2)
     changes = _changes(fit, own, taken)
     if changes:
         warnings.warn(f"{source}: {'; '.join(changes)}", NetworkWarning, stacklevel=2)
     place = [f"taken from {fit.key!r}"] if fit.key and not fit.others else []
-    return "; ".join([*place, *changes]) or None
+    return Loaded("; ".join([*place, *changes]) or None, new)
 
 
 def _missing(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: Collection[str]) -> list[str]:

@@ -7,7 +7,7 @@ and computes in bf16 on every processor: on one without bf16 units, a matrix of 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Muon(SGD):
         momentum: momentum of both.
         weight_decay: weight decay of convolutions, before `DECAY_FACTOR`.
         dtype: data type in which matrices are orthogonalised.
+        factor: multiple of the rate for a parameter, on top of that of its kind.
     """
 
     def __init__(
@@ -46,39 +47,90 @@ class Muon(SGD):
         momentum: float,
         weight_decay: float,
         dtype: torch.dtype,
+        factor: Callable[[Tensor], float] = lambda _: 1.0,
     ) -> None:
         groups = [
-            {**group, "params": list(alike), "lr": factor * lr, "lr_factor": factor}
+            {**group, "params": list(alike), "lr": multiple * lr, "lr_factor": multiple}
             for group in others
-            for factor, alike in itertools.groupby(group["params"], sgd_factor)
+            for multiple, alike in itertools.groupby(group["params"], lambda each: sgd_factor(each) * factor(each))
         ]
         # plain SGD without momentum, on gradients that `step` has replaced by the update
         plain = {"momentum": 0.0, "nesterov": False, "weight_decay": DECAY_FACTOR * weight_decay}
-        if convolutions := list(convolutions):
-            groups.append({"params": convolutions, "orthogonal": (momentum, dtype), **plain})
+        for multiple, alike in itertools.groupby(convolutions, factor):
+            rate = {"lr": multiple * lr, "lr_factor": multiple}
+            groups.append({"params": list(alike), "orthogonal": (momentum, dtype), **plain, **rate})
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient; the gradients of convolutions are overwritten."""
         for group in self.param_groups:
-            for weight in group["params"] if "orthogonal" in group else ():
-                if weight.grad is not None:
-                    weight.grad = self._update(weight, *group["orthogonal"])
+            if "orthogonal" in group:
+                self._replace_gradients(group["params"], *group["orthogonal"])
         super().step()
 
-    def _update(self, weight: Tensor, momentum: float, dtype: torch.dtype) -> Tensor:
-        assert weight.grad is not None
+    def _replace_gradients(self, weights: Sequence[Tensor], momentum: float, dtype: torch.dtype) -> None:
+        """Put the update of each weight in the place of its gradient."""
+        weights = [weight for weight in weights if weight.grad is not None]
+        averages = [self._average(weight) for weight in weights]
+        if weights and all(weight.is_cuda for weight in weights):
+            _replace_together(weights, averages, momentum, dtype)
+        else:
+            for weight, average in zip(weights, averages, strict=True):
+                _replace(weight, average, momentum, dtype)
+
+    def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
         if "average" not in state:
             state["average"] = torch.zeros_like(weight)
-        average = state["average"].lerp_(weight.grad, 1 - momentum)
-        direction = weight.grad.lerp(average, momentum).movedim(1, -1)  # [out, height, width, in], as channels last are
-        matrix = direction.flatten(1)
-        rows, columns = matrix.shape
-        update = orthogonalized(matrix.to(dtype)).mul_(max(1.0, rows / columns) ** 0.5)
-        # in the weight's memory layout, which fused SGD takes for granted
-        return torch.empty_like(weight).copy_(update.view(direction.shape).movedim(-1, 1))
+        average: Tensor = state["average"]
+        return average
+
+
+def _replace(weight: Tensor, average: Tensor, momentum: float, dtype: torch.dtype) -> None:
+    """Put the update of a weight in the place of its gradient; `average` is that of all gradients so far."""
+    assert weight.grad is not None
+    average.lerp_(weight.grad, 1 - momentum)
+    matrix = _as_matrix(weight.grad.lerp(average, momentum))
+    update = orthogonalized(matrix.to(dtype)).mul_(_size(matrix))
+    # in the weight's memory layout, which fused SGD takes for granted
+    weight.grad = torch.empty_like(weight).copy_(_as_weight(update, weight))
+
+
+def _replace_together(weights: list[Tensor], averages: list[Tensor], momentum: float, dtype: torch.dtype) -> None:
+    """Do what `_replace` does to many weights: elementwise in one kernel, and matrices of a shape in one product.
+
+    On a GPU the matrices of most layers are too small to keep it busy, and starting a kernel takes longer than it runs.
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    torch._foreach_lerp_(averages, gradients, 1 - momentum)
+    matrices = [_as_matrix(each) for each in torch._foreach_lerp(gradients, averages, momentum)]
+    alike: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        alike.setdefault(matrix.shape, []).append(index)
+    updates = list(matrices)
+    for indices in alike.values():
+        stacked = torch.stack([matrices[index] for index in indices]).to(dtype)
+        for index, update in zip(indices, orthogonalized(stacked).mul_(_size(stacked)), strict=True):
+            updates[index] = update
+    torch._foreach_copy_(gradients, [_as_weight(*each) for each in zip(updates, weights, strict=True)])
+
+
+def _as_matrix(direction: Tensor) -> Tensor:
+    """View a change of a convolution as a matrix: [out, in, height, width] -> [out, height * width * in]."""
+    return direction.movedim(1, -1).flatten(1)  # in the order of memory, where channels are last
+
+
+def _as_weight(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Undo `_as_matrix`."""
+    out, channels, *window = weight.shape
+    return matrix.view(out, *window, channels).movedim(-1, 1)
+
+
+def _size(matrix: Tensor) -> float:
+    """Return the singular values that an update has."""
+    rows, columns = matrix.shape[-2:]
+    return float(max(1.0, rows / columns) ** 0.5)
 
 
 def sgd_factor(parameter: Tensor) -> float:
@@ -100,24 +152,26 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     but the first and the last are of matrices of the shorter side.
 
     Args:
-        matrix: matrix, [rows, columns].
+        matrix: matrix, [rows, columns]; or several, [n, rows, columns].
     """
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    wide: Tensor = matrix.T if is_tall else matrix
-    wide = wide / wide.norm().clamp(min=1e-20)  # singular values of at most 1; zeros stay zeros
-    squares = wide @ wide.T
+    is_tall = matrix.shape[-2] > matrix.shape[-1]
+    wide: Tensor = matrix.mT if is_tall else matrix
+    norm = wide.norm() if wide.dim() == 2 else wide.flatten(1).norm(dim=1)[:, None, None]
+    wide = wide / norm.clamp(min=1e-20)  # singular values of at most 1; zeros stay zeros
+    squares = wide @ wide.mT
     factor = product = _factor(squares)
     for _ in range(ITERATIONS - 1):
         squares = factor @ squares @ factor
         factor = _factor(squares)
         product = factor @ product
     wide = product @ wide
-    return wide.T.contiguous() if is_tall else wide
+    return wide.mT.contiguous() if is_tall else wide
 
 
 def _factor(squares: Tensor) -> Tensor:
     """Compute a I + b S + c S^2."""
     a, b, c = QUINTIC
-    factor: Tensor = torch.addmm(squares, squares, squares, beta=b, alpha=c)
-    factor.diagonal().add_(a)
+    add_product = torch.addmm if squares.dim() == 2 else torch.baddbmm
+    factor: Tensor = add_product(squares, squares, squares, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
     return factor

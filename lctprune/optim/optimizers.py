@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ class Optimizers:
     """The optimisers of one group and of its critic; None where there is nothing to train."""
 
     def __init__(self, group: nn.Module, critic: nn.Module | None, config: ResolvedTrainConfig) -> None:
-        make_critic_optimizer = _scheduled if config.critic_optimizer == "sgd" else _adam
-        self.group = _scheduled(group, config)
-        self.critic = None if critic is None else make_critic_optimizer(critic, config)
+        self.group = _scheduled(group, config, new=new_parameters(group, config))
+        self.critic: Optimizer | None = None
+        if critic is not None and config.critic_optimizer == "adam":
+            self.critic = _adam(critic, config)
+        elif critic is not None:
+            self.critic = _scheduled(critic, config, new=list(critic.parameters()))
 
     @property
     def all(self) -> dict[str, Optimizer]:
@@ -60,9 +64,11 @@ def apply_gradients(optimizer: Optimizer, lr: float) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def resolved_for(network: nn.Module, example: Tensor, config: TrainConfig) -> ResolvedTrainConfig:
-    """Resolve the settings of a training for a network and an input that it takes, [1, ...]."""
-    return config.resolved(images=example.dim() == 4, convolutional=is_convolutional(network))
+def resolved_for(
+    network: nn.Module, example: Tensor, config: TrainConfig, *, pretrained: bool = False
+) -> ResolvedTrainConfig:
+    """Resolve the settings of a training for a network, trained before or not, and an input that it takes, [1, ...]."""
+    return config.resolved(images=example.dim() == 4, convolutional=is_convolutional(network), pretrained=pretrained)
 
 
 def is_convolutional(network: nn.Module) -> bool:
@@ -74,16 +80,30 @@ def is_convolutional(network: nn.Module) -> bool:
     return len(_mixing_convolutions(network)) > linear
 
 
-def _scheduled(module: nn.Module, config: ResolvedTrainConfig) -> Optimizer | None:
-    """Make the optimiser that `config` names, whose rate the schedule sets; None if there is nothing to train."""
+def new_parameters(group: nn.Module, config: TrainConfig) -> list[nn.Parameter]:
+    """Return the parameters of a group that are new where the rest is trained, by `config.new_parameters`."""
+    return [each for name, each in group.named_parameters() if name in config.new_parameters]
+
+
+def _scheduled(module: nn.Module, config: ResolvedTrainConfig, *, new: Iterable[Tensor]) -> Optimizer | None:
+    """Make the optimiser that `config` names, whose rate the schedule sets; None if there is nothing to train.
+
+    The parameters in `new` learn at `config.critic_lr` where the others do at `config.lr`.
+    """
+    numbers = {id(parameter) for parameter in new}
+    ratio = config.critic_lr / config.lr
+
+    def factor(parameter: Tensor) -> float:
+        return ratio if id(parameter) in numbers else 1.0
+
     convolutions = _convolutions(module) if config.optimizer == "muon" else {}
     parameters = [each for each in module.parameters() if each.requires_grad and id(each) not in convolutions]
     weights = [parameter for parameter in parameters if parameter.dim() > 1]
     others = [parameter for parameter in parameters if parameter.dim() <= 1]  # biases and normalisation
     decayed: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay}
+        {"params": list(alike), "weight_decay": decay, "lr_factor": multiple}
         for group, decay in ((weights, config.weight_decay), (others, 0.0))
-        if group
+        for multiple, alike in itertools.groupby(group, factor)
     ]
     if not decayed and not convolutions:
         return None
@@ -99,6 +119,7 @@ def _scheduled(module: nn.Module, config: ResolvedTrainConfig) -> Optimizer | No
             momentum=momentum,
             weight_decay=config.weight_decay,
             dtype=dtype,
+            factor=factor,
         )
     return SGD(decayed, lr=lr, momentum=momentum, nesterov=True, fused=True)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.critics import make_critic
 from lctprune.errors import ConfigError, NetworkError
-from lctprune.measure.costs import count_parameters, saved_bytes
+from lctprune.measure.costs import count_parameters, on_few_samples, saved_bytes
 from lctprune.measure.step_costs import critic_time_ns, training_bytes
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.choosing import Balance
@@ -25,8 +25,10 @@ from lctprune.partition.critic_sizes import (
 )
 from lctprune.partition.cut_points import CutPoint
 from lctprune.partition.cutting import partition_model
-from lctprune.partition.guarding import unchanged
 from lctprune.partition.plain_model import match_types, plain_model
+from lctprune.partition.preserving.guarding import unchanged
+from lctprune.partition.symbolic.tracing import Tracing
+from lctprune.utils.modules import evaluation_mode
 
 Pool = Literal["mean", "last"]
 _T = TypeVar("_T")
@@ -36,7 +38,7 @@ def attach_critics(
     model: nn.Module,
     example: Tensor,
     *,
-    num_outputs: int,
+    num_outputs: int | None = None,
     groups: int = 4,
     critic: str | Sequence[str] = AUTO,
     critic_depth: Sequence[int] | None = None,
@@ -45,6 +47,7 @@ def attach_critics(
     split_at: Sequence[str] | None = None,
     balance_by: Balance = "flops",
     training: TrainConfig | None = None,
+    known: Sequence[str] | None = None,
 ) -> LocalCriticNetwork:
     """Cut a model into layer groups and attach a new critic to each but the last.
 
@@ -52,7 +55,7 @@ def attach_critics(
         model: network that torch.fx can trace, from one tensor to one tensor; the groups hold its own parameters. What
             `torch.compile`, `DataParallel` and the like wrap is taken out of them; names are the plain model's.
         example: input, [batch, ...]; its values do not matter.
-        num_outputs: width of the model's output, and so of every critic's.
+        num_outputs: width of the model's output, and so of every critic's; by default as the model gives it.
         groups: number of layer groups.
         critic: kind of critic (see `make_critic`), or one per critic. `auto` takes `depthwise` where most convolutions
             of the model are depthwise, else `tail`; and makes a critic smaller (first `width`, then kind) until its
@@ -67,6 +70,7 @@ def attach_critics(
         balance_by: cost that is balanced between the groups: `flops`, or the cost of a training step of a group and its
             critic: `time`, measured on this processor, or `memory` of activations, weights, gradients and momentum.
         training: training whose `time` or `memory` is balanced; by default one with default settings.
+        known: how this model was traced before, `network.tracing`; then its groups are not compared with it again.
 
     Raises:
         NetworkError: the model does not run on the example, or its tensors are on several devices.
@@ -78,6 +82,8 @@ def attach_critics(
             FLOPs of all others are balanced.
     """
     model, example = plain_model(model, example)
+    if num_outputs is None:
+        num_outputs = _output_width(model, example)
     count = len(split_at) if split_at else groups - 1
     kinds = _one_per_critic("kind", [critic] if isinstance(critic, str) else critic, count, AUTO, "names")
     depths = _one_per_critic("depth", critic_depth, count, None)
@@ -93,6 +99,7 @@ def attach_critics(
         balance_by=balance_by,
         training=training,
         critic_cost=partial(_critic_cost, typical, balance_by),
+        known=Tracing.of(known) if known else None,
     )
     if partition.output_shape != (num_outputs,):
         raise NetworkError(
@@ -119,7 +126,15 @@ def attach_critics(
         tuple(size.width for size in sizes),
     )
     network.notes = tuple(notes)
+    network.tracing = partition.tracing.record
     return network
+
+
+def _output_width(model: nn.Module, example: Tensor) -> int:
+    """Run the model on as few samples as possible; 0 where it does not run, which cutting then explains."""
+    with suppress(Exception), unchanged(model), evaluation_mode(model), torch.no_grad():
+        return int(on_few_samples(model, example).shape[-1])
+    return 0
 
 
 def _one_per_critic(

@@ -9,14 +9,14 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from lctprune.config.training import ResolvedTrainConfig
-from lctprune.errors import PartitionError
+from lctprune.errors import CutPointError, PartitionError
 from lctprune.measure.costs import FlopCount, count_parameters, saved_bytes, warn_of_unknown_operations
 from lctprune.measure.step_costs import as_timed, segment_times_ns, training_bytes
 from lctprune.partition.balancing import balance
 from lctprune.partition.cut_points import CutPoint, MeasuredCutPoint, distinct_cut_points, torn_parameters
 from lctprune.partition.layer_group import layer_groups
 from lctprune.partition.node_costs import count_node_memory
-from lctprune.partition.tracing import BY_HAND, Traced, nodes_of, owners
+from lctprune.partition.symbolic.tracing import BY_HAND, Traced, nodes_of, owners
 
 Balance = Literal["flops", "time", "memory"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)
@@ -43,10 +43,10 @@ def named_cut_points(traced: Traced, points: Sequence[CutPoint], names: Sequence
         if point is None:
             problem = _why_no_cut_point(traced, name, inside)
             possible = ", ".join(dict.fromkeys(point.name for point in points[:-1])) or "none"
-            raise PartitionError(f"cannot cut at {name!r}, which {problem}; possible cut points are {possible}")
+            raise CutPointError(f"cannot cut at {name!r}, which {problem}; possible cut points are {possible}")
         cuts.append(point)
     if any(left.node > right.node for left, right in itertools.pairwise(cuts)):
-        raise PartitionError(f"cut points {', '.join(names)} must be in the network's order")
+        raise CutPointError(f"cut points {', '.join(names)} must be in the network's order")
     return cuts
 
 
@@ -123,7 +123,7 @@ def _require_enough(points: Sequence[CutPoint], groups: int) -> None:
         )
     if len(points) < groups:
         names = ", ".join(point.name for point in points[:-1])
-        raise PartitionError(
+        raise CutPointError(
             f"{groups} groups need {groups - 1} cut points, but the model has {len(points) - 1} ({names}); "
             f"ask for fewer groups, or {BY_HAND}"
         )

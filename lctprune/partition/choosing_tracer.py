@@ -8,14 +8,14 @@ from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError
 from lctprune.measure.costs import count_parameters
-from lctprune.partition.calling import is_transformers_model
-from lctprune.partition.exported import trace_by_export
-from lctprune.partition.guarding import CONSTANT, Snapshot
-from lctprune.partition.tracer import UnfollowedError
-from lctprune.partition.tracing import Traced, trace
+from lctprune.partition.exported.calling import is_transformers_model
+from lctprune.partition.exported.program import trace_by_export
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot
+from lctprune.partition.symbolic.tracer import UnfollowedError
+from lctprune.partition.symbolic.tracing import Traced, Tracing, trace
 
 
-def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot) -> Traced:
+def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot, known: Tracing | None = None) -> Traced:
     """Trace a network of one input in both modes.
 
     torch.export traces models of `transformers`, and networks that torch.fx cannot follow, or not into the submodule
@@ -25,6 +25,7 @@ def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot) -> T
         model: network.
         example: input, [batch, ...].
         snapshot: state of the model.
+        known: how it was traced before; then nothing is compared or chosen.
 
     Raises:
         PartitionError: the network cannot be traced without loss.
@@ -33,8 +34,10 @@ def trace_network(model: nn.Module, example: Tensor, *, snapshot: Snapshot) -> T
     Warns:
         NetworkWarning: auxiliary outputs are left out; or most of the network is kept whole.
     """
-    if is_transformers_model(model):
-        return trace_by_export(model, example, snapshot)
+    if known is not None and known.tracer == "fx":
+        return trace(model, example, snapshot=snapshot, known=known)
+    if known is not None or is_transformers_model(model):
+        return trace_by_export(model, example, snapshot, known=known)
     try:
         traced = trace(model, example, snapshot=snapshot)
     except PartitionError as refused:

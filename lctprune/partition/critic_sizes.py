@@ -92,8 +92,8 @@ def fitted_sizes(
         may_change: whether critics may be smaller than usual.
 
     Returns:
-        The size of each critic; and notes for people, a line for each exit whose critic is smaller, or that costs no
-        less than the main network.
+        The size of each critic; and notes for people: a line for each exit that costs no less than the main network,
+        and one for all critics that are smaller than usual, save for narrower ones of vectors.
     """
     if not partition.cuts:
         return [], []
@@ -106,14 +106,16 @@ def fitted_sizes(
         size, cost = usual[index], _exit_cost(start, cut, usual[index], make)
         if may_change and not _keeps_promise(cost, start, later):
             size, cost = _smaller(size, start, cut, later, make)
-        if size != usual[index]:
-            otherwise = _exit_cost(start, cut, usual[index], make)
-            notes.insert(0, _note_on_smaller(index, size, cost, usual[index], otherwise, main))
         if cost.saves_nothing(main):
             notes.insert(0, _note_on_dear(index, size, cost, main, may_change=may_change))
         sizes.insert(0, size)
         later.insert(0, cost)
-    return sizes, notes
+    smaller = [
+        (index, size)
+        for index, (size, was, cut) in enumerate(zip(sizes, usual, partition.cuts, strict=True))
+        if size.kind != was.kind or (size != was and len(cut.shape) > 1)
+    ]
+    return sizes, [*notes, *([_note_on_smaller(smaller)] if smaller else [])]
 
 
 def _cumulative_costs(groups: Sequence[nn.Module], example: Tensor) -> list[ExitCost]:
@@ -185,13 +187,12 @@ def _keeps_promise(cost: ExitCost, start: ExitCost, later: Sequence[ExitCost]) -
     return cost.flops - start.flops <= SHARE * (further - start.flops) and cost.parameters < later[0].parameters
 
 
-def _note_on_smaller(
-    index: int, size: CriticSize, cost: ExitCost, usual: CriticSize, usual_cost: ExitCost, main: ExitCost
-) -> str:
-    return (
-        f"exit {index} gets a smaller critic ({size}) and costs {cost.as_fractions(main)}; with the usual one "
-        f"({usual}) it would cost {usual_cost.as_fractions(main)}"
-    )
+def _note_on_smaller(smaller: Sequence[tuple[int, CriticSize]]) -> str:
+    exits: dict[str, list[str]] = {}
+    for index, size in smaller:
+        exits.setdefault(str(size), []).append(str(index))
+    listed = "; ".join(f"exit {', '.join(numbers)}: {size}" for size, numbers in exits.items())
+    return f"smaller critics than usual, so that exits cost less ({listed})"
 
 
 def _note_on_dear(index: int, size: CriticSize, cost: ExitCost, main: ExitCost, *, may_change: bool) -> str:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from lctprune.partition.graphs import nodes_of, output_of, owners
+from lctprune.partition.exported.remade import can_follow, is_remade
 from lctprune.partition.node_costs import NodeRun, count_node_flops, run_nodes
-from lctprune.partition.remade import can_follow, is_remade
-from lctprune.partition.tracing import Traced
+from lctprune.partition.symbolic.graphs import nodes_of, output_of, owners
+from lctprune.partition.symbolic.tracing import Traced
 
 _FEATURES_LAST = (nn.LayerNorm, nn.Linear, nn.RNNBase, nn.MultiheadAttention, nn.Embedding)
 _FEATURES_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)

@@ -19,7 +19,6 @@ from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, PartitionError, first_line
 from lctprune.measure.costs import on_few_samples
 from lctprune.optim.optimizers import resolved_for
-from lctprune.partition.calling import OneTensor, is_transformers_model, logits_of
 from lctprune.partition.choosing import (
     BALANCES,
     Balance,
@@ -28,7 +27,6 @@ from lctprune.partition.choosing import (
     training_balanced_cut_points,
 )
 from lctprune.partition.choosing_tracer import trace_network
-from lctprune.partition.comparing import must_run
 from lctprune.partition.cut_points import (
     CutPoint,
     MeasuredCutPoint,
@@ -36,11 +34,13 @@ from lctprune.partition.cut_points import (
     find_cut_points,
     measure_cut_points,
 )
-from lctprune.partition.exported import require_same, trace_by_export
-from lctprune.partition.guarding import Snapshot, unchanged
+from lctprune.partition.exported.calling import OneTensor, is_transformers_model, logits_of
+from lctprune.partition.exported.program import require_same, trace_by_export
 from lctprune.partition.layer_group import layer_groups
-from lctprune.partition.modes import Modes
-from lctprune.partition.tracing import BY_HAND, WAS_VIEW, Traced, require_one_input, trace
+from lctprune.partition.preserving.comparing import must_run
+from lctprune.partition.preserving.guarding import Snapshot, unchanged
+from lctprune.partition.preserving.modes import Modes
+from lctprune.partition.symbolic.tracing import BY_HAND, WAS_VIEW, Traced, Tracing, require_one_input, trace
 from lctprune.utils.modules import evaluation_mode, shared_tensor
 
 CriticCost = Callable[[CutPoint, ResolvedTrainConfig], int]
@@ -52,6 +52,7 @@ class Partition(NamedTuple):
     groups: list[nn.Module]
     cuts: list[CutPoint]
     output_shape: tuple[int, ...]  # of the network's output, without the batch
+    tracing: Tracing
 
 
 def partition_model(
@@ -63,6 +64,7 @@ def partition_model(
     balance_by: Balance = "flops",
     training: TrainConfig | None = None,
     critic_cost: CriticCost = lambda cut, config: 0,
+    known: Tracing | None = None,
 ) -> Partition:
     """Cut a model into layer groups, which compute in a row what the model computes, on its own parameters.
 
@@ -76,6 +78,7 @@ def partition_model(
         balance_by: what the groups balance.
         training: training whose time or memory is balanced.
         critic_cost: function that returns the time or memory of a critic at a cut point.
+        known: how the model was traced before; then the groups are not compared with it again.
     """
     if groups < 1:
         raise ConfigError(f"groups is {groups}; it must be at least 1")
@@ -87,8 +90,9 @@ def partition_model(
         output = None if split_at else _output(model, example)  # so that what fails later is not the model itself
         example = example[:1].detach().contiguous()
         if output is not None and groups == 1:
-            return Partition([_whole(model, example, snapshot)], [], tuple(output.shape[1:]))
-        traced = trace_network(model, example, snapshot=snapshot)
+            whole, tracing = _whole(model, example, snapshot, known)
+            return Partition([whole], [], tuple(output.shape[1:]), tracing)
+        traced = trace_network(model, example, snapshot=snapshot, known=known)
         if split_at:  # known cut points need shapes, but neither costs nor a search
             with must_run(model, example):
                 points = find_cut_points(traced, example)
@@ -98,13 +102,13 @@ def partition_model(
             cuts = _balanced_cut_points(traced, measured, example, groups, balance_by, training, critic_cost)
             shape = measured[-1].shape
         parts = layer_groups(traced, cuts)
-        if traced.by_export:
+        if traced.by_export and known is None:
             require_same(traced, parts, example, snapshot)
     if shared := shared_tensor(parts):  # in training only: cut points are found in evaluation mode
         raise PartitionError(
             f"the parameter {shared} is used on both sides of a cut point; cut elsewhere, or {BY_HAND}"
         )
-    return Partition(parts, cuts, shape)
+    return Partition(parts, cuts, shape, traced.tracing)
 
 
 def possible_cut_points(model: nn.Module, example: Tensor) -> list[MeasuredCutPoint]:
@@ -175,23 +179,29 @@ def _initialize(model: nn.Module, example: Tensor) -> None:
         _output(model, example)
 
 
-def _whole(model: nn.Module, example: Tensor, snapshot: Snapshot) -> nn.Module:
-    """Return the model as the only group; traced where a group does what the model itself would not.
+def _whole(model: nn.Module, example: Tensor, snapshot: Snapshot, known: Tracing | None) -> tuple[nn.Module, Tracing]:
+    """Return the model as the only group, and how it was traced.
 
-    It has other outputs than one tensor, or modules that are to stay in evaluation mode; or flattens by `view`, which
-    cannot take the channels-last memory layout of training.
+    It is traced where a group does what the model itself would not. Then it has other outputs than one tensor, or
+    modules that are to stay in evaluation mode; or flattens by `view`, which cannot take the channels-last memory
+    layout of training.
     """
     if is_transformers_model(model):
-        traced = trace_by_export(model, example, snapshot)
+        traced = trace_by_export(model, example, snapshot, known=known)
         parts = layer_groups(traced, [])
-        require_same(traced, parts, example, snapshot)
-        return parts[0]
+        if known is None:
+            require_same(traced, parts, example, snapshot)
+        return parts[0], traced.tracing
+    if known is not None and known.tracer == "none":
+        return model, known
     try:
-        traced = trace(model, example, snapshot=snapshot)
+        traced = trace(model, example, snapshot=snapshot, known=known)
     except PartitionError:  # it need not be cut, so it need not be traced
         left = next((path for path, module in model.named_modules() if model.training and not module.training), None)
         if left is not None:
             raise
-        return model
+        return model, Tracing("none")
     was_view = any(WAS_VIEW in node.meta for node in traced.training.nodes)
-    return layer_groups(traced, [])[0] if traced.has_auxiliary or was_view or traced.modes != Modes() else model
+    if traced.has_auxiliary or was_view or traced.modes != Modes():
+        return layer_groups(traced, [])[0], traced.tracing
+    return model, Tracing("none")

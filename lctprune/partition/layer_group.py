@@ -9,11 +9,11 @@ from typing import Self
 from torch import Tensor, fx, nn
 
 from lctprune.partition.cut_points import CutPoint
-from lctprune.partition.graphs import nodes_of, output_of
-from lctprune.partition.modes import Modes
-from lctprune.partition.remade import padding_mask, remake, without_padding
-from lctprune.partition.sections import graph_function
-from lctprune.partition.tracing import Traced
+from lctprune.partition.exported.remade import padding_mask, remake, without_padding
+from lctprune.partition.preserving.modes import Modes
+from lctprune.partition.preserving.sections import graph_function
+from lctprune.partition.symbolic.graphs import nodes_of, output_of
+from lctprune.partition.symbolic.tracing import Traced
 
 
 class LayerGroup(nn.Module):
@@ -24,6 +24,9 @@ class LayerGroup(nn.Module):
         evaluation: graph of one input to run in evaluation mode, with nodes of `root`.
         training: graph of one input to run in training mode, with nodes of `root`.
         modes: modes of the network's modules.
+
+    Attributes:
+        training_graph: graph of one input that runs in training mode.
     """
 
     def __init__(self, root: nn.Module, evaluation: fx.Graph, training: fx.Graph, modes: Modes) -> None:
@@ -32,6 +35,7 @@ class LayerGroup(nn.Module):
         for op in ("call_module", "get_attr"):  # a module before a parameter inside it
             for target in dict.fromkeys(str(node.target) for node in nodes if node.op == op):
                 _adopt(root, self, target)
+        self.training_graph = training
         self._run_in_training = graph_function(training)
         self._run_in_evaluation = graph_function(evaluation)
         self._modes = modes

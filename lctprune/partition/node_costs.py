@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.measure.costs import FlopCount, counting_flops, saving_bytes
-from lctprune.partition.contexts import context_of, entered
-from lctprune.partition.graphs import nodes_of
+from lctprune.partition.preserving.contexts import context_of, entered
+from lctprune.partition.symbolic.graphs import nodes_of
 from lctprune.utils.modules import evaluation_mode
 
 BATCH = 2  # samples per run: with more than one, the batch is told from other dimensions of length 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -17,7 +18,17 @@ def compiled(module: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(module))
 
 
-def compilation(config: ResolvedTrainConfig) -> AbstractContextManager[object]:
-    """Return a context for the steps of a network that may be compiled."""
-    # a critic runs backward twice on one graph, which compiled code must be told of
-    return functorch_config.patch(donated_buffer=False) if config.compile else nullcontext()
+@contextmanager
+def compilation(config: ResolvedTrainConfig) -> Iterator[None]:
+    """Prepare PyTorch inside the block for the steps of a network that may be compiled."""
+    if not config.compile:
+        yield
+        return
+    from torch._dynamo import config as dynamo_config  # slow to import
+
+    with (
+        # groups share the code of one class, of which PyTorch compiles 8 forms and would run all further groups eagerly
+        dynamo_config.patch(recompile_limit=dynamo_config.accumulated_recompile_limit),
+        functorch_config.patch(donated_buffer=False),  # a critic runs backward twice on one graph
+    ):
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from lctprune.data.splits import Split
 from lctprune.data.tensor_split import TensorSplit
-from lctprune.errors import DataError, NetworkError
+from lctprune.errors import DataError, NetworkError, TrainingError
 from lctprune.network import LocalCriticNetwork
 
 MOST_NAMED = 3  # columns or tensors in a message
@@ -122,6 +123,29 @@ def reason_in_split(name: str, split: Split, batch_size: int) -> str:
                 )
         start += len(targets)
     return DIVERGED
+
+
+def not_finite(losses: Sequence[float], first_exit: int | None) -> Iterator[tuple[int | None, float]]:
+    """Yield exits whose loss is not finite; None for a network whose only exit is its output."""
+    for exit, value in enumerate(losses, start=first_exit or 0):
+        if not math.isfinite(value):
+            yield None if first_exit is None else exit, value
+
+
+def failure(exit: int | None, value: float, epoch: int, step: int, reason: str, where: str = "") -> TrainingError:
+    """Make the error of a loss that is not finite.
+
+    Args:
+        exit: number of the exit; None for a network whose only exit is its output.
+        value: the loss.
+        epoch: number of the epoch, from 0.
+        step: number of the step in the epoch, from 0.
+        reason: cause and remedy.
+        where: which data, if not a batch of training.
+    """
+    which = "" if exit is None else f" of exit {exit}"
+    kept = ". The last checkpoint is unharmed" if epoch else ""
+    return TrainingError(f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}{where}: {reason}{kept}")
 
 
 def _weights(network: LocalCriticNetwork) -> Iterator[tuple[str, Tensor]]:

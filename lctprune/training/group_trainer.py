@@ -7,8 +7,8 @@ here knows which.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from lctprune.config.training import ResolvedTrainConfig
 from lctprune.network import Part
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.optim.schedules import learning_rate
-from lctprune.runs import NETWORK_PREFIX
+from lctprune.run_files import NETWORK_PREFIX
 from lctprune.training.compilation import compiled
+from lctprune.training.recomputation import Recomputed
+from lctprune.training.recomputed_parts import RecomputedPart
 
 AllReduce = Callable[[Iterable[nn.Parameter]], None]  # averages gradients over all replicas, in place
 
@@ -84,6 +86,11 @@ class GroupTrainer:
             self.part = self.index, compiled(self.group), None if self.critic is None else compiled(self.critic)
         self._optimizers = Optimizers(self.group, self.critic, config)
         self._config, self._replica, self._all_reduce_gradients = config, replica, all_reduce_gradients
+
+    def recompute(self, parts: Sequence[RecomputedPart]) -> None:
+        """Let steps run the group in parts, each a second time before its backward pass."""
+        group = Recomputed(parts, is_last=self.critic is None)
+        self.part = self.index, cast(nn.Module, group), self.critic
 
     def seed(self, part: Literal["group", "critic"], settings: StepSettings) -> None:
         """Seed the random generator for one module in one step.

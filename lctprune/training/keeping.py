@@ -13,7 +13,6 @@ from lctprune.config.history import Row
 from lctprune.errors import TrainingInterrupted
 from lctprune.runs import Run
 from lctprune.training.stage import Stage
-from lctprune.utils.names import shell_word
 
 SECONDS = 600.0  # between two checkpoints, unless a number of steps is given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -71,7 +70,7 @@ class Keeper:
         """
         is_due = step % self._every == 0 if self._every else time.monotonic() - self._written > SECONDS
         if is_due or self._signal is not None:
-            self._run.write_checkpoint(epoch, stage.tensors(), rows=rows, step=step, totals=stage.totals)
+            self._run.write_checkpoint(epoch, stage.tensors(), rows=rows, step=step, totals=stage.totals())
             self._written = time.monotonic()
         self._stop_if_asked()
 
@@ -87,6 +86,4 @@ class Keeper:
     def _stop_if_asked(self) -> None:
         if self._signal is not None:
             name = signal.Signals(self._signal).name
-            raise TrainingInterrupted(
-                f"stopped by {name}, after a checkpoint; go on with: lctprune resume {shell_word(self._run.path)}"
-            )
+            raise TrainingInterrupted(f"stopped by {name}, after a checkpoint in {self._run.path}")

@@ -21,16 +21,19 @@ from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.data.splits import Batch
 from lctprune.errors import LctpruneError, TrainingError, first_line
-from lctprune.losses import IGNORED, Loss, class_numbers
+from lctprune.losses import Loss
+from lctprune.measure.counting import Counting
 from lctprune.runs import Run
 from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
-from lctprune.training.finiteness import reason_in_batch, reason_in_split
+from lctprune.training.finiteness import failure, not_finite, reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.keeping import Keeper
+from lctprune.training.reading import LossReader, prepared_on
 from lctprune.training.stage import Stage
 
+TINY = 1e-9  # in place of a count of 0
 DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement that metrics.csv records
 
 
@@ -74,6 +77,8 @@ class Plan(NamedTuple):
     epochs_done: int
     is_regression: bool
     begun: tuple[Any, ...] = ()  # number of steps taken of the next epoch, and the sums of losses over them
+    counting: Counting = Counting()  # which samples count in the mean losses
+    distance: str = ""  # of outputs, by which critics distil: softened, squared, the loss
 
 
 def train_epochs(
@@ -90,6 +95,10 @@ def train_epochs(
 
     Diagnostics examine one training batch after every epoch: the first that `config.seed` shuffles, augmented.
     """
+    if data is not None and stage.replicas == 1:  # further replicas get their parts from the host
+        data = dataclasses.replace(
+            data, train=prepared_on(data.train, config.device), val=prepared_on(data.val, config.device)
+        )
     examined = (
         next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
     )
@@ -115,9 +124,9 @@ def _epochs(
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None
         begun = plan.begun if epoch == plan.epochs_done else ()
-        for progress in _train_epoch(stage, data, config, epoch, plan.steps, begun):
+        for progress in _train_epoch(stage, data, config, epoch, plan, begun):
             yield progress
-            if keeper is not None:
+            if keeper is not None and progress.step < plan.steps:  # the last one's is that of the epoch
                 keeper.after_step(stage, epoch, progress.step, rows)
         if progress is None:
             raise TrainingError("the training split has no samples")
@@ -126,9 +135,9 @@ def _epochs(
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None or data is None:
             continue
-        for exit, value in _not_finite(report.val_loss, stage.first_exit):
+        for exit, value in not_finite(report.val_loss, stage.first_exit):
             reason = reason_in_split("validation", data.val, config.batch_size)
-            raise _failure(exit, value, epoch, progress.step - 1, reason, where=", on the validation split")
+            raise failure(exit, value, epoch, progress.step - 1, reason, where=", on the validation split")
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
         with _explained(epoch, progress.step - 1):
@@ -143,15 +152,19 @@ def _epochs(
 
 
 def _train_epoch(
-    stage: Stage,
-    data: Data | None,
-    config: ResolvedTrainConfig,
-    epoch: int,
-    steps: int,
-    begun: Sequence[Any] = (),
+    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, plan: Plan, begun: Sequence[Any] = ()
 ) -> Iterator[Progress]:
-    first, total = (begun[0], torch.tensor(begun[1])) if begun else (0, torch.zeros(len(stage.trainers)))
+    steps, counting = plan.steps, Counting(*plan.counting)
+    # the last sum is of the fractions of samples that count
+    first, total = (begun[0], torch.tensor(begun[1])) if begun else (0, torch.zeros(len(stage.trainers) + 1))
     seconds, samples = 0.0, 0
+    reader = LossReader(config.device)
+
+    def totals() -> list[float]:
+        _read(reader, stage, total, epoch, steps, every=True)
+        return total.tolist()
+
+    stage.totals = totals
     stage.train_mode()
     start = time.perf_counter()
     split = data.train if data else None
@@ -162,13 +175,8 @@ def _train_epoch(
         settings = step_settings(position, config.epochs * steps, config)
         with config.autocast(), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
-        means = _mean_losses(losses, targets).cpu()
-        for exit, value in _not_finite(means.tolist(), stage.first_exit):
-            is_received = stage.links.source is not None
-            reason = reason_in_batch(inputs, targets, is_received=is_received, is_first_step=position == 0)
-            raise _failure(exit, value, epoch, index, reason)
-        total += means
-        stage.means, stage.totals = (total / (index + 1)).tolist(), total.tolist()
+            reader.add(index, _measured(losses, counting.fraction(targets)), (inputs, targets))
+            _read(reader, stage, total, epoch, steps, every=index + 1 >= steps)
         samples += len(targets)
         seconds = time.perf_counter() - start
         yield Progress(
@@ -181,7 +189,29 @@ def _train_epoch(
             seconds_left=seconds / (index + 1 - first) * (config.epochs * steps - position - 1),
         )
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
+        _read(reader, stage, total, epoch, steps, every=True)
         stage.flush_critic_update()
+
+
+def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: int, *, every: bool) -> None:
+    """Add the losses that have come from the device to their total, and look at each.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
+    for index, measured, batch in reader.ready(every=every):
+        for exit, value in not_finite(measured[:-1].tolist(), stage.first_exit):
+            is_received, is_first = stage.links.source is not None, epoch * steps + index == 0
+            raise failure(
+                exit, value, epoch, index, reason_in_batch(*batch, is_received=is_received, is_first_step=is_first)
+            )
+        total += measured
+        stage.means = (total[:-1] / total[-1].clamp(min=TINY)).tolist()
+
+
+def _measured(losses: Sequence[Tensor], fraction: Tensor) -> Tensor:
+    """Return the mean loss of each exit and the fraction of samples that count, [exits + 1], still on the device."""
+    return torch.stack([*(exit_losses.mean() for exit_losses in losses), fraction.to(losses[0])])
 
 
 class _Report(NamedTuple):
@@ -250,32 +280,14 @@ def _explained(epoch: int, step: int) -> Iterator[None]:
         yield
     except LctpruneError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"epoch {epoch + 1}, step {step + 1} failed, the device's memory is full ({first_line(error)}); give a "
+            "smaller --batch-size, or --recompute auto"
+        ) from error
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {first_line(error)}") from error
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
     return seed * 100_003 + epoch
-
-
-def _mean_losses(losses: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """Return the mean loss of each exit, [exits]; samples without a class (-100) do not count."""
-    means = torch.stack([exit_losses.mean() for exit_losses in losses])
-    targets = class_numbers(targets)
-    if targets.is_floating_point():
-        return means
-    counted = (targets != IGNORED).flatten(1).any(1) if targets.dim() > 1 else targets != IGNORED
-    return means * (len(targets) / counted.sum().clamp(min=1)).to(means.device)  # of exactly 1 where all count
-
-
-def _not_finite(losses: Sequence[float], first_exit: int | None) -> Iterator[tuple[int | None, float]]:
-    """Yield exits whose loss is not finite; None for a network whose only exit is its output."""
-    for exit, value in enumerate(losses, start=first_exit or 0):
-        if not math.isfinite(value):
-            yield None if first_exit is None else exit, value
-
-
-def _failure(exit: int | None, value: float, epoch: int, step: int, reason: str, where: str = "") -> TrainingError:
-    which = "" if exit is None else f" of exit {exit}"
-    kept = ". The last checkpoint is unharmed" if epoch else ""
-    return TrainingError(f"the loss{which} is {value} at epoch {epoch + 1}, step {step + 1}{where}: {reason}{kept}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from lctprune.config.metric import AUTO
 from lctprune.data.dataset import Data
 from lctprune.data.splits import sample_count
-from lctprune.errors import ConfigError, DataError, NetworkError, first_line
+from lctprune.errors import ConfigError, DataError, DataWarning, NetworkError, first_line
 from lctprune.losses import Loss, is_own
 from lctprune.measure.target_kinds import (
     as_classes,
     default_metric,
+    differ,
     float_classes,
     kind_of,
     require_classes,
@@ -89,6 +91,12 @@ def _outputs(network: LocalCriticNetwork, inputs: Tensor) -> list[Tensor]:
     return outputs
 
 
+def output_shape(network: LocalCriticNetwork, data: Data) -> Sequence[int]:
+    """Return the shape of one sample's output."""
+    inputs, _ = next(data.val.batches(SAMPLES))
+    return _outputs(network, inputs)[-1].shape[1:]
+
+
 def _trained_on(network: LocalCriticNetwork, inputs: Tensor, freeze_main: bool) -> list[Tensor]:
     """Return the outputs of all exits in training mode, for inputs that each come twice: batch norm needs a pair."""
     with training_for_now(network), torch.no_grad():
@@ -112,8 +120,14 @@ def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: st
         if kind == "classes" and 1 < len(targets) == sample_count(split):  # a stream tells its first target only
             _require_two_classes(name, targets, shape[0])
     chosen = default_metric(kind, shape) if metric == AUTO else metric
+    if chosen == "r2" and len(targets) == sample_count(data.val) and not differ(targets):
+        text = "the targets of the validation split are all the same, or only one, so R2 is not defined"
+        if metric != AUTO:
+            raise ConfigError(f"{text}; give --metric loss, or samples that differ")
+        warnings.warn(f"{text}; exits are compared by their loss", DataWarning, stacklevel=4)
+        chosen = "loss"
     require_fit(chosen, kind, shape, data.val.targets, loss)
-    if chosen == "map" and kind == "labels" and not data.val.targets.any():
+    if chosen == "map" and kind == "labels" and not (data.val.targets == 1).any():
         raise DataError("no sample of the validation split has any label, so mAP is not defined; give another metric")
     return chosen
 

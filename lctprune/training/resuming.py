@@ -9,6 +9,7 @@ from typing import Any
 from lctprune.data.builtin import NAMED
 from lctprune.errors import RunError
 from lctprune.runs import Run
+from lctprune.utils.names import shell_word
 
 
 def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
@@ -25,14 +26,24 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
     _forget_location(settings, recorded)
     if "metric" not in run.config.to_dict()["training"]:  # an earlier version's
         settings["training"]["metric"] = recorded["training"]["metric"]
+    if is_of_earlier_rates(run):
+        recorded["training"] |= {"critic_lr": recorded["training"]["lr"], "batch_norm": "train"}
     for part, values in settings.items():
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
+            if part == "training" and [change.split()[0] for change in changed] == ["epochs"]:
+                longer = f"lctprune resume {shell_word(run.path)} --epochs {values['epochs']}"
+                raise RunError(f"{run.path} was begun with another training ({changed[0]}); to change that: {longer}")
             if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
                 raise RunError(
                     f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                     "resume with the same settings"
                 )
+
+
+def is_of_earlier_rates(run: Run) -> bool:
+    """Tell whether a run is of an earlier version, which had one rate for new and trained parts."""
+    return "critic_lr" not in run.config.to_dict()["training"]
 
 
 def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
+from lctprune.training.reading import on_device, without_single
+from lctprune.training.recomputation import plan
 from lctprune.update import (
     AfterExit,
     AfterGroup,
@@ -29,7 +31,8 @@ from lctprune.update import (
     backward_critic,
     local_critic_step,
 )
-from lctprune.utils.modules import evaluation_mode, hold_frozen, packed
+from lctprune.utils.modules import evaluation_mode, hold_frozen, hold_statistics, packed, training_for_now
+from lctprune.utils.transfer import sent
 
 EVALUATION_BATCH = 512
 
@@ -46,7 +49,8 @@ class Stage:
 
     Attributes:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
-        totals: sums of these losses over the steps of the epoch, set by the training loop.
+        totals: function that sums these losses, and last the fractions of samples that count, over the steps of the
+            epoch; set by the training loop.
     """
 
     def __init__(
@@ -61,11 +65,12 @@ class Stage:
         self.trainers = list(trainers)
         self.links = links or Links()
         self.means: list[float] = []
-        self.totals: list[float] = []
+        self.totals: Callable[[], list[float]] = list
         self._later_means: list[float] = []
         self._config, self._loss, self._distance = config, loss, distance
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
+        self._must_plan = config.recompute != "off" and not config.freeze_main
 
     def train_mode(self) -> None:
         """Put all modules into training mode, but frozen groups and frozen statistics into evaluation mode."""
@@ -73,17 +78,15 @@ class Stage:
             trainer.modules.train()
             trainer.group.train(not self._config.freeze_main)
             hold_frozen(trainer.group)
+            if self._config.batch_norm != "train":
+                hold_statistics(trainer.group, new=self._config.new_parameters)
 
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
         """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""
         if self.links.source is not None:
-            yield from self._received()
+            yield from on_device(self._received(), self._config.device, ahead=False)  # what follows waits for this step
         elif split is not None:
-            longest = 0
-            for inputs, targets in split.shuffled(self._config.batch_size, seed=seed):
-                longest = max(longest, len(targets))
-                if len(targets) > 1 or longest == 1:  # a rest of one sample has no batch statistics
-                    yield self._own_part(inputs, targets)
+            yield from on_device(self._shuffled(split, seed), self._config.device, ahead=True)
         for link in (self.links.next, *self.links.first_ranks):
             if link is not None:
                 link.send()
@@ -96,7 +99,8 @@ class Stage:
         Returns:
             The losses per sample of each exit here, [batch] each.
         """
-        inputs, targets = self._on_device(inputs, targets)
+        inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+        self._plan_recomputation(inputs)
         first = self.trainers[0].index
         losses: list[Tensor] = []
         for event in self._events(inputs, targets, settings):
@@ -126,6 +130,16 @@ class Stage:
         objective = self._objective(settings) if settings.update_critics else None
         return local_critic_step(parts, inputs, targets, loss=self._loss, objective=objective)
 
+    def _plan_recomputation(self, inputs: Tensor) -> None:
+        """Decide in the first step which groups here run a second time, by what a few samples take."""
+        if self._must_plan:
+            self._must_plan = False
+            with training_for_now(self._modules), torch.enable_grad():
+                self.train_mode()
+                found = plan([each.group for each in self.trainers], inputs, self._config)
+            for index, parts in found.items():
+                self.trainers[index].recompute(parts)
+
     def _objective(self, settings: StepSettings) -> Objective:
         return Objective(settings.matching, settings.distill, self._distance)
 
@@ -142,7 +156,7 @@ class Stage:
         assert self.links.next is not None
         note, tensors = self.links.next.receive()
         self._later_means = note["means"]
-        next_losses, *outputs = (tensor.to(self._config.device) for tensor in tensors)
+        next_losses, *outputs = (sent(tensor, self._config.device) for tensor in tensors)
         exit, settings = self._pending
         self._pending = None
         trainer = self.trainers[-1]
@@ -173,11 +187,11 @@ class Stage:
             DataError: the split has no samples.
         """
         sheet = ScoreSheet(loss, self._config.metric)
-        batches = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
+        given = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
+        batches = on_device(given, self._config.device, ahead=split is not None)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
         with evaluation_mode(self._modules), torch.no_grad(), self._config.autocast():
-            for batch in batches:
-                inputs, targets = self._on_device(*batch)
+            for inputs, targets in batches:
                 outputs = []
                 for trainer in self.trainers:
                     inputs = packed(trainer.group(inputs))
@@ -197,9 +211,8 @@ class Stage:
         critics = [trainer.critic for trainer in self.trainers if trainer.critic is not None]
         network = LocalCriticNetwork([trainer.group for trainer in self.trainers], critics)
         with self._config.autocast():
-            return measure_agreement(
-                network, *self._on_device(inputs, targets), loss=self._loss, seed=self._config.seed
-            )
+            inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+            return measure_agreement(network, inputs, targets, loss=self._loss, seed=self._config.seed)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all that training changes here, under its names in a checkpoint."""
@@ -214,6 +227,10 @@ class Stage:
     def seconds_waited(self) -> float:
         """Seconds spent waiting for other processes since training began."""
         return sum(link.seconds_waited for link in self.links.all)
+
+    def _shuffled(self, split: Split, seed: int) -> Iterator[Batch]:
+        for inputs, targets in without_single(split.shuffled(self._config.batch_size, seed=seed)):
+            yield self._own_part(inputs, targets)
 
     def _received(self) -> Iterator[Batch]:
         assert self.links.source is not None
@@ -236,7 +253,3 @@ class Stage:
         for link, part in zip(self.links.first_ranks, parts, strict=True):
             link.send(tensors=part)
         return own
-
-    def _on_device(self, inputs: Tensor, targets: Tensor) -> Batch:
-        device = self._config.device
-        return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lctprune.config.given import Given
 from lctprune.config.run import CONFIG, Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
-from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, RunError
-from lctprune.losses import Distance, Loss, default_distance, default_loss
+from lctprune.losses import Distance, Loss, default_loss
 from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
-from lctprune.run_files import CHECKPOINT
-from lctprune.runs import NETWORK_PREFIX, Run, create_run
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
+from lctprune.runs import Run, create_run
+from lctprune.training.accelerator import tuned_for
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.frozen import frozen
 from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
-from lctprune.training.resuming import require_equal_settings
+from lctprune.training.recalibration import recalibrate, with_possible_statistics
+from lctprune.training.reporting import write_epoch
+from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
 from lctprune.utils.locking import locked
 from lctprune.utils.modules import moved
 
@@ -41,6 +46,7 @@ def train(
     resume: bool = False,
     loss: Loss | None = None,
     distance: Distance | None = None,
+    progress: bool | Callable[[Progress], object] = False,
 ) -> Run:
     """Train a network with local critics, in place, and record the training in a run directory.
 
@@ -57,19 +63,23 @@ def train(
         loss: loss per sample; by default cross-entropy with `config.label_smoothing` (in validation without), or mean
             squared error where targets are floating-point numbers.
         distance: distance of a critic's output from the next exit's, [batch], where critics distil; by default softened
-            Kullback-Leibler divergence, or mean squared error where targets are floating-point numbers.
+            Kullback-Leibler divergence for classes, and mean squared error for numbers and labels; or for numbers your
+            own `loss`, if it is lowest at the target, as Huber's is.
+        progress: whether to write a line about each epoch to stderr; or a function that is called after every step and
+            every epoch.
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
-            `diagnostics` nothing to examine; or critics distil, and `loss` is the caller's own on floating-point
-            targets, without `distance`.
+            `diagnostics` nothing to examine.
         NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
         RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
     run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume, loss=loss)
-    for _ in train_steps(network, data, run, loss=loss, distance=distance):
-        pass
+    report = progress if callable(progress) else write_epoch if progress else None
+    for each in train_steps(network, data, run, loss=loss, distance=distance):
+        if report is not None:
+            report(each)
     return run
 
 
@@ -82,6 +92,7 @@ def open_run(
     resume: bool = False,
     origin: Origin | None = None,
     loss: Loss | None = None,
+    given: Callable[[], Given] | None = None,
 ) -> Run:
     """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
@@ -95,10 +106,16 @@ def open_run(
         resume: whether to continue the run in `run_dir` from its last whole epoch.
         origin: record of the run that this one is added to, if it is added to one.
         loss: loss per sample, as for `train_steps`, which decides by what exits are compared.
+        given: function that measures a network that was trained before, once it and the data have been checked.
     """
+    if config.epochs < 1 and given is None:
+        raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
+    is_earlier = resume and run_dir is not None and is_of_earlier_rates(Run(run_dir))
+    new = () if is_earlier else config.new_parameters or network.new_parameters
+    config = dataclasses.replace(config, new_parameters=new)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
-    if config.freeze_main and not network.critics:
+    if config.freeze_main and not network.critics and not config.new_parameters:
         raise ConfigError("freezing the main network leaves nothing to train: it has no critics; use 2 groups or more")
     if config.diagnostics and not network.critics:
         raise ConfigError(
@@ -107,12 +124,15 @@ def open_run(
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
-    config = dataclasses.replace(config, metric=metric)
+    config = with_possible_statistics(network.groups, dataclasses.replace(config, metric=metric))
+    recipe_has_weights = network.recipe is not None and network.recipe.weights is not None
+    is_pretrained = recipe_has_weights and not is_earlier
     settings = run_settings(
         network=network.recipe,
         data=data_record(data),
-        training=resolved_for(network.groups, data.example, config),
+        training=resolved_for(network.groups, data.example, config, pretrained=is_pretrained),
         origin=None if resume else origin,
+        given=given() if given and not resume else None,
     )
     model = network.recipe.model if network.recipe else None
     if not resume:
@@ -154,8 +174,7 @@ def train_steps(
         replicas: number of pipelines side by side, among which each batch of `batch_size` samples is split.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas, or the method; or `distance` is
-            missing.
+        ConfigError: the number of processes does not fit the groups and replicas, or the method.
         ProcessLostError: another process has ended.
     """
     with locked(run.path / CONFIG, str(run.path)) if run else nullcontext():
@@ -182,14 +201,14 @@ def _train_steps(
     processes: ProcessGroup | None,
     replicas: int,
 ) -> Iterator[Progress]:
-    plan = _plan(data, run)
+    plan = plan_of(network, data, run, loss)
     plan = Plan(*processes.broadcast(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training).resolved()
     require_one_process(config, processes.size if processes else 1)
     if distance is None:
         distils = config.method == "local-critic" and any(config.distill) and len(network.critics) > 0
-        distance = default_distance(loss, is_regression=plan.is_regression, distils=distils)
+        distance = distance_of(plan, loss, distils=distils)
     pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
     validation_loss = validation_loss or loss
     if data is not None:
@@ -198,15 +217,18 @@ def _train_steps(
     seconds = None
     if pipeline.must_balance:
         seconds = pipeline.broadcast(_group_seconds(network, data, config, loss) if data else None)
+    if data is not None and config.batch_norm == "recalibrate" and not plan.epochs_done and not plan.begun:
+        recalibrate(network, data.train, config)
     assignment = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
-    with _frozen(own) if config.freeze_main else nullcontext():
+    with frozen(own, config) if config.freeze_main else nullcontext():
         stage = pipeline.stage(network, assignment, config, loss, distance=distance)
         if processes or plan.epochs_done or plan.begun:
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
-        yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+        with tuned_for(config.device):
+            yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
     pipeline.close()
     if not processes:
         network.eval()
@@ -219,16 +241,6 @@ def _require_same_loss(metric: str, data: Data, loss: Loss | None) -> None:
             "the run was opened to compare exits by R2, but the loss is not lowest where outputs equal targets; give "
             "the loss to open_run too"
         )
-
-
-def _plan(data: Data | None, run: Run | None) -> Plan | None:
-    if data is None or run is None:
-        return None
-    split, training = data.train, run.config.training
-    steps = max(1, sample_count(split) // training.batch_size)
-    header = run.header
-    begun = (header.step, header.totals) if header.step else ()
-    return Plan(dataclasses.asdict(training), steps, header.epoch, split.targets.is_floating_point(), begun)
 
 
 def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:
@@ -251,17 +263,5 @@ def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
 def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrainConfig, loss: Loss) -> list[float]:
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
-    with _frozen(network.groups) if config.freeze_main else nullcontext():
+    with frozen(network.groups, config) if config.freeze_main else nullcontext():
         return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
-
-
-@contextmanager
-def _frozen(groups: nn.Module) -> Iterator[None]:
-    """Disable gradients of the groups inside the block, and restore them on exit."""
-    parameters = [parameter for parameter in groups.parameters() if parameter.requires_grad]
-    groups.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_()

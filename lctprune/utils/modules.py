@@ -77,6 +77,19 @@ def hold_frozen(network: nn.Module) -> None:
             hold_frozen(child)
 
 
+def hold_statistics(network: nn.Module, *, new: Sequence[str] = ()) -> None:
+    """Put batch norm, and all that keeps running statistics like it, into evaluation mode.
+
+    Args:
+        network: network whose statistics are to stay.
+        new: names of new parameters; statistics beside them move on.
+    """
+    layers = {name.rpartition(".")[0] for name in new}
+    for path, module in network.named_modules():
+        if getattr(module, "running_mean", None) is not None and path not in layers:
+            module.training = False
+
+
 def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
     """Find a parameter to train, or a persistent buffer, that two modules hold.
 

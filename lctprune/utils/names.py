@@ -54,6 +54,11 @@ def spreadsheet_text(text: str) -> str:
     return f"'{shown}" if shown.startswith(_FORMULA) and not _NUMBER.fullmatch(shown) else shown
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a name, as Python gives it, is UTF-8: it has no surrogates, which stand for other bytes."""
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
+
+
 def require_utf8(text: str, what: str) -> None:
     """Refuse a name that is not UTF-8: such names cannot be written to the files of a run.
 
@@ -64,7 +69,7 @@ def require_utf8(text: str, what: str) -> None:
     Raises:
         ConfigError: the name is not UTF-8.
     """
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+    if not is_utf8(text):
         raise ConfigError(f"{what} {visible(text)!r} is not UTF-8; rename it")
 
 

@@ -25,7 +25,7 @@ from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
-from lctprune.workflows.loading import load_network, recorded_training, require_recipe
+from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import DENSE, new_origin, run_to_resume
 from lctprune.workflows.session import Session
 
@@ -64,13 +64,13 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
 def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Session:
     """Build the densified front of a run and open the added run. See `densify`."""
     require_recipe(run)
-    folder = run.path / DENSE
-    resumed = run_to_resume(run, folder, resume=resume)
-    if run.epochs_done < run.config.training.epochs:
+    loaded, folder = LoadedRun(run), run.path / DENSE
+    resumed = run_to_resume(loaded, folder, resume=resume)
+    if loaded.epochs_done() < run.config.training.epochs:
         raise RunError(
             f"{run.path} is not trained to its end; go on with lctprune train --resume --out {shell_word(run.path)}"
         )
-    network, training = load_network(run), recorded_training(run)
+    network, training = loaded.network(), recorded_training(run)
     data = run.load_data() if data is None else run.require_alike(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # shown when the run was trained
@@ -91,7 +91,7 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
         diagnostics=False,
         device="auto",  # this machine may be another one
     )
-    origin = new_origin(run, [each.origin for each in added])
+    origin = new_origin(loaded, [each.origin for each in added])
     opened = open_run(densified, data, config, run_dir=folder, resume=resume, origin=origin)
     return Session(densified, data, opened)
 
@@ -112,9 +112,11 @@ def _recipe(recipe: NetworkConfig, added: Sequence[AddedCritic]) -> NetworkConfi
         groups=len(added) + 1,
         split_at=None,
         cuts=tuple(each.cut.node_name for each in added),
+        cut_point_names=tuple(each.cut.name for each in added),
         critic_kinds=tuple(each.kind for each in added) if recipe.critic == "auto" else None,
         critic_width=tuple(each.width for each in added),
         critic_depth=None if None in depths else tuple(depth for depth in depths if depth is not None),
+        tracing=None,  # groups between other cut points are compared with the network
         weights="..",  # the run that it stands in, wherever that is moved to
     )
 

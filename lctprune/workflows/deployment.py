@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lctprune.config.reading import FORMAT
-from lctprune.errors import NetworkWarning, RunError, RunWarning
-from lctprune.exporting import Format, export
+from lctprune.errors import RunError, RunWarning
+from lctprune.exporting import Format, export_known
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
@@ -29,7 +29,7 @@ from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, sha256, write_json
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
-from lctprune.workflows.members import Member, checkpoint_hash, member_of, members_of
+from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import candidate_record, known, model_card
 
 SELECTED, MODEL_CARD = "selected", "model.json"
@@ -93,16 +93,16 @@ def measure_run(
             written to.
         DataError: the run's data cannot be read.
     """
-    path, members, metric = run.path / CANDIDATES, members_of(run), run.config.training.metric
-    added = {member.run.path: checkpoint_hash(member.run) for member in members if member.run is not run}
+    loaded = loaded or LoadedRun(run)
+    path, members, metric = run.path / CANDIDATES, members_of(loaded), run.config.training.metric
+    added = {each.run.path: loaded.checkpoint(each.run).sha256 for each in members if each.run.path != run.path}
     conditions = {
-        "checkpoint_sha256": checkpoint_hash(run),
+        "checkpoint_sha256": loaded.checkpoint().sha256,
         "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
         "device": "cpu",
         **machine(),
     }
-    loaded = loaded or LoadedRun(run)
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
@@ -123,6 +123,7 @@ def measure_run(
             "size_bytes": "parameters and buffers",
         },
         "example_shape": list(loaded.data.example.shape),
+        **loaded.epochs,
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
@@ -211,7 +212,7 @@ def deploy(
         ExportError: the file would not do what the network does, or cannot be written.
     """
     loaded = loaded or LoadedRun(run)
-    member = member_of(run, exit)
+    member = member_of(loaded, exit)
     subnetwork = loaded.network(member.run).subnetwork(member.exit)
     scores = None
     if measure_test:  # first: it may find a file that is broken
@@ -231,9 +232,8 @@ def deploy(
     if folder is None:
         return Deployment(**measured)
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    with warnings.catch_warnings():  # of outputs that depend on the batch, which measuring warns of
-        warnings.simplefilter("ignore", NetworkWarning)
-        model = export(subnetwork, samples, folder / f"model{SUFFIXES[format]}", format=format)
+    path, dependence = folder / f"model{SUFFIXES[format]}", candidate_of(candidates, exit).batch_dependence
+    model = export_known(subnetwork, samples, path, dependence=dependence, format=format)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
@@ -242,19 +242,22 @@ def deploy(
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
-        "trained_with": {"run": run.path.resolve().name, **trained_with(run, member)},
+        "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
     write_json(card, record)
     return Deployment(model=model, model_card=card, **measured)
 
 
-def trained_with(run: Run, member: Member) -> dict[str, Any]:
+def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
     """Name the run's checkpoint, and that of the added run which holds the network, by paths within the run."""
-    record = {"checkpoint_sha256": checkpoint_hash(run)}
-    if member.run is run:
+    run, record = loaded.run, {"checkpoint_sha256": loaded.checkpoint().sha256, **loaded.epochs}
+    if member.run.path == run.path:
         return record
-    added = {"run": str(member.run.path.relative_to(run.path)), "checkpoint_sha256": checkpoint_hash(member.run)}
+    added = {
+        "run": str(member.run.path.relative_to(run.path)),
+        "checkpoint_sha256": loaded.checkpoint(member.run).sha256,
+    }
     return {**record, "added": added}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
@@ -19,13 +20,14 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
-from lctprune.workflows.loading import load_network, recorded_training, require_recipe
+from lctprune.utils.transfer import sent
+from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import FINETUNED, Member, member_of, new_origin, run_to_resume
 from lctprune.workflows.session import Session
 
 # defaults
 EPOCHS = 1
-RATE_FRACTION = 0.2  # of the run's peak learning rate
+RATE_FRACTION = 0.2  # of the peak learning rate of a run that began with new weights, or with a frozen network
 DISTILL = 0.5
 
 
@@ -50,7 +52,7 @@ def finetune(
         data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
             classes, words, columns or normalisation.
         epochs: passes over the training split, by default 1.
-        lr: peak learning rate; by default a fifth of the run's.
+        lr: peak learning rate; by default a fifth of the run's, or that of a run which trained given weights.
         distill: weight of the distance to the main network's outputs in the loss (in classification softened by a
             temperature of 4), 0 to 1, by default 0.5; the rest is the loss of the labels.
         resume: whether to continue from the last whole epoch, by default with the settings of the start.
@@ -83,14 +85,15 @@ def begin_finetuning(
     """Load one exit as a network of its own and open the added run. See `finetune`."""
     if distill is not None and not 0 <= distill <= 1:
         raise ConfigError(f"distill is {distill}; it must lie between 0 and 1")
-    member, folder = member_of(run, exit), run.path / FINETUNED / f"exit{exit}"
-    resumed = run_to_resume(run, folder, resume=resume)
+    loaded = LoadedRun(run)
+    member, folder = member_of(loaded, exit), run.path / FINETUNED / f"exit{exit}"
+    resumed = run_to_resume(loaded, folder, resume=resume)
     weight = _distill(resumed, distill)
     config = _config(resumed or run, epochs=epochs, lr=lr, is_resumed=resumed is not None)
-    network = _network(member)
+    network = _network(loaded, member)
     data = run.load_data() if data is None else run.require_alike(data)
-    teacher = load_network(run) if weight else None
-    origin = new_origin(run, [f"{member.origin or member.name}, fine-tuned"], distill=weight)
+    teacher = loaded.new_network() if weight else None
+    origin = new_origin(loaded, [f"{member.name}, fine-tuned"], distill=weight)
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
@@ -114,9 +117,9 @@ def _distill(resumed: Run | None, given: float | None) -> float:
     return recorded
 
 
-def _network(member: Member) -> LocalCriticNetwork:
+def _network(loaded: LoadedRun, member: Member) -> LocalCriticNetwork:
     """Load the member alone, as a network of one group."""
-    network, recipe = load_network(member.run), require_recipe(member.run)
+    network, recipe = loaded.new_network(member.run), require_recipe(member.run)
     if recipe.exit is not None:
         return network  # it was fine-tuned before
     return network_of(network, dataclasses.replace(network.recipe or recipe, exit=member.exit))
@@ -133,7 +136,9 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool)
     """
     config = recorded_training(run)
     if not is_resumed:
-        rate = RATE_FRACTION * (config.lr or 0.0)
+        weights = run.config.network.weights if run.config.network else None
+        is_gentle = weights is not None and not config.freeze_main  # the rate is one for trained networks already
+        rate = (1 if is_gentle else RATE_FRACTION) * (config.lr or 0.0)
         config = dataclasses.replace(
             config,
             method="backprop",
@@ -175,6 +180,12 @@ class TaughtSplit(Split):
         """Number of samples in one pass."""
         return sample_count(self._split)
 
+    def on_device(self, device: str) -> TaughtSplit:
+        """Return this split for training on a device, where the teacher is."""
+        there = copy.copy(self)
+        there._split = self._split.on_device(device)
+        return there
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Return the batches of the split, with their own targets."""
         return self._split.batches(batch_size)
@@ -182,8 +193,9 @@ class TaughtSplit(Split):
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""
         for inputs, targets in self._split.shuffled(batch_size, seed=seed):
+            inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
             with torch.no_grad(), self._config.autocast():
-                outputs = self._teacher(inputs.to(self._config.device)).float().cpu()
+                outputs = self._teacher(inputs).float()
             yield inputs, torch.cat([targets.float().reshape(len(targets), -1), outputs], 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import textwrap
 import warnings
@@ -22,9 +23,10 @@ from lctprune.errors import LctpruneError, NetworkWarning, RunError
 from lctprune.models.build import build_model, build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
-from lctprune.run_files import CHECKPOINT
-from lctprune.runs import NETWORK_PREFIX, Run
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX, Checkpoint
+from lctprune.runs import Run
 from lctprune.utils.names import shell_word
+from lctprune.workflows.earlier_critics import match_saved
 
 MOST_GROUPS = 10_000
 SLACK = 16  # times as many weights as the checkpoint has, which a network may have that no group runs
@@ -34,25 +36,65 @@ MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights th
 class LoadedRun:
     """A run with its data and networks, each loaded when it is first asked for, and once.
 
+    All that is asked of a checkpoint is answered from the state of the file at the first question, so that a training
+    that goes on meanwhile mixes no two epochs.
+
     Args:
         run: the run.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._checkpoints: dict[Path, Checkpoint] = {}
         self._networks: dict[Path, LocalCriticNetwork] = {}
+
+    @classmethod
+    def of(cls, run: Run | LoadedRun) -> LoadedRun:
+        """Return what is loaded already, or a run with nothing loaded yet."""
+        return run if isinstance(run, LoadedRun) else cls(run)
+
+    def checkpoint(self, run: Run | None = None) -> Checkpoint:
+        """Read the checkpoint of the run, or of a run that was added to it.
+
+        Raises:
+            RunError: it has none.
+        """
+        run = run or self.run
+        if run.path not in self._checkpoints:
+            if not (run.path / CHECKPOINT).exists():
+                remedy = f"lctprune resume {shell_word(run.path)} goes on"
+                raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; {remedy}")
+            self._checkpoints[run.path] = run.load_checkpoint()
+        return self._checkpoints[run.path]
+
+    def epochs_done(self, run: Run | None = None) -> int:
+        """Return the number of epochs in the checkpoint; 0 without a checkpoint."""
+        run = run or self.run
+        has_none = run.path not in self._checkpoints and not (run.path / CHECKPOINT).exists()
+        return 0 if has_none else self.checkpoint(run).epoch
 
     @cached_property
     def data(self) -> Data:
         """The data that the run was trained on."""
         return self.run.load_data()
 
+    @property
+    def epochs(self) -> dict[str, int]:
+        """The epoch of the checkpoint and the number of epochs of the training, as files and documents name them."""
+        return {"epoch": self.checkpoint().epoch, "epochs": self.run.config.training.epochs}
+
     def network(self, run: Run | None = None) -> LocalCriticNetwork:
         """Load the network of the run, or of a run that was added to it; to be used as it is, not to be trained."""
         run = run or self.run
         if run.path not in self._networks:
-            self._networks[run.path] = load_network(run)
+            self._networks[run.path] = self.new_network(run)
         return self._networks[run.path]
+
+    def new_network(self, run: Run | None = None) -> LocalCriticNetwork:
+        """Build the network of the run, or of a run that was added to it, for the caller alone."""
+        run = run or self.run
+        require_executable(run)
+        return _network_with(run, self.checkpoint(run).network)
 
 
 def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCriticNetwork:
@@ -70,13 +112,27 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
             function other than `model`, or by another version.
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
+    require_executable(run, model=model)
+    return _network_with(run, run.read_checkpoint(NETWORK_PREFIX))
+
+
+def require_executable(run: Run, *, model: str | None = None) -> None:
+    """Refuse a run whose network is built by code outside lctprune that the caller has not named.
+
+    Raises:
+        RunError: `model` or the run's `model` does not name that function; or the network was made in a program.
+    """
     recipe = require_recipe(run)
     if is_own_function(recipe.model) and recipe.model != (model or run.model):
         raise RunError(
             f"{run.path} was trained on {recipe.model}, which is code outside lctprune; to execute it, name it: "
             f"--model {shell_word(recipe.model)}"
         )
-    weights = run.read_checkpoint(NETWORK_PREFIX)
+
+
+def _network_with(run: Run, weights: Mapping[str, Tensor]) -> LocalCriticNetwork:
+    """Build the network of a run, with these weights, in evaluation mode."""
+    recipe = require_recipe(run)
     remedy = f"train it again, or critics for its main network: --weights {shell_word(run.path)} --freeze-main"
     run.config.require_known("network", remedy=remedy)
     _require_sizes(run, recipe, weights)
@@ -88,6 +144,7 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
         warnings.simplefilter("ignore", NetworkWarning)  # shown when it was trained
         torch.manual_seed(run.config.training.seed)  # for tensors that no state dict holds
         network = build_network(recipe)
+        match_saved(network, weights.keys())
         require_types(network.state_dict(keep_vars=True), weights, run.path / CHECKPOINT)
         network.load_state_dict(weights)
     return network.eval()
@@ -180,4 +237,10 @@ def recorded_training(run: Run) -> TrainConfig:
         RunError: the run was trained by another version, with settings that this one does not know.
     """
     run.config.require_known("training")
-    return run.config.training
+    training = run.config.training
+    return dataclasses.replace(
+        training,
+        critic_lr=training.critic_lr or training.lr,  # earlier versions had no other
+        batch_norm="train" if training.batch_norm in ("auto", "train") else "keep",
+        new_parameters=(),  # they have been trained since
+    )

@@ -6,7 +6,6 @@ finetuned/exitK/        exit K as one network, trained further from end to end
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import NamedTuple
 
 from lctprune.config.run import CONFIG, Origin
 from lctprune.errors import NetworkError, RunError
-from lctprune.measure.candidates import exit_name
+from lctprune.measure.candidates import MAIN, exit_name
 from lctprune.run_files import CHECKPOINT, tensor_shapes
 from lctprune.runs import Run
-from lctprune.utils.files import require_writable, sha256
-from lctprune.workflows.loading import require_recipe
+from lctprune.utils.files import require_writable
+from lctprune.workflows.loading import LoadedRun, require_recipe
 
 DENSE, FINETUNED = "dense", "finetuned"
 
@@ -41,7 +40,7 @@ class Member(NamedTuple):
     origin: str = ""
 
 
-def members_of(run: Run) -> list[Member]:
+def members_of(run: Run | LoadedRun) -> list[Member]:
     """List the run's own exits, the main network last, and then the networks of the runs added to it.
 
     An added run counts if it has a finished epoch and was started from the run's present checkpoint.
@@ -50,19 +49,62 @@ def members_of(run: Run) -> list[Member]:
         RunError: the run has no checkpoint, or its network was made in a program; or an added run is damaged, and
             `run.partial` is not set.
     """
-    require_whole(run)
-    exits = _own_exits(run)
-    members = [Member(exit, exit_name(exit, exits), run, exit) for exit in range(exits)]
-    current = checkpoint_hash(run)
-    for added, origin in added_runs(run):
-        if origin.checkpoint_sha256 == current and added.epochs_done:
+    loaded = LoadedRun.of(run)
+    run = loaded.run
+    require_recipe(run)
+    require_whole(loaded)
+    members = [Member(exit, name, run, exit) for exit, name in enumerate(exit_names(run))]
+    current = loaded.checkpoint().sha256
+    for added, origin in added_runs(loaded):
+        if origin.checkpoint_sha256 == current and loaded.epochs_done(added):
             for exit, text in enumerate(origin.exits):
                 number = origin.first_number + exit
-                members.append(Member(number, exit_name(number), added, exit, text))
+                name = _added_name(text)
+                if any(member.name == name for member in members):
+                    name = f"{name} ({exit_name(number)})"
+                members.append(Member(number, name, added, exit, text))
     return members
 
 
-def member_of(run: Run, number: int) -> Member:
+def exit_names(run: Run) -> list[str]:
+    """List the names of the run's own exits; none for a network made in a program."""
+    recipe = run.config.network
+    if recipe is None:
+        return []
+    exits, places = _own_exits(run), recipe.cut_point_names or ()
+    return [exit_name(exit, exits, places) for exit in range(exits)]
+
+
+def _added_name(origin: str) -> str:
+    """Name an added network by its place and size."""
+    place = re.fullmatch(r"at (.+?)(?:, (\S+) x as wide)?", origin)
+    if place is None:
+        return origin
+    return place[1] + (f" x{place[2]}" if place[2] else "")
+
+
+def member_named(run: Run | LoadedRun, text: str | None) -> Member:
+    """Find a network by its number or its name; "main" is the main network.
+
+    Args:
+        run: the run.
+        text: number, or name as `evaluate` shows it, such as "layer2"; None for the main network.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    if text is not None and re.fullmatch(r"-?\d+", text):
+        return member_of(run, int(text))
+    name = MAIN if text is None or text.lower() == "main" else text
+    members = members_of(run)
+    for member in members:
+        if member.name == name:
+            return member
+    known = ", ".join(f"{member.number} ({member.name})" for member in members)
+    raise NetworkError(f"exit {text!r} does not exist; {LoadedRun.of(run).run.path} has {known}")
+
+
+def member_of(run: Run | LoadedRun, number: int) -> Member:
     """Find the network with that number.
 
     Raises:
@@ -72,28 +114,31 @@ def member_of(run: Run, number: int) -> Member:
     for member in members:
         if member.number == number:
             return member
-    known = ", ".join(str(member.number) for member in members)
-    raise NetworkError(f"exit {number} does not exist; {run.path} has exits {known}")
+    known, path = ", ".join(str(member.number) for member in members), LoadedRun.of(run).run.path
+    raise NetworkError(f"exit {number} does not exist; {path} has exits {known}")
 
 
-def new_origin(run: Run, exits: list[str], *, distill: float | None = None) -> Origin:
+def new_origin(loaded: LoadedRun, exits: list[str], *, distill: float | None = None) -> Origin:
     """Describe where networks come from that are about to be added to a run; numbers once given are not given again.
 
     Args:
-        run: the run to which they are added.
+        loaded: the run to which they are added.
         exits: description of how each of them came to be.
         distill: weight of the distance to the main network's outputs; see `Origin`.
     """
-    require_whole(run)
-    number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(run))])
-    return Origin(checkpoint_sha256=checkpoint_hash(run), first_number=number, exits=tuple(exits), distill=distill)
+    require_whole(loaded)
+    run = loaded.run
+    number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(loaded))])
+    return Origin(
+        checkpoint_sha256=loaded.checkpoint().sha256, first_number=number, exits=tuple(exits), distill=distill
+    )
 
 
-def run_to_resume(run: Run, folder: Path, *, resume: bool) -> Run | None:
+def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | None:
     """Open the added run in `folder` to resume it, or check that a new one can be started there.
 
     Args:
-        run: run that something is added to.
+        loaded: run that something is added to.
         folder: directory of the added run.
         resume: whether to resume; otherwise the folder of a run that failed in its first epoch is cleared.
 
@@ -104,6 +149,7 @@ def run_to_resume(run: Run, folder: Path, *, resume: bool) -> Run | None:
         RunError: nothing can be added to this run, or `folder` already holds something, or holds nothing to resume, or
             cannot be written to.
     """
+    run = loaded.run
     if run.config.origin is not None:
         raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
     require_writable(folder, f"copy {run.path} to where you may write, and give that")
@@ -119,12 +165,12 @@ def run_to_resume(run: Run, folder: Path, *, resume: bool) -> Run | None:
         raise RunError(f"there is nothing to resume in {folder}; leave out --resume") from error
     if resumed.config.origin is None:
         raise RunError(f"{folder} holds a run of its own, which was not added to {run.path}; move it away")
-    if resumed.config.origin.checkpoint_sha256 != checkpoint_hash(run):
+    if resumed.config.origin.checkpoint_sha256 != loaded.checkpoint().sha256:
         raise RunError(f"{folder} was begun from another checkpoint of {run.path}; remove it, and begin anew")
     return resumed
 
 
-def notes(run: Run) -> list[str]:
+def notes(run: Run | LoadedRun) -> list[str]:
     """List what a user should know of added runs: those unfinished or left out, or that the run is an added one itself.
 
     Returns:
@@ -133,12 +179,14 @@ def notes(run: Run) -> list[str]:
     Raises:
         RunError: the run has no checkpoint.
     """
+    loaded = LoadedRun.of(run)
+    run = loaded.run
     if run.config.origin is not None:
         return [f"{run.path} was added to the run that it stands in, which has all networks"]
-    found = [f"{each}; it is left out" for each in damaged_runs(run)]
-    current = checkpoint_hash(run)
-    for added, origin in added_runs(run):
-        done, epochs = added.epochs_done, added.config.training.epochs
+    found = [f"{each}; it is left out" for each in damaged_runs(loaded)]
+    current = loaded.checkpoint().sha256
+    for added, origin in added_runs(loaded):
+        done, epochs = loaded.epochs_done(added), added.config.training.epochs
         if origin.checkpoint_sha256 != current:
             found.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
         elif done < epochs:
@@ -146,29 +194,30 @@ def notes(run: Run) -> list[str]:
     return found
 
 
-def added_runs(run: Run) -> list[tuple[Run, Origin]]:
+def added_runs(run: Run | LoadedRun) -> list[tuple[Run, Origin]]:
     """List the runs that were added to a run, in the order in which they were started, with their origins."""
-    return sorted(_examined(run)[0], key=lambda each: each[1].first_number)
+    return sorted(_examined(LoadedRun.of(run))[0], key=lambda each: each[1].first_number)
 
 
-def damaged_runs(run: Run) -> list[str]:
+def damaged_runs(run: Run | LoadedRun) -> list[str]:
     """Say which runs that were added to a run are damaged, each with its folder and what is wrong."""
-    return _examined(run)[1]
+    return _examined(LoadedRun.of(run))[1]
 
 
-def require_whole(run: Run) -> None:
+def require_whole(run: Run | LoadedRun) -> None:
     """Refuse a run to which damaged runs were added, unless it is to be used without these.
 
     Raises:
         RunError: an added run is damaged, and `run.partial` is not set.
     """
-    if (damaged := damaged_runs(run)) and not run.partial:
+    if (damaged := damaged_runs(run)) and not LoadedRun.of(run).run.partial:
         more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
         raise RunError(f"{damaged[0]}{more}; restore it, remove its folder, or go on without it: --partial")
 
 
-def _examined(run: Run) -> tuple[list[tuple[Run, Origin]], list[str]]:
+def _examined(loaded: LoadedRun) -> tuple[list[tuple[Run, Origin]], list[str]]:
     """Open the runs that were added to a run: the whole ones with their origins, and what is wrong with the others."""
+    run = loaded.run
     found, damaged, taken = [], [], {*range(_own_exits(run))}
     for folder in (run.path / DENSE, *sorted((run.path / FINETUNED).glob("*"))):
         if not (folder.is_dir() and any(os.path.lexists(folder / name) for name in (CONFIG, CHECKPOINT))):
@@ -179,7 +228,7 @@ def _examined(run: Run) -> tuple[list[tuple[Run, Origin]], list[str]]:
                 if folder.name == DENSE or re.fullmatch(r"exit\d+", folder.name):
                     raise RunError(f"{folder / CONFIG}: origin is missing")
                 continue
-            _require_sound(added, origin, current=checkpoint_hash(run))
+            _require_sound(added, origin, current=loaded.checkpoint().sha256)
             if taken & {*range(origin.first_number, origin.next_number)}:
                 raise RunError(f"{folder / CONFIG}: origin.first_number is {origin.first_number}, which is taken")
             taken |= {*range(origin.first_number, origin.next_number)}
@@ -205,22 +254,3 @@ def _require_sound(added: Run, origin: Origin, *, current: str) -> None:
 def _own_exits(run: Run) -> int:
     recipe = require_recipe(run)
     return 1 if recipe.exit is not None else recipe.groups
-
-
-def checkpoint_hash(run: Run) -> str:
-    """Return the SHA-256 of a run's checkpoint.
-
-    Raises:
-        RunError: the run has no checkpoint.
-    """
-    try:
-        state = (run.path / CHECKPOINT).stat()
-        return _hash_of(run.path.absolute() / CHECKPOINT, state.st_mtime_ns, state.st_size)
-    except OSError as error:
-        raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; train it with --resume") from error
-
-
-@functools.cache
-def _hash_of(path: Path, mtime_ns: int, size: int) -> str:
-    """Hash the file, which is large and asked for again and again, once for each of its states."""
-    return sha256(path)

@@ -46,8 +46,8 @@ def model_card(run: Run, candidates: Sequence[Candidate], exit: int, scores: Exi
         "model": recipe.model,
         "exit": exit,
         "classes": list(data.classes),
-        "input": _input(recipe, data),
-        "output": _output(recipe, data),
+        "input": input_record(recipe, data),
+        "output": output_record(recipe, data),
         "costs_are_for": f"one sequence of {recipe.steps} steps" if recipe.steps else "one sample",
         "validation": candidate_record(candidate_of(candidates, exit)),
         "test": scores and _on_test(scores, 0),
@@ -68,7 +68,8 @@ def _on_test(scores: ExitScores, index: int) -> dict[str, Any]:
     }
 
 
-def _input(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+def input_record(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+    """Say how to make an input of the network, in words and as values that a program can read."""
     normalization = {"mean": list(data.mean), "std": list(data.std)}
     if recipe.vocabulary is not None:
         tokenizer = tokenizer_of(data.tokenizer or FIRST_TOKENIZER)
@@ -136,7 +137,8 @@ def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
     }
 
 
-def _output(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+def output_record(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+    """Say what an output of the network is and means."""
     shape = ["batch", recipe.num_outputs]
     if data.target is None:
         return {"shape": shape, "meaning": "one logit per class; the largest wins"}

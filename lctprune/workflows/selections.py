@@ -14,6 +14,7 @@ from lctprune.measure.selection import Limits
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
 from lctprune.workflows.deployment import MODEL_CARD, SELECTED, trained_with
+from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import member_of
 
 
@@ -67,13 +68,14 @@ class _Card:
         Limits(self.budget)
 
 
-def read_selection(run: Run) -> dict[str, Any] | None:
+def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
     """Read the model card of the selected network; None if there is none, or it is of another checkpoint or network.
 
     Warns:
         RunWarning: the model card is damaged.
     """
-    path = run.path / SELECTED / MODEL_CARD
+    loaded = LoadedRun.of(run)
+    path = loaded.run.path / SELECTED / MODEL_CARD
     try:
         document = parse_object(read_regular(path), path, remedy="select again")
         card = from_json(_Card, document, "", file=path, remedy="select again")
@@ -84,8 +86,8 @@ def read_selection(run: Run) -> dict[str, Any] | None:
         warnings.warn(f"{error}; the page and the plots do without it", RunWarning, stacklevel=2)
         return None
     try:
-        expected = trained_with(run, member_of(run, card.exit))
+        expected = trained_with(loaded, member_of(loaded, card.exit))
     except NetworkError:  # the exit is gone
         return None
-    is_of_run = all(card.trained_with.get(name) == value for name, value in expected.items())
+    is_of_run = all(card.trained_with.get(name) == expected.get(name) for name in ("checkpoint_sha256", "added"))
     return document if is_of_run and card.sha256 == digest and card.test is not None else None

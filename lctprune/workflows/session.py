@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,21 +16,33 @@ import torch
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
+from lctprune.data.builtin import CLUTTERED
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
-from lctprune.errors import ConfigError, DataWarning, NetworkWarning
+from lctprune.errors import ConfigError, NetworkWarning
 from lctprune.losses import Loss
-from lctprune.models.build import build_network, fitted, require_known
-from lctprune.models.external import default_normalization
-from lctprune.models.transformers_models import default_image_size
+from lctprune.models.build import MODELS, build_network, fitted, require_known
+from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
-from lctprune.run_files import CHECKPOINT
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Progress
 from lctprune.training.trainer import open_run, train_steps
 from lctprune.workflows.added_critics import critics_to_add
+from lctprune.workflows.earlier_critics import match_saved
+from lctprune.workflows.given_network import (
+    in_range_of,
+    measure_given,
+    note_on_size,
+    require_alike,
+    warn_of_seen_samples,
+)
+
+SIDES = {"digits": 32, CLUTTERED: 24, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of built-in images
+DEMO_WIDTH = 8  # channels of a network for the cluttered digits, so that a first training takes a minute
+ANY_WIDTH = ("resnet18", "resnet34", "vgg-lct")  # models that can have it; their usual width is 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +50,15 @@ class SessionSettings:
     """Settings of a session: which network is trained, on which data, and how.
 
     Attributes:
-        network: settings of the network; its inputs and outputs are fitted to the data.
+        network: settings of the network; its inputs and outputs are fitted to the data. On the cluttered digits, which
+            are for a first look, networks of `ANY_WIDTH` with new weights and no width given get `DEMO_WIDTH`.
         data: settings of the data.
         training: settings of the training.
         weights: weights of the main network to start from: a file, a run directory, or `default`. See `build_network`.
         download: whether the data may be downloaded.
         out: run directory, new or empty; by default one below `runs/`.
         resume: whether to continue the run in `out`; once that has a checkpoint, `weights` may be left out.
+        extend: whether `training` has another number of epochs than the run that is resumed, which is then recorded.
         dense: whether the front is to be densified after training; if that is impossible, nothing is started.
 
     Raises:
@@ -57,11 +72,21 @@ class SessionSettings:
     download: bool = False
     out: Path | None = None
     resume: bool = False
+    extend: bool = False
     dense: bool = False
 
     def __post_init__(self) -> None:
         if self.training.freeze_main and self.weights is None and not self.resume:
             raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
+        if self.training.epochs == 0 and (self.weights is None or self.resume or self.dense):
+            other = "--resume" if self.resume else "--dense" if self.dense else "no --weights"
+            raise ConfigError(
+                f"epochs is 0, which only measures the network that --weights gives, and there is {other}; it must be "
+                "at least 1"
+            )
+        if self.data.name == CLUTTERED and self.network.model in ANY_WIDTH and self.weights is None:
+            arguments = {"width": DEMO_WIDTH, **self.network.model_args}
+            object.__setattr__(self, "network", dataclasses.replace(self.network, model_args=arguments))
         if self.weights not in (None, "default"):
             object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
 
@@ -164,29 +189,51 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
 def _begin(settings: SessionSettings) -> Session:
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
+    if resumed and settings.extend:
+        resumed.record_epochs(settings.training.epochs)
+        resumed = Run(resumed.path)
     config = _resumed(settings, resumed) if resumed else settings.network
     given = Run(settings.weights) if settings.weights and is_run(settings.weights) else None
-    statistics = _statistics(config, settings.weights, given, resumed)
-    data = load_data(_sized(settings, resumed), download=settings.download, **statistics._asdict())
+    own = OwnImages()
+    if settings.weights and not given:
+        own = own_images(config.model, None if settings.weights == "default" else settings.weights)
+    statistics = _statistics(config, settings.weights, given, resumed, own)
+    data_config = _sized(settings, resumed, own)
+    data = load_data(data_config, download=settings.download, most=own.size, **statistics._asdict())
     if given:
-        data = _in_range_of(given, data, settings.data)
-        _require_alike(given, data, settings)
+        data = in_range_of(given, data, settings.data)
+        require_alike(given, data, settings)
     torch.manual_seed(settings.training.seed)
-    network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
+    try:
+        network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
+    finally:
+        if not resumed:  # also beside an error that it explains
+            note_on_size(config.model, data, own, data_config)
+    if resumed and (resumed.path / CHECKPOINT).exists():
+        match_saved(network, resumed.read_checkpoint(NETWORK_PREFIX).keys())
     if settings.dense:
         with torch.random.fork_rng(devices=[]):
             critics_to_add(network, data.example)
-    run = open_run(network, data, settings.training, run_dir=settings.out, resume=settings.resume)
+    training = settings.training
+    if resumed and not settings.weights:
+        training = dataclasses.replace(training, new_parameters=resumed.config.training.new_parameters)
+    measured = None
+    if settings.weights and not resumed:
+        warn_of_seen_samples(network, data, given)
+        measured = partial(measure_given, network, data, training)
+    run = open_run(network, data, training, run_dir=settings.out, resume=settings.resume, given=measured)
     return Session(network, data, run)
 
 
-def _sized(settings: SessionSettings, resumed: Run | None) -> DataConfig:
-    """Return the settings of the data, with the image size that the model's own weights need or the run had."""
+def _sized(settings: SessionSettings, resumed: Run | None, own: OwnImages) -> DataConfig:
+    """Return the settings of the data, with the image size of a resumed run, or one that its images are reduced to."""
     if settings.data.image_size is not None:
         return settings.data
-    size = default_image_size(settings.network.model) if settings.weights == "default" else None
-    if resumed and resumed.config.data and resumed.config.network and resumed.config.network.architecture:
+    size = None
+    if resumed and resumed.config.data and resumed.config.network and resumed.config.network.weights:
         size = resumed.config.data.config.image_size
+    elif own.size and own.size < SIDES.get(settings.data.name, 0):
+        size = own.size
     return dataclasses.replace(settings.data, image_size=size)
 
 
@@ -206,10 +253,14 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
     if settings.weights is None and (run.path / CHECKPOINT).exists():  # the checkpoint has what became of them
         weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
     architecture = recorded.architecture if recorded and cuts is not None else None
-    return dataclasses.replace(config, cuts=cuts, weights=weights, weights_note=note, architecture=architecture)
+    names = recorded.cut_point_names if recorded and cuts is not None else None
+    config = dataclasses.replace(config, cuts=cuts, cut_point_names=names)
+    return dataclasses.replace(config, weights=weights, weights_note=note, architecture=architecture)
 
 
-def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None) -> Statistics:
+def _statistics(
+    config: NetworkConfig, weights: str | None, given: Run | None, resumed: Run | None, own: OwnImages
+) -> Statistics:
     """Return how to read the data: as for the weights, the model's own or those of a run, or as a resumed run does."""
     source = given or resumed
     recorded = Statistics() if source is None else recorded_statistics(source.config.data)
@@ -217,46 +268,6 @@ def _statistics(config: NetworkConfig, weights: str | None, given: Run | None, r
         return recorded._replace(preprocessing=None)  # its images may be others
     if resumed and config.weights:
         return recorded
-    own = default_normalization(config.model) if weights == "default" else None
-    return recorded._replace(normalization=own, target_normalization=None)
-
-
-def _in_range_of(given: Run, data: Data, config: DataConfig) -> Data:
-    """Read images of more than 8 bits in the range of the run whose weights are taken, if it holds their values."""
-    was = recorded_statistics(given.config.data).preprocessing
-    if not (was and was.values and data.preprocessing and data.preprocessing.values):
-        return data
-    values = data.preprocessing.values
-    if was.values == values:
-        return data
-    if was.values.low <= values.low and values.high <= was.values.high:
-        preprocessing = dataclasses.replace(data.preprocessing, values=was.values)
-        return load_data(config, normalization=data.normalization, preprocessing=preprocessing)
-    message = f"{given.path} was trained on images with values from {was.values}; these are read as {values}"
-    warnings.warn(message, DataWarning, stacklevel=3)
-    return data
-
-
-def _require_alike(given: Run, data: Data, settings: SessionSettings) -> None:
-    """Refuse data whose inputs mean something else than those of the run whose weights are taken.
-
-    The classes, too, must be the run's if the main network is frozen; otherwise other classes get a warning.
-
-    Raises:
-        ConfigError: the data differs.
-    """
-    others = [field for field, *_ in given.differences(data, "vocabulary", "columns")]
-    if given.config.data is None and data.vocabulary:
-        others = ["vocabulary"]  # the run did not record its own
-    if others:
-        raise ConfigError(
-            f"{given.path} was trained with other {others[0]} than {settings.data.name} has; give the same data"
-        )
-    for _, was, now in given.differences(data, "classes"):
-        if settings.training.freeze_main:
-            raise ConfigError(
-                f"{given.path} was trained on other classes ({was}, not {now}), which --freeze-main keeps; leave it out"
-            )
-        recorded = given.config.data
-        if recorded and len(recorded.classes) == len(data.classes):  # else the classifier is new, and a warning says so
-            warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)
+    # a file for a network of ours may be of one for small images, which torchvision does not have
+    normalization = own.normalization if weights == "default" or config.model not in MODELS else None
+    return recorded._replace(normalization=normalization, target_normalization=None)

@@ -16,7 +16,19 @@ PEERS = ["lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower"]
 
 # of each script: further options, and how lines of what it prints begin
 QUICK: dict[str, tuple[list[str], list[str]]] = {
-    "ablation": (["--out", "ablation.csv"], ["variant", "backprop ", "distill 0:0.5 ", "alone 0 ", "2 groups "]),
+    "ablation": (
+        ["--out", "ablation.csv"],
+        ["variant", "backprop ", "distill 0:0.5 ", "alone 0 ", "2 groups ", "blocks 2 ", "points more than"],
+    ),
+    "gpu": (
+        ["--device", "cpu", "--out", "gpu.json", "--processes", "2"],
+        [
+            *('pytest -m gpu: {"passed": 1', 'ResNet-18 at 16x16, batch 8, eager: {"n": 2', 'loader: {"images_per_s"'),
+            *(f'{method}: {{"steps": 2' for method in ("local-critic", "joint", "backprop")),
+            *(f'{method}, seed 0: {{"epochs": 1' for method in ("local-critic", "joint", "backprop")),
+            *('ResNet-18 at 16x16: {"n": 3', 'objectives: {"code": 0'),
+        ],
+    ),
     "paper": (
         ["--out", "runs"],
         [
@@ -70,4 +82,4 @@ def test_the_quick_form_prints_its_rows(script: str, tmp_path: Path) -> None:
 
 def test_every_script_has_a_quick_form() -> None:
     scripts = {path.stem for path in SCRIPTS.glob("*.py") if "--quick" in path.read_text(encoding="utf-8")}
-    assert scripts - {"common"} == set(QUICK)
+    assert scripts - {"common", "gpu_parts"} == set(QUICK)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "sklearn", "numpy")
-COMMANDS = ("train", "select", "evaluate", "report", "export", "densify", "finetune", "inspect", "models")
+COMMANDS = ("train", "resume", "select", "evaluate", "report", "export", "densify", "finetune", "inspect", "models")
 CODE = f"""
 import atexit, sys
 atexit.register(lambda: print("imported", [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr))

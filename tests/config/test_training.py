@@ -18,7 +18,9 @@ from lctprune.config.training import ResolvedTrainConfig
 @pytest.mark.parametrize(
     "changes",
     [
-        {"epochs": 0},
+        {"epochs": -1},
+        {"critic_lr": 0.0},
+        {"batch_norm": "frozen"},
         {"batch_size": 0},
         {"critic_period": 0},
         {"lr": 0.0},
@@ -73,6 +75,7 @@ def test_precision_auto_is_resolved() -> None:
         ({"optimizer": "sgd"}, False, "sgd", 0.2),
         ({"lr": 0.03}, True, "muon", 0.03),
         ({"lr": 0.03}, False, "adamw", 0.03),
+        ({"freeze_main": True}, True, "muon", 0.02),
     ],
     ids=str,
 )
@@ -82,6 +85,22 @@ def test_the_optimiser_and_its_rate_are_resolved(
     resolved = lct.TrainConfig(**given).resolved(convolutional=convolutional)
     assert (resolved.optimizer, resolved.lr) == (optimizer, lr)
     assert resolved.resolved(images=False, convolutional=not convolutional) == resolved
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("adamw", 1e-4, 3e-3, "keep")),
+        ({"lr": 0.01}, ("adamw", 0.01, 3e-3, "keep")),
+        ({"critic_lr": 0.01, "batch_norm": "train"}, ("adamw", 1e-4, 0.01, "train")),
+        ({"freeze_main": True}, ("muon", 0.02, 0.02, "keep")),
+    ],
+    ids=str,
+)
+def test_a_trained_network_is_not_shaken(given: dict[str, Any], expected: tuple[object, ...]) -> None:
+    resolved = lct.TrainConfig(**given).resolved(pretrained=True)
+    assert (resolved.optimizer, resolved.lr, resolved.critic_lr, resolved.batch_norm) == expected
+    assert lct.TrainConfig(**resolved.to_dict()).resolved() == resolved
 
 
 def test_ramps() -> None:
@@ -111,4 +130,6 @@ def test_settings_are_recorded_as_the_constructor_takes_them() -> None:
 
 def test_resolved_settings_name_what_is_used() -> None:
     with pytest.raises(lct.ConfigError, match=r"device is 'auto'; it must be resolved.*resolved\(\)"):
-        ResolvedTrainConfig(lr=0.1, matching=Ramp(0, 0), distill=Ramp(0, 0), precision="fp32", optimizer="sgd")
+        ResolvedTrainConfig(
+            lr=0.1, critic_lr=0.1, matching=Ramp(0, 0), distill=Ramp(0, 0), precision="fp32", optimizer="sgd"
+        )

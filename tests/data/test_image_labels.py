@@ -319,3 +319,62 @@ def test_a_note_is_a_data_warning_and_a_broken_image_is_named(tmp_path: Path) ->
     table = write(tmp_path, "path,label", two)
     with pytest.warns(DataWarning, match="has no splits"), pytest.raises(DataError, match=r"\.png cannot be read"):
         load_data(DataConfig(name=str(table)))
+
+
+# --- a column of 0 and 1 for each class -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("marks", [("1", "0"), ("1.0", "0.0")])
+def test_columns_of_marks_are_classes(marks: tuple[str, str], tmp_path: Path) -> None:
+    yes, no = marks
+    table = write(
+        tmp_path, "image,NV,MEL", lambda index: f"{index},{yes if index % 3 else no},{no if index % 3 else yes}"
+    )
+    listing, _ = listed(table)
+    assert listing.classes == ("MEL", "NV")
+    assert sum(int(labels.sum()) for _, labels in listing[1:4]) == 16  # two of three are of the second class
+    numbers = {int(path.stem): label for path, label in zip(*listing.train, strict=True)}
+    assert all(label == (number % 3 > 0) for number, label in numbers.items())
+
+
+@pytest.mark.parametrize(("cells", "held"), [("1,1", "cat, dog"), ("0,0", "none")])
+def test_several_marks_or_none_in_a_line_are_refused(cells: str, held: str, tmp_path: Path) -> None:
+    table = write(tmp_path, "filename, cat, dog", lambda index: f"{index}.png, {cells if index == 5 else '1,0'}")
+    message = refusal(table)
+    for text in ("2 columns of 0 and 1", "1 of 24 lines", f"line 7 ({held})", "--target"):
+        assert text in message
+
+
+def roboflow(root: Path, **marked: str) -> None:
+    """Write folders of splits with images and a table of marks each; a word gives the class of each of its images."""
+    for folder, classes in marked.items():
+        touch(root / folder, [f"{index}.jpg" for index in range(len(classes))])
+        lines = (f"{index}.jpg, {int(name == 'a')}, {int(name == 'b')}" for index, name in enumerate(classes))
+        (root / folder / "_classes.csv").write_text("\n".join(["filename, a, b", *lines]))
+
+
+def test_folders_of_splits_with_a_table_of_marks_each(tmp_path: Path) -> None:
+    roboflow(tmp_path, train="abab", valid="ba", test="ab")
+    listing, notes = listed(tmp_path)
+    assert listing.classes == ("a", "b")
+    assert names(listing.train, tmp_path) == [(f"train/{index}.jpg", index % 2) for index in range(4)]
+    assert names(listing.val, tmp_path) == [("valid/0.jpg", 1), ("valid/1.jpg", 0)]
+    assert names(listing.test, tmp_path) == [("test/0.jpg", 0), ("test/1.jpg", 1)]
+    assert notes == []
+    roboflow(tmp_path, train="abab", valid="ab", test="ab")
+    assert listed(tmp_path)[0].fingerprint != listing.fingerprint
+    (tmp_path / "test" / "_classes.csv").unlink()
+    assert f"{tmp_path / 'test' / '_classes.csv'} is missing" in refusal(tmp_path)
+
+
+def test_a_class_that_only_a_held_out_table_has_is_refused(tmp_path: Path) -> None:
+    roboflow(tmp_path, train="abab", test="ab")
+    table = tmp_path / "test" / "_classes.csv"
+    table.write_text("filename, c, b\n0.jpg, 1, 0\n1.jpg, 0, 1\n")
+    assert f"{table}, line 2: 'c'" in refusal(tmp_path)
+
+
+def test_a_folder_of_images_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    table = write(tmp_path, "path,label", two)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_data(DataConfig(name=str(table), image_root=str(tmp_path / "\udcff")))

@@ -178,7 +178,13 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
         ("cat dog test", "no train/"),
         ("cat dog test/cat test/dog", "no train/"),
         ("cat dog holdout/cat holdout/dog", "holdout is no class"),
-        ("seg_train/cat seg_train/dog seg_test/cat seg_test/dog", "seg_test may be a split"),
+        ("seg_train/cat seg_train/dog holdout/cat holdout/dog", "seg_train may be a split"),
+        ("train test1", "test1 and {root}/train are named like splits"),
+        ("trainA trainB testA testB", "{root}/trainA are named like splits"),
+        ("bus training_1 validation.2", "CSV file (path,label,split)"),
+        ("cats_train cats_test", "hold images and no folder per class"),
+        ("public_test train", "--image-root"),
+        ("dogsTrain dogsVal", "rename one"),
         ("cat/train cat/test dog/train dog/test", "as {root}/test/cat"),
         ("images/train images/val labels/train labels/val", "as {root}/train/images"),
     ],
@@ -186,6 +192,31 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
 def test_what_may_be_splits_is_not_taken_for_classes(folders: str, named: str, tmp_path: Path) -> None:
     touch(tmp_path, images(folders))
     assert named.format(root=tmp_path) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("folders", ["train bus", "bullet-train test-tube", "passenger_train freight_train"])
+def test_a_class_may_be_called_like_one_split(folders: str, tmp_path: Path) -> None:
+    touch(tmp_path, images(folders))
+    assert {*listed(tmp_path)[0].classes} == {*folders.split()}
+
+
+def test_images_without_classes_name_the_only_table_beside_them(tmp_path: Path) -> None:
+    touch(tmp_path, [*images("train test1"), "labels.csv"])
+    assert f"--data {tmp_path / 'labels.csv'}" in refusal(tmp_path)
+    touch(tmp_path, ["sample.csv"])
+    assert "--data FILE.csv" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "/{0}"])
+@pytest.mark.parametrize("name", ["seg_{0}", "{0}-v2", "animals.{0}.images"])
+def test_splits_of_one_name_are_found_and_said(name: str, inner: str, tmp_path: Path) -> None:
+    train, test, rest = (name.format(split) + inner.format(name.format(split)) for split in ("train", "test", "pred"))
+    touch(tmp_path, images(f"{train}/a {train}/b {test}/a {test}/b {rest}"))
+    listing, [note] = listed(tmp_path)
+    assert sizes(listing) == (8, 2, 10)
+    assert {path.relative_to(tmp_path).parts[0] for path in listing.test[0]} == {name.format("test")}
+    for text in (f"{name.format('train')} is taken as train/", f"{name.format('pred')} is not used"):
+        assert text in note
 
 
 def test_classes_that_hold_the_same_folders_get_a_note(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lctprune.data.image_listing import ENDINGS, Omissions, class_folders, labelled_images
+from lctprune.utils.names import visible
 
 NAMES = st.sampled_from(["a", "B", "10", "9", "a b", "é", "x.png", "1.JPG", "2.jpeg", "b.webp", "c.tiff", "notes.txt"])
 TREES = st.recursive(st.none(), lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=12)
@@ -206,9 +207,18 @@ def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     assert "no text" in refusal(tmp_path)
 
 
-def test_files_of_any_name_are_listed(tmp_path: Path) -> None:
-    touch(tmp_path, [*images("train/a train/b test/a test/b"), "test/a/bad\udcff.png", "test/a/a b [c].png"])
+def test_files_of_any_name_that_is_text_are_listed(tmp_path: Path) -> None:
+    others = ("test/a/\u00e9.png", "test/a/a b [c].png", "test/a/\udcff.txt")
+    touch(tmp_path, [*images("train/a train/b test/a test/b"), *others])
     assert sizes(listed(tmp_path)[0])[2] == 12
+
+
+@pytest.mark.parametrize("name", ["train/a/bad\udcff.png", "test/b/\udcfe/0.png"])
+def test_images_whose_names_are_not_utf8_are_refused_like_classes(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, [*images("train/a train/b test/a test/b"), name])
+    message = refusal(tmp_path)
+    assert f"1 image with names that are not UTF-8: {visible(str(tmp_path / name))}; rename" in message
+    assert message.isascii()
 
 
 def test_images_of_0_bytes_are_named(tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def error_of(config: DataConfig, **options: Any) -> str:
 
 @pytest.fixture(scope="module")
 def digits() -> Data:
-    return load_data(DataConfig())
+    return load_data(DataConfig(name="digits"))
 
 
-def test_digits_are_the_default(digits: Data) -> None:
+def test_digits_are_enlarged(digits: Data) -> None:
     assert [len(split.targets) for split in (digits.train, digits.val, digits.test)] == [1293, 144, 360]
     assert {stored(split).dtype for split in (digits.train, digits.val, digits.test)} == {torch.uint8}
     assert digits.example.shape == (1, 1, 32, 32)
@@ -89,14 +89,14 @@ def test_digits_are_split_alike_in_every_class(digits: Data) -> None:
 
 
 def test_digits_are_whole_in_their_splits() -> None:
-    data = load_data(DataConfig(image_size=8))  # as they come: nothing is resized
+    data = load_data(DataConfig(name="digits", image_size=8))  # as they come: nothing is resized
     original = load_digits()
     images = (original.images * (255 / 16)).astype(numpy.float32).round().astype(numpy.uint8)[..., None]
     assert samples(data.train, data.val, data.test) == labelled(images, original.target)
 
 
 def test_the_seed_is_that_of_the_validation_split(digits: Data) -> None:
-    same, other = load_data(DataConfig()), load_data(DataConfig(seed=1))
+    same, other = load_data(DataConfig(name="digits")), load_data(DataConfig(name="digits", seed=1))
     for name in ("train", "val", "test"):
         assert torch.equal(stored(getattr(same, name)), stored(getattr(digits, name)))
     assert samples(other.val) != samples(digits.val)
@@ -105,12 +105,12 @@ def test_the_seed_is_that_of_the_validation_split(digits: Data) -> None:
 
 
 def test_val_fraction_is_of_what_is_not_test() -> None:
-    data = load_data(DataConfig(val_fraction=0.5, image_size=8))
+    data = load_data(DataConfig(name="digits", val_fraction=0.5, image_size=8))
     assert [len(split.targets) for split in (data.train, data.val, data.test)] == [718, 719, 360]
 
 
 def test_image_size_of_digits(digits: Data) -> None:
-    data = load_data(DataConfig(image_size=16))
+    data = load_data(DataConfig(name="digits", image_size=16))
     assert data.example.shape == (1, 1, 16, 16)
     assert torch.equal(data.test.targets, digits.test.targets)
     halved = stored(digits.test)[:, :, :, 0].float().unfold(1, 2, 2).unfold(2, 2, 2).mean((3, 4))

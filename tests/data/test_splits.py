@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lctprune.data.preprocessing import Augmentation, Normalization, shift_and_flip
+from lctprune.data.preprocessing import Augmentation, Normalization, draw_shifts, shift_and_flip
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
@@ -28,7 +28,9 @@ def random_images(*shape: int, seed: int = 0) -> Tensor:
 def changed(images: Tensor, indices: Sequence[int], augmentation: Augmentation, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     mirrored = (torch.rand(len(indices), generator=generator) < 0.5) & augmentation.flip
-    return shift_and_flip(images, torch.tensor(indices), mirrored, augmentation.crop, generator)
+    size = (images.shape[1], images.shape[2])
+    draws = draw_shifts(torch.tensor(indices), mirrored, size, augmentation.crop, generator)
+    return shift_and_flip(images, draws)
 
 
 # --- shift_and_flip --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def error_of(table: Path, **changes: object) -> str:
 
 @pytest.mark.parametrize("options", [{}, {"task": "regression"}], ids=["classes", "regression"])
 def test_splits_are_disjoint_and_complete(options: dict[str, object], tmp_path: Path) -> None:
-    table = write(tmp_path / "t.csv", "other,row,size", [(index % 2, index, index % 2) for index in range(60)])
+    table = write(tmp_path / "t.csv", "other,row,label", [(index % 2, index, index % 2) for index in range(60)])
     data = load(table, **options)
     parts = [rows_of(data, split) for split in (data.train, data.val, data.test)]
     assert [len(part) for part in parts] == [36, 12, 12]
@@ -127,8 +128,61 @@ def test_the_target_is_the_last_column_or_the_one_that_is_named(table: Path) -> 
     assert load(other, target="kind").classes == ("0", "1", "2")
     assert load(other, target="kind").columns == ("size", "row")
     assert load(other, target="size", task="regression").columns == ("kind", "row")
-    assert load(other, task="regression").columns == ("kind", "size")
+    with pytest.warns(lct.DataWarning, match=r"row, the last one, is predicted; for another one: --target COLUMN"):
+        assert load(other, task="regression").columns == ("kind", "size")
     assert "no column 'nosuch'; it has kind, size, row" in error_of(other, target="nosuch")
+
+
+@pytest.mark.parametrize(
+    "name", ["label", "Class", "target", "species", "class_label", "y", "Diagnosis", "ground truth", "labels"]
+)
+def test_a_column_of_a_usual_name_is_predicted_and_said(name: str, tmp_path: Path) -> None:
+    rows = [(index % 2, index, number) for number, index, _ in numbered(40)]
+    table = write(tmp_path / "t.csv", f"{name},row,size", rows)
+    with pytest.warns(lct.DataWarning, match=rf"t\.csv: {name} is predicted, as its name says; .* --target COLUMN"):
+        data = load(table)
+    assert data.columns == ("row", "size")
+    assert data.classes == ("0", "1")
+    assert load(table, target="size", task="regression").columns == (name, "row")
+    again = lct.load_data(lct.DataConfig(name=str(table)), columns=("row", "size"))  # of a run, without a word
+    assert again.columns == ("row", "size")
+    regression = lct.DataConfig(name=str(table), task="regression")
+    assert lct.load_data(regression, columns=(name, "row")).columns == (name, "row")
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "note"),
+    [
+        ("class,a,label", "class a", "label, the last column, is predicted, and class is an input"),
+        ("y,x,value", "y x", "value, the last one, is predicted"),
+        ("a,b,target", "a b", None),
+    ],
+)
+def test_which_of_several_columns_is_predicted(header: str, columns: str, note: str | None, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", header, [(index % 2, index, index % 3) for index in range(40)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert load(table).columns == tuple(columns.split())
+    assert len(caught) == (note is not None)
+    assert all(note in str(warning.message) for warning in caught if note)
+
+
+def test_several_columns_of_usual_names_are_asked_about(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "label,class,a", [(index % 2, index % 2, index) for index in range(40)])
+    assert "may be what to predict (label, class); say which: --target" in error_of(table)
+
+
+def test_a_table_without_names_says_which_column_is_predicted(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "wine.data", "1,14.23,1065", [(index % 2 + 1, index + 0.5, index % 4) for index in range(40)]
+    )
+    with pytest.warns(lct.DataWarning) as caught:
+        assert load(table).columns == ("1", "2")
+    assert [
+        text for text in map(str, (each.message for each in caught)) if "column 3, the last one, is predicted" in text
+    ]
+    with pytest.warns(lct.DataWarning, match="no line of names"):
+        assert load(table, target="1").classes == ("1", "2")
 
 
 @pytest.mark.parametrize("value", ["0.1", "0", "-7e9"])
@@ -254,15 +308,18 @@ def test_a_regression_needs_a_table() -> None:
 
 
 def test_a_regression_needs_targets_that_differ(tmp_path: Path) -> None:
-    table = write(tmp_path / "t.csv", "a,price", [(i, 3.5) for i in range(20)])
-    assert "price is always 3.5; a regression needs targets that differ" in error_of(table, task="regression")
+    table = write(tmp_path / "t.csv", "a,target", [(i, 3.5) for i in range(20)])
+    message = error_of(table, task="regression")
+    assert "target is always 3.5; a regression needs targets that differ: give another column" in message
+    assert "target is always '3.5'" in (message := error_of(table))
+    assert "--target COLUMN" in message
 
 
 def test_numbers_as_classes_are_asked_about(tmp_path: Path) -> None:
-    table = write(tmp_path / "t.csv", "a,price", [(i, i + 0.5) for i in range(20)])
-    assert "20 classes (the smallest has 1) are too few to hold out 20% of them; give --task regression" in error_of(
-        table
-    )
+    table = write(tmp_path / "t.csv", "a,target", [(i, i + 0.5) for i in range(20)])
+    message = error_of(table)
+    assert "20 classes (the smallest has 1) are too few to hold out 20% of them" in message
+    assert "target is predicted: give --task regression, or give another column to predict (--target COL" in message
     table = write(tmp_path / "t.csv", "a,kind", [(i, f"rare{i}" if i < 9 else "usual") for i in range(10)])
     assert "10 classes" in error_of(table)
 

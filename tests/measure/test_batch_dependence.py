@@ -172,9 +172,7 @@ def test_scores_are_those_of_the_exported_file(tmp_path: Path) -> None:
         optimizer.zero_grad()
         lct.local_critic_backward(network, inputs, targets)
         optimizer.step()
-    with pytest.warns(
-        NetworkWarning, match=r"exit 0 \(and 1 more\) gives a sample alone .* batches of 1, as latencies"
-    ):
+    with pytest.warns(NetworkWarning, match=r"\S+ \(and 1 more\) gives a sample alone .* batches of 1, as latencies"):
         main = lct.evaluate(network, split, inputs, latency_repeats=1)[-1]
     assert "alone" in main.batch_dependence
     with pytest.warns(NetworkWarning, match="the exported network gives a sample alone"):
@@ -217,6 +215,8 @@ def test_it_is_said_again_and_stands_in_the_model_card(image_folder: Path, tmp_p
     for _ in range(2):  # measured, and read back
         with pytest.warns(NetworkWarning, match="gives a sample alone other outputs"):
             candidates = measure_run(run)
-    deployment = deploy(run, candidates, 1, tmp_path / "out", measure_test=True)
+    with pytest.MonkeyPatch.context() as patch:  # it is known, so it is not compared again
+        patch.setattr("lctprune.exporting.batch_dependence", None)
+        deployment = deploy(run, candidates, 1, tmp_path / "out", measure_test=True)
     card = json.loads(deployment.model_card.read_text())
     assert card["validation"]["batch_dependence"] == "gives a sample alone other outputs than in a batch"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.data.splits import Batch
-from lctprune.measure.candidates import ScoredExit, candidate_of, measure_costs
+from lctprune.measure.candidates import ScoredExit, candidate_of, measure_costs, unsteady
 from lctprune.measure.scores import score_exits, score_networks
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -150,3 +150,12 @@ def test_evaluating_again_and_again_takes_no_more_memory(make_network: MakeNetwo
     for _ in range(50):
         lct.evaluate(network, data.val, data.example, latency_repeats=2)
     assert resident_mib() - before < 10
+
+
+def test_latencies_of_a_busy_machine_are_named() -> None:
+    costs = {"accuracy": 0.5, "loss": 1.0, "flops": 1, "macs": 1, "parameters": 1, "size_bytes": 1}
+    quiet = lct.Candidate(exit=0, name="a", latency_ms=2, latency_p5_ms=1.0, latency_p95_ms=2.0, **costs)
+    busy = lct.Candidate(exit=1, name="b", latency_ms=2, latency_p5_ms=1.4, latency_p95_ms=30.5, **costs)
+    unknown = lct.Candidate(exit=2, name="c", latency_ms=None, **costs)
+    assert unsteady([quiet, unknown]) == ""
+    assert "vary by 22 times (b: 1.4 to 30.5 ms)" in unsteady([quiet, busy, unknown])

@@ -79,6 +79,29 @@ def test_mean_average_precision_is_scikit_learns(seed: int, decimals: int) -> No
     assert scores.score == pytest.approx([value])
 
 
+@pytest.mark.parametrize("missing", [-1.0, math.nan])
+def test_labels_that_are_missing_do_not_count(missing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(60, 3, generator=generator) < 0.3).float()
+    outputs = torch.randn(60, 3, generator=generator) + labels
+    known = torch.rand(60, 3, generator=generator) < 0.7
+    known[4] = False  # nothing is known of this sample
+    expected = [average_precision_score(labels[known[:, k], k], outputs[known[:, k], k]) for k in range(3)]
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        is_known = (target == 0) | (target == 1)
+        losses = nn.functional.binary_cross_entropy_with_logits(output, target.where(is_known, 0.0), reduction="none")
+        return losses.where(is_known, 0.0).sum(1) / is_known.sum(1).clamp(min=1)
+
+    targets = labels.masked_fill(~known, missing)
+    for metric in ("auto", "map"):
+        scores = scored(outputs, targets, metric, loss=loss)
+        assert (scores.metric, scores.samples) == ("mAP", int(known.any(1).sum()))
+        assert scores.score == pytest.approx([numpy.mean(expected)], rel=1e-6)
+    counted = known.any(1)
+    assert scores.loss == pytest.approx([loss(outputs, targets)[counted].mean().item()], rel=1e-5)
+
+
 def test_outputs_that_are_nan_rank_last() -> None:
     labels = torch.tensor([[1.0], [0.0], [0.0]])
     value, _ = mean_average_precision(torch.tensor([[math.nan], [1.0], [-9.0]]), labels, torch.arange(3))

@@ -16,7 +16,8 @@ from scipy.stats import binomtest
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import MAIN, Candidate, left_out, wilson_interval
-from lctprune.measure.selection import COSTS, Limits, fitting, main_of, parse_limit
+from lctprune.measure.selection import Limits, fitting, main_of, near_misses, parse_limit
+from lctprune.measure.units import COSTS
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -187,6 +188,35 @@ def test_several_budgets_hold_at_once() -> None:
     assert caught.value.nearest == candidates[2]
     assert caught.value.misses == {"flops": 1.5}
     assert "30 FLOPs is 1.5 times the limit of 20" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (lct.Budget(flops=60), "did you mean 60%, 600M FLOPs?"),
+        (lct.Budget(flops="0.6"), "did you mean 60%, 600M FLOPs?"),
+        (lct.Budget(macs=50), "did you mean 50%, 250M MACs?"),
+        (lct.Budget(parameters=1), "did you mean 100%, 9k parameters?"),
+        (lct.Budget(flops=1e6), "smaller networks to the run: lctprune densify"),
+        (lct.Budget(latency_ms=0.6), "smaller networks to the run: lctprune densify"),
+    ],
+)
+def test_a_budget_that_nothing_fits_names_the_remedy(budget: lct.Budget, words: str) -> None:
+    candidates = [candidate(0, 0.7, 4e8, parameters=5000), candidate(1, 0.9, 1e9, parameters=9000)]
+    with pytest.raises(BudgetError) as caught:
+        lct.select(candidates, budget)
+    assert words in str(caught.value)
+    assert "is 400 times the limit of 1M FLOPs" in str(caught.value) or budget.flops != 1e6
+    added = [dataclasses.replace(candidates[0], origin="added"), candidates[1]]
+    with pytest.raises(BudgetError) as caught:
+        lct.select(added, budget)
+    assert "densify" not in str(caught.value)
+
+
+def test_near_misses_are_the_better_ones_just_above_the_budget() -> None:
+    candidates = [candidate(0, 0.7, 50), candidate(1, 0.9, 61), candidate(2, 0.6, 62), candidate(3, 0.95, 100)]
+    assert near_misses(candidates, lct.Budget(flops="60%"), candidates[0]) == [candidates[1]]
+    assert near_misses(candidates, lct.Budget(flops="50%"), candidates[0]) == []
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

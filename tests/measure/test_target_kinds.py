@@ -57,8 +57,26 @@ def wrong_way_round(output: Tensor, target: Tensor) -> Tensor:
     return bce(-output, target)
 
 
+def masked_bce(output: Tensor, target: Tensor) -> Tensor:
+    """Leave out labels that are missing."""
+    known = (target == 0) | (target == 1)
+    losses = functional.binary_cross_entropy_with_logits(
+        output, target.float().where(known, 0.0).reshape(output.shape), reduction="none"
+    )
+    return losses.where(known.reshape(output.shape), 0.0).flatten(1).mean(1)
+
+
+def bce_of_one(output: Tensor, target: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(output.flatten(), target.float().flatten(), reduction="none")
+
+
+def hinge(output: Tensor, target: Tensor) -> Tensor:
+    return (1 - output * target).clamp(min=0).mean(1)
+
+
 CLASSES, LABELS = torch.arange(24) % 3, (torch.arange(72).reshape(24, 3) % 5 < 2).float()
 SOFT = torch.randn(24, 3, generator=torch.Generator().manual_seed(1)).softmax(1)
+GAPS = torch.arange(72).reshape(24, 3) % 7 == 3
 NUMBERS = torch.randn(24, 3, generator=torch.Generator().manual_seed(2))
 KINDS: dict[str, tuple[Tensor, int, Loss | None, str]] = {
     "class numbers": (CLASSES, 3, None, "accuracy"),
@@ -71,6 +89,17 @@ KINDS: dict[str, tuple[Tensor, int, Loss | None, str]] = {
     "integer labels": (LABELS.int(), 3, bce, "mAP"),
     "boolean labels": (LABELS.bool(), 3, bce, "mAP"),
     "one label": (LABELS[:, :1], 1, bce, "mAP"),
+    **{
+        f"one label as {dtype}, of [n]": (LABELS[:, 0].to(dtype), 1, bce_of_one, "mAP")
+        for dtype in (torch.int64, torch.uint8, torch.bool, torch.float32)
+    },
+    "labels, some -1": (LABELS.masked_fill(GAPS, -1), 3, masked_bce, "mAP"),
+    "labels, some nan": (LABELS.masked_fill(GAPS, math.nan), 3, masked_bce, "mAP"),
+    "integer labels, some -1": (LABELS.long().masked_fill(GAPS, -1), 3, masked_bce, "mAP"),
+    "bytes, some 255": (LABELS.byte().masked_fill(GAPS, 255), 3, masked_bce, "mAP"),
+    "one label, some -1, of [n]": (LABELS[:, 0].long().masked_fill(GAPS[:, 0], -1), 1, masked_bce, "mAP"),
+    "-1 and 1": (LABELS * 2 - 1, 3, hinge, "loss"),
+    "-1, 0 and 1, none left out": (LABELS.masked_fill(GAPS, -1), 3, bce, "loss"),
     "labels, wrong way round": (LABELS, 3, wrong_way_round, "loss"),
     "labels by Huber's loss": (LABELS, 3, huber, "loss"),
     "probabilities": (SOFT, 3, soft_cross_entropy, "accuracy"),
@@ -157,6 +186,29 @@ def test_a_metric_that_targets_do_not_have_is_refused(kind: str, metric: str) ->
 def test_r2_may_be_asked_for_where_the_loss_is_lowest_at_the_target() -> None:
     assert evaluated(NUMBERS + 0.1, NUMBERS, huber, "r2").accuracy > 0.9
     assert evaluated(NUMBERS + 0.1, NUMBERS, huber, "loss").metric == "loss"
+
+
+@pytest.mark.parametrize("samples", [1, 12])
+def test_r2_of_targets_that_do_not_differ_is_undefined_and_the_loss_decides(samples: int) -> None:
+    targets = torch.full((samples, 1), 0.1)
+    network = lct.LocalCriticNetwork([nn.Identity(), nn.Identity()], [nn.Linear(1, 1)])
+    split = lct.TensorSplit(torch.full((samples, 1), 0.2), targets)
+    with torch.no_grad():
+        network.critics[0].weight.fill_(0.0)
+        network.critics[0].bias.fill_(0.1)
+    for metric, shown in (("auto", "loss"), ("r2", "R2")):
+        with pytest.warns(lct.DataWarning, match="R2 is not defined"):
+            candidates = lct.evaluate(network, split, split.inputs[:1], metric=metric, latency_repeats=0)
+        assert {each.metric for each in candidates} == {shown}
+        assert all(math.isnan(each.accuracy) for each in candidates)
+        assert lct.select(candidates, lct.Budget()).exit == 0
+        assert lct.cheaper_alternative(candidates, lct.Budget(), candidates[0]) is None
+
+
+def test_r2_of_small_numbers_is_that_of_large_ones() -> None:
+    assert evaluated(NUMBERS * 1e-8 + 1e-9, NUMBERS * 1e-8).accuracy == pytest.approx(
+        evaluated(NUMBERS + 0.1, NUMBERS).accuracy, abs=1e-3
+    )
 
 
 # --- targets of every width, and those that a loss ignores -----------------------------------------------------------
@@ -270,6 +322,20 @@ def test_a_cheaper_alternative_by_its_loss() -> None:
     assert lct.cheaper_alternative(candidates, lct.Budget(), candidates[2]) is candidates[1]
     candidates = measured(0.9, 0.5, 0.4)
     assert lct.cheaper_alternative(candidates, lct.Budget(), candidates[2]) is None
+
+
+@pytest.mark.parametrize("metric", ["macro F1", "mAP", "R2", "balanced accuracy"])
+def test_where_errors_are_unknown_no_cheaper_one_is_claimed(metric: str) -> None:
+    costs = {"macs": 1, "latency_ms": None, "size_bytes": 4, "metric": metric, "samples": 50, "loss": 0.1}
+    candidates = [
+        lct.Candidate(
+            exit=k, name=f"exit {k}", accuracy=score, flops=k + 1, parameters=1, accuracy_error=error, **costs
+        )
+        for k, (score, error) in enumerate([(0.5, None), (0.79, 0.05), (0.8, None), (0.8, None), (0.8, 0.05)])
+    ]
+    assert lct.cheaper_alternative(candidates, lct.Budget(), candidates[3]) is candidates[2]  # as good
+    assert lct.cheaper_alternative(candidates[:3], lct.Budget(), candidates[2]) is None
+    assert lct.cheaper_alternative([candidates[1], candidates[4]], lct.Budget(), candidates[4]) is candidates[1]
 
 
 def test_the_best_by_a_metric_need_not_be_the_most_accurate() -> None:

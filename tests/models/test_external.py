@@ -19,13 +19,13 @@ from lctprune.config.network import NetworkConfig
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, NetworkWarning
 from lctprune.models.build import build_model, build_network, require_known
 from lctprune.models.external import (
-    default_normalization,
     find_builder,
     is_own_function,
     timm_names,
     torchvision_names,
     with_input_channels,
 )
+from lctprune.models.own_images import own_images
 
 GROUPS, OUTPUTS = 4, 3
 TOLERANCE = 1e-3  # an exported network has its batch norms folded into its convolutions
@@ -173,17 +173,17 @@ def test_what_torchvision_refuses_is_said_in_one_line() -> None:
 
 
 def test_images_are_normalized_as_those_that_the_weights_were_trained_on() -> None:
-    usual = default_normalization("mobilenet_v3_small")
+    usual = own_images("mobilenet_v3_small").normalization
     assert usual is not None
     assert usual.mean == (0.485, 0.456, 0.406)
-    assert default_normalization("vgg-lct") is None
+    assert own_images("vgg-lct").normalization is None
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_a_network_that_would_transform_its_input_gets_it_transformed(name: str) -> None:
     # torchvision switches transform_input on where it loads its own weights
     pixels = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
-    usual, own = default_normalization("mobilenet_v3_small"), default_normalization(name)
+    usual, own = own_images("mobilenet_v3_small").normalization, own_images(name).normalization
     assert usual is not None
     assert own is not None
     model = get_model(name, weights=None, init_weights=False, transform_input=True)

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning, PartitionError
-from lctprune.models.external import default_normalization
-from lctprune.models.transformers_models import default_image_size
+from lctprune.models.own_images import own_images
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -51,7 +50,7 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext": ("ConvNext", {**STAGES, "num_stages": 3, "drop_path_rate": 0.1, "image_size": 32}),
     "swin": (
         "Swin",
-        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}
+        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 2}
         | {"num_labels": OUTPUTS},
     ),
 }
@@ -117,6 +116,14 @@ def test_a_text_encoder_is_cut_with_its_mask(name: str) -> None:
     assert not torch.allclose(logits(x[1:2]), model(input_ids=x[1:2]).logits)  # the mask matters
     longer = torch.nn.functional.pad(x, (0, 4), value=padding)
     check(model, logits, x, [x[:, :4], longer, x[:1, :1]])
+
+
+@pytest.mark.slow
+def test_a_swin_whose_window_is_as_large_as_a_map_is_refused_by_name() -> None:
+    """It then sets its shift in forward; all of the usual sizes do so at their last maps."""
+    model = model_of("Swin", {**IMAGES["swin"][1], "window_size": 4}, images=True)
+    with pytest.raises(PartitionError, match=r"SwinForImage.* at swin\.encoder\S* \(it assigns its attribute shift"):
+        lct.attach_critics(model, torch.zeros(1, 3, 16, 16), num_outputs=OUTPUTS)
 
 
 @pytest.mark.parametrize("name", cases(IMAGES, QUICK_IMAGES))
@@ -269,12 +276,12 @@ def test_the_command_line_trains_a_folder_and_needs_it_no_more(
 
 
 def test_the_preprocessing_of_a_folder(saved: Path, tmp_path: Path) -> None:
-    assert default_image_size(f"hf/{saved}") == 16
-    assert default_normalization(f"hf/{saved}") == ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
+    assert own_images(f"hf/{saved}").size == 16
+    assert own_images(f"hf/{saved}").normalization == ((0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
     content = {"do_center_crop": True, "crop_size": 8, "size": {"shortest_edge": 10}, "rescale_factor": 1 / 127.5}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**content, "image_mean": [1.0], "image_std": [1.0]}))
-    assert default_image_size(f"hf/{tmp_path}") == 8
-    assert default_normalization(f"hf/{tmp_path}") == ((0.5,), (0.5,))  # -1 to 1
+    assert own_images(f"hf/{tmp_path}").size == 8
+    assert own_images(f"hf/{tmp_path}").normalization == ((0.5,), (0.5,))  # -1 to 1
 
 
 def test_weights_come_from_safetensors_alone(saved: Path, tmp_path: Path) -> None:
@@ -290,6 +297,28 @@ def test_weights_come_from_safetensors_alone(saved: Path, tmp_path: Path) -> Non
 
 
 CODE = "from pathlib import Path\nPath({mark!r}).touch()\nfrom transformers import *\nOwnConfig = ViTConfig\n"
+
+
+@pytest.mark.slow
+def test_the_example_of_the_guide_with_the_models_own_tokenizer(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    model_of("Bert", {**TEXT, "num_labels": 2}, images=False).save_pretrained(tmp_path)  # type: ignore[operator]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=2)
+    sentences, labels = ["a good film", "bad", "A bad film", "good"] * 8, [1, 0, 0, 1] * 8
+    ids = tokenizer(sentences, padding=True, truncation=True, max_length=64, return_tensors="pt").input_ids
+    assert ids[:2].tolist() == [[2, 5, 6, 8, 3], [2, 7, 3, 0, 0]]
+    split = lct.TensorSplit(ids, torch.tensor(labels))
+    network = lct.attach_critics(model, ids[:1], num_outputs=2, groups=2)
+    data = lct.Data(train=split, val=split, test=split, classes=("bad", "good"))
+    lct.train(network, data, lct.TrainConfig(epochs=1, batch_size=8, device="cpu"), run_dir=tmp_path / "run")
+    model.load_state_dict(network.main_state_dict())
+    encoded = tokenizer(sentences[:4], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model.eval()(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).logits
+        torch.testing.assert_close(network.eval()(ids[:4]), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_old_files_without_batch_counts_are_read() -> None:
 def test_another_number_of_classes_makes_a_new_head_and_says_so() -> None:
     source, target = network(7), network(3)
     head = target[3].weight.clone()
-    with pytest.warns(NetworkWarning, match="^file is for 7 outputs, not 3: 3 is new, and must be trained"):
+    with pytest.warns(NetworkWarning, match="^file is for 7 outputs, not 3: 3 is new, starts at zero"):
         load_weights(target, {"": source.state_dict()}, num_outputs=3, source="file")
     assert torch.equal(target[3].weight, head)
     assert torch.equal(target[0].weight, source[0].weight)

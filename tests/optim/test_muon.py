@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import lctprune as lct
-from lctprune.optim.muon import DECAY_FACTOR, ITERATIONS, QUINTIC, SGD_FACTOR, orthogonalized
+from lctprune.optim.muon import (
+    DECAY_FACTOR,
+    ITERATIONS,
+    QUINTIC,
+    SGD_FACTOR,
+    _replace,
+    _replace_together,
+    orthogonalized,
+)
 from lctprune.optim.optimizers import Optimizers, apply_gradients, is_convolutional
 
 
@@ -40,6 +48,31 @@ def test_singular_values_come_near_1_in_bf16_too() -> None:
         values = torch.linalg.svdvals(orthogonalized(matrix.to(dtype)).float())
         assert 0.6 < values.min() < values.max() < 1.3
     assert torch.equal(orthogonalized(torch.zeros(4, 9)), torch.zeros(4, 9))
+
+
+def test_matrices_of_a_gpu_change_together_as_they_do_one_by_one() -> None:
+    """Wide, tall and square ones, several of a shape, in the layout of training."""
+    torch.manual_seed(0)
+    shapes = [(8, 4, 3, 3), (16, 8, 1, 1), (8, 4, 3, 3), (4, 16, 1, 1), (5, 5, 1, 1), (6, 1, 3, 3)]
+    weights = [torch.zeros(shape).to(memory_format=torch.channels_last) for shape in shapes]
+    gradients = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in shapes]
+    averages = [torch.randn_like(weight) for weight in weights]
+    results = []
+    for together in (False, True):
+        own, old = [weight.clone() for weight in weights], [average.clone() for average in averages]
+        for weight, gradient in zip(own, gradients, strict=True):
+            weight.grad = gradient.clone(memory_format=torch.preserve_format)
+        if together:
+            _replace_together(own, old, 0.9, torch.float32)
+        else:
+            for weight, average in zip(own, old, strict=True):
+                _replace(weight, average, 0.9, torch.float32)
+        results.append([*(weight.grad for weight in own), *old])
+    for one, other in zip(*results, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.stride() == other.stride()
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from lctprune.models.build import MODELS
 from lctprune.partition.balancing import balance
 from lctprune.partition.cut_points import measure_cut_points
 from lctprune.partition.cutting import all_cut_points, partition_model, possible_cut_points
-from lctprune.partition.guarding import unchanged
-from lctprune.partition.tracing import BY_HAND, trace
+from lctprune.partition.preserving.guarding import unchanged
+from lctprune.partition.symbolic.tracing import BY_HAND, trace
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 

@@ -93,18 +93,10 @@ def test_exits_of_narrow_networks_are_cheaper_in_flops_and_parameters(width: int
     assert all(loss.isfinite().all() for loss in losses)
 
 
-def test_what_was_made_smaller_is_said_in_one_line_per_exit() -> None:
+def test_what_was_made_smaller_is_said_in_one_line() -> None:
     network = lct.attach_critics(narrow(), IMAGE, num_outputs=10, groups=3)
-    flops, _ = exit_costs(network, IMAGE)
-    said = [f"exit 0 gets a smaller critic (tail, {network.critic_widths[0]:g} x as wide)"]
-    said.append("exit 1 gets a smaller critic (normalized)")
-    assert len(network.notes) == len(said)
-    for index, note in enumerate(network.notes):
-        assert note.startswith(said[index])
-        assert f"costs {flops[index] / flops[-1]:.0%} of the main network's FLOPs" in note
-    usual = lct.attach_critics(narrow(), IMAGE, num_outputs=10, groups=3, critic="tail")
-    usual_flops, _ = exit_costs(usual, IMAGE)
-    assert f"would cost {usual_flops[0] / flops[-1]:.0%} of the main network's FLOPs" in network.notes[0]
+    said = f"exit 0: tail, {network.critic_widths[0]:g} x as wide; exit 1: normalized"
+    assert network.notes == (f"smaller critics than usual, so that exits cost less ({said})",)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +118,8 @@ def test_an_exit_before_the_last_linear_layer_costs_less_than_the_network(settin
     flops, parameters = exit_costs(network, config.example)
     assert flops == sorted(set(flops))
     assert parameters == sorted(set(parameters))
-    assert len(network.notes) == 3
-    assert not any("saves nothing" in note for note in network.notes)
+    assert min(network.critic_widths) < 1
+    assert not network.notes  # there is nothing to do about it
 
 
 def test_an_exit_that_no_critic_makes_cheaper_is_named() -> None:

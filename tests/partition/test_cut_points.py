@@ -16,7 +16,7 @@ from lctprune.measure.costs import saved_bytes
 from lctprune.partition.cut_points import MeasuredCutPoint, distinct_cut_points, find_cut_points, measure_cut_points
 from lctprune.partition.cutting import partition_model, possible_cut_points
 from lctprune.partition.node_costs import count_node_memory
-from lctprune.partition.tracing import nodes_of, trace
+from lctprune.partition.symbolic.tracing import nodes_of, trace
 
 
 def groups_of(model: nn.Module, example: Tensor, **settings: Any) -> list[nn.Module]:

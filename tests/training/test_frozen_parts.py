@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import lctprune as lct
 from lctprune.errors import PartitionError
+from lctprune.training.compilation import compiled
 
 
 def conv(before: int, after: int) -> nn.Sequential:
@@ -148,3 +149,62 @@ def test_an_only_group_that_cannot_keep_a_mode_is_refused() -> None:
     with pytest.raises(PartitionError, match="cannot be traced"):
         lct.attach_critics(left_in_evaluation(Depends()), torch.zeros(1, 1, 8, 8), num_outputs=3, groups=1)
     assert lct.attach_critics(Depends(), torch.zeros(1, 1, 8, 8), num_outputs=3, groups=1).groups[0].training
+
+
+def own_network(*, num_outputs: int, in_channels: int) -> Transfer:
+    assert num_outputs == 3
+    return Overridden(nn.Sequential(conv(in_channels, 4), conv(4, 4)))
+
+
+def test_a_frozen_backbone_stays_in_added_and_fine_tuned_networks(image_folder: Path, tmp_path: Path) -> None:
+    data = lct.load_data(lct.DataConfig(name=str(image_folder), image_size=8))
+    model = f"{__name__}:own_network"
+    recipe = lct.NetworkConfig(model=model, num_outputs=3, in_channels=3, image_size=8, groups=2)
+    config = lct.TrainConfig(epochs=1, batch_size=16, device="cpu")
+    lct.train(lct.build_network(recipe), data, config, run_dir=tmp_path / "run")
+    run = lct.Run(tmp_path / "run", model=model)
+    before = lct.load_network(run).main_state_dict()
+    lct.densify(run, epochs=1)
+    tuned = lct.finetune(run, 1, epochs=1)
+    assert all(torch.equal(each, before[key]) for key, each in lct.load_network(run).main_state_dict().items())
+    after = lct.load_network(lct.Run(tuned.path, model=model)).main_state_dict()
+    after = {key.partition(".")[2]: each for key, each in after.items()}  # its groups stand in one
+    assert after.keys() == before.keys()
+    changed = {key for key, each in after.items() if not torch.equal(each, before[key])}
+    assert not [key for key in changed if key.startswith("backbone")]
+    assert {"neck.0.weight", "head.2.weight"} <= changed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # where compiled code breaks off
+@pytest.mark.parametrize("context", ["no_grad", "autocast"])
+def test_compiled_groups_keep_contexts(context: str) -> None:
+    class Own(Transfer):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad() if context == "no_grad" else torch.autocast("cpu", torch.bfloat16):
+                x = self.backbone(x)
+            return self.head(self.neck(x.float()))
+
+    torch.manual_seed(0)
+    model = Own()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # compiled code draws other masks
+    network = lct.attach_critics(model, torch.zeros(1, 1, 8, 8), num_outputs=3, split_at=["neck.0"])
+    x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    for training in (True, False):
+        network.train(training)
+        gradients = []
+        for groups in (network.groups, [compiled(group) for group in network.groups]):
+            network.zero_grad()
+            outputs = x
+            for group in groups:
+                outputs = group(outputs)
+            nn.functional.cross_entropy(outputs, y).backward()
+            gradients.append({name: each.grad for name, each in network.groups.named_parameters()})
+        assert {name for name, each in gradients[0].items() if each is None} == {
+            name for name, each in gradients[1].items() if each is None
+        }
+        for name, each in gradients[0].items():
+            if each is not None:
+                torch.testing.assert_close(gradients[1][name], each, rtol=2e-2, atol=2e-3)

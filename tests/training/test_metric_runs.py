@@ -87,6 +87,21 @@ def test_multi_label_runs_are_compared_by_map(make_network: MakeNetwork, tmp_pat
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_run_whose_validation_targets_do_not_differ_is_compared_by_the_loss(
+    count: int, make_network: MakeNetwork, tmp_path: Path
+) -> None:
+    network, data = make_network(), labelled()
+    val = lct.TensorSplit(data.val.inputs[:count], torch.ones(count, 3))
+    data = dataclasses.replace(data, val=val)
+    with pytest.warns(lct.DataWarning, match="R2 is not defined; exits are compared by their loss"):
+        run = lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
+    assert run.config.training.metric == "loss"
+    with pytest.raises(lct.ConfigError, match="R2 is not defined; give --metric loss"):
+        lct.train(network, data, dataclasses.replace(CONFIG, metric="r2"), run_dir=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_loss_that_the_run_was_not_opened_with_is_refused(make_network: MakeNetwork, tmp_path: Path) -> None:
     network, data = make_network(), labelled()
     run = lct.open_run(network, data, CONFIG, run_dir=tmp_path / "run")

@@ -143,6 +143,20 @@ def test_partly_labelled_data_is_learnt_from(tmp_path: Path) -> None:
     assert candidates[-1].samples == 4
 
 
+@pytest.mark.parametrize(("ignored", "own"), [(-100, False), (-100, True), (-1, True), (255, True)])
+def test_the_training_loss_is_a_mean_over_targets_that_count(ignored: int, own: bool, tmp_path: Path) -> None:
+    few = split(16)
+    few.targets[:] = torch.arange(16) % 2
+    few.targets[4:] = ignored  # some batches without any
+    loss = nn.CrossEntropyLoss(reduction="none", ignore_index=ignored) if own else None
+    still = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(still(few.inputs[:4]), few.targets[:4]).item()
+    config = lct.TrainConfig(epochs=1, batch_size=2, precision="fp32", lr=1e-12, optimizer="sgd", label_smoothing=0)
+    run = lct.train(lct.LocalCriticNetwork([still]), data(few, few), config, run_dir=tmp_path / "run", loss=loss)
+    assert float(run.metrics[0]["exit0_train_loss"]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_class_numbers_as_floats_are_named(tmp_path: Path) -> None:
     few = split(16)
     whole = lct.TensorSplit(few.inputs, few.targets.double())

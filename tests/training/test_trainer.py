@@ -85,6 +85,9 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
         {"optimizer": "adamw"},
         {"optimizer": "sgd"},
         {"freeze_main": True},
+        {"critic_lr": 0.3},
+        {"batch_norm": "keep"},
+        {"batch_norm": "recalibrate"},
     ],
     ids=str,
 )

@@ -171,13 +171,14 @@ def test_the_result_is_a_candidate_and_the_run_stays_as_it_is(trained: lct.Run) 
     after = digests(trained)
     assert before == after
     candidates = {candidate.exit: candidate for candidate in lct.measure_run(trained)}
+    first = candidates[0].name
     assert {exit: each.origin for exit, each in candidates.items()} == {
         0: "",
         1: "",
         2: "",
-        3: "exit 0, fine-tuned",
+        3: f"{first}, fine-tuned",
         4: "main network, fine-tuned",
-        5: "exit 0, fine-tuned, fine-tuned",
+        5: f"{first}, fine-tuned, fine-tuned",
     }
     for fine, source in ((3, 0), (4, 2), (5, 0)):
         assert candidates[fine].flops == candidates[source].flops

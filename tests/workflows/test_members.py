@@ -14,7 +14,7 @@ from lctprune.measure.selection import main_of
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.deployment import deploy
 from lctprune.workflows.finetuning import begin_finetuning
-from lctprune.workflows.members import added_runs, member_of, members_of, notes
+from lctprune.workflows.members import added_runs, member_named, member_of, members_of, notes
 from lctprune.workflows.selections import read_selection
 
 
@@ -32,9 +32,20 @@ def change_checkpoint(run: lct.Run) -> None:
     run.write_checkpoint(run.epochs_done, tensors | {name: tensors[name] + 0.1})
 
 
+def places(run: lct.Run) -> tuple[str, ...]:
+    assert run.config.network is not None
+    assert run.config.network.cut_point_names is not None
+    return run.config.network.cut_point_names
+
+
 def test_a_run_alone_has_its_exits(trained: lct.Run) -> None:
     assert numbers(trained) == {exit: ("", ".", exit) for exit in range(3)}
-    assert [member.name for member in members_of(trained)] == ["exit 0", "exit 1", "main network"]
+    assert [member.name for member in members_of(trained)] == [*places(trained), "main network"]
+    for member in members_of(trained):
+        assert member_named(trained, member.name) == member_named(trained, str(member.number)) == member
+    assert member_named(trained, "main") == member_named(trained, None) == members_of(trained)[-1]
+    with pytest.raises(lct.NetworkError, match=rf"exit 'layer9' does not exist; .* has 0 \({places(trained)[0]}\), 1"):
+        member_named(trained, "layer9")
     assert added_runs(trained) == []
     assert notes(trained) == []
 
@@ -54,7 +65,7 @@ def test_numbers_stay_whatever_else_is_added(trained: lct.Run) -> None:
         assert sorted(now) == list(range(len(now)))
         assert {candidate.exit for candidate in lct.measure_run(trained)} == set(now)
         seen = now
-    assert seen[3] == ("exit 1, fine-tuned", "finetuned/exit1", 0)
+    assert seen[3] == (f"{places(trained)[1]}, fine-tuned", "finetuned/exit1", 0)
     assert seen[4][1:] == ("dense", 0)
 
 
@@ -144,7 +155,7 @@ def test_an_added_exit_is_deployed_and_its_selection_read_while_it_is_there(trai
     deployment = deploy(trained, candidates, 3, trained.path / "selected", measure_test=True)
     description = json.loads(deployment.model_card.read_text())
     assert description["exit"] == 3
-    assert description["validation"]["origin"] == "exit 0, fine-tuned"
+    assert description["validation"]["origin"] == f"{places(trained)[0]}, fine-tuned"
     assert description["main_network"]["validation"]["exit"] == 2
     assert description["trained_with"]["added"]["run"] == "finetuned/exit0"
     data = trained.load_data()

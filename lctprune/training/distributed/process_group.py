@@ -142,7 +142,8 @@ def process_group(
     """Join the processes that the launcher started; the block gets the group, or None where this process is alone.
 
     Args:
-        device: device of the training, cpu (gloo) or cuda (NCCL, one device per process).
+        device: device of the training, cpu (gloo) or cuda (NCCL, or gloo where processes share a device, which NCCL
+            refuses).
         timeout_s: seconds without a sign of life after which a process is lost.
         on_lost: callback, called in a thread of its own when a process is lost; it must end this process, which may
             hang.
@@ -156,7 +157,7 @@ def process_group(
         yield None
         return
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     group = ProcessGroup(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(group, timeout_s, on_lost, ended), daemon=True)
@@ -172,9 +173,16 @@ def process_group(
     dist.destroy_process_group()
 
 
+def _share_devices() -> bool:
+    """Tell whether this machine has fewer CUDA devices than processes."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count()
+
+
 def _meet(device: str) -> None:
     try:
-        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=NEVER)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" and not _share_devices() else "gloo", timeout=NEVER
+        )
     except (ValueError, RuntimeError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = first_line(error)

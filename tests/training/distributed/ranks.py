@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,37 @@ def sliced() -> lct.LocalCriticNetwork:
     return lct.LocalCriticNetwork(groups, critics)
 
 
+class Guarded(nn.Module):
+    """Has a frozen stem in evaluation mode, a block without gradients, and one outside autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = (
+            nn.Sequential(nn.Conv2d(before, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for before in (3, 8, 8)
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        self.stem[0].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.stem.eval()
+        self.stem[1].requires_grad_(False)  # only here
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        with torch.no_grad():
+            offset = self.a(x)
+        with torch.autocast("cpu", enabled=False):
+            x = self.b((x + offset).float())
+        return self.head(x)
+
+
+def guarded() -> lct.LocalCriticNetwork:
+    """Three groups, cut from a network."""
+    return lct.attach_critics(Guarded(), torch.zeros(1, 3, 8, 8), num_outputs=4, split_at=["stem", "b"])
+
+
 def columns() -> lct.LocalCriticNetwork:
     """Four groups on rows of a table, for a regression."""
     groups = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3)]
@@ -109,6 +140,7 @@ CASES: dict[str, Case] = {
     "turned": (turned, images, {}),
     "sliced": (sliced, images, {"precision": "bf16"}),
     "frozen": (convolutional, images, {"freeze_main": True}),
+    "guarded": (guarded, images, {"precision": "bf16"}),
     "regression": (columns, table, {"distill": 0.5}),
 }
 

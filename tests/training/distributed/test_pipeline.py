@@ -58,7 +58,7 @@ def learnt(run: Path) -> list[dict[str, str]]:
 
 def assert_same_runs(one: Path, other: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
-    assert len(names) == 10
+    assert len(names) == 11
     assert names == sorted(path.name for path in other.iterdir())
     for name in names:
         expected, tensors = checkpoint(one / name), checkpoint(other / name)
@@ -172,7 +172,7 @@ def test_processes_listen_on_the_loopback_interface_only_and_an_interrupt_ends_a
     _, err = training.communicate(timeout=60)
     assert training.returncode == 130
     assert err.count("error:") == 1
-    assert "interrupted; train goes on from its last epoch with --resume" in err
+    assert f"To go on: lctprune resume {tmp_path}/run" in err
     assert "Traceback" not in err
     wait_for(lambda: not any(exists(each) for each in ranks))
     assert lct.Run(tmp_path / "run").epochs_done >= 1

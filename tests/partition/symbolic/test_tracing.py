@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 import lctprune as lct
 from lctprune.errors import NetworkError, NetworkWarning, PartitionError
 from lctprune.partition.cutting import partition_model
-from lctprune.partition.tracing import nodes_of, trace
+from lctprune.partition.symbolic.tracing import nodes_of, trace
 
 IMAGES = torch.randn(4, 3, 8, 8)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lctprune.partition.operations import MUTATES, RANDOM
+from lctprune.partition.exported.operations import MUTATES, RANDOM
 from lctprune.pooling import valid_steps
 
 REMADE = "remade"  # mark of a node that a later group can compute; its value says from what

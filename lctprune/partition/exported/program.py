@@ -19,16 +19,22 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from lctprune.errors import NetworkError, PartitionError, first_line
-from lctprune.partition.attempts import BY_HAND, assigns
-from lctprune.partition.calling import PREFIX, OneTensor, is_sequence
-from lctprune.partition.comparing import Observation, Observer, assigned_places, differing_gradient, differing_places
-from lctprune.partition.contexts import forget_gradients
-from lctprune.partition.guarding import CONSTANT, Snapshot, matches, random_states
-from lctprune.partition.input_limits import LARGE, InputLimits, limits_of
-from lctprune.partition.modes import Modes, modes_of
-from lctprune.partition.operations import MUTATES, plain_graph
-from lctprune.partition.remade import mark_remade
-from lctprune.partition.tracing import Traced, aligned
+from lctprune.partition.exported.calling import PREFIX, OneTensor, is_sequence
+from lctprune.partition.exported.input_limits import LARGE, InputLimits, limits_of
+from lctprune.partition.exported.operations import MUTATES, plain_graph
+from lctprune.partition.exported.remade import mark_remade
+from lctprune.partition.preserving.comparing import (
+    Observation,
+    Observer,
+    assigned_places,
+    differing_gradient,
+    differing_places,
+)
+from lctprune.partition.preserving.contexts import forget_gradients
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot, matches, random_states
+from lctprune.partition.preserving.modes import Modes, modes_of
+from lctprune.partition.symbolic.attempts import BY_HAND, assigns
+from lctprune.partition.symbolic.tracing import Traced, Tracing, aligned
 
 BY_VALUE = "GuardOnDataDependentSymNode"  # torch.export's error where a path depends on the values of tensors
 COUNTER = "num_batches_tracked"  # which batch norm counts up in place
@@ -36,7 +42,7 @@ BATCH = 3  # samples that are traced; fewer could be taken for a fixed size
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def trace_by_export(model: nn.Module, example: Tensor, snapshot: Snapshot) -> Traced:
+def trace_by_export(model: nn.Module, example: Tensor, snapshot: Snapshot, *, known: Tracing | None = None) -> Traced:
     """Trace a network of one input in both modes, for any batch size and any length of sequences.
 
     The model is afterwards as it was, except for constants of the graphs, which `unchanged` removes.
@@ -45,6 +51,7 @@ def trace_by_export(model: nn.Module, example: Tensor, snapshot: Snapshot) -> Tr
         model: network.
         example: input, [batch, ...].
         snapshot: state of the model.
+        known: how it was traced before; then it is not run to see what it assigns.
 
     Raises:
         PartitionError: the network cannot be traced, or does something that its graph would not do.
@@ -54,7 +61,8 @@ def trace_by_export(model: nn.Module, example: Tensor, snapshot: Snapshot) -> Tr
         raise PartitionError(f"{name} has hooks{_at(hooked)}, which layer groups would not call; {BY_HAND}")
     called, modes = OneTensor(model), modes_of(snapshot)
     batch = called.batch_of(example, BATCH)
-    _require_no_assignments(called, batch, modes, snapshot)
+    if known is None:
+        _require_no_assignments(called, batch, modes, snapshot)
     graphs: list[fx.Graph] = []
     constants: dict[str, Any] = {}
     try:

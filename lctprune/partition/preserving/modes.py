@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from lctprune.partition.guarding import Snapshot
+from lctprune.partition.preserving.guarding import Snapshot
 from lctprune.utils.modules import hold_frozen
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.errors import PartitionError, first_line
-from lctprune.partition.comparing import (
+from lctprune.partition.preserving.comparing import (
     Observation,
     Observer,
     assigned_places,
@@ -21,13 +21,13 @@ from lctprune.partition.comparing import (
     differing_places,
     varied,
 )
-from lctprune.partition.contexts import forget_gradients
-from lctprune.partition.graphs import nodes_of, output_of, owners
-from lctprune.partition.guarding import CONSTANT, Snapshot, matches
-from lctprune.partition.known_values import KnownValues
-from lctprune.partition.modes import modes_of
-from lctprune.partition.sections import graph_function
-from lctprune.partition.tracer import SymbolicTracer, UnfollowedError, UntraceableError
+from lctprune.partition.preserving.contexts import forget_gradients
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot, matches
+from lctprune.partition.preserving.modes import modes_of
+from lctprune.partition.preserving.sections import graph_function
+from lctprune.partition.symbolic.graphs import nodes_of, output_of, owners
+from lctprune.partition.symbolic.known_values import KnownValues
+from lctprune.partition.symbolic.tracer import SymbolicTracer, UnfollowedError, UntraceableError
 
 WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
 _KNOWN = ("torch", "torchvision", "timm", "lctprune")  # libraries whose code needs no comparison
@@ -37,17 +37,27 @@ BY_HAND = "give the groups to LocalCriticNetwork by hand"
 class Attempts:
     """Attempts to trace a network, each of which keeps more submodules whole, until its graphs do what it does.
 
+    Args:
+        model: network.
+        example: input on which the graphs are compared with the network; None to compare nothing.
+        snapshot: state of the network.
+        whole: paths that an earlier comparison kept whole, which is not made again.
+
     Attributes:
         modes: modes of the network's modules.
         whole: reasons for which submodules are kept whole, by their paths.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor | None, snapshot: Snapshot) -> None:
+    def __init__(
+        self, model: nn.Module, example: Tensor | None, snapshot: Snapshot, whole: Collection[str] | None = None
+    ) -> None:
         _require_no_hooks(model)
         self._model, self._example, self._snapshot = model, example, snapshot
         self._constants: dict[str, object] = {}
+        self._was_compared = whole is not None
         self.modes = modes_of(snapshot)
         self.whole = {path: "it has hooks" for path, module in model.named_modules() if path and _hooks_of(module)}
+        self.whole |= dict.fromkeys(whole or (), "it was kept whole before")
 
     def graphs(self) -> tuple[fx.Graph, fx.Graph]:
         """Return the graphs in evaluation mode and in training mode, with all outputs."""
@@ -69,7 +79,7 @@ class Attempts:
 
     def _references(self) -> tuple[Observation | None, Observation | None]:
         """Run the network itself, and keep whole each submodule that assigns attributes."""
-        if self._example is None:
+        if self._example is None or self._was_compared:
             return None, None
         if self._example.is_meta:
             _require_known_code(self._model)

@@ -11,21 +11,23 @@ import difflib
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkWarning, PartitionError
-from lctprune.partition.attempts import BY_HAND, WAS_VIEW, Attempts
-from lctprune.partition.graphs import nodes_of, output_of, owners
-from lctprune.partition.guarding import CONSTANT, Snapshot
-from lctprune.partition.modes import Modes
+from lctprune.partition.preserving.guarding import CONSTANT, Snapshot
+from lctprune.partition.preserving.modes import Modes
+from lctprune.partition.symbolic.attempts import BY_HAND, WAS_VIEW, Attempts
+from lctprune.partition.symbolic.graphs import nodes_of, output_of, owners
 
 __all__ = [
     "BY_HAND",
     "WAS_VIEW",
     "Traced",
+    "Tracing",
     "aligned",
     "nodes_of",
     "output_of",
@@ -33,6 +35,28 @@ __all__ = [
     "require_one_input",
     "trace",
 ]
+
+
+class Tracing(NamedTuple):
+    """How a network was traced, once its graphs had been compared with it: recorded, so that it is done once.
+
+    Attributes:
+        tracer: `fx`, `export`, or `none` for an only group that is the network itself.
+        whole: paths of the submodules that are kept whole.
+    """
+
+    tracer: Literal["fx", "export", "none"]
+    whole: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, record: Sequence[str]) -> Tracing:
+        """Read what `record` gave."""
+        return cls(cast(Any, record[0]), tuple(record[1:]))
+
+    @property
+    def record(self) -> tuple[str, ...]:
+        """The tracer, and then the paths."""
+        return (self.tracer, *self.whole)
 
 
 @dataclass(frozen=True)
@@ -59,8 +83,19 @@ class Traced:
     whole: dict[str, str] = field(default_factory=dict)
     by_export: bool = False
 
+    @property
+    def tracing(self) -> Tracing:
+        """How it was traced."""
+        return Tracing("export" if self.by_export else "fx", tuple(self.whole))
 
-def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot | None = None) -> Traced:
+
+def trace(
+    model: nn.Module,
+    example: Tensor | None = None,
+    *,
+    snapshot: Snapshot | None = None,
+    known: Tracing | None = None,
+) -> Traced:
     """Trace a network of one input in both modes.
 
     Auxiliary outputs, which a network returns in training only, are left out, and so are the modules that make them.
@@ -70,6 +105,7 @@ def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot
         model: network.
         example: input, [batch, ...], on which the graphs are compared with the network; without it they are not.
         snapshot: state of the model; by default its present state.
+        known: how it was traced before; then nothing is compared.
 
     Raises:
         PartitionError: the network cannot be traced without loss, or returns several outputs in evaluation.
@@ -78,7 +114,7 @@ def trace(model: nn.Module, example: Tensor | None = None, *, snapshot: Snapshot
     Warns:
         NetworkWarning: auxiliary outputs are left out.
     """
-    attempts = Attempts(model, example, snapshot or Snapshot(model))
+    attempts = Attempts(model, example, snapshot or Snapshot(model), known and known.whole)
     evaluation, training = attempts.graphs()
     outputs = output_of(training)
     has_auxiliary = isinstance(outputs, tuple | list)

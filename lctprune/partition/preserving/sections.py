@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, fx, nn
 
-from lctprune.partition.contexts import PLAIN, Context, context_of, entered
+from lctprune.partition.preserving.contexts import PLAIN, Context, context_of, entered
 
 
 class _Section(NamedTuple):

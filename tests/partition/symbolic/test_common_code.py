@@ -19,7 +19,7 @@ from torchvision import ops
 import lctprune as lct
 from lctprune.errors import NetworkError, PartitionError
 from lctprune.partition.choosing_tracer import trace_network
-from lctprune.partition.guarding import unchanged
+from lctprune.partition.preserving.guarding import unchanged
 
 
 def packed(model: Net, x: Tensor) -> Tensor:

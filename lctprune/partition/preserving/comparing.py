@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lctprune.errors import LctpruneError, NetworkError, first_line
-from lctprune.partition.contexts import plain_context
-from lctprune.partition.guarding import Place, Snapshot, describe, matches
-from lctprune.partition.modes import Modes
+from lctprune.partition.preserving.contexts import plain_context
+from lctprune.partition.preserving.guarding import Place, Snapshot, describe, matches
+from lctprune.partition.preserving.modes import Modes
 
 BATCH = 3  # samples of the batch on which both run; no size that tracing has seen
 _Run = Callable[[Tensor], Any]

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.errors import first_line
-from lctprune.partition.contexts import CONTEXT, PLAIN, AutocastStack, plain_context
-from lctprune.partition.guarding import random_states
-from lctprune.partition.known_values import KnownValues, UnknownValueError, require_equal
-from lctprune.partition.opaque import custom_gradients, opaque_functions, opaque_modules, redirected
+from lctprune.partition.preserving.contexts import CONTEXT, PLAIN, AutocastStack, plain_context
+from lctprune.partition.preserving.guarding import random_states
+from lctprune.partition.symbolic.known_values import KnownValues, UnknownValueError, require_equal
+from lctprune.partition.symbolic.opaque import custom_gradients, opaque_functions, opaque_modules, redirected
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
 WRAP = "keep a function whole by torch.fx.wrap('NAME') at the top of its file"
 
 

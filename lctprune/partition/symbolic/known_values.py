@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from lctprune.errors import NetworkError
-from lctprune.partition.contexts import context_of, entered
-from lctprune.partition.guarding import RandomStates
-from lctprune.partition.opaque import length
+from lctprune.partition.preserving.contexts import context_of, entered
+from lctprune.partition.preserving.guarding import RandomStates
+from lctprune.partition.symbolic.opaque import length
 
 BATCHES = (2, 5)  # sizes of the two batches; what differs between them depends on the batch size
 _SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "itemsize"}

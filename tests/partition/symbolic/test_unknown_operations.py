@@ -16,7 +16,7 @@ from lctprune.measure.costs import counting_flops
 from lctprune.measure.group_costs import measure_groups
 from lctprune.partition.cut_points import distinct_cut_points, measure_cut_points
 from lctprune.partition.cutting import all_cut_points, partition_model
-from lctprune.partition.tracing import trace
+from lctprune.partition.symbolic.tracing import trace
 
 IMAGE, TOKENS = torch.randn(2, 3, 16, 16), torch.randint(0, 20, (2, 6))
 FOURIER = r"aten\._fft_c2c"

@@ -1,0 +1,75 @@
+"""`lctprune resume`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lctprune.cli.console import printed_warnings, stderr
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+
+
+def resume(
+    run: RunArgument = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Train longer, or less long: epochs in all. Default: as it was begun."),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Processes on this machine. Default: as many as it was begun with."),
+    ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Go on with a run that was interrupted, from its last whole epoch; or train a finished one longer.
+
+    All settings are those that the run recorded. With more epochs, the learning rate goes on as in a training of so
+    many. By default the newest run that is not finished.
+
+    Examples:
+    lctprune resume
+
+    lctprune resume runs/mine --epochs 60
+    """
+    from lctprune.cli.progress import show_interruptible
+    from lctprune.cli.results import show_all
+    from lctprune.cli.train import start
+    from lctprune.errors import RunError
+    from lctprune.runs import Run
+    from lctprune.training.distributed.process_group import is_started
+    from lctprune.utils.names import shell_word
+    from lctprune.workflows.going_on import resume_added, resumed_settings, started_with, unfinished_addition
+    from lctprune.workflows.run_choice import newest_unfinished
+
+    path = newest_unfinished() if run is None else run
+    found = Run(path, model=model, data_path=data)
+    added = None
+    if epochs is None:
+        added = found if found.config.origin else unfinished_addition(found) if found.is_finished else None
+    if added is not None:
+        stderr().print(f"Going on with {added.path}, from epoch {added.epochs_done + 1}")
+        with printed_warnings(stderr()):
+            owner, session = resume_added(added, model=model, data=data)
+        show_interruptible(session.steps(), session.opened)
+        show_all(owner, json=json)
+        return
+    if found.is_finished and not epochs:
+        done = found.epochs_done
+        longer = f"lctprune resume {shell_word(path)} --epochs {2 * done}"
+        raise RunError(f"{path} is trained to its end, epoch {done}; to train it longer: {longer}")
+    settings = resumed_settings(found, epochs=epochs, data=data)
+    if epochs is not None:
+        stderr().print(
+            f"From epoch {found.epochs_done + 1} on, the learning rate goes on as in a training of {epochs} epochs; "
+            f"so far it was one of {found.config.training.epochs}"
+        )
+    replicas = started_with(found, "--replicas")
+    begun_with = 1 if is_started() else started_with(found, "--processes")
+    count = begun_with if processes is None else processes
+    arguments = [*sys.argv[1:], *([str(path)] if run is None else [])]
+    start(settings, arguments, processes=count, replicas=replicas, timeout=20, threads=threads, json=json)

@@ -1,0 +1,1 @@
+"""A network's graph in both modes, by torch.fx."""

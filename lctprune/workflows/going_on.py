@@ -1,0 +1,85 @@
+"""Go on with a run that was interrupted, or train it longer, by the settings that it recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from lctprune.data.load import relocated
+from lctprune.errors import ConfigError, RunError
+from lctprune.run_files import CHECKPOINT
+from lctprune.runs import Run
+from lctprune.workflows.densification import begin_dense
+from lctprune.workflows.finetuning import begin_finetuning
+from lctprune.workflows.loading import recorded_training, require_executable, require_recipe
+from lctprune.workflows.members import DENSE, added_runs
+from lctprune.workflows.session import Session, SessionSettings
+
+
+def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None = None) -> SessionSettings:
+    """Return the settings of a session that goes on with a run from its last epoch.
+
+    Args:
+        run: run, with the name of the user's own function if one builds the network.
+        epochs: new number of epochs in all. Learning rate and ramps go on as in a training of so many epochs.
+        data: present location of the data, if it has moved.
+
+    Raises:
+        ConfigError: `epochs` is not more than the run has.
+        RunError: the run's network or data was made in a program, or the run was added to another one, or is of another
+            version.
+    """
+    recipe, training = require_recipe(run), recorded_training(run)
+    require_executable(run)
+    if run.config.origin is not None:
+        raise RunError(f"{run.path} was added to another run; go on with lctprune densify or finetune, and --resume")
+    if run.config.data is None:
+        raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
+    done = run.epochs_done
+    if epochs is not None and epochs <= done:
+        raise ConfigError(f"epochs is {epochs}, and {run.path} has {done} already; give a larger number")
+    config = run.config.data.config
+    return SessionSettings(
+        network=recipe,
+        data=config if data is None else relocated(config, data),
+        training=training if epochs is None else dataclasses.replace(training, epochs=epochs),
+        weights=None if (run.path / CHECKPOINT).exists() else recipe.weights,  # the checkpoint has what became of them
+        out=run.path,
+        resume=True,
+        extend=epochs is not None,
+        dense="--dense" in run.config.command and epochs is None,
+    )
+
+
+def resume_added(added: Run, *, model: str | None = None, data: Path | None = None) -> tuple[Run, Session]:
+    """Go on with a run that was added to another one.
+
+    Args:
+        added: densified front or fine-tuned exit, in its place below the other run.
+        model: name of the user's own function that built the network; see `Run`.
+        data: present location of the data, if it has moved.
+
+    Returns:
+        The run that it was added to, and the session.
+    """
+    path = added.path.resolve()
+    if path.name == DENSE:
+        owner = Run(path.parent, model=model, data_path=data)
+        return owner, begin_dense(owner, resume=True)
+    owner = Run(path.parents[1], model=model, data_path=data)
+    return owner, begin_finetuning(owner, int(path.name.removeprefix("exit")), resume=True)
+
+
+def unfinished_addition(run: Run) -> Run | None:
+    """Return a run that was added to a run and is not trained to its end."""
+    return next((added for added, _ in added_runs(run) if not added.is_finished), None)
+
+
+def started_with(run: Run, option: str) -> int:
+    """Return the number that an option had in the command that began a run; 1 without the option."""
+    for word, following in zip(run.config.command, (*run.config.command[1:], ""), strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            number = value if equals else following
+            return int(number) if number.isdigit() else 1
+    return 1

@@ -1,0 +1,88 @@
+"""Commands that are suggested after a training, and that work as they stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
+from lctprune.data.builtin import TORCHVISION
+from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.selection import main_of
+from lctprune.models.external import is_own_function
+from lctprune.runs import Run
+from lctprune.utils.names import shell_word
+
+USUAL = 60  # percent of the main network
+CLEARLY = 0.05  # difference of two scores that is worth a note
+
+
+def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
+    """Return a sentence with the command that comes after the training of a run."""
+    if len(candidates) == 1:
+        return f"Next, train critics on it, which make smaller networks: {training_of_critics(run)}"
+    assert run.config.network is not None  # or it could not have been measured
+    model = run.config.network.model
+    named = f" --model {shell_word(model)}" if is_own_function(model) else ""
+    cost, limit = budget_in_percent(candidates, main_of(candidates))
+    option = {"parameters": "params"}.get(cost, cost)
+    return f"Next, choose one under a budget: lctprune select {shell_word(run.path)} --budget-{option} {limit}%{named}"
+
+
+def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple[Cost, int]:
+    """Choose a budget that some candidate fits: 60% of the main network's FLOPs, or more where it must be.
+
+    Args:
+        candidates: measured candidates.
+        main: the main network.
+
+    Returns:
+        The cost, which is the parameters where FLOPs are not known, and the limit in percent.
+    """
+    cost: Cost = "parameters" if main.flops is None else "flops"
+    whole = main.cost(cost) or 1
+    least = min(value for each in candidates if (value := each.cost(cost)) is not None)
+    return cost, max(USUAL, math.ceil(100 * least / whole))
+
+
+def better_epoch(run: Run) -> str:
+    """Say in which earlier epoch the main network was clearly better than after the last one, or else ""."""
+    metric, network = METRIC_NAMES.get(run.config.training.metric, ""), run.config.network
+    if not metric or network is None or is_lower_better(metric):
+        return ""
+    column = f"exit{0 if network.exit is not None else network.groups - 1}_{SCORE_COLUMNS[metric]}"
+    try:
+        scores = [float(row[column]) for row in run.metrics]
+    except (KeyError, TypeError, ValueError):
+        return ""
+    best = max(scores, default=0.0)
+    if not scores or best - scores[-1] < CLEARLY:
+        return ""
+    was, now = score_text(best, metric), score_text(scores[-1], metric)
+    return (
+        f"the main network's validation {metric} was {was} after epoch {scores.index(best) + 1} and is {now} after "
+        f"epoch {len(scores)}: fewer epochs or a lower learning rate may be better"
+    )
+
+
+def training_of_critics(run: Run) -> str:
+    """Return the command that trains critics on the main network of a run, which stays as it is."""
+    network, data, training = run.config.network, run.config.data, run.config.training
+    assert network is not None and data is not None  # noqa: PT018, trained by the command line
+    config = data.config
+    words: list[object] = ["lctprune", "train", network.model, "--data", config.name]
+    if network.model_args:
+        words += ["--model-args", ",".join(f"{name}={value}" for name, value in network.model_args.items())]
+    for option, value, default in (
+        ("--data-dir", config.data_dir, None),
+        ("--task", config.task, "classification"),
+        ("--target", config.target, None),
+        ("--image-size", config.image_size, None),
+        ("--image-root", config.image_root, None),
+        ("--max-length", config.max_length, type(config).max_length),
+        ("--batch-size", training.batch_size, type(training).batch_size),
+    ):
+        if value != default and (option != "--data-dir" or config.name in TORCHVISION):
+            words += [option, value]
+    words += ["--weights", run.path, "--freeze-main"]
+    return " ".join(shell_word(word) for word in words)

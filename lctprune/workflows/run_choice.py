@@ -1,0 +1,67 @@
+"""Choose a run where none is named."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from contextlib import suppress
+from pathlib import Path
+
+from lctprune.config.run import CONFIG
+from lctprune.errors import RunError
+from lctprune.runs import RUNS, Run
+
+
+def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:
+    """Find the run below `folder` that was created last of those trained to their end; else the last with an epoch.
+
+    Args:
+        folder: parent of the run directories.
+        model: name of the user's own function that built the network; see `Run`.
+        data_path: present location of the run's data; see `Run`.
+
+    Raises:
+        RunError: no run has a finished epoch.
+    """
+    done = [(run, done) for run, done in runs_below(folder) if done]
+    if not done:
+        raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
+    path = next((run.path for run, epochs in done if epochs >= run.config.training.epochs), done[0][0].path)
+    return Run(path, model=model, data_path=data_path)
+
+
+def newest_unfinished(folder: str | Path = RUNS) -> Path:
+    """Find the run below `folder` that was created last of those that are not trained to their end.
+
+    Raises:
+        RunError: there is none.
+    """
+    for run, done in runs_below(folder):
+        if done < run.config.training.epochs:
+            return run.path
+    raise RunError(f"there is no unfinished run below {folder}/; name a run and --epochs to train it longer")
+
+
+def newer_unfinished(run: Run) -> list[tuple[Run, int]]:
+    """List the unfinished runs beside a run that were created after it, with the number of their finished epochs."""
+    others = itertools.takewhile(lambda each: each[0].path != run.path, runs_below(run.path.parent))
+    return [(other, done) for other, done in others if done < other.config.training.epochs]
+
+
+def runs_below(folder: str | Path = RUNS) -> list[tuple[Run, int]]:
+    """List the runs below a folder, the one created last first, with the number of their finished epochs."""
+    found = []
+    for config in Path(folder).glob(f"*/{CONFIG}"):
+        with suppress(RunError):  # a directory that is not a run, or of another version
+            run = Run(config.parent)
+            _ = run.config.training  # which may not be readable
+            found.append((run, run.epochs_done))
+    return sorted(found, key=lambda each: _created(each[0]), reverse=True)
+
+
+def _created(run: Run) -> float:
+    """Return the time of creation in seconds since 1970; 0 where it is not known."""
+    try:
+        return datetime.datetime.fromisoformat(run.config.created).timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,35 @@
+"""Lines of training: every number below its heading, and no more columns than the terminal has."""
+
+from __future__ import annotations
+
+import pytest
+
+import lctprune as lct
+from lctprune.cli.progress import EpochTable
+
+
+def progress(exits: int) -> lct.Progress:
+    values = [0.5 + exit / 10 for exit in range(exits)]
+    figures = {"losses": [2.0 + value for value in values], "val_accuracy": values, "val_score": values}
+    return lct.Progress(
+        epoch=3, epochs=10, step=20, steps=20, images_per_s=9.0, seconds_left=61.0, metric="accuracy", **figures
+    )
+
+
+@pytest.mark.parametrize("names", [["main network"], ["layer1", "layer2.0", "layer3", "main network"], list("abcdefg")])
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_numbers_stand_below_their_headings(names: list[str], width: int) -> None:
+    table = EpochTable(names, "accuracy", width)
+    titles, heading = table.heading.splitlines()
+    row = table.row(progress(len(names)))
+    assert len(row) == len(heading) >= len(titles)
+    assert row.split()[0] == "3/10"
+    assert row.split()[-1] == "0:01:01"
+    assert heading.split()[-2:] == ["main", "left"]
+    assert titles.endswith("validation accuracy")
+    assert "50.0%" in row
+    if len(names) <= 4:
+        assert len(row) <= width
+    assert ("2.500" in row) is ("training loss" in titles) is (len(heading) <= width and "training" in titles)
+    if width == 200:
+        assert "2.500" in row

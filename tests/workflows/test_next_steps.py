@@ -1,0 +1,36 @@
+"""Notes and commands after a training."""
+
+from __future__ import annotations
+
+import shlex
+
+import lctprune as lct
+from lctprune.workflows.next_steps import better_epoch, budget_in_percent, training_of_critics
+
+
+def test_an_epoch_that_was_clearly_better_is_named(trained: lct.Run) -> None:
+    first, last = trained.metrics
+    for scores, words in (((0.698, 0.47), "69.8% after epoch 1 and is 47.0% after epoch 2"), ((0.5, 0.47), "")):
+        rows = [{**row, "exit2_val_accuracy": score} for row, score in zip((first, last), scores, strict=True)]
+        trained.write_metrics(rows)
+        assert words in better_epoch(trained)
+        assert bool(words) is bool(better_epoch(trained))
+
+
+def test_the_suggested_budget_fits_the_smallest_network() -> None:
+    costs = {"accuracy": 0.5, "loss": 1.0, "latency_ms": 1.0, "size_bytes": 1}
+    main = lct.Candidate(exit=1, name="main network", flops=1000, macs=500, parameters=10, **costs)
+    small = lct.Candidate(exit=0, name="a", flops=751, macs=375, parameters=9, **costs)
+    assert budget_in_percent([small, main], main) == ("flops", 76)
+    assert lct.select([small, main], lct.Budget(flops="76%")) == small
+    unknown = lct.Candidate(exit=1, name="main network", flops=None, macs=None, parameters=10, **costs)
+    assert budget_in_percent([small, unknown], unknown) == ("parameters", 90)
+
+
+def test_critics_are_trained_on_the_runs_own_model_and_data(trained: lct.Run) -> None:
+    words = shlex.split(training_of_critics(trained))
+    assert words[:3] == ["lctprune", "train", "vgg-lct"]
+    assert words[words.index("--model-args") + 1] == "width=4"
+    assert words[words.index("--image-size") + 1] == "16"
+    assert words[words.index("--batch-size") + 1] == "18"
+    assert words[words.index("--weights") + 1 :] == [str(trained.path), "--freeze-main"]
