@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lctprune.cli.console import print_json, stdout
+from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, PartialOption, RunArgument
 
 EXPORTS = "exports"  # folder in a run
@@ -49,7 +49,8 @@ def export(
     candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
     number = member_named(loaded, exit).number
     folder = out or found.path / EXPORTS / f"exit{number}"
-    deployment = deploy(found, candidates, number, folder, format=format, loaded=loaded)
+    with printed_warnings(stderr()):
+        deployment = deploy(found, candidates, number, folder, format=format, loaded=loaded)
     if json:
         print_json(deployment_record(deployment))
     else:

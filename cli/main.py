@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, NoReturn
@@ -83,6 +84,7 @@ def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 no candidate fits the budget."""
     with suppress(AttributeError, OSError):  # of a stream that is no file, or cannot be changed
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of broken metadata, which nobody mends
     try:
         for argument in sys.argv[1:]:
             require_utf8(argument, "the argument")

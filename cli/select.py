@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lctprune.cli.console import print_json, stderr, stdout
+from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import (
     BatchOption,
     DataOption,
@@ -83,7 +83,7 @@ def select(
     for near in near_misses(candidates, limits, chosen)[:1]:
         stderr().print(f"Note: {near.name} has {_shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
-    with stderr().status("Exporting, and measuring on the test split"):
+    with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
         deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
     write_results(candidates, results, chosen=chosen, limits=limits)
     if json:

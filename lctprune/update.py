@@ -213,10 +213,10 @@ def run_exit(forward: GroupForward, critic: nn.Module | None, target: Tensor, lo
         forward.boundary.requires_grad_()
     output = forward.output if critic is None else critic(forward.boundary)
     losses = loss(output, target)
-    if losses.shape != forward.output.shape[:1]:
+    if (shape := getattr(losses, "shape", None)) != forward.output.shape[:1]:
         raise NetworkError(
-            f"the loss gave a tensor of shape {list(losses.shape)}; it must give one number per sample, "
-            f"[{forward.output.shape[0]}] (in PyTorch: reduction='none')"
+            f"the loss gave a {type(losses).__name__ if shape is None else f'tensor of shape {[*shape]}'}; it must "
+            f"give one number per sample, [{forward.output.shape[0]}] (in PyTorch: reduction='none')"
         )
     return Exit(output, losses)
 

@@ -135,6 +135,8 @@ def _choice(
 def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
     score, samples = own_score(test), int(test["samples"])
     metric = test.get("metric", "accuracy")
+    if score is None:
+        return f"Test {metric} of {name} is not defined on these {samples:,} samples."
     interval = ""
     if metric == "accuracy":  # a fraction of samples
         interval = f"95% interval {percent_interval(*wilson_interval(score, samples))}, "

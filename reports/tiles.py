@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,10 +59,14 @@ def _score_tile(subject: Candidate, test: Mapping[str, Any] | None) -> Tile:
     return Tile(value=score_text(own_score(test), metric), label=label)
 
 
-def own_score(test: Mapping[str, Any]) -> float:
-    """Return the value of the metric on the test split; an earlier version recorded it as the accuracy."""
+def own_score(test: Mapping[str, Any]) -> float | None:
+    """Return the value of the metric on the test split; None where it is not defined, as R2 of targets all alike.
+
+    An earlier version recorded it as the accuracy.
+    """
     score = test.get("score")
-    return float(test["accuracy"] if score is None else score)
+    score = test["accuracy"] if score is None else score
+    return None if score is None or math.isnan(score) else float(score)
 
 
 def main_score(test: Mapping[str, Any]) -> float | None:

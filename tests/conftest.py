@@ -25,6 +25,25 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt lists as slow; a line that names no test is an error."""
+    folder = Path(__file__).parent
+    lines = (folder / "slow.txt").read_text().splitlines()
+    slow = {line for line in lines if line and not line.startswith("#")}
+    names = {f"{item.path.relative_to(folder).as_posix()}::{item.nodeid.partition('::')[2]}": item for item in items}
+    for name in slow & names.keys():
+        names[name].add_marker("slow")
+    files = {name.partition("::")[0] for name in names}
+    stale = [
+        each
+        for each in slow - names.keys()
+        if each.partition("::")[0] in files or not (folder / each.partition("::")[0]).is_file()
+    ]
+    if stale and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"slow.txt lists tests that do not exist: {', '.join(sorted(stale))}")
+
+
 class Result(NamedTuple):
     """What a command did."""
 

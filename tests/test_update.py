@@ -553,6 +553,8 @@ def test_a_loss_per_output_is_refused() -> None:
     y = torch.zeros(BATCH, CLASSES, dtype=torch.double)
     with pytest.raises(NetworkError, match=r"shape \[6, 3\]"):
         lct.local_critic_backward(plain_network(), x, y, loss=lambda output, target: (output - target) ** 2, distill=0)
+    with pytest.raises(NetworkError, match="the loss gave a tuple; it must give one number per sample"):
+        lct.local_critic_backward(plain_network(), x, y, loss=lambda *_: (y, y), distill=0)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

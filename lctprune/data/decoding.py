@@ -66,6 +66,8 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     try:
         require_regular(path, DataError)
         with Image.open(path, formats=_formats()) as image:
+            if image.format == "TIFF":
+                image.filename = ""  # or Pillow maps the file into memory, with the sides of a turned image exchanged
             yield image
     except DataError:
         raise

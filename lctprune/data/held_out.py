@@ -8,14 +8,25 @@ from torch import Tensor
 
 from lctprune.errors import DataError
 
+REMEDY = "add samples, or give a split of your own (val/, val.tsv)"
 
-def stratified(
-    targets: Tensor,
-    fraction: float,
-    seed: int,
-    *,
-    remedy: str = "add samples, or give a split of your own (val/, val.tsv)",
-) -> tuple[Tensor, Tensor]:
+
+def hold_out(targets: Tensor, fraction: float, seed: int, *, remedy: str = REMEDY) -> tuple[Tensor, Tensor]:
+    """Return the indices of the larger and of the held-out part: by `stratified`, of small classes by `drawn_by_class`.
+
+    Raises:
+        DataError: every class has a single sample.
+    """
+    try:
+        return stratified(targets, fraction, seed, remedy=remedy)
+    except DataError:  # the held-out part would have fewer samples than there are classes
+        kept, drawn = drawn_by_class(targets, fraction, seed)
+        if not len(drawn):
+            raise
+        return kept, drawn
+
+
+def stratified(targets: Tensor, fraction: float, seed: int, *, remedy: str = REMEDY) -> tuple[Tensor, Tensor]:
     """Return the indices of the larger and of the held-out part, each with the same fraction of every class.
 
     The only sample of a class stays in the larger part.
@@ -28,9 +39,7 @@ def stratified(
     alone = targets.bincount()[targets] == 1
     divided = numpy.flatnonzero(~alone.numpy())
     try:
-        kept, held_out = train_test_split(
-            divided, test_size=fraction, random_state=seed, stratify=targets[divided].numpy()
-        )
+        kept, rest = train_test_split(divided, test_size=fraction, random_state=seed, stratify=targets[divided].numpy())
     except ValueError as error:
         smallest = int(targets.bincount().min())
         raise DataError(
@@ -38,7 +47,7 @@ def stratified(
             f"hold out {fraction:.0%} of them; {remedy}"
         ) from error
     kept = numpy.concatenate([kept, numpy.flatnonzero(alone.numpy())])
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
+    return torch.from_numpy(kept).sort().values, torch.from_numpy(rest).sort().values
 
 
 def drawn_by_class(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lctprune.config.data import DataConfig
-from lctprune.data.held_out import drawn_by_class, stratified
+from lctprune.data.held_out import drawn_by_class, hold_out
 from lctprune.data.image_listing import Files, nfc, some, subset
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.wording import counted
@@ -75,8 +75,8 @@ def divided(
             warnings.warn(text, DataWarning, stacklevel=4)
     if "val" in parts and "test" in parts:
         return parts["train"], parts["val"], parts["test"]
-    kept, held_out = stratified(parts["train"][1], config.val_fraction, config.seed)
-    return subset(parts["train"], kept), subset(parts["train"], held_out), parts.get("test") or parts["val"]
+    train, val = hold_out(parts["train"][1], config.val_fraction, config.seed)
+    return subset(parts["train"], train), subset(parts["train"], val), parts.get("test") or parts["val"]
 
 
 def is_cut(parts: Mapping[str, Files]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.held_out import stratified
+from lctprune.data.held_out import hold_out
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.data.tokens import tokenizer_of
@@ -53,7 +53,7 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
     if held_out:
         train_part, val_part = (sentences, targets), _read(held_out, classes)
     else:
-        train, val = (part.tolist() for part in stratified(targets, config.val_fraction, config.seed))
+        train, val = (part.tolist() for part in hold_out(targets, config.val_fraction, config.seed))
         train_part, val_part = (([sentences[index] for index in part], targets[part]) for part in (train, val))
     vocabulary = Vocabulary.of(train_part[0], tokenizer=tokenizer_of(tokenizer))
     _require_known_words(vocabulary, val_part[0], held_out or files[0], config.max_length)

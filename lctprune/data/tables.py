@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.held_out import stratified
+from lctprune.data.held_out import hold_out, stratified
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.table_cells import column_label, numbers_of, refuse_distant, warn_of_row_numbers
 from lctprune.data.table_files import TableFile, read_table
@@ -124,7 +124,8 @@ def _held_out(targets: Tensor, fraction: float, seed: int, label: str) -> tuple[
         counts = targets.bincount()
         is_continuous = 2 * len(counts) > len(targets)
         remedy = "give --task regression" if is_continuous else "add rows, or remove rare classes"
-        return stratified(targets, fraction, seed, remedy=f"{label} is predicted: {remedy}, or {OTHER_TARGET}")
+        draw = stratified if is_continuous else hold_out  # many classes of few rows are rather numbers
+        return draw(targets, fraction, seed, remedy=f"{label} is predicted: {remedy}, or {OTHER_TARGET}")
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     count = max(2, round(fraction * len(targets)))  # one sample has no variance to explain
     if count >= len(targets):

@@ -112,12 +112,13 @@ class Candidate:
     def score_interval(self) -> tuple[float, float]:
         """The 95% interval of the score: Wilson's of a fraction of samples, else the normal one."""
         score, highest = self.score or 0.0, math.inf if is_lower_better(self.metric) else 1.0
+        lowest = -math.inf if self.metric == "R2" or is_lower_better(self.metric) else 0.0
         if self.accuracy_error is not None:
             half = Z_95 * self.accuracy_error
-            return score - half, min(highest, score + half)
+            return max(lowest, score - half), min(highest, score + half)
         if self.samples and self.metric == "accuracy":
             return wilson_interval(score, self.samples)
-        return 0.0, highest
+        return min(0.0, score), highest
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.finiteness import failure, not_finite, reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.keeping import Keeper
-from lctprune.training.reading import LossReader, prepared_on
+from lctprune.training.reading import LossReader, measured, prepared_on
 from lctprune.training.stage import Stage
 
 TINY = 1e-9  # in place of a count of 0
@@ -175,7 +175,7 @@ def _train_epoch(
         settings = step_settings(position, config.epochs * steps, config)
         with config.autocast(), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
-            reader.add(index, _measured(losses, counting.fraction(targets)), (inputs, targets))
+            reader.add(index, measured(losses, counting.fraction(targets)), (inputs, targets))
             _read(reader, stage, total, epoch, steps, every=index + 1 >= steps)
         samples += len(targets)
         seconds = time.perf_counter() - start
@@ -199,19 +199,14 @@ def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: in
     Raises:
         TrainingError: a loss is not finite.
     """
-    for index, measured, batch in reader.ready(every=every):
-        for exit, value in not_finite(measured[:-1].tolist(), stage.first_exit):
+    for index, values, batch in reader.ready(every=every):
+        for exit, value in not_finite(values[:-1].tolist(), stage.first_exit):
             is_received, is_first = stage.links.source is not None, epoch * steps + index == 0
             raise failure(
                 exit, value, epoch, index, reason_in_batch(*batch, is_received=is_received, is_first_step=is_first)
             )
-        total += measured
+        total += values
         stage.means = (total[:-1] / total[-1].clamp(min=TINY)).tolist()
-
-
-def _measured(losses: Sequence[Tensor], fraction: Tensor) -> Tensor:
-    """Return the mean loss of each exit and the fraction of samples that count, [exits + 1], still on the device."""
-    return torch.stack([*(exit_losses.mean() for exit_losses in losses), fraction.to(losses[0])])
 
 
 class _Report(NamedTuple):

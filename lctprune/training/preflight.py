@@ -193,7 +193,10 @@ def _require_score(output: Tensor, targets: Tensor, loss: Loss | None) -> None:
     except DataError:
         pass  # found again for the whole split, which is then named
     except ValueError as error:
+        remedy = "class numbers, as integers (targets.long()), for [batch, classes, ...], or as many numbers as outputs"
+        if output.shape == targets.shape and not targets.is_floating_point():
+            remedy = "targets.argmax(1) if each sample has one class, or a loss of your own (BCE) if it has several"
         raise ConfigError(
             f"outputs of {list(output.shape)} cannot be scored against targets of {list(targets.shape)} ({error}); "
-            "give class numbers, as integers (targets.long()), for [batch, classes, ...], or as many numbers as outputs"
+            f"give {remedy}"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -112,3 +112,13 @@ class LossReader:
             if event is not None:
                 event.synchronize()
             yield reading
+
+
+def measured(losses: Sequence[Tensor], fraction: Tensor) -> Tensor:
+    """Return what is read of a step, still on the device: mean loss of each exit, then a fraction, [exits + 1].
+
+    Args:
+        losses: loss of each sample at each exit, [exits] tensors of [batch].
+        fraction: fraction of the samples that count, [].
+    """
+    return torch.stack([*(exit_losses.mean() for exit_losses in losses), fraction.to(losses[0])])

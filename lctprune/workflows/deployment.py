@@ -46,7 +46,8 @@ class Deployment:
         model_card: model.json beside it; None where nothing was written.
         test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`.
         main_test_accuracy: accuracy of the main network on the test split.
-        test_score: value of the run's metric of this exit on the test split.
+        test_score: value of the run's metric of this exit on the test split; None where it is not defined, too, as R2
+            of targets that do not differ.
         main_test_score: value of the run's metric of the main network on the test split.
         test_samples: number of samples of the test split that count; it and the others are None where nothing was
             measured.
@@ -225,8 +226,8 @@ def deploy(
         measured = {
             "test_accuracy": known(scores.accuracy[0]),
             "main_test_accuracy": known(scores.accuracy[1]),
-            "test_score": scores.score[0],
-            "main_test_score": scores.score[1],
+            "test_score": known(scores.score[0]),
+            "main_test_score": known(scores.score[1]),
             "test_samples": scores.samples,
         }
     if folder is None:

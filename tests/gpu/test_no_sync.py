@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.measure.counting import Counting
 from lctprune.optim.muon import Muon
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import step_settings
-from lctprune.training.reading import STEPS_LATE, LossReader, mean_losses
+from lctprune.training.reading import STEPS_LATE, LossReader, measured
 from lctprune.training.stage import Stage
 
 pytestmark = [
@@ -64,7 +65,7 @@ def test_no_step_waits_for_the_device(method: str, optimizer: str, make_network:
             assert targets.is_cuda
             with config.resolved().autocast():
                 losses = stage.step(inputs, targets, step_settings(index, 32, config.resolved()))
-            reader.add(index, mean_losses(losses, targets), (inputs, targets))
+            reader.add(index, measured(losses, Counting().fraction(targets)), (inputs, targets))
             read.extend(reader.ready())
         return index + 1
 
@@ -73,10 +74,10 @@ def test_no_step_waits_for_the_device(method: str, optimizer: str, make_network:
         count += take_steps(1)
     assert len(read) == count - STEPS_LATE
     read.extend(reader.ready(every=True))
-    means = torch.stack([each.means for each in read])
+    means = torch.stack([each.measured for each in read])
     assert means.device.type == "cpu"
     assert torch.isfinite(means).all()
-    assert len(set(means[:, -1].tolist())) == count  # none was read before it was there
+    assert len(set(means[:, -2].tolist())) == count  # none was read before it was there
 
 
 def test_images_are_augmented_on_the_device_as_on_the_cpu() -> None:

@@ -317,6 +317,20 @@ def test_of_losses_the_lowest_is_the_best() -> None:
     assert low < 0.4 < high
 
 
+@pytest.mark.parametrize(("metric", "lowest"), [("macro F1", 0), ("mAP", 0), ("balanced accuracy", 0), ("R2", -0.68)])
+def test_an_interval_ends_where_its_metric_does(metric: str, lowest: float) -> None:
+    costs = {"flops": 1, "macs": 1, "parameters": 1, "latency_ms": None, "size_bytes": 4, "samples": 4}
+    candidate = lct.Candidate(
+        exit=0, name="exit 0", accuracy=0.3, loss=1.0, metric=metric, accuracy_error=0.5, score=0.3, **costs
+    )
+    assert candidate.score_interval == (pytest.approx(lowest, abs=1e-2), 1.0)
+
+
+def test_a_loss_below_0_with_no_known_error_has_an_interval() -> None:
+    candidate = dataclasses.replace(measured(-0.5)[0], accuracy_error=None)
+    assert candidate.score_interval == (-0.5, math.inf)
+
+
 def test_a_cheaper_alternative_by_its_loss() -> None:
     candidates = measured(0.9, 0.41, 0.4)
     assert lct.cheaper_alternative(candidates, lct.Budget(), candidates[2]) is candidates[1]

@@ -113,6 +113,10 @@ def test_an_unfit_regression_is_refused(tmp_path: Path) -> None:
     data = lct.Data(train=split, val=split, test=split, classes=())
     with pytest.raises(lct.ConfigError, match=r"outputs of \[2, 2\] cannot be scored against targets of \[2\]"):
         lct.train(Network([nn.Linear(5, 2)]), data, CONFIG, run_dir=tmp_path / "run")
+    split = lct.TensorSplit(torch.randn(32, 5), torch.eye(2).long().repeat(16, 1))
+    data = lct.Data(train=split, val=split, test=split, classes=())
+    with pytest.raises(lct.ConfigError, match=r"targets\.argmax\(1\)"):
+        lct.train(Network([nn.Linear(5, 2)]), data, CONFIG, run_dir=tmp_path / "run")
 
 
 def test_a_trial_changes_nothing(make_network: Callable[..., Network], data: lct.Data, tmp_path: Path) -> None:

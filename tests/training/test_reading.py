@@ -14,7 +14,7 @@ from lctprune.measure.counting import Counting
 from lctprune.training.accelerator import _allowing_tf32, tuned_for
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import step_settings
-from lctprune.training.loop import _measured
+from lctprune.training.reading import measured
 
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item"}  # operations whose result the host needs
 
@@ -47,7 +47,7 @@ def test_no_step_reads_a_value(
     with NoWaiting(), config.autocast():
         for index, (inputs, targets) in enumerate(data.train.shuffled(48, seed=0)):
             losses = stage.step(inputs, targets, step_settings(index, 2, config))
-            means = _measured(losses, Counting().fraction(targets))
+            means = measured(losses, Counting().fraction(targets))
     assert means.shape == (count + 1,)
     with pytest.raises(AssertionError, match="reads a value"), NoWaiting():
         float(means[0])

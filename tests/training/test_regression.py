@@ -239,6 +239,33 @@ def test_select_and_report_speak_of_r2(cli: Cli, run: Path) -> None:
     assert "validation accuracy" not in page
 
 
+def test_r2_of_test_targets_that_do_not_differ_is_not_defined(cli: Cli, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+
+    def write(targets: list[float]) -> None:
+        table.write_text("a,y\n" + "".join(f"{row % 7},{target}\n" for row, target in enumerate(targets)))
+
+    rows = [float(row) for row in range(40)]
+    write(rows)
+    data = lct.load_data(lct.DataConfig(name=str(table), task="regression"))
+    (mean,), (std,) = data.target_normalization
+    held_out = {round(float(target)) for target in data.test.targets[:, 0] * std + mean}
+    write([5.0 if row in held_out else row for row in rows])
+    run, small = tmp_path / "run", ("--model-args", "width=8", "--groups", 2, "--epochs", 1, "--batch-size", 16)
+    assert cli("train", "mlp", "--data", table, "--task", "regression", "--out", run, *small).code == 0
+    result = cli("select", run, "--json")
+    assert "R2 is not defined" in result.err
+    assert [result.document[name] for name in ("test_score", "main_test_score", "test_accuracy")] == [None] * 3
+    card = json.loads((run / "selected" / "model.json").read_text())
+    assert (card["test"]["score"], card["test"]["accuracy"], card["test"]["samples"]) == (None, None, 8)
+    assert card["validation"]["score"] == result.document["selected"]["score"]
+    assert "Test R2 (8 samples, read for this only): -; main network -." in cli("select", run).out
+    assert cli("report", run).code == 0
+    page = (run / "report.html").read_text()
+    assert "is not defined on these 8 samples" in page
+    assert "nan" not in page.casefold()
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_every_exit_can_be_exported(cli: Cli, run: Path, tmp_path: Path) -> None:
     document = cli("export", run, "--exit", 0, "--out", tmp_path, "--json").document
