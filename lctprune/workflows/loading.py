@@ -172,6 +172,8 @@ def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor
     for name in ("num_outputs", "in_channels", "features", "vocabulary"):
         if (value := getattr(recipe, name)) is not None and value > max(largest, MOST_GROUPS):
             raise RunError(f"{run.path / CONFIG}: network.{name} is {value}, and no weights are for so many; {RESTORE}")
+    if is_own_function(recipe.model):  # which may do more than build a network: it is called once
+        return
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
