@@ -62,6 +62,16 @@ PartialOption = Annotated[
     typer.Option("--partial", metavar=SWITCH, help="Go on without added networks whose files are damaged."),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", metavar=SWITCH, help="Continue from the last whole epoch.")]
+LIMIT = "LIMIT"  # what --help shows for the value of a budget
+BudgetFlopsOption = Annotated[
+    str | None,
+    typer.Option(metavar=LIMIT, help="Maximum FLOPs per sample: 1e9, 1G, 500M, or 60% of the main network's."),
+]
+BudgetMacsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum multiply-adds per sample.")]
+BudgetParamsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum number of parameters.")]
+BudgetLatencyOption = Annotated[
+    str | None, typer.Option(metavar=LIMIT, help="Maximum latency per call on this machine, in milliseconds.")
+]
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY

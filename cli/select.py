@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import (
     BatchOption,
+    BudgetFlopsOption,
+    BudgetLatencyOption,
+    BudgetMacsOption,
+    BudgetParamsOption,
     DataOption,
     JsonOption,
     ModelOption,
@@ -30,15 +32,10 @@ if TYPE_CHECKING:
 
 def select(
     run: RunArgument = None,
-    budget_flops: Annotated[
-        str | None,
-        typer.Option(metavar="LIMIT", help="Maximum FLOPs per sample: 1e9, 1G, 500M, or 60% of the main network's."),
-    ] = None,
-    budget_macs: Annotated[str | None, typer.Option(metavar="LIMIT", help="Maximum multiply-adds per sample.")] = None,
-    budget_params: Annotated[str | None, typer.Option(metavar="LIMIT", help="Maximum number of parameters.")] = None,
-    budget_latency_ms: Annotated[
-        str | None, typer.Option(metavar="LIMIT", help="Maximum latency per call on this machine, in milliseconds.")
-    ] = None,
+    budget_flops: BudgetFlopsOption = None,
+    budget_macs: BudgetMacsOption = None,
+    budget_params: BudgetParamsOption = None,
+    budget_latency_ms: BudgetLatencyOption = None,
     latency_batch: BatchOption = 1,
     model: ModelOption = None,
     data: DataOption = None,

@@ -1,3 +1,4 @@
+from .config.compression import CompressConfig as CompressConfig
 from .config.data import DataConfig as DataConfig
 from .config.network import NetworkConfig as NetworkConfig
 from .config.training import TrainConfig as TrainConfig
@@ -89,10 +90,13 @@ from .training.trainer import open_run as open_run
 from .training.trainer import train as train
 from .training.trainer import train_steps as train_steps
 from .update import local_critic_backward as local_critic_backward
+from .workflows.compression import compress as compress
+from .workflows.compression_stages import Compressed as Compressed
 from .workflows.densification import densify as densify
 from .workflows.deployment import measure_run as measure_run
 from .workflows.finetuning import finetune as finetune
 from .workflows.handing_over import export as export
 from .workflows.loading import load_network as load_network
+from .workflows.narrowing import narrow as narrow
 
 __version__: str

@@ -90,6 +90,9 @@ class NetworkConfig:
     critic_kinds: tuple[str, ...] | None = setting(
         None, "Kind of each critic that critic=auto chose: a record, which takes precedence over critic."
     )
+    pruned: tuple[dict[str, Any], ...] | None = setting(
+        None, "Channels that were taken out of the exit, one pruning after the other: a record."
+    )
     tracing: tuple[str, ...] | None = setting(
         None, "How the network was traced, and the submodules kept whole: a record, so that it is not compared again."
     )
@@ -112,6 +115,7 @@ class NetworkConfig:
             "cuts",
             "cut_point_names",
             "critic_kinds",
+            "pruned",
             "tracing",
         ):  # lists, when read back from JSON
             value = getattr(self, name)
@@ -139,7 +143,7 @@ class NetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, as they stand in a run's config.json."""
         values = dataclasses.asdict(self)
-        for name in ("critic_kinds", "cut_point_names", "tracing"):
+        for name in ("critic_kinds", "cut_point_names", "tracing", "pruned"):
             if not values[name]:  # as in runs from before it was recorded
                 del values[name]
         return values

@@ -253,7 +253,7 @@ def measure_costs(
                 accuracy_error=None if scores.accuracy_error is None else scores.accuracy_error[each.position],
                 origin=each.origin,
                 batch_dependence=each.batch_dependence,
-                score=scores.score[each.position],
+                score=scores.score[each.position] if scores.score else None,
             )
         )
     return candidates

@@ -22,6 +22,7 @@ from lctprune.models.weights import Loaded, is_run, load_weights, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.attach import attach_critics
 from lctprune.partition.cutting import possible_cut_points
+from lctprune.pruning.record import apply_record
 from lctprune.utils.wrappers import unwrapped
 
 # name -> function that takes num_outputs, and those of in_channels, image_size, features and vocabulary that it needs
@@ -110,13 +111,15 @@ def build_network(
 
 
 def network_of(network: LocalCriticNetwork, recipe: NetworkConfig) -> LocalCriticNetwork:
-    """Return the network that a recipe describes: all of it, or the one exit that the recipe names.
+    """Return the network that a recipe describes: all of it or one exit, without what was pruned.
 
     Raises:
-        NetworkError: there is no such exit.
+        NetworkError: there is no such exit, or what was pruned is of another network.
     """
     if recipe.exit is not None:
         network = LocalCriticNetwork([network.subnetwork(recipe.exit)])
+    for record in recipe.pruned or ():
+        apply_record(network, record)
     network.recipe = recipe
     return network
 

@@ -10,6 +10,7 @@ import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -61,7 +62,14 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
     return session.opened
 
 
-def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Session:
+def begin_dense(
+    run: Run,
+    *,
+    data: Data | None = None,
+    epochs: int | None = None,
+    resume: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Session:
     """Build the densified front of a run and open the added run. See `densify`."""
     require_recipe(run)
     loaded, folder = LoadedRun(run), run.path / DENSE
@@ -75,11 +83,9 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NetworkWarning)  # shown when the run was trained
         added = critics_to_add(network, data.example)
-        densified = _densified(network, added, seed=training.seed)
+        dense = densified(network, added, seed=training.seed)
     if epochs is None:
-        epochs = (
-            resumed.config.training.epochs if resumed else default_epochs(network, densified, data.example, training)
-        )
+        epochs = resumed.config.training.epochs if resumed else default_epochs(network, dense, data.example, training)
     config = dataclasses.replace(
         training,
         epochs=epochs,
@@ -89,15 +95,21 @@ def begin_dense(run: Run, *, data: Data | None = None, epochs: int | None = None
         distill="0",
         critic_period=1,
         diagnostics=False,
-        device="auto",  # this machine may be another one
+        device=device,  # by default not that of the run: this machine may be another one
     )
     origin = new_origin(loaded, [each.origin for each in added])
-    opened = open_run(densified, data, config, run_dir=folder, resume=resume, origin=origin)
-    return Session(densified, data, opened)
+    opened = open_run(dense, data, config, run_dir=folder, resume=resume, origin=origin)
+    return Session(dense, data, opened)
 
 
-def _densified(network: LocalCriticNetwork, added: Sequence[AddedCritic], *, seed: int) -> LocalCriticNetwork:
-    """Build the main network with the added critics as its critics."""
+def densified(network: LocalCriticNetwork, added: Sequence[AddedCritic], *, seed: int) -> LocalCriticNetwork:
+    """Build the main network with added critics as its critics, and with the weights of the trained ones.
+
+    Args:
+        network: network with a recipe.
+        added: critics from `critics_to_add`.
+        seed: random seed of new weights.
+    """
     assert network.recipe is not None  # or the run could not have been loaded
     torch.manual_seed(seed)
     densified = build_network(_recipe(network.recipe, added))

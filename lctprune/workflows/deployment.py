@@ -238,7 +238,7 @@ def deploy(
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
-        **model_card(run, candidates, exit, scores),
+        **model_card(run, candidates, exit, scores, loaded.data.classes),
         "file": model.name,
         "format": format,
         "sha256": sha256(model),

@@ -9,10 +9,12 @@ from lctprune.data.load import relocated
 from lctprune.errors import ConfigError, RunError
 from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
+from lctprune.workflows.compression_stages import COMPRESSION
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import recorded_training, require_executable, require_recipe
-from lctprune.workflows.members import DENSE, added_runs
+from lctprune.workflows.members import DENSE, NARROWED, added_runs
+from lctprune.workflows.narrowing import resume_narrowing
 from lctprune.workflows.session import Session, SessionSettings
 
 
@@ -32,7 +34,11 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
     recipe, training = require_recipe(run), recorded_training(run)
     require_executable(run)
     if run.config.origin is not None:
-        raise RunError(f"{run.path} was added to another run; go on with lctprune densify or finetune, and --resume")
+        raise RunError(
+            f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and --resume"
+        )
+    if (run.path / COMPRESSION).exists():
+        raise _of_compression(run.path)
     if run.config.data is None:
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
     done = run.epochs_done
@@ -63,11 +69,20 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
         The run that it was added to, and the session.
     """
     path = added.path.resolve()
+    owner_path = path.parent if path.name == DENSE else path.parents[1]
+    if (owner_path / COMPRESSION).exists():
+        raise _of_compression(owner_path)
     if path.name == DENSE:
         owner = Run(path.parent, model=model, data_path=data)
         return owner, begin_dense(owner, resume=True)
     owner = Run(path.parents[1], model=model, data_path=data)
+    if path.parent.name == NARROWED:
+        return owner, resume_narrowing(owner, path)
     return owner, begin_finetuning(owner, int(path.name.removeprefix("exit")), resume=True)
+
+
+def _of_compression(path: Path) -> RunError:
+    return RunError(f"{path} was begun by lctprune compress; go on with the same command and --resume")
 
 
 def unfinished_addition(run: Run) -> Run | None:

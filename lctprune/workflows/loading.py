@@ -41,10 +41,12 @@ class LoadedRun:
 
     Args:
         run: the run.
+        data: its data, if that is in memory already.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, data: Data | None = None) -> None:
         self.run = run
+        self._data = data
         self._checkpoints: dict[Path, Checkpoint] = {}
         self._networks: dict[Path, LocalCriticNetwork] = {}
 
@@ -76,7 +78,7 @@ class LoadedRun:
     @cached_property
     def data(self) -> Data:
         """The data that the run was trained on."""
-        return self.run.load_data()
+        return self.run.load_data() if self._data is None else self._data
 
     @property
     def epochs(self) -> dict[str, int]:

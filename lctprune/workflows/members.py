@@ -2,6 +2,7 @@
 
 dense/                  the densified front: critics at further cut points, trained on the run's frozen main network
 finetuned/exitK/        exit K as one network, trained further from end to end
+narrowed/exitK-TARGET/  exit K as one network, with fewer channels
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lctprune.runs import Run
 from lctprune.utils.files import require_writable
 from lctprune.workflows.loading import LoadedRun, require_recipe
 
-DENSE, FINETUNED = "dense", "finetuned"
+DENSE, FINETUNED, NARROWED = "dense", "finetuned", "narrowed"
 
 
 class Member(NamedTuple):
@@ -219,7 +220,7 @@ def _examined(loaded: LoadedRun) -> tuple[list[tuple[Run, Origin]], list[str]]:
     """Open the runs that were added to a run: the whole ones with their origins, and what is wrong with the others."""
     run = loaded.run
     found, damaged, taken = [], [], {*range(_own_exits(run))}
-    for folder in (run.path / DENSE, *sorted((run.path / FINETUNED).glob("*"))):
+    for folder in (run.path / DENSE, *_folders(run.path / FINETUNED), *_folders(run.path / NARROWED)):
         if not (folder.is_dir() and any(os.path.lexists(folder / name) for name in (CONFIG, CHECKPOINT))):
             continue  # no run, or something else
         try:
@@ -236,6 +237,10 @@ def _examined(loaded: LoadedRun) -> tuple[list[tuple[Run, Origin]], list[str]]:
         except RunError as error:
             damaged.append(f"{folder}, which was added to {run.path}, is damaged: {error}")
     return found, damaged
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(path.glob("*"))
 
 
 def _require_sound(added: Run, origin: Origin, *, current: str) -> None:

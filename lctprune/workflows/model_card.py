@@ -31,7 +31,9 @@ def known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def model_card(run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitScores | None) -> dict[str, Any]:
+def model_card(
+    run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitScores | None, classes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Describe one exit of a run, for whoever has the exported file and nothing else.
 
     Args:
@@ -39,14 +41,15 @@ def model_card(run: Run, candidates: Sequence[Candidate], exit: int, scores: Exi
         candidates: all candidates of the run.
         exit: number of the candidate.
         scores: scores of this network and of the main network on the test split, where they were measured.
+        classes: names of the classes, if the run was trained on data made in a program, which is not recorded.
     """
     recipe, data = run.config.network, run.config.data
-    assert recipe is not None and data is not None  # noqa: PT018, or neither could have been loaded
+    assert recipe is not None  # or it could not have been loaded
     return {
         "model": recipe.model,
         "exit": exit,
-        "classes": list(data.classes),
-        "input": input_record(recipe, data),
+        "classes": list(data.classes if data else classes),
+        "input": input_record(recipe, data) if data else _unrecorded_input(recipe),
         "output": output_record(recipe, data),
         "costs_are_for": f"one sequence of {recipe.steps} steps" if recipe.steps else "one sample",
         "validation": candidate_record(candidate_of(candidates, exit)),
@@ -111,6 +114,15 @@ def input_record(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
     }
 
 
+def _unrecorded_input(recipe: NetworkConfig) -> dict[str, Any]:
+    example = recipe.example
+    return {
+        "shape": ["batch", *example.shape[1:]],
+        "dtype": str(example.dtype).removeprefix("torch."),
+        "preprocessing": "that of the program that trained it",
+    }
+
+
 def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
     """Say how an image file becomes an input, in words and as values that a program can read."""
     resizing = {
@@ -137,9 +149,11 @@ def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
     }
 
 
-def output_record(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
+def output_record(recipe: NetworkConfig, data: DataRecord | None) -> dict[str, Any]:
     """Say what an output of the network is and means."""
     shape = ["batch", recipe.num_outputs]
+    if data is None:
+        return {"shape": shape, "meaning": "that of the program that trained it"}
     if data.target is None:
         return {"shape": shape, "meaning": "one logit per class; the largest wins"}
     statistics = {"mean": list(data.target.mean), "std": list(data.target.std)}

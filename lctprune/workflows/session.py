@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lctprune.config.data import DataConfig
+from lctprune.config.given import Given
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.builtin import CLUTTERED
@@ -187,6 +188,22 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
 
 
 def _begin(settings: SessionSettings) -> Session:
+    network, data, training, given = prepare(settings)
+    run = open_run(network, data, training, run_dir=settings.out, resume=settings.resume, given=given)
+    return Session(network, data, run)
+
+
+class Prepared(NamedTuple):
+    """What `open_run` needs: network, data, settings of the training, and a function that measures a given network."""
+
+    network: LocalCriticNetwork
+    data: Data
+    training: TrainConfig
+    given: Callable[[], Given] | None = None
+
+
+def prepare(settings: SessionSettings) -> Prepared:
+    """Load the data and build the network, and write nothing. Errors are those of `begin`."""
     require_known(settings.network.model)  # before the data is read
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     if resumed and settings.extend:
@@ -221,8 +238,7 @@ def _begin(settings: SessionSettings) -> Session:
     if settings.weights and not resumed:
         warn_of_seen_samples(network, data, given)
         measured = partial(measure_given, network, data, training)
-    run = open_run(network, data, training, run_dir=settings.out, resume=settings.resume, given=measured)
-    return Session(network, data, run)
+    return Prepared(network, data, training, measured)
 
 
 def _sized(settings: SessionSettings, resumed: Run | None, own: OwnImages) -> DataConfig:

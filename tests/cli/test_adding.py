@@ -146,7 +146,7 @@ def test_where_no_critic_can_be_added_nothing_is_trained(cli: Cli, tmp_path: Pat
         (("finetune", "RUN", "--exit", 0, "--lr", "nan"), 2, "lr is nan"),
         (("finetune", "RUN", "--exit", 0, "--epochs", 0), 2, "--epochs"),
         (("finetune", "RUN", "--exit", 0, "--resume"), 1, "leave out --resume"),
-        (("export", "RUN", "--exit", 3), 1, "there are exits 0, 1, 2"),
+        (("export", "RUN", "--exit", 3), 1, "has exits 0, 1, 2"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

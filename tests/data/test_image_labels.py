@@ -311,7 +311,7 @@ def test_the_image_root_moves_with_its_table(tmp_path: Path) -> None:
 
 
 def test_an_image_root_needs_a_table() -> None:
-    with pytest.raises(ConfigError, match=r"'pics'.*FILE\.csv.*'digits'"):
+    with pytest.raises(ConfigError, match=r"'pics'.*FILE\.csv.*'digits-cluttered'"):
         DataConfig(image_root="pics")
 
 

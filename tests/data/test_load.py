@@ -135,7 +135,7 @@ def test_digits_are_normalised_by_their_train_split(digits: Data) -> None:
     ],
 )
 def test_augmentation_is_of_train_only(augment: str, expected: Augmentation) -> None:
-    data = load_data(DataConfig(augment=augment))
+    data = load_data(DataConfig(name="digits", augment=augment))
     assert isinstance(data.train, TensorSplit)
     assert data.train.augmentation == expected
     for split in (data.val, data.test):
@@ -145,7 +145,7 @@ def test_augmentation_is_of_train_only(augment: str, expected: Augmentation) -> 
 
 @pytest.mark.parametrize(("size", "shift", "pixels"), [(32, 0.125, 4), (32, 0.5, 16), (8, 0.01, 1)])
 def test_a_shift_is_a_share_of_the_side(size: int, shift: float, pixels: int) -> None:
-    data = load_data(DataConfig(image_size=size, shift=shift))
+    data = load_data(DataConfig(name="digits", image_size=size, shift=shift))
     assert isinstance(data.train, TensorSplit)
     assert data.train.augmentation.crop == pixels
 

@@ -167,7 +167,10 @@ def test_a_recipe_survives_json_and_builds_the_same_network(config: NetworkConfi
     assert read_back == config
     network, again = build_network(config), build_network(read_back)
     kinds = network.critic_kinds or None if config.critic == "auto" else None
-    recorded = dataclasses.replace(config, cuts=network.cuts, critic_kinds=kinds, tracing=network.tracing)
+    names = network.cut_point_names or None
+    recorded = dataclasses.replace(
+        config, cuts=network.cuts, cut_point_names=names, critic_kinds=kinds, tracing=network.tracing
+    )
     assert network.recipe == again.recipe == recorded
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes

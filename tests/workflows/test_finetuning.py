@@ -18,8 +18,9 @@ import lctprune as lct
 from lctprune.losses import mean_squared_error
 from lctprune.models.build import network_of
 from lctprune.utils.files import write_json
-from lctprune.workflows.finetuning import TaughtSplit, begin_finetuning, distillation_loss
+from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.members import member_of, members_of
+from lctprune.workflows.taught import TaughtSplit, distillation_loss
 
 TableRun = Callable[..., lct.Run]
 

@@ -1,0 +1,233 @@
+"""`lctprune compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lctprune.cli.console import print_json, print_notes, print_table, printed_warnings, stderr, stdout
+from lctprune.cli.options import (
+    SWITCH,
+    BudgetFlopsOption,
+    BudgetLatencyOption,
+    BudgetMacsOption,
+    BudgetParamsOption,
+    JsonOption,
+    Settings,
+    ThreadsOption,
+    with_settings,
+)
+from lctprune.cli.parsing import data_name, group_count
+from lctprune.config.compression import CompressConfig
+from lctprune.config.data import DataConfig
+from lctprune.config.fields import DATA, FIRST, help_of
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.utils.names import shell_word
+
+if TYPE_CHECKING:
+    from lctprune.workflows.compression_stages import Compressed, Compression
+
+NETWORK = ("model_args", "groups", "split_at", "critic")
+TRAINING = (
+    "batch_size",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "metric",
+    "precision",
+    "device",
+    "seed",
+)
+
+
+@with_settings
+def compress(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=help_of(NetworkConfig, "model"))],
+    data: Annotated[dict[str, Any], Settings(DataConfig, names={"name": "data"})],
+    network: Annotated[dict[str, Any], Settings(NetworkConfig, only=NETWORK, unset=("groups",))],
+    compression: Annotated[dict[str, Any], Settings(CompressConfig)],
+    training: Annotated[dict[str, Any], Settings(TrainConfig, only=TRAINING)],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|RUN",
+            rich_help_panel=FIRST,
+            help="Weights of the network: a state dict, a run directory, or default, the model's own.",
+        ),
+    ],
+    budget_flops: BudgetFlopsOption = None,
+    budget_macs: BudgetMacsOption = None,
+    budget_params: BudgetParamsOption = None,
+    budget_latency_ms: BudgetLatencyOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", rich_help_panel=FIRST, help="Run directory, new or empty. Default: a new one in runs/."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", metavar=SWITCH, rich_help_panel=FIRST, help="Continue the compression in --out where it stood."
+        ),
+    ] = False,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download", metavar=SWITCH, rich_help_panel=DATA, help="Download the data set if it is not there."
+        ),
+    ] = False,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compress a trained network to a budget, and export the result.
+
+    It trains critics on the network, takes channels out of it and of its exits until they fit the budget, fine-tunes
+    the most promising ones with the network as their teacher, and exports the best one by validation. Exit code 3:
+    nothing can fit the budget, and nothing was trained.
+
+    Example:
+    lctprune compress resnet18 --weights trained.safetensors --data DIR --budget-flops 50%
+    """
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    from lctprune.measure.selection import Budget
+    from lctprune.workflows.compression import begin_compression
+
+    limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
+    places = {"name": data_name(data["name"]), "data_dir": str(Path(data["data_dir"]).absolute())}
+    if data["image_root"] is not None:
+        places["image_root"] = str(Path(data["image_root"]).absolute())
+    with printed_warnings(stderr()):
+        begun = begin_compression(
+            NetworkConfig(model=model, **network | {"groups": group_count(network | {"balance": "flops"})}),
+            DataConfig(**data | places, seed=training["seed"]),
+            Budget(**limits),
+            weights=weights,
+            config=CompressConfig(**compression),
+            training=TrainConfig(**training),
+            out=out,
+            resume=resume,
+            download=download,
+        )
+    _show_plan(begun)
+    try:
+        _train(begun)
+    except KeyboardInterrupt:
+        command = f"--resume --out {shell_word(begun.run.path)}"
+        stderr().print(f"To go on, give the same command with {command}", soft_wrap=True)
+        raise
+    with printed_warnings(stderr()), stderr().status("Measuring all candidates, then the chosen one on the test split"):
+        result = begun.finish()
+    _write_results(result)
+    if json:
+        print_json(_record(result))
+    else:
+        _show(result)
+
+
+def _show_plan(begun: Compression) -> None:
+    from lctprune.config.metric import score_text
+    from lctprune.measure.units import amount
+
+    console = stderr()
+    if given := begun.run.config.given:
+        score = score_text(given.score, given.metric)
+        console.print(f"Given network: {given.metric} {score} on {given.samples} validation samples")
+    budget = " and ".join(amount(limit, cost) for cost, limit in begun.limits.items())
+    console.print(f"Plan to get to {budget} in {begun.run.path} (cost: epochs of the network's own training):")
+    rows = [
+        {
+            "stage": line.stage,
+            "what": line.what,
+            "networks": str(line.networks),
+            "passes each": f"{line.passes:.2f}",
+            "cost": f"{line.cost:.2f}",
+        }
+        for line in begun.plan
+    ]
+    print_table(console, rows, dispensable=["networks"], left=("stage", "what"))
+    console.print(f"In all: {sum(line.cost for line in begun.plan):.2f} epochs.")
+
+
+def _train(begun: Compression) -> None:
+    from lctprune.cli.progress import show_progress
+    from lctprune.workflows.members import exit_names
+
+    console, shown = stderr(), 0
+    for stage in begun.stages():
+        print_notes(console, begun.notes[shown:])
+        shown = len(begun.notes)
+        console.print(f"{stage.name}: {stage.what}")
+        show_progress(stage.session.steps(), console, exit_names(stage.session.opened))
+    print_notes(console, begun.notes[shown:])
+
+
+def _write_results(result: Compressed) -> None:
+    from lctprune.cli.results import write_results
+
+    write_results(result.candidates, result.run.path, chosen=result.chosen, limits=result.limits)
+
+
+def _show(result: Compressed) -> None:
+    from lctprune.cli.console import quantity
+    from lctprune.config.metric import score_text
+
+    main, chosen, deployment, console = result.main, result.chosen, result.deployment, stdout()
+    metric = chosen.metric
+    rows = []
+    for name, candidate, score in (
+        ("before", main, deployment.main_test_score),
+        ("after", chosen, deployment.test_score),
+    ):
+        rows.append(
+            {
+                "": name,
+                f"test {metric}": score_text(score, metric),
+                f"validation {metric}": score_text(candidate.score, metric),
+                "FLOPs": quantity(candidate.flops),
+                "params": quantity(candidate.parameters),
+                "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms",
+                "size": f"{candidate.size_bytes / 2**20:.2f} MiB",
+            }
+        )
+    console.print(f"\n{chosen.name}: {chosen.origin or 'an exit of the network'}\n")
+    print_table(console, rows, dispensable=["size", "params"], left=("",))
+    console.print(f"\nGiven up: {_given_up(result)}. Training cost {result.spent:.2f} epochs of the network's own.")
+    console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
+    console.print(
+        f"All candidates: {result.run.path}/candidates.csv; another budget: lctprune select "
+        f"{shell_word(result.run.path)} --budget-flops 40%",
+        soft_wrap=True,
+    )
+
+
+def _given_up(result: Compressed) -> str:
+    before, after = result.deployment.main_test_score, result.deployment.test_score
+    metric = result.chosen.metric
+    if before is None or after is None:
+        return "not known"
+    if metric == "loss":
+        return f"{after - before:+.4g} of test loss"
+    return f"{100 * (before - after):.1f} points of test {metric}" if metric != "R2" else f"{before - after:.3f} of R2"
+
+
+def _record(result: Compressed) -> dict[str, Any]:
+    from lctprune.workflows.deployment import deployment_record
+    from lctprune.workflows.model_card import candidate_record
+
+    return {
+        "run": str(result.run.path),
+        "budget": dict(result.limits),
+        "before": candidate_record(result.main),
+        "selected": candidate_record(result.chosen),
+        "candidates": [candidate_record(candidate) for candidate in result.candidates],
+        "spent_epochs": result.spent,
+        **deployment_record(result.deployment),
+    }

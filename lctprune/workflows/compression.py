@@ -1,0 +1,150 @@
+"""Compress a trained network to a budget: critics, further critics, fewer channels, fine-tuning, choice, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import torch
+
+from lctprune.config.compression import CompressConfig
+from lctprune.config.data import DataConfig
+from lctprune.config.network import NetworkConfig
+from lctprune.config.training import TrainConfig
+from lctprune.data.dataset import Data
+from lctprune.errors import NetworkError, RunError
+from lctprune.measure.selection import Budget
+from lctprune.models.build import build_network, fitted
+from lctprune.pruning.dependencies import require_engine
+from lctprune.runs import Run
+from lctprune.training.trainer import open_run
+from lctprune.workflows.compression_costs import Costs, require_feasible
+from lctprune.workflows.compression_plan import (
+    Planned,
+    critics_cost,
+    planned,
+)
+from lctprune.workflows.compression_stages import Compressed, Compression
+from lctprune.workflows.session import Prepared, SessionSettings, prepare
+
+
+def compress(
+    model: str | NetworkConfig,
+    data: Data | DataConfig,
+    budget: Budget,
+    *,
+    weights: str | Path,
+    config: CompressConfig | None = None,
+    training: TrainConfig | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Compressed:
+    """Compress a trained network to a budget, and export the result.
+
+    Critics are trained on the network, which is frozen; then more of them, at other depths; then the main network and
+    the best exits that are too large are narrowed to the budget, and fine-tuned with the main network as their teacher
+    by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), so that most of the training goes into the
+    most promising one. The best by validation that fits the budget is measured on the test split and exported.
+
+    Args:
+        model: name of the network, as for `build_network` (`package.module:function` for one's own), or its settings.
+        data: data to train on, or its settings.
+        budget: limits; percentages are of the given network.
+        weights: weights of the network: a file, a run directory, or `default`. See `build_network`.
+        config: settings of the compression.
+        training: settings of each training; epochs, rates and what critics learn are left to the compression.
+        out: run directory, new or empty; by default one below `runs/`.
+        resume: whether to continue the compression in `out`, with the same arguments.
+
+    Raises:
+        BudgetError: nothing can fit by its costs; nothing was written.
+        ConfigError: a value is out of range, the network fits already, or Torch-Pruning is not installed.
+        NetworkError: the network cannot be built, cut or trained.
+        RunError: `out` cannot be written or resumed, or was begun with other settings.
+        TrainingError: a loss is not finite.
+    """
+    compression = begin_compression(
+        model, data, budget, weights=weights, config=config, training=training, out=out, resume=resume
+    )
+    for stage in compression.stages():
+        for _ in stage.session.steps():
+            pass
+    return compression.finish()
+
+
+def begin_compression(
+    model: str | NetworkConfig,
+    data: Data | DataConfig,
+    budget: Budget,
+    *,
+    weights: str | Path,
+    config: CompressConfig | None = None,
+    training: TrainConfig | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    download: bool = False,
+) -> Compression:
+    """Check that a budget can be kept, plan the compression and open its run. See `compress`."""
+    require_engine()
+    config = config or CompressConfig()
+    training = dataclasses.replace(
+        training or TrainConfig(), method="local-critic", freeze_main=True, diagnostics=False, epochs=_whole(config)
+    )
+    network = NetworkConfig(model=model) if isinstance(model, str) else model
+    folder = None if out is None else Path(out)
+    if resume and folder is None:
+        raise RunError("to resume, name the run directory (--out DIR)")
+    if isinstance(data, Data):
+        prepared = _prepared(network, data, training, str(weights), folder if resume else None)
+    else:
+        settings = SessionSettings(
+            network=network,
+            data=data,
+            training=training,
+            weights=str(weights),
+            download=download,
+            out=folder,
+            resume=resume,
+        )
+        prepared = prepare(settings)
+    if prepared.network.new_parameters:
+        raise NetworkError(
+            f"{weights} has no classifier for these classes ({', '.join(prepared.network.new_parameters)} is new), so "
+            "there is no trained network to compress; train it with lctprune train --weights, then give that run"
+        )
+    costs = Costs.of(prepared.network, prepared.data.example, budget)
+    require_feasible(prepared.network, prepared.data.example, costs)
+    plan = _plan(prepared, costs, config)
+    run = open_run(
+        prepared.network,
+        prepared.data,
+        prepared.training,
+        run_dir=folder,
+        resume=resume,
+        given=prepared.given,
+    )
+    return Compression(prepared.network, prepared.data, run, config, costs, plan)
+
+
+def _whole(config: CompressConfig) -> int:
+    """Return enough epochs for the critics: a pass costs at least a third of one of the network's."""
+    return max(1, math.ceil(3 * config.divided[0] * config.epochs - 1e-9))
+
+
+def _prepared(
+    network: NetworkConfig, data: Data, training: TrainConfig, weights: str, resumed: Path | None
+) -> Prepared:
+    """Build the network for data in memory."""
+    torch.manual_seed(training.seed)
+    recorded = Run(resumed).config.network if resumed else None
+    return Prepared(build_network(recorded or fitted(network, data), weights=weights), data, training)
+
+
+def _plan(prepared: Prepared, costs: Costs, config: CompressConfig) -> list[Planned]:
+    return planned(
+        config,
+        critics=critics_cost(prepared.network, prepared.data.example),
+        further=costs.further if config.divided[1] else None,
+        fraction=costs.fraction,
+    )

@@ -1,0 +1,106 @@
+"""What is known of a compression before any training: what exits cost, and whether anything can fit the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lctprune.errors import BudgetError, ConfigError, NetworkError
+from lctprune.measure.candidates import Candidate, exit_name
+from lctprune.measure.selection import Budget, Limits, select
+from lctprune.measure.unscored import unscored
+from lctprune.network import LocalCriticNetwork
+from lctprune.pruning.dependencies import explained, prunable
+from lctprune.pruning.engine import prune
+from lctprune.pruning.importance import importance_of
+from lctprune.workflows.added_critics import critics_to_add
+from lctprune.workflows.compression_plan import critics_cost, fraction_within
+from lctprune.workflows.densification import densified
+from lctprune.workflows.narrowing_targets import Fitting
+
+
+class Costs(NamedTuple):
+    """What is known of costs before training.
+
+    Attributes:
+        exits: cost of each exit, by its number; the last is the main network.
+        limits: the budget in absolute units.
+        further: cost of a pass that trains further critics; None where there can be none.
+        fraction: largest fraction of the main network that the budget may leave.
+    """
+
+    exits: Mapping[int, Candidate]
+    limits: Limits
+    further: float | None
+    fraction: float
+
+    @property
+    def main(self) -> Candidate:
+        """The cost of the main network."""
+        return self.exits[len(self.exits) - 1]
+
+    @property
+    def has_latency(self) -> bool:
+        """Whether latency is limited, and so must be measured."""
+        return "latency_ms" in self.limits
+
+    @classmethod
+    def of(cls, network: LocalCriticNetwork, example: Tensor, budget: Budget) -> Costs:
+        """Measure the exits of a network.
+
+        Raises:
+            ConfigError: the budget has no limit, or the main network fits it.
+        """
+        is_timed, count = budget.latency_ms is not None, len(network.groups)
+        exits = {
+            exit: dataclasses.replace(
+                unscored(network.subnetwork(exit), example, has_latency=is_timed),
+                exit=exit,
+                name=exit_name(exit, count, network.cut_point_names),
+            )
+            for exit in range(count)
+        }
+        main = exits[count - 1]
+        limits = budget.limits(main)
+        if not limits:
+            raise ConfigError("a compression needs a budget; give one, such as --budget-flops 50%")
+        if limits.excess(main) <= 1:
+            raise ConfigError("the network fits the budget as it is, so there is nothing to compress; give less")
+        further = None
+        with suppress(NetworkError), torch.random.fork_rng(devices=[]):
+            further = critics_cost(densified(network, critics_to_add(network, example), seed=0), example)
+        return cls(exits, limits, further, fraction_within(limits, main))
+
+
+def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs) -> None:
+    """Refuse a budget that nothing can fit: no exit, and neither the main network nor the first exit when narrowed.
+
+    Raises:
+        BudgetError: nothing can fit; it names the nearest.
+    """
+    candidates = list(costs.exits.values())
+    with suppress(BudgetError):
+        select(candidates, costs.limits)
+        return
+    for exit in (len(costs.exits) - 1, 0):
+        least = _narrowest(network, example, costs, exit)
+        candidates += [least] if least else []
+    select(candidates, costs.limits)
+
+
+def _narrowest(network: LocalCriticNetwork, example: Tensor, costs: Costs, exit: int) -> Candidate | None:
+    """Narrow a copy of an exit until it fits, or as far as that goes; None where that is not possible."""
+    subnetwork, name = network.subnetwork(exit).eval(), costs.exits[exit].name
+    fits = Fitting(costs.limits, example)
+    try:
+        kept_whole = prunable(subnetwork, example[:1], name).kept_whole
+        with explained(name):
+            prune(subnetwork, example[:1], fits, importance_of("magnitude"), kept_whole=kept_whole)
+    except NetworkError:
+        return None
+    return fits.cost and dataclasses.replace(fits.cost, exit=exit, name=f"{name}, narrowed")

@@ -1,0 +1,131 @@
+"""The plan of a compression: what each part of the training costs, and how much of it fits its share.
+
+The unit is an epoch of the main network's own training: three forward passes of it per sample, as a backward pass
+counts as two. A frozen network and a teacher count one forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lctprune.config.compression import CompressConfig
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.group_costs import measure_groups
+from lctprune.measure.selection import Limits
+from lctprune.measure.units import COSTS
+from lctprune.network import LocalCriticNetwork
+
+MOST_PART = 1.0  # of the training split in an epoch
+
+
+class Passes(NamedTuple):
+    """How long something is trained: `epochs` epochs, each over a `part` of the training split, and what that costs."""
+
+    epochs: int
+    part: float
+    cost: float
+
+
+class Planned(NamedTuple):
+    """One line of a plan.
+
+    Attributes:
+        stage: name of the stage.
+        what: what is trained, for people.
+        networks: number of networks that are trained.
+        passes: passes over the training split, of each.
+        cost: cost of all of them, in epochs of the main network's training.
+    """
+
+    stage: str
+    what: str
+    networks: int
+    passes: float
+    cost: float
+
+
+def passes_for(cost: float, *, per_pass: float) -> Passes:
+    """Return the passes over the training split that cost as much, in epochs of at most one pass."""
+    passes = cost / per_pass
+    epochs = max(1, math.ceil(passes - 1e-9))
+    return Passes(epochs, min(MOST_PART, passes / epochs), cost)
+
+
+def critics_cost(network: LocalCriticNetwork, example: Tensor) -> float:
+    """Return what a pass costs that trains all critics on the frozen network, in one forward pass through that."""
+    costs = measure_groups(network, example)
+    has_flops = all(cost.flops is not None and cost.critic_flops is not None for cost in costs)
+    groups = sum((cost.flops or 0) if has_flops else cost.parameters for cost in costs)
+    critics = sum((cost.critic_flops or 0) if has_flops else cost.critic_parameters for cost in costs)
+    return (groups + 3 * critics) / (3 * groups)
+
+
+def tuning_cost(fraction: float, config: CompressConfig) -> float:
+    """Return what a pass of fine-tuning costs.
+
+    Args:
+        fraction: cost of the network, as a fraction of the main network's.
+        config: settings, which say whether there is a teacher.
+    """
+    return fraction + (1 / 3 if config.distill else 0)
+
+
+def fraction_of(candidate: Candidate, main: Candidate) -> float:
+    """Return the cost of a network as a fraction of the main network's: FLOPs, or parameters where they are unknown."""
+    if candidate.flops is None or not main.flops:
+        return candidate.parameters / main.parameters
+    return candidate.flops / main.flops
+
+
+def fraction_within(limits: Limits, main: Candidate) -> float:
+    """Return the largest fraction of the main network that a budget may leave, by what it limits."""
+    fractions = [limits[cost] / whole for cost in COSTS if cost in limits and (whole := main.cost(cost))]
+    return min([1.0, *fractions])
+
+
+def entrants_of(config: CompressConfig) -> list[int]:
+    """Return the number of candidates in each round of fine-tuning: halved from round to round, 1 in the last."""
+    rounds = len(config.divided) - 2
+    return [1 if index == rounds - 1 else max(1, -(-config.candidates // 2**index)) for index in range(rounds)]
+
+
+def planned(config: CompressConfig, *, critics: float, further: float | None, fraction: float) -> list[Planned]:
+    """Write the plan.
+
+    Args:
+        config: settings.
+        critics: cost of a pass that trains the critics.
+        further: cost of a pass that trains the further critics; None where there are none.
+        fraction: cost of the networks that are fine-tuned, as a fraction of the main network's.
+    """
+    shares: Sequence[float] = config.divided
+    lines = [_line("critics", "critics on the frozen network", 1, shares[0] * config.epochs, critics)]
+    left = config.epochs - lines[0].cost
+    if further is not None:
+        lines.append(
+            _line("densify", "further critics, of other depths and widths", 1, shares[1] * config.epochs, further)
+        )
+        left -= lines[1].cost
+    counts, per_pass = entrants_of(config), tuning_cost(fraction, config)
+    for index, (count, share) in enumerate(zip(counts, shares[2:], strict=True)):
+        cost = left if index == len(counts) - 1 else share * config.epochs
+        what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
+        if index == len(counts) - 1:
+            what = "the best, fine-tuned further" if index else "the most promising, narrowed and fine-tuned"
+        lines.append(_line(f"round {index + 1}", what, count, cost, per_pass))
+        left -= lines[-1].cost
+    return lines
+
+
+def _line(stage: str, what: str, networks: int, cost: float, per_pass: float) -> Planned:
+    passes = cost / networks / per_pass
+    return Planned(stage, what, networks, round(passes, 4), round(cost, 4))
+
+
+def plan_record(plan: Sequence[Planned]) -> list[dict[str, Any]]:
+    """Return the plan as plain JSON values."""
+    return [line._asdict() for line in plan]

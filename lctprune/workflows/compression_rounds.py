@@ -1,0 +1,145 @@
+"""The candidates of a compression that are fine-tuned, round by round: which ones, and how each is begun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lctprune.config.compression import CompressConfig
+from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better
+from lctprune.data.dataset import Data
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import Limits
+from lctprune.measure.unscored import unscored
+from lctprune.runs import Run
+from lctprune.workflows.compression_costs import Costs
+from lctprune.workflows.compression_plan import fraction_of
+from lctprune.workflows.finetuning import begin_finetuning
+from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import FINETUNED, NARROWED, Member, members_of
+from lctprune.workflows.narrowing import begin_narrowing
+from lctprune.workflows.narrowing_targets import target_of
+from lctprune.workflows.session import Session
+
+
+class Entrant(NamedTuple):
+    """One candidate of a round.
+
+    Attributes:
+        exit: number of the candidate that it is made from.
+        is_narrowed: whether channels are taken out of that; otherwise it is fine-tuned as it is.
+        folder: directory of its run, within the run.
+        fraction: its cost, as a fraction of the main network's.
+        what: description for people.
+        epochs: epochs of its training.
+        part: part of the training split in each epoch.
+        cost: cost of its training, in epochs of the main network's.
+    """
+
+    exit: int
+    is_narrowed: bool
+    folder: str
+    fraction: float
+    what: str
+    epochs: int = 0
+    part: float = 1.0
+    cost: float = 0.0
+
+
+def first_entrants(run: Run, costs: Costs, limits: Limits, count: int, dropped: Collection[int] = ()) -> list[Entrant]:
+    """Choose the candidates of the first round.
+
+    These are the main network, narrowed; and in turns the best exits that are too large, narrowed, and those that fit.
+
+    Args:
+        run: run whose critics are trained.
+        costs: costs of its exits.
+        limits: the budget.
+        count: number of candidates.
+        dropped: numbers of exits that cannot be narrowed.
+    """
+    loaded = LoadedRun(run)
+    members = members_of(loaded)
+    known = {member.number: _cost(member, run, costs, loaded) for member in members}
+    ranked = sorted(members, key=lambda member: -_merit(member.run, member.exit))
+    slug = target_of(loaded, None, limits).slug
+    main = next(member for member in members if member.run is run and known[member.number] is costs.main)
+    large, fitting = [], []
+    for member in ranked:
+        cost = known[member.number]
+        if member is main or member.number in dropped:
+            continue
+        if limits.excess(cost) > 1:
+            large.append(_narrowed(member, slug, min(costs.fraction, fraction_of(cost, costs.main))))
+        else:
+            fitting.append(_tuned(member, fraction_of(cost, costs.main)))
+    chosen = [] if main.number in dropped else [_narrowed(main, slug, costs.fraction)]
+    while len(chosen) < count and (large or fitting):
+        chosen += [group.pop(0) for group in (large, fitting) if group]
+    return chosen[:count]
+
+
+def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
+    """Return the candidates of a round as they may go on, the best on the validation split first."""
+    found, loaded = [], LoadedRun(run)
+    main = unscored(loaded.network(), _example(loaded))
+    for member in members_of(loaded):
+        entrant = next((each for each in entrants if run.path / each.folder == member.run.path), None)
+        if entrant is not None:
+            cost = unscored(loaded.network(member.run), _example(loaded))
+            tuned = _tuned(member, fraction_of(cost, main))._replace(what=entrant.what)
+            found.append((_merit(member.run, member.exit), tuned))
+    return [entrant for _, entrant in sorted(found, key=lambda each: -each[0])]
+
+
+def begin_entrant(
+    run: Run, entrant: Entrant, limits: Limits, data: Data, config: CompressConfig, *, resume: bool
+) -> Session:
+    """Begin, or resume, the training of a candidate."""
+    settings = {
+        "data": data,
+        "epochs": entrant.epochs,
+        "lr": None if resume else config.lr,
+        "distill": config.distill,
+        "resume": resume,
+        "device": run.config.training.device,
+        "batch_norm": "train",
+    }
+    if entrant.is_narrowed:
+        return begin_narrowing(run, entrant.exit, budget=limits, importance=config.importance, **settings)  # type: ignore[arg-type]
+    return begin_finetuning(run, entrant.exit, **settings)  # type: ignore[arg-type]
+
+
+def _narrowed(member: Member, slug: str, fraction: float) -> Entrant:
+    folder = f"{NARROWED}/exit{member.number}-{slug}"
+    return Entrant(member.number, True, folder, fraction, f"{member.name}, narrowed")
+
+
+def _tuned(member: Member, fraction: float) -> Entrant:
+    return Entrant(member.number, False, f"{FINETUNED}/exit{member.number}", fraction, member.name)
+
+
+def _cost(member: Member, run: Run, costs: Costs, loaded: LoadedRun) -> Candidate:
+    if member.run is run:
+        return costs.exits[member.exit]
+    network = loaded.network(member.run).subnetwork(member.exit)
+    return unscored(network, _example(loaded), has_latency=costs.has_latency)
+
+
+def _example(loaded: LoadedRun) -> Tensor:
+    recipe = loaded.network().recipe
+    assert recipe is not None  # or it could not have been loaded
+    return recipe.example
+
+
+def _merit(run: Run, exit: int) -> float:
+    """Return what candidates are ordered by, the higher the better: the metric after the last epoch of a run."""
+    metric = METRIC_NAMES[run.config.training.metric]
+    text = run.metrics[-1].get(f"exit{exit}_{SCORE_COLUMNS[metric]}", "")
+    value = float(text or "nan")
+    if math.isnan(value):
+        return -math.inf
+    return -value if is_lower_better(metric) else value

@@ -1,0 +1,189 @@
+"""Narrow one exit of a run: take out channels until it fits, then train it on, with the main network as its teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.config.training import TrainConfig
+from lctprune.data.dataset import Data
+from lctprune.errors import BudgetError
+from lctprune.losses import default_loss
+from lctprune.measure.selection import Budget, Limits
+from lctprune.network import LocalCriticNetwork
+from lctprune.pruning.dependencies import explained, prunable
+from lctprune.pruning.engine import prune, recorded
+from lctprune.pruning.importance import WITH_GRADIENTS, Criterion, importance_of, set_gradients
+from lctprune.pruning.record import apply_record
+from lctprune.runs import Run
+from lctprune.utils.modules import moved
+from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
+from lctprune.workflows.members import NARROWED, Member, member_named, member_of
+from lctprune.workflows.narrowing_targets import Fitting, Target, limits_for, target_of
+from lctprune.workflows.session import Session
+from lctprune.workflows.taught import alone, begin_taught, load_alone
+
+IMPORTANCE: Criterion = "magnitude"
+
+
+def narrow(
+    run: Run,
+    exit: int | None = None,
+    *,
+    keep: float | str | None = None,
+    budget: Budget | Limits | None = None,
+    importance: Criterion = IMPORTANCE,
+    data: Data | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    distill: float | None = None,
+    resume: bool = False,
+) -> Run:
+    """Narrow one exit of a run: take the least important channels out, then fine-tune it as `finetune` does.
+
+    Torch-Pruning (Fang et al. 2023, arXiv 2301.12900) finds the layers that depend on each other and ranks channels.
+    The run stays as it is. The narrowed exit is kept in a run of its own, `narrowed/exitK-TARGET/` below the given run,
+    whose candidates then include it; its config.json says which channels each layer kept.
+
+    Args:
+        run: run with a finished epoch.
+        exit: number of the candidate, by default the main network's.
+        keep: FLOPs to keep, as a fraction of that network's: 0.7, or "70%".
+        budget: limits to fit, in place of `keep`; percentages are of the main network.
+        importance: criterion by which channels are ranked; see `lctprune narrow --help`.
+        data: data to train on, with the default loss, as in `finetune`.
+        epochs: passes over the training split, by default 1.
+        lr: peak learning rate; by default a fifth of the run's.
+        distill: weight of the distance to the main network's outputs in the loss, by default 0.5.
+        resume: whether to continue from the last whole epoch, by default with the settings of the start.
+
+    Returns:
+        The added run.
+
+    Raises:
+        ConfigError: a value is out of range, the exit fits already, or Torch-Pruning is not installed.
+        NetworkError: there is no such exit, or Torch-Pruning cannot narrow it.
+        BudgetError: the exit does not fit even with the fewest channels.
+        RunError: this was done already, or begun with other settings; or the run cannot be loaded; or `data` has other
+            classes, words, columns or normalisation.
+    """
+    session = begin_narrowing(
+        run,
+        exit,
+        keep=keep,
+        budget=budget,
+        importance=importance,
+        data=data,
+        epochs=epochs,
+        lr=lr,
+        distill=distill,
+        resume=resume,
+    )
+    for _ in session.steps():
+        pass
+    return session.opened
+
+
+def begin_narrowing(
+    run: Run,
+    exit: int | None = None,
+    *,
+    keep: float | str | None = None,
+    budget: Budget | Limits | None = None,
+    importance: Criterion = IMPORTANCE,
+    data: Data | None = None,
+    resume: bool = False,
+    **training: Any,
+) -> Session:
+    """Take channels out of one exit and open the added run. See `narrow`."""
+    importance_of(importance)  # before anything is loaded
+    loaded = LoadedRun(run)
+    target = target_of(loaded, keep, budget)
+    member = member_named(loaded, None) if exit is None else member_of(loaded, exit)
+    description = f"{member.name}, narrowed to {target.text}"
+
+    def build(resumed: Run | None, data: Data) -> LocalCriticNetwork:
+        if resumed is not None:
+            return _as_recorded(loaded, member, resumed)
+        return _narrowed(loaded, member, target, importance, data)
+
+    folder = run.path / NARROWED / f"exit{member.number}-{target.slug}"
+    return begin_taught(
+        loaded, folder, description, build, data=data, resume=resume, **{"batch_norm": "train", **training}
+    )
+
+
+def resume_narrowing(run: Run, folder: Path, *, data: Data | None = None) -> Session:
+    """Go on with an exit of a run that was narrowed in a folder below it, by its settings."""
+    loaded = LoadedRun(run)
+    member = member_of(loaded, int(folder.name.removeprefix("exit").partition("-")[0]))
+
+    def build(resumed: Run | None, _: Data) -> LocalCriticNetwork:
+        assert resumed is not None  # as it is resumed
+        return _as_recorded(loaded, member, resumed)
+
+    return begin_taught(loaded, folder, "", build, data=data, resume=True)
+
+
+def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCriticNetwork:
+    """Take out of a member what was taken out before the training that is resumed."""
+    network, records = load_alone(loaded, member), require_recipe(resumed).pruned or ()
+    assert network.recipe is not None  # or it could not have been loaded
+    for record in records[len(network.recipe.pruned or ()) :]:
+        apply_record(network, record)
+    network.recipe = dataclasses.replace(network.recipe, pruned=records)
+    return network
+
+
+def _narrowed(
+    loaded: LoadedRun, member: Member, target: Target, importance: Criterion, data: Data
+) -> LocalCriticNetwork:
+    """Load a member and take channels out until it fits."""
+    whole, config = loaded.new_network(member.run), recorded_training(loaded.run)
+    network = alone(whole, member)
+    example, name = data.example[:1], f"{member.name} of {member.run.path}"
+    limits = limits_for(network, example, target, name)
+    found = prunable(network.groups[0], example, name)
+    if importance in WITH_GRADIENTS:
+        _set_gradients(whole, network, member, importance, data, config)
+    fits = Fitting(limits, example)
+    main = network.groups[0]
+    with explained(name):
+        history = prune(main, example, fits, importance_of(importance), kept_whole=found.kept_whole)
+        record = recorded(main, example, history) if history else None
+    network.zero_grad(set_to_none=True)
+    if record is None:
+        raise BudgetError(
+            f"{name} does not get to {target.text}: {fits.least} with the fewest channels that Torch-Pruning leaves"
+            f"{found.reason and f' ({found.reason})'}; give more, or narrow another exit"
+        )
+    record = {f"groups.0.{layer}": entry for layer, entry in record.items()}
+    apply_record(network, record)
+    assert network.recipe is not None  # or it could not have been loaded
+    network.recipe = dataclasses.replace(network.recipe, pruned=(*(network.recipe.pruned or ()), record))
+    return network
+
+
+def _set_gradients(
+    whole: LocalCriticNetwork,
+    network: LocalCriticNetwork,
+    member: Member,
+    importance: Criterion,
+    data: Data,
+    config: TrainConfig,
+) -> None:
+    """Set the gradients by which channels are ranked, on the device of training."""
+    device = config.resolved().device if config.device != "cuda" or torch.cuda.is_available() else "cpu"
+    parts = nn.ModuleList([whole, network])
+    moved(parts, device)
+
+    def outputs(inputs: Tensor) -> list[Tensor]:
+        return whole.exits(inputs)[: member.exit + 1] if importance == "exits" else [network(inputs)]
+
+    batches = data.train.shuffled(config.batch_size, seed=config.seed)
+    set_gradients(parts, outputs, batches, default_loss(data.train.targets), device=device)
+    moved(parts, "cpu")

@@ -1,0 +1,111 @@
+"""How small an exit is to become: what was asked for in absolute units, and whether a network keeps it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lctprune.errors import ConfigError
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.selection import Budget, Limits, parse_limit
+from lctprune.measure.units import COSTS, amount
+from lctprune.measure.unscored import unscored
+from lctprune.runs import Run
+from lctprune.workflows.loading import LoadedRun
+
+LATENCY_MARGIN = 0.95  # of a limit of latency, which is measured again afterwards
+
+
+class Target(NamedTuple):
+    """How small a network is to become.
+
+    Attributes:
+        text: description for people.
+        slug: part of the folder's name.
+        keep: fraction of the network's own FLOPs; None where there are limits.
+        limits: limits in absolute units.
+    """
+
+    text: str
+    slug: str
+    keep: float | None
+    limits: Limits
+
+
+def target_of(run: Run | LoadedRun, keep: float | str | None, budget: Budget | Limits | None) -> Target:
+    """Parse what was asked for; percentages of a budget are of the run's main network.
+
+    Raises:
+        ConfigError: it is not exactly one of the two, or a value is out of range.
+    """
+    if (keep is None) == (budget is None):
+        raise ConfigError("to narrow, give either the FLOPs to keep (--keep 70%) or a budget (--budget-flops 500M)")
+    if budget is None:
+        fraction = _fraction(keep)
+        return Target(f"{100 * fraction:.4g}% of its FLOPs", f"keep{fraction:.6g}", fraction, Limits({}))
+    limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(LoadedRun.of(run), budget))
+    if not limits:
+        raise ConfigError("the budget has no limit; give one, such as --budget-flops 500M")
+    text = " and ".join(amount(limit, cost) for cost, limit in limits.items())
+    return Target(text, "-".join(f"{cost}{limit:.12g}" for cost, limit in limits.items()), None, limits)
+
+
+def _fraction(keep: float | str | None) -> float:
+    """Parse the fraction of FLOPs to keep.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    try:
+        value = float(parse_limit(keep or 0, name="keep")[0])
+    except ConfigError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise ConfigError(f"keep is {keep!r}; it must be more than 0 and less than 100% (70% or 0.7)")
+    return value
+
+
+def _costs_of_main(loaded: LoadedRun, budget: Budget) -> Candidate:
+    """Measure what the main network costs, as far as percentages of the budget need it."""
+    network = loaded.network()
+    assert network.recipe is not None  # or it could not have been loaded
+    is_timed = str(budget.latency_ms).endswith("%")
+    return unscored(network, network.recipe.example, has_latency=is_timed)
+
+
+def limits_for(network: nn.Module, example: Tensor, target: Target, name: str) -> Limits:
+    """Return the limits in absolute units, if the network does not keep them already."""
+    cost = unscored(network, example, has_latency="latency_ms" in target.limits)
+    limits = target.limits
+    if target.keep is not None:
+        if cost.flops is None:
+            raise ConfigError(
+                f"the FLOPs of {name} are not known, of which {target.keep:.0%} were to be kept; give a budget of "
+                "parameters or latency (--budget-params 60%)"
+            )
+        limits = Limits({"flops": target.keep * cost.flops})
+    if limits.excess(cost) <= 1:
+        raise ConfigError(f"{name} fits {target.text} as it is; give less, or narrow an exit that costs more")
+    return limits
+
+
+class Fitting:
+    """Tells whether a network keeps limits, and remembers what the last one cost: `least`, for people, and `cost`."""
+
+    def __init__(self, limits: Limits, example: Tensor) -> None:
+        timed = {cost: limit * LATENCY_MARGIN for cost, limit in limits.items() if cost == "latency_ms"}
+        self._counted = Limits({cost: limit for cost, limit in limits.items() if cost not in timed})
+        self._timed, self._example = Limits(timed), example
+        self.least = ""
+        self.cost: Candidate | None = None
+
+    def __call__(self, network: nn.Module) -> bool:
+        """Measure a network, latency only if it keeps all other limits."""
+        self.cost = cost = unscored(network, self._example)
+        self.least = ", ".join(amount(cost.cost(each) or 0, each) for each in COSTS if each in self._counted)
+        if self._counted.excess(cost) > 1 or not self._timed:
+            return self._counted.excess(cost) <= 1
+        self.cost = cost = unscored(network, self._example, has_latency=True)
+        self.least = amount(cost.latency_ms or 0, "latency_ms")
+        return self._timed.excess(cost) <= 1

@@ -1,0 +1,216 @@
+"""From trained weights to an exported network within a budget: in one go, interrupted anywhere, or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lctprune as lct
+from lctprune.config.compression import CompressConfig
+from lctprune.data.part_split import PartSplit
+from lctprune.workflows.compression import begin_compression
+from lctprune.workflows.compression_plan import passes_for, planned
+from lctprune.workflows.compression_stages import Compressed, Compression
+
+Cli = Callable[..., Any]
+pytestmark = pytest.mark.filterwarnings("ignore::lctprune.errors.DataWarning", "ignore::lctprune.errors.NetworkWarning")
+OPTIONS = {"epochs": 3, "candidates": 2, "shares": (0.2, 0.1, 0.3, 0.4), "importance": "magnitude"}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """Weights of a network that was trained for an epoch, without critics."""
+    data = lct.load_data(lct.DataConfig(name=str(image_folder), image_size=8))
+    recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 4}, groups=1, num_outputs=3, image_size=8)
+    network = lct.build_network(recipe)
+    path = tmp_path_factory.mktemp("given")
+    config = lct.TrainConfig(method="backprop", epochs=1, batch_size=18, precision="fp32", device="cpu")
+    lct.train(network, data, config, run_dir=path / "run")
+    torch.save(network.main_state_dict(), path / "weights.pt")
+    return path / "weights.pt"
+
+
+Begin = Callable[..., Compression]
+
+
+@pytest.fixture
+def begin(given: Path, image_folder: Path, tmp_path: Path) -> Begin:
+    def begin(
+        budget: dict[str, Any] | None = None, *, resume: bool = False, name: str = "run", **other: Any
+    ) -> Compression:
+        return begin_compression(
+            lct.NetworkConfig(model="vgg-lct", model_args={"width": 4}, groups=2),
+            lct.DataConfig(name=str(image_folder), image_size=8),
+            lct.Budget(**(budget or {"flops": "50%"})),
+            weights=given,
+            config=CompressConfig(**{**OPTIONS, **other}),
+            training=lct.TrainConfig(batch_size=18, precision="fp32", device="cpu"),
+            out=tmp_path / name,
+            resume=resume,
+        )
+
+    return begin
+
+
+def finished(compression: Compression) -> Compressed:
+    for stage in compression.stages():
+        for _ in stage.session.steps():
+            pass
+    return compression.finish()
+
+
+def checkpoints(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("checkpoint.safetensors")}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
+@pytest.mark.parametrize("stops_after", [[None], pytest.param([0, 1, None], marks=pytest.mark.slow)])  # steps
+def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
+    begin: Begin, tmp_path: Path, stops_after: list[int | None]
+) -> None:
+    begun = begin(name="whole")
+    main = lct.count_flops(lct.build_network(begun.run.config.network), torch.zeros(1, 3, 8, 8))  # type: ignore[arg-type]
+    result = finished(begun)
+    assert result.limits == {"flops": main / 2}
+    assert result.chosen.flops is not None
+    assert result.chosen.flops <= main / 2
+    fitting = [each for each in result.candidates if (each.flops or 0) <= main / 2]
+    assert result.chosen.accuracy == max(each.accuracy for each in fitting)
+    assert max(each.flops or 0 for each in fitting if "narrowed" in each.origin) > 0.9 * main / 2
+    assert result.spent == pytest.approx(3)
+    assert result.deployment.model is not None
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.jit.load(result.deployment.model)(x).shape == (2, 3)
+    whole = checkpoints(result.run.path)
+    stops, is_done = 0, False
+    while not is_done:
+        compression, is_done = begin(resume=stops > 0), True
+        for stage in itertools.islice(compression.stages(), 1):
+            for _ in itertools.islice(stage.session.steps(), stops_after[stops % len(stops_after)]):
+                pass
+            stops, is_done = stops + 1, False
+    assert stops == len(stops_after) * len(whole)
+    again = compression.finish()
+    assert checkpoints(tmp_path / "run") == whole
+    assert (again.chosen.name, again.spent) == (result.chosen.name, result.spent)
+    with pytest.raises(lct.RunError, match="other settings"):
+        begin(resume=True, candidates=3)
+
+
+def test_a_budget_that_nothing_can_fit_is_refused_before_training(
+    begin: Begin, cli: Cli, given: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(lct.BudgetError, match=r"nearest is \S+, narrowed: [\d.]+k? FLOPs is [\d.]+ times"):
+        begin({"flops": 10})
+    arguments = (
+        "--weights",
+        given,
+        "--data",
+        image_folder,
+        "--image-size",
+        8,
+        "--model-args",
+        "width=4",
+        "--groups",
+        2,
+    )
+    result = cli("compress", "vgg-lct", *arguments, "--budget-params", 3, "--out", tmp_path / "run", "--json")
+    assert result.code == 3
+    assert json.loads(result.out)["exit_code"] == 3
+    assert "nearest" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "message"),
+    [
+        ({"flops": "100%"}, {}, "fits the budget as it is"),
+        ({"flops": "half"}, {}, "'half'"),
+        ({"flops": "50%"}, {"epochs": 0}, "epochs is 0"),
+        ({"flops": "50%"}, {"shares": (0.5, 0.2)}, "shares is"),
+        ({"flops": "50%"}, {"shares": (0.5, 0.2, 0.2)}, "add up to 1"),
+        ({"flops": "50%"}, {"candidates": 0}, "candidates is 0"),
+        ({"flops": "50%"}, {"lr": -1.0}, "lr is -1"),
+        ({"flops": "50%"}, {"distill": 1.5}, "distill is 1.5"),
+        ({"flops": "50%"}, {"importance": "luck"}, "importance is 'luck'"),
+    ],
+)
+def test_wrong_settings_write_nothing(
+    begin: Begin, tmp_path: Path, budget: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(lct.ConfigError, match=message):
+        begin(budget, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_spends_the_whole_budget() -> None:
+    config = CompressConfig(epochs=10)
+    plan = planned(config, critics=0.5, further=0.8, fraction=0.5)
+    assert [line.networks for line in plan] == [1, 1, 3, 2, 1]
+    assert sum(line.cost for line in plan) == pytest.approx(10)
+    for line, per_pass in zip(plan, (0.5, 0.8, *(0.5 + 1 / 3,) * 3), strict=True):
+        assert line.networks * line.passes * per_pass == pytest.approx(line.cost, rel=1e-3)
+    without = planned(config, critics=0.5, further=None, fraction=0.5)
+    assert sum(line.cost for line in without) == pytest.approx(10)
+    assert passes_for(1.2, per_pass=0.5) == (3, pytest.approx(0.8), 1.2)
+
+
+def test_a_part_of_a_split_is_another_one_in_every_epoch(data: lct.Data) -> None:
+    part = PartSplit(data.train, 0.4, 10)
+    first, second = ([x for x, _ in part.shuffled(10, seed=seed)] for seed in (0, 1))
+    assert len(first) == len(second) == 4
+    assert part.samples == 40
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    whole = [x for x, _ in data.train.shuffled(10, seed=0)]
+    assert all(torch.equal(*pair) for pair in zip(first, whole[:4], strict=True))
+    assert PartSplit(data.train, 0.001, 10).samples == 10
+
+
+def test_a_recurrent_network_in_memory_is_cut_in_depth_only(tmp_path: Path) -> None:
+    recipe = lct.NetworkConfig(model="gru", model_args={"width": 8, "layers": 3}, features=3, steps=4, num_outputs=2)
+    inputs = torch.randn(48, 4, 3, generator=torch.Generator().manual_seed(0))
+    split = lct.TensorSplit(inputs, (inputs.mean((1, 2)) > 0).long())
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b"))
+    torch.save(lct.build_network(recipe).main_state_dict(), tmp_path / "weights.pt")
+    result = lct.compress(
+        recipe,
+        data,
+        lct.Budget(flops="70%"),
+        weights=tmp_path / "weights.pt",
+        config=lct.CompressConfig(**{**OPTIONS, "epochs": 1}),  # type: ignore[arg-type]
+        training=lct.TrainConfig(batch_size=16, device="cpu"),
+        out=tmp_path / "run",
+    )
+    notes = json.loads((tmp_path / "run" / "compress.json").read_text())["notes"]
+    assert notes
+    assert all("recurrent layer" in note for note in notes)
+    assert not any("narrowed" in each.origin for each in result.candidates)
+    assert any("fine-tuned" in each.origin for each in result.candidates)
+    assert (result.chosen.flops or 0) <= result.limits["flops"]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(given: Path, image_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lctprune", "compress", "vgg-lct", "--weights", str(given), "--data"]
+    command += [str(image_folder), "--image-size", "8", "--model-args", "width=4", "--groups", "2", "--json"]
+    command += ["--batch-size", "18", "--epochs", "6", "--budget-flops", "50%", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("run/narrowed/*/config.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
+    document = json.loads(done.stdout)
+    assert document["selected"]["flops"] <= document["budget"]["flops"]
+    assert Path(document["model"]).exists()
