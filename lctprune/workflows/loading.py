@@ -174,7 +174,7 @@ def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor
     for name in ("num_outputs", "in_channels", "features", "vocabulary"):
         if (value := getattr(recipe, name)) is not None and value > max(largest, MOST_GROUPS):
             raise RunError(f"{run.path / CONFIG}: network.{name} is {value}, and no weights are for so many; {RESTORE}")
-    if is_own_function(recipe.model):  # which may do more than build a network: it is called once
+    if is_own_function(recipe.model) or recipe.pruned:  # called once, as it may do more; larger than its weights
         return
     try:
         with torch.device("meta"), warnings.catch_warnings():
