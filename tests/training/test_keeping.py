@@ -50,7 +50,7 @@ def test_what_was_stopped_within_an_epoch_goes_on_to_the_bit(
             break  # as if it was killed
     if by_signal:
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt, match=r"SIGTERM.*lctprune resume .*run$"):
+        with pytest.raises(KeyboardInterrupt, match=r"SIGTERM, after a checkpoint in .*run$"):
             next(steps)
     steps.close()
     assert (run.header.epoch, run.header.step) == (epoch - 1, step)
