@@ -12,7 +12,7 @@ WITHOUT_CUDA := command -v nvidia-smi > /dev/null || test "$$(uname)" != Linux |
 	$(PIP) --index-url $(CPU_INDEX) --retries 0 --timeout 10 torch torchvision || \
 	echo "That index does not answer: PyTorch comes from PyPI, with some gigabytes of CUDA libraries."; }
 
-.PHONY: demo test test-slow test-gpu check docs format clean
+.PHONY: demo test test-slow test-gpu test-oldest check audit release docs format clean
 
 demo: $(DEMO)  ## the two commands of the README; installs no tools of development
 	$(BIN)/lctprune train resnet
@@ -39,6 +39,35 @@ check: $(READY)  ## formatting, lint, what is installed, import contracts, types
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p lctprune
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml $(CURDIR)/benchmarks
 	$(MAKE) docs
+
+test-oldest:  ## the tests of runs and training with the oldest versions of dependencies that pyproject.toml allows
+	python3 -m venv build/oldest
+	sed -n 's/^    "\(torch\|torchvision\|safetensors\|scikit-learn\|pandas\|matplotlib\|jinja2\|pydantic\|lazy_loader\|typer\|rich\)>=\([0-9.]*\)".*/\1==\2.*/p' \
+		pyproject.toml > build/oldest.txt
+	build/oldest/bin/pip install --quiet --disable-pip-version-check --constraint build/oldest.txt . pytest hypothesis
+	cd tests && ../build/oldest/bin/pytest -c ../pyproject.toml --rootdir . -q -W default test_runs.py test_network.py \
+		test_update.py test_exporting.py training/test_trainer.py cli/test_main.py
+
+audit: $(READY)  ## known vulnerabilities of what is installed
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
+
+# two builds of one commit must be equal, byte for byte; then the wheel alone must run the demo
+release: $(READY)  ## build wheel and sdist twice, compare and check them, install into an empty environment, run the demo
+	$(BIN)/pip install --quiet --disable-pip-version-check build twine
+	rm -rf build dist && mkdir -p build
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) && \
+		for copy in first second; do \
+			git archive --prefix=$$copy/ HEAD | tar x -C build && \
+			$(BIN)/python -m build --quiet --outdir build/$$copy/dist build/$$copy || exit 1; \
+		done
+	cmp build/first/dist/*.whl build/second/dist/*.whl
+	diff <(tar tvzf build/first/dist/*.tar.gz --numeric-owner) <(tar tvzf build/second/dist/*.tar.gz --numeric-owner)
+	$(BIN)/twine check --strict build/first/dist/*
+	python3 -m venv build/empty
+	build/empty/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt build/first/dist/*.whl
+	cd build/empty && PATH=bin:$$PATH lctprune train resnet --epochs 1 && PATH=bin:$$PATH lctprune select --budget-flops 1e9
+	cp -r build/first/dist dist
 
 docs: $(READY)  ## the documentation, into build/site; needs no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

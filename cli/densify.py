@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lctprune.cli.console import stderr
+from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, ResumeOption, RunArgument, ThreadsOption
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) ->
     from lctprune.cli.progress import show_interruptible
     from lctprune.workflows.densification import begin_dense
 
-    session = begin_dense(run, epochs=epochs, resume=resume)
+    with printed_warnings(stderr()):
+        session = begin_dense(run, epochs=epochs, resume=resume)
     stderr().print(
         f"Training {len(session.network.critics)} further critics on the main network of {run.path}, which stays as it "
         f"is; epochs: {session.opened.config.training.epochs}"

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from lctprune.cli.options import BatchOption, DataOption, JsonOption, ModelOption, OutOption, RunArgument, ThreadsOption
+from lctprune.cli.options import (
+    BatchOption,
+    DataOption,
+    JsonOption,
+    ModelOption,
+    OutOption,
+    PartialOption,
+    RunArgument,
+    ThreadsOption,
+)
 
 
 def evaluate(
@@ -12,6 +21,7 @@ def evaluate(
     data: DataOption = None,
     threads: ThreadsOption = None,
     out: OutOption = None,
+    partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure every exit anew: accuracy on the validation split, FLOPs, parameters, latency.
@@ -22,7 +32,7 @@ def evaluate(
     from lctprune.cli.results import measured, opened, refresh_results, results_folder, show_candidates
     from lctprune.workflows.loading import LoadedRun
 
-    found = opened(run, model=model, data=data, threads=threads)
+    found = opened(run, model=model, data=data, threads=threads, partial=partial)
     folder = results_folder(found, out)
     loaded = LoadedRun(found)
     candidates = measured(found, folder, latency_batch=latency_batch, again=True, loaded=loaded)

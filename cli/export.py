@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, PartialOption, RunArgument
 
 EXPORTS = "exports"  # folder in a run
 
@@ -27,6 +27,7 @@ def export(
     ] = None,
     model: ModelOption = None,
     data: DataOption = None,
+    partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
     """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
@@ -40,7 +41,7 @@ def export(
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import member_named
 
-    found = opened(run, model=model, data=data)
+    found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
     require_writable(out or found.path / EXPORTS, remedy)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import stderr
+from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, ResumeOption, RunArgument, ThreadsOption
 from lctprune.errors import ConfigError
 
@@ -52,7 +52,8 @@ def finetune(
         raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
     found = opened(run, model=model, data=data, threads=threads)
     member = member_named(found, exit)
-    session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    with printed_warnings(stderr()):
+        session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning {member.name} of {found.path} in {session.opened.path}")
     show_interruptible(session.steps(), session.opened)
     show_all(found, json=json)

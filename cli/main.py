@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +40,7 @@ from lctprune.errors import (
     ConfigError,
     LctpruneError,
     ProcessLostError,
+    first_line,
 )
 from lctprune.utils.names import require_utf8, visible
 
@@ -96,11 +99,27 @@ def main() -> NoReturn:
         code = _fail(error, NOTHING_FITS)
     except ConfigError as error:
         code = _fail(error, WRONG_USAGE)
-    except (LctpruneError, OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
+    except LctpruneError as error:
+        code = _fail(error, getattr(error, "exit_code", FAILED))
+    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
         code = _fail(error, FAILED)
     except typer.TyperException as error:
         code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))
+    except Exception as error:
+        code = _fail(_unexpected(error), FAILED)
     sys.exit(code or 0)
+
+
+def _unexpected(error: Exception) -> Exception:
+    """Keep the traceback of an error that nobody thought of in a log file, and ask for a report."""
+    text = "".join(traceback.format_exception(error))
+    reason = f"unexpected {type(error).__name__}: {first_line(error)}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="lctprune-error-", suffix=".log", delete=False) as log:
+            log.write(f"lctprune {__version__} {sys.argv[1:]!r}\n{text}")
+    except OSError:
+        return RuntimeError(f"{reason}; please report it, with the command")
+    return RuntimeError(f"{reason}; please report it, with the file {log.name}")
 
 
 def _fail(error: BaseException, code: int) -> int:

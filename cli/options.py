@@ -57,6 +57,10 @@ OutOption = Annotated[
         help="Folder for what is written, as for a run that may only be read. Default: the run directory.",
     ),
 ]
+PartialOption = Annotated[
+    bool,
+    typer.Option("--partial", metavar=SWITCH, help="Go on without added networks whose files are damaged."),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", metavar=SWITCH, help="Continue from the last whole epoch.")]
 LIMIT = "LIMIT"  # what --help shows for the value of a budget
 BudgetFlopsOption = Annotated[

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lctprune.cli.console import stderr
 from lctprune.config.metric import score_text
+from lctprune.errors import INTERRUPTED, LctpruneError, TrainingInterrupted
 from lctprune.measure.candidates import MAIN
 from lctprune.models.external import is_own_function
 from lctprune.runs import Run
@@ -25,6 +26,12 @@ PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
 ESTIMATE_SECONDS = 2  # after which the time left is known well enough
 MOST_NAMED, LONGEST_NAME, NUMBER = 5, 9, 6  # exits; characters of a name and of a number in a table of epochs
 _EPOCH, _LEFT = "   epoch", "      left"
+
+
+class InterruptedCommand(LctpruneError):  # noqa: N818
+    """A command was stopped by a signal, after a checkpoint."""
+
+    exit_code = INTERRUPTED
 
 
 class EpochTable:
@@ -104,9 +111,11 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
     """Draw training's progress on stderr; where it is interrupted, say by which command it goes on."""
     try:
         show_progress(steps, stderr(), exit_names(run))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if not is_spoken_for():
             stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied
+        if isinstance(error, TrainingInterrupted):  # which typer would make silent
+            raise InterruptedCommand(str(error)) from error
         raise
 
 
@@ -114,8 +123,10 @@ def how_to_go_on(run: Run) -> str:
     """Say by which command an interrupted run goes on, and from where."""
     model = run.config.network.model if run.config.network else ""
     named = f" --model {shell_word(model)}" if is_own_function(model) else ""
-    epoch = f"from epoch {run.epochs_done + 1}" if run.epochs_done else "from the start, as no epoch was finished"
-    return f"To go on {epoch}: lctprune resume {shell_word(run.path)}{named}"
+    header, place = run.header, "from the start, as no epoch was finished"
+    if header.epoch or header.step:
+        place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"
+    return f"To go on {place}: lctprune resume {shell_word(run.path)}{named}"
 
 
 def progress_line(progress: Progress) -> str:

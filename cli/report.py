@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lctprune.cli.console import print_json, stdout
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, RunArgument
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, PartialOption, RunArgument
 
 
 def report(
@@ -11,6 +11,7 @@ def report(
     model: ModelOption = None,
     data: DataOption = None,
     out: OutOption = None,
+    partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about a run, and about what was selected from it.
@@ -20,12 +21,11 @@ def report(
     """
     from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
     from lctprune.measure.candidates import candidate_of
-    from lctprune.measure.recall import read_recall
     from lctprune.utils.files import write_atomically
-    from lctprune.workflows.deployment import CANDIDATES
     from lctprune.workflows.loading import LoadedRun
+    from lctprune.workflows.measurements import CANDIDATES, read_recall
 
-    found = opened(run, model=model, data=data)
+    found = opened(run, model=model, data=data, partial=partial)
     folder = results_folder(found, out)
     loaded = LoadedRun(found)
     candidates = measured(found, folder, any_latency=True, loaded=loaded)

@@ -10,27 +10,37 @@ from typing import Any
 import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
+from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, candidate_of, unsteady
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
 from lctprune.utils.names import shell_word
-from lctprune.workflows.deployment import SELECTED, measure_run, read_selection
+from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import notes
+from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import candidate_record
 from lctprune.workflows.run_choice import newer_unfinished, newest_run
+from lctprune.workflows.selections import read_selection
 
 CSV = "candidates.csv"
 
 
-def opened(path: Path | None, *, model: str | None = None, data: Path | None = None, threads: int | None = None) -> Run:
+def opened(
+    path: Path | None,
+    *,
+    model: str | None = None,
+    data: Path | None = None,
+    threads: int | None = None,
+    partial: bool = False,
+) -> Run:
     """Open the run, by default the newest that is finished; note on stderr what is newer and still in training."""
     if threads is not None:
         torch.set_num_threads(threads)
     if path is not None:
-        return Run(path, model=model, data_path=data)
+        return Run(path, model=model, data_path=data, partial=partial)
     run = newest_run(model=model, data_path=data)
+    run.partial = partial
     for other, done in newer_unfinished(run):
         epochs = other.config.training.epochs
         stderr().print(f"Note: taking {run.path}; {other.path} is newer, but only at epoch {done} of {epochs}.")
@@ -78,8 +88,11 @@ def measured(
             f"Note: {run.path} is at epoch {loaded.checkpoint().epoch} of {epochs}, still training or interrupted "
             f"(lctprune resume {shell_word(run.path)}); all figures and files are of that epoch."
         )
+    require_whole(loaded)
     for note in notes(loaded):
         console.print(f"Note: {note}.")
+    if damage := metrics_damage(run):
+        console.print(f"Note: {damage}.")
     with printed_warnings(console), console.status("Measuring every exit on the validation split"):
         return measure_run(
             run,
@@ -92,9 +105,19 @@ def measured(
         )
 
 
+def metrics_damage(run: Run) -> str:
+    """Say what is wrong with metrics.csv; "" if nothing is."""
+    try:
+        return run.read_metrics()[1]
+    except RunError as error:
+        return str(error)
+
+
 def present_selection(loaded: LoadedRun) -> dict[str, Any] | None:
     """Read what was selected from the run; note on stderr if that was from an earlier checkpoint."""
-    run, selection = loaded.run, read_selection(loaded)
+    run = loaded.run
+    with printed_warnings(stderr()):
+        selection = read_selection(loaded)
     if selection is None and (run.path / SELECTED).exists():
         stderr().print(f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run; select again.")
     return selection

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import stderr
+from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
 
 
@@ -53,7 +53,8 @@ def resume(
         added = found if found.config.origin else unfinished_addition(found) if found.is_finished else None
     if added is not None:
         stderr().print(f"Going on with {added.path}, from epoch {added.epochs_done + 1}")
-        owner, session = resume_added(added, model=model, data=data)
+        with printed_warnings(stderr()):
+            owner, session = resume_added(added, model=model, data=data)
         show_interruptible(session.steps(), session.opened)
         show_all(owner, json=json)
         return

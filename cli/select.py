@@ -17,6 +17,7 @@ from lctprune.cli.options import (
     JsonOption,
     ModelOption,
     OutOption,
+    PartialOption,
     RunArgument,
     ThreadsOption,
 )
@@ -40,6 +41,7 @@ def select(
     data: DataOption = None,
     threads: ThreadsOption = None,
     out: OutOption = None,
+    partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
     """Pick the best exit that fits a budget, and export it.
@@ -61,7 +63,7 @@ def select(
     from lctprune.workflows.loading import LoadedRun
 
     budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
-    found = opened(run, model=model, data=data, threads=threads)
+    found = opened(run, model=model, data=data, threads=threads, partial=partial)
     loaded = LoadedRun(found)
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out

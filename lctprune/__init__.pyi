@@ -43,6 +43,9 @@ from .errors import (
     RunError as RunError,
 )
 from .errors import (
+    RunWarning as RunWarning,
+)
+from .errors import (
     TrainingError as TrainingError,
 )
 from .errors import (

@@ -51,6 +51,10 @@ class TrainingError(LctpruneError, RuntimeError):
     """Training cannot go on, for instance because a loss is not finite."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal asked a training to stop, and it wrote a checkpoint first; the message says how to go on."""
+
+
 class ProcessLostError(LctpruneError, RuntimeError):
     """Another process of the same training has ended, or does not answer.
 
@@ -65,6 +69,10 @@ class ProcessLostError(LctpruneError, RuntimeError):
 
 class RunError(LctpruneError, RuntimeError):
     """A run directory cannot be created, read or continued."""
+
+
+class RunWarning(UserWarning):
+    """A file of a run is damaged, and was restored or is done without."""
 
 
 class ExportError(LctpruneError, RuntimeError):

@@ -130,8 +130,7 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
         own = _copied(network)
         source = network if own is None else own
         traced = torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-untyped-call]
-        scripted = _frozen(traced, source, example)
-        return _reloaded(scripted) if own is None else scripted
+        return _frozen(_reloaded(traced), source, example)
 
 
 def _copied(network: nn.Module) -> nn.Module | None:
@@ -177,10 +176,14 @@ def _frozen(traced: Any, network: nn.Module, example: Tensor) -> torch.jit.Scrip
     return unfolded if _is_close(unfolded(example), expected) else frozen
 
 
-def _reloaded(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """Copy a converted network, which shares no memory with the original then."""
+def _reloaded(traced: Any) -> torch.jit.ScriptModule:
+    """Copy a traced network, which shares no memory with the original then.
+
+    What is frozen becomes a part of the compilation unit that it stands in, weights included. Traces stand in one that
+    Python never frees; a loaded network has its own, which goes with it.
+    """
     buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer)
+    torch.jit.save(traced, buffer)
     buffer.seek(0)
     copied: torch.jit.ScriptModule = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
     return copied

@@ -2,37 +2,46 @@
 
 config.json              every setting as resolved, the command, versions, machine
 metrics.csv              one row per epoch
-checkpoint.safetensors   weights and optimiser states after the last whole epoch
+checkpoint.safetensors   weights and optimiser states after the last whole epoch or step, and the rows of metrics.csv
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
-import json
 import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
-from lctprune.config.run import CONFIG, PARTS, RunConfig
+from lctprune.config.checkpoint import Header
+from lctprune.config.history import Row, continued, from_csv, to_csv, to_history
+from lctprune.config.reading import FORMAT
+from lctprune.config.run import CONFIG, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
-from lctprune.errors import DataWarning, RunError
-from lctprune.utils.checkpoint import CHECKPOINT, Checkpoint, open_checkpoint, read_checkpoint
+from lctprune.errors import DataWarning, RunError, RunWarning
+from lctprune.run_files import (
+    CHECKPOINT,
+    METRICS,
+    Checkpoint,
+    read_checkpoint,
+    read_config,
+    read_header,
+    read_metrics,
+    read_tensors,
+)
 from lctprune.utils.environment import environment
-from lctprune.utils.files import require_writable, write_atomically, write_json
+from lctprune.utils.files import read_regular, require_writable, write_atomically, write_json
+from lctprune.utils.locking import locked
 from lctprune.utils.names import require_utf8
+from lctprune.utils.tensor_files import write_tensors
 
 RUNS = Path("runs")
-METRICS = "metrics.csv"
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
 
 
@@ -48,16 +57,25 @@ class Run:
             executes such a function only if it is named here, whatever the directory says.
         data_path: present location of the run's data, if it has moved since training: the folder or file, or for
             torchvision's data sets the folder that they are kept in.
+        partial: whether damaged runs that were added to it are left out; otherwise they are an error.
 
     Raises:
         RunError: the directory is not a run.
     """
 
-    def __init__(self, path: str | Path, *, model: str | None = None, data_path: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        model: str | None = None,
+        data_path: str | Path | None = None,
+        partial: bool = False,
+    ) -> None:
         self.path = Path(path)
+        self.partial = partial
         self.model = model
         self.data_path = data_path
-        self.config = _read_config(self.path)
+        self.config = read_config(self.path)
 
     def __repr__(self) -> str:
         model = self.config.network.model if self.config.network else "a network made in a program"
@@ -66,20 +84,34 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv, one per epoch."""
-        try:
-            with (self.path / METRICS).open(newline="") as file:
-                return list(csv.DictReader(file))
-        except OSError:
-            return []
+        """The rows of metrics.csv, one per epoch; of a damaged file, those that the checkpoint has."""
+        return self.read_metrics()[0]
+
+    def read_metrics(self) -> tuple[list[dict[str, str]], str]:
+        """Read the rows of metrics.csv, and check them against the checkpoint.
+
+        Returns:
+            Rows, one per epoch; and what is wrong with the file, "" if nothing is. Rows of a damaged file are those
+            that the checkpoint has, without images_per_s.
+
+        Raises:
+            RunError: the file is damaged, and the checkpoint is of an earlier version, which has no rows.
+        """
+        return read_metrics(self.path, self.header)
+
+    @property
+    def header(self) -> Header:
+        """The header of the checkpoint; that of an untrained network without a checkpoint.
+
+        Raises:
+            RunError: the checkpoint is damaged.
+        """
+        return read_header(self.path)
 
     @property
     def epochs_done(self) -> int:
-        """The number of epochs in the checkpoint; 0 without a checkpoint."""
-        if not (self.path / CHECKPOINT).exists():
-            return 0
-        with open_checkpoint(self.path) as checkpoint:
-            return int((checkpoint.metadata() or {}).get("epoch", 0))
+        """The number of whole epochs in the checkpoint; 0 without a checkpoint."""
+        return self.header.epoch
 
     @property
     def is_finished(self) -> bool:
@@ -90,7 +122,7 @@ class Run:
         """Read the checkpoint, once.
 
         Raises:
-            RunError: there is no whole checkpoint.
+            RunError: there is no whole checkpoint, or a weight is NaN.
         """
         return read_checkpoint(self.path)
 
@@ -149,44 +181,111 @@ class Run:
                 yield field, _shown(was), _shown(is_now)
 
     def prepare_to_resume(self) -> None:
-        """Delete parts of files that a killed process left; raise a `RunError` if nothing can be written here."""
+        """Delete parts of files that a killed process left, and restore metrics.csv if it is damaged.
+
+        Raises:
+            RunError: nothing can be written here, or the checkpoint is damaged.
+
+        Warns:
+            RunWarning: metrics.csv was damaged; its rows were restored, or are lost.
+        """
         require_writable(self.path, "copy it to where you may write, and resume that")
         for name in (CHECKPOINT, METRICS):
             for leftover in self.path.glob(f".{name}.*"):
                 leftover.unlink(missing_ok=True)
+        header = self.header
+        try:
+            _, problem = self.read_metrics()
+        except RunError as error:
+            problem = str(error)
+        if not problem:
+            return
+        if header.history:
+            self.write_metrics(self.rows_to_continue())
+            problem += "; its rows were restored from the checkpoint, without images_per_s where that is lost"
+        else:
+            problem += f"; the figures of these epochs are lost, and not those of the epochs after {header.epoch}"
+        warnings.warn(problem, RunWarning, stacklevel=2)
+
+    def rows_to_continue(self) -> list[Row]:
+        """Return the rows of metrics.csv up to the checkpoint, for a training that goes on."""
+        header = self.header
+        try:
+            rows = from_csv(read_regular(self.path / METRICS), self.path / METRICS)
+        except (OSError, RunError):  # `prepare_to_resume` warned of it
+            rows = []
+        return continued(rows, header.history, header.epoch)
 
     def record_epochs(self, epochs: int) -> None:
-        """Change the number of epochs in config.json, which then also lists what it was before."""
+        """Change the number of epochs in config.json, which then also lists what it was before.
+
+        Raises:
+            RunError: another process trains the run, or nothing can be written here.
+        """
+        require_writable(self.path, "copy it to where you may write, and resume that")
         document = self.config.to_dict()
         before = [*document.get("epochs_before", []), self.config.training.epochs]
         training = {**document["training"], "epochs": epochs}
-        write_json(self.path / CONFIG, {**document, "training": training, "epochs_before": before})
+        with locked(self.path / CONFIG, str(self.path)), self._writing(CONFIG) as file:
+            write_json(file, {**document, "training": training, "epochs_before": before})
 
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Replace metrics.csv."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path / METRICS, text.getvalue().encode())
+        """Replace metrics.csv.
 
-    def write_checkpoint(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the checkpoint."""
-        own = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
-        content = safetensors.torch.save(own, metadata={"epoch": str(epoch)})
-        write_atomically(self.path / CHECKPOINT, content)
+        Raises:
+            RunError: it cannot be written, or the run directory is gone.
+        """
+        with self._writing(METRICS) as file:
+            write_atomically(file, to_csv(rows))
+
+    def write_checkpoint(
+        self,
+        epoch: int,
+        tensors: Mapping[str, Tensor],
+        *,
+        rows: Sequence[Row] | None = None,
+        step: int = 0,
+        totals: Sequence[float] = (),
+    ) -> None:
+        """Replace the checkpoint.
+
+        Args:
+            epoch: number of whole epochs.
+            tensors: weights and optimiser states.
+            rows: rows of metrics.csv, one per epoch, so that these can be restored.
+            step: number of steps taken of the next epoch.
+            totals: sums of the mean training losses of each exit over these steps.
+
+        Raises:
+            RunError: it cannot be written, or the run directory is gone.
+        """
+        history = to_history(rows) if rows is not None and len(rows) == epoch else None
+        header = Header(epoch=epoch, step=step, totals=tuple(totals), history=history)
+        with self._writing(CHECKPOINT) as file:
+            write_tensors(file, tensors, header.to_metadata())
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """Give the path of a file of the run to write; an error names it."""
+        if not (self.path / CONFIG).exists():
+            raise RunError(
+                f"{self.path / name} cannot be written: the run directory was moved or removed; if it was moved, go on "
+                "in its new place"
+            )
+        try:
+            yield self.path / name
+        except OSError as error:
+            raise RunError(
+                f"{self.path / name} cannot be written ({error.strerror}); the file before it is unharmed"
+            ) from error
 
     def read_checkpoint(self, prefix: str) -> dict[str, Tensor]:
         """Read the checkpoint's tensors whose name begins with `prefix`, and take the prefix off their names.
 
         Raises:
-            RunError: there is no whole checkpoint.
+            RunError: there is no whole checkpoint, or a weight is NaN.
         """
-        with open_checkpoint(self.path) as checkpoint:
-            names = [name for name in checkpoint.keys() if name.startswith(prefix)]  # noqa: SIM118, not a dict
-            return {name.removeprefix(prefix): checkpoint.get_tensor(name) for name in names}
+        return read_tensors(self.path, prefix)
 
 
 def _shown(value: object) -> str:
@@ -211,26 +310,10 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
-        write_json(path / CONFIG, {**environment(), **settings})
+        write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
     return Run(path, model=model)
-
-
-def _read_config(path: Path) -> RunConfig:
-    try:
-        document = json.loads((path / CONFIG).read_text())
-        missing = [part for part in PARTS if part not in {**document}]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"{path} is not a run directory (it has no readable {CONFIG}); give one that lctprune train made"
-        ) from error
-    if missing:
-        raise RunError(
-            f"{path} is not a run directory (its {CONFIG} has no {', no '.join(missing)}); give one that lctprune "
-            "train made"
-        )
-    return RunConfig(document, path)
 
 
 def _new_path(config: RunConfig) -> Path:

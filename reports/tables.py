@@ -10,7 +10,8 @@ import pandas
 
 from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate
-from lctprune.runs import METRICS, Run
+from lctprune.run_files import METRICS
+from lctprune.runs import Run
 from lctprune.utils.files import write_atomically
 from lctprune.utils.names import spreadsheet_text
 

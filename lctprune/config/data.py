@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lctprune.config.fields import DATA, FIRST, require_choices, setting
-from lctprune.config.images import colour_of
+from lctprune.config.images import MOST_PIXELS, colour_of
 from lctprune.errors import ConfigError
 
 TABLES = (".csv", ".tsv", ".data", ".all-data")  # endings of tables' names, in lower case
@@ -79,6 +79,8 @@ class DataConfig:
         require_choices(self)
         if self.image_size is not None and self.image_size < 8:
             raise ConfigError(f"image size is {self.image_size}; it must be at least 8 pixels")
+        if self.image_size is not None and self.image_size > MOST_PIXELS:
+            raise ConfigError(f"image size is {self.image_size}; it must be at most {MOST_PIXELS} pixels")
         try:
             colour_of(self.background)
         except ValueError as error:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lctprune.errors import ConfigError
+
 Resize = Literal["crop", "pad", "squeeze"]
+MOST_PIXELS = 2**14  # a side
 LARGE_IMAGE = 97  # pixels a side from which on the centre crop leaves a margin, as usual for 224 pixels
 WHITE = (255, 255, 255)
 
@@ -23,6 +26,10 @@ class ValueRange:
     low: float
     high: float
     step: float
+
+    def __post_init__(self) -> None:
+        if not (self.low < self.high and self.step > 0):
+            raise ConfigError(f"values are {self.low} to {self.high} in steps of {self.step}; they must increase")
 
     @classmethod
     def of(cls, low: float, high: float, *, is_integer: bool) -> ValueRange:
@@ -57,6 +64,17 @@ class ImagePreprocessing:
     values: ValueRange | None = None
     background: tuple[int, ...] | None = WHITE
     resize: Resize = "crop"
+
+    def __post_init__(self) -> None:
+        for name in ("size", "shorter_side"):
+            if not 1 <= (value := getattr(self, name)) <= MOST_PIXELS:
+                raise ConfigError(f"{name} is {value}; it must be between 1 and {MOST_PIXELS} pixels")
+        if self.shorter_side < self.size and self.resize == "crop":
+            raise ConfigError(f"shorter_side is {self.shorter_side}; it must be at least the size, {self.size}")
+        if self.background is not None and not (
+            len(self.background) == 3 and all(0 <= x <= 255 for x in self.background)
+        ):
+            raise ConfigError(f"background is {self.background}; it must be three numbers from 0 to 255")
 
     @classmethod
     def of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from lctprune.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_INPUTS = 2**28  # numbers in one input
 ALIASES = {"resnet": "resnet18"}
 
 
@@ -104,6 +106,8 @@ class NetworkConfig:
         for name in ("groups", "num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
+        if math.prod(self._shape) > MOST_INPUTS:
+            raise ConfigError(f"an input has {'x'.join(map(str, self._shape))} numbers; it may have {MOST_INPUTS}")
         for name in (
             "split_at",
             "critic_depth",
@@ -118,6 +122,12 @@ class NetworkConfig:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.split_at:
             object.__setattr__(self, "groups", len(self.split_at) + 1)
+
+    @property
+    def _shape(self) -> list[int]:
+        if self.vocabulary is not None or self.features is not None:
+            return [self.steps or 1, 1 if self.vocabulary is not None else self.features or 1]
+        return [self.in_channels, self.image_size, self.image_size]
 
     @property
     def example(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from lctprune.config.data import DataConfig
 from lctprune.config.given import Given
-from lctprune.config.images import ImagePreprocessing
+from lctprune.config.images import MOST_PIXELS, ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.reading import from_json, unknown_fields
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
-from lctprune.errors import RunError
+from lctprune.errors import ConfigError, RunError
 
 CONFIG = "config.json"
+MOST_EXITS = 10**6
 PARTS = ("network", "data", "training")  # that every run has
 Part = Literal["network", "data", "training", "origin", "given"]
 _T = TypeVar("_T")
@@ -35,6 +36,9 @@ class StatisticsRecord:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require_statistics(self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +76,20 @@ class DataRecord:
     preprocessing: ImagePreprocessing | None = None
 
     def __post_init__(self) -> None:
+        _require_statistics(self.mean, self.std)
+        if any(not 0 <= count < 2**62 for count in self.samples.values()):
+            raise ConfigError(f"samples is {dict(self.samples)}; a number of samples must be 0 or more")
+        if self.resize is not None and not 1 <= self.resize <= MOST_PIXELS:
+            raise ConfigError(f"resize is {self.resize}; it must be between 1 and {MOST_PIXELS}")
         if self.preprocessing is None and self.resize is not None:
             earlier = ImagePreprocessing.of_earlier_version(self.resize, self.config.image_size)
             object.__setattr__(self, "preprocessing", earlier)
         object.__setattr__(self, "resize", None)
+
+
+def _require_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    if len(mean) != len(std) or any(each <= 0 for each in std):
+        raise ConfigError(f"mean has {len(mean)} numbers and std {len(std)}; they must be as many, and std positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +107,14 @@ class Origin:
     first_number: int
     exits: tuple[str, ...]
     distill: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_number <= MOST_EXITS:
+            raise ConfigError(f"first_number is {self.first_number}; it must be between 1 and {MOST_EXITS}")
+        if not self.exits:
+            raise ConfigError("exits is empty; it must describe each exit")
+        if self.distill is not None and not 0 <= self.distill <= 1:
+            raise ConfigError(f"distill is {self.distill}; it must be between 0 and 1")
 
     @property
     def next_number(self) -> int:
@@ -151,22 +173,26 @@ class RunConfig:
     @property
     def created(self) -> str:
         """The time of creation, in ISO 8601; empty where it was not recorded."""
-        return str(self.document.get("created") or "")
+        return self._recorded("created", str, "")
 
     @property
     def command(self) -> tuple[str, ...]:
         """The command that created the run; empty where that was not recorded."""
-        return tuple(map(str, self.document.get("command") or ()))
+        return self._recorded("command", tuple[str, ...], ())
 
     @property
     def versions(self) -> Mapping[str, str]:
         """The version of each package."""
-        return self.document.get("versions") or {}
+        return self._recorded("versions", dict[str, str], {})
 
     @property
     def machine(self) -> Mapping[str, Any]:
         """The machine that trained: platform, cpu, cores, threads, gpu."""
-        return self.document.get("machine") or {}
+        return self._recorded("machine", dict[str, str | int | None], {})
+
+    def _recorded(self, name: str, kind: type[_T], otherwise: _T) -> _T:
+        value = self.document.get(name)
+        return otherwise if value is None else from_json(kind, value, name, file=self.path / CONFIG)
 
     def require_known(self, part: Part, *, remedy: str = "train it again") -> None:
         """Refuse a part with settings that this version does not know.

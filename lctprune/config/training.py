@@ -118,6 +118,11 @@ class TrainConfig:
         "backpropagation.",
         panel=TRAINING,
     )
+    checkpoint_every: int | None = setting(
+        None,
+        "Steps after which a checkpoint is written within an epoch. Default: every 10 minutes (in one process).",
+        panel=TRAINING,
+    )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto is cuda if there is a GPU, else cpu.", panel=FIRST)
     compile: bool = setting(
         False,
@@ -141,6 +146,8 @@ class TrainConfig:
         _require(self, "epochs", self.epochs >= 0, "0 or more")
         for name in ("batch_size", "critic_period"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        steps = self.checkpoint_every
+        _require(self, "checkpoint_every", steps is None or steps >= 1, "at least 1")
         object.__setattr__(self, "new_parameters", tuple(self.new_parameters))  # a list, when read back from JSON
         for name in ("lr", "critic_lr"):
             rate = getattr(self, name)

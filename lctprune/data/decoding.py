@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,11 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
 from lctprune.errors import DataError, first_line
+from lctprune.utils.files import read_regular, require_regular
 
 Array = numpy.ndarray[Any, Any]
+# of Pillow's formats those of pictures, but none that starts another program (EPS) or reads other files
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "DIB", "TGA", "DDS", "ICO", "PCX")
 _TURNS = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,7 +64,8 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         DataError: the file is not an image, or it is damaged; also if that shows inside the block.
     """
     try:
-        with Image.open(path) as image:
+        require_regular(path, DataError)
+        with Image.open(path, formats=_formats()) as image:
             if image.format == "TIFF":
                 image.filename = ""  # or Pillow maps the file into memory, with the sides of a turned image exchanged
             yield image
@@ -69,6 +74,12 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except (UnidentifiedImageError, Image.DecompressionBombError, *_DAMAGE) as error:
         reason = first_line(error)
         raise DataError(f"{path} cannot be read as an image ({reason}); repair it or move it away") from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF, JPEG 2000 and WebP are not built in everywhere
 
 
 def raw_mode_of(image: ImageFile.ImageFile) -> str:
@@ -125,7 +136,7 @@ def _is_deep_png(image: ImageFile.ImageFile, raw_mode: str) -> bool:
 def _deep_png(path: Path) -> Array:
     import torchvision.io  # noqa: F401, it registers the operation; its own functions warn that they will be replaced
 
-    content = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    content = torch.frombuffer(bytearray(read_regular(path, DataError)), dtype=torch.uint8)
     try:
         values = torch.ops.image.decode_png(content, _UNCHANGED, False)  # uint16 [channels, height, width]
     except (RuntimeError, AttributeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lctprune.errors import DataError
+from lctprune.utils.files import open_regular
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 SAMPLED_LINES = 20  # that the separator is found by
@@ -43,7 +44,7 @@ def is_number(text: str) -> bool:
 
 def _text(path: Path, size: int | None) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path, DataError) as file:
             content = file.read(size)
     except OSError as error:
         raise DataError(f"the table {path} cannot be read ({error.strerror})") from error

@@ -17,6 +17,7 @@ from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.data.tokens import tokenizer_of
 from lctprune.errors import DataError
+from lctprune.utils.files import read_regular
 
 TRAIN_FILE, TEST_FILE = "train.tsv", "test.tsv"
 VALIDATION_FILES = ("val.tsv", "dev.tsv")
@@ -65,7 +66,7 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
         val=val_split,
         test=test_split,
         classes=classes,
-        fingerprint=hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
+        fingerprint=hashlib.sha256(b"".join(read_regular(file, DataError) for file in files)).hexdigest(),
         config=config,
         vocabulary=vocabulary.words,
         tokenizer=vocabulary.tokenizer.name,

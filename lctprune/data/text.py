@@ -11,8 +11,12 @@ from torch import Tensor
 
 from lctprune.data.tokens import TOKENIZER, Tokenizer
 from lctprune.errors import ConfigError, DataError
+from lctprune.utils.files import read_regular
 
 PADDING, UNKNOWN = "<padding>", "<unknown>"  # ids 0 and 1; no text has them, as < is a token by itself
+
+
+LONGEST_LINE = 2**20  # characters
 
 
 def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
@@ -26,6 +30,8 @@ def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
     """
     sentences, labels = [], []
     for number, line in enumerate(_text(Path(path)).split("\n"), 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{path}, line {number} has {len(line):,} characters; it may have {LONGEST_LINE:,}")
         if number == 1 and line.strip().lower() == "sentence\tlabel":
             continue
         sentence, tab, label = line.rpartition("\t")
@@ -130,7 +136,7 @@ class Vocabulary:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path, DataError).decode("utf-8-sig")
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); give a file with lines sentence<TAB>label"

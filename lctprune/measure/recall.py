@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from lctprune.measure.candidates import ScoredExit
@@ -34,16 +32,3 @@ def recall_record(exits: Sequence[ScoredExit]) -> dict[str, Any] | None:
         for exit, recalls in of_classes
     }
     return {"class_samples": exits[0].scores.class_samples, "exits": rounded}
-
-
-def read_recall(path: Path) -> ClassRecall | None:
-    """Read the recall of each class from candidates.json; None if an earlier version did not record it.
-
-    Args:
-        path: candidates.json of a run.
-    """
-    try:
-        record = json.loads(path.read_text())["recall"]
-        return ClassRecall(record["class_samples"], {int(exit): values for exit, values in record["exits"].items()})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lctprune.errors import NetworkError, first_line
 from lctprune.models.stand_ins import UnreadableError, load_without_code
+from lctprune.utils.files import open_regular, read_regular
 
 StateDicts = dict[str, dict[str, Tensor]]  # by their keys in the file, such as "state_dict"; "" is the file itself
 
@@ -62,10 +63,7 @@ def read_state_dicts(path: Path) -> StateDicts:
 def _read_file(path: Path) -> tuple[Any, list[str]]:
     """Read a file; return its content, and the names of the classes whose objects were passed over."""
     try:
-        if not path.is_file():
-            path.stat()
-            raise NetworkError(f"the weights {path} cannot be read (it is no regular file); {GIVE}")
-        with path.open("rb") as file:
+        with open_regular(path, NetworkError) as file:
             start = file.read(32)
         known = next((text for beginning, text in _BEGINNINGS.items() if start.startswith(beginning)), None)
         if known:
@@ -121,7 +119,7 @@ def _refusal_of_objects(path: Path, names: Sequence[str]) -> NetworkError:
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Read the tensors of all shards that an index names, which lie beside it."""
     try:
-        document = json.loads(index.read_text())
+        document = json.loads(read_regular(index, NetworkError))
         shards = {str(name): str(shard) for name, shard in document["weight_map"].items()}
     except OSError as error:
         raise NetworkError(f"the weights {index} cannot be read ({error.strerror or error})") from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lctprune.errors import NetworkError, NetworkWarning
 from lctprune.models.checkpoints import StateDicts, read_state_dicts, shown, weights_file_in
 from lctprune.models.weight_names import Fit, fit_names, is_counter
-from lctprune.utils.checkpoint import CHECKPOINT, NETWORK_PREFIX
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.utils.wording import counted
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights of one are converted to another

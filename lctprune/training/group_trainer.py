@@ -17,10 +17,10 @@ from lctprune.config.training import ResolvedTrainConfig
 from lctprune.network import Part
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.optim.schedules import learning_rate
+from lctprune.run_files import NETWORK_PREFIX
 from lctprune.training.compilation import compiled
 from lctprune.training.recomputation import Recomputed
 from lctprune.training.recomputed_parts import RecomputedPart
-from lctprune.utils.checkpoint import NETWORK_PREFIX
 
 AllReduce = Callable[[Iterable[nn.Parameter]], None]  # averages gradients over all replicas, in place
 

@@ -8,16 +8,18 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
+from lctprune.data.splits import Batch
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
 from lctprune.measure.counting import Counting
@@ -27,6 +29,7 @@ from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.finiteness import failure, not_finite, reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
+from lctprune.training.keeping import Keeper
 from lctprune.training.reading import LossReader, measured, prepared_on
 from lctprune.training.stage import Stage
 
@@ -73,6 +76,7 @@ class Plan(NamedTuple):
     steps: int  # per epoch
     epochs_done: int
     is_regression: bool
+    begun: tuple[Any, ...] = ()  # number of steps taken of the next epoch, and the sums of losses over them
     counting: Counting = Counting()  # which samples count in the mean losses
     distance: str = ""  # of outputs, by which critics distil: softened, squared, the loss
 
@@ -98,12 +102,32 @@ def train_epochs(
     examined = (
         next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
     )
-    rows: list[dict[str, object]] = [{**row} for row in run.metrics[: plan.epochs_done]] if run else []
+    rows = run.rows_to_continue() if run else []
+    keeper = Keeper(run, config.checkpoint_every) if run and pipeline.is_alone else None
+    with keeper.listening() if keeper else nullcontext():
+        yield from _epochs(stage, pipeline, data, run, plan, config, rows, keeper, examined, validation_loss)
+
+
+def _epochs(
+    stage: Stage,
+    pipeline: Pipeline,
+    data: Data | None,
+    run: Run | None,
+    plan: Plan,
+    config: ResolvedTrainConfig,
+    rows: list[Row],
+    keeper: Keeper | None,
+    examined: Batch | None,
+    validation_loss: Loss | None,
+) -> Iterator[Progress]:
     for epoch in range(plan.epochs_done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None
-        for progress in _train_epoch(stage, data, config, epoch, plan):
+        begun = plan.begun if epoch == plan.epochs_done else ()
+        for progress in _train_epoch(stage, data, config, epoch, plan, begun):
             yield progress
+            if keeper is not None and progress.step < plan.steps:  # the last one's is that of the epoch
+                keeper.after_step(stage, epoch, progress.step, rows)
         if progress is None:
             raise TrainingError("the training split has no samples")
         with _explained(epoch, progress.step - 1):
@@ -119,24 +143,34 @@ def train_epochs(
         with _explained(epoch, progress.step - 1):
             agreements = stage.agreement(*examined) if examined else []
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
-        run.write_metrics(rows)
-        run.write_checkpoint(epoch + 1, tensors)
+        run.write_checkpoint(epoch + 1, tensors, rows=rows)
+        run.write_metrics(rows)  # last, as it can be restored from the checkpoint
+        if keeper is not None:
+            keeper.after_epoch()
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
 
 
 def _train_epoch(
-    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, plan: Plan
+    stage: Stage, data: Data | None, config: ResolvedTrainConfig, epoch: int, plan: Plan, begun: Sequence[Any] = ()
 ) -> Iterator[Progress]:
     steps, counting = plan.steps, Counting(*plan.counting)
-    total = torch.zeros(len(stage.trainers))
-    total = torch.zeros(len(stage.trainers) + 1)  # the last one: of the fractions of samples that count
+    # the last sum is of the fractions of samples that count
+    first, total = (begun[0], torch.tensor(begun[1])) if begun else (0, torch.zeros(len(stage.trainers) + 1))
     seconds, samples = 0.0, 0
     reader = LossReader(config.device)
+
+    def totals() -> list[float]:
+        _read(reader, stage, total, epoch, steps, every=True)
+        return total.tolist()
+
+    stage.totals = totals
     stage.train_mode()
     start = time.perf_counter()
     split = data.train if data else None
     for index, (inputs, targets) in enumerate(stage.batches(split, seed=_epoch_seed(config.seed, epoch))):
+        if index < first:  # taken before the training was interrupted
+            continue
         position = epoch * steps + index
         settings = step_settings(position, config.epochs * steps, config)
         with config.autocast(), compilation(config), _explained(epoch, index):
@@ -152,7 +186,7 @@ def _train_epoch(
             steps=steps,
             losses=stage.known_means,
             images_per_s=samples * stage.replicas / seconds,
-            seconds_left=seconds / (index + 1) * (config.epochs * steps - position - 1),
+            seconds_left=seconds / (index + 1 - first) * (config.epochs * steps - position - 1),
         )
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
         _read(reader, stage, total, epoch, steps, every=True)
@@ -209,8 +243,8 @@ def _chunks(notes: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, A
     return (notes[start : start + size] for start in range(0, len(notes), size))
 
 
-def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, object]:
-    row: dict[str, object] = {
+def _metrics_row(progress: Progress, report: _Report, lr: float) -> Row:
+    row: Row = {
         "epoch": progress.epoch,
         "lr": lr,
         "images_per_s": round(progress.images_per_s, 2),
@@ -224,7 +258,7 @@ def _metrics_row(progress: Progress, report: _Report, lr: float) -> dict[str, ob
     return row
 
 
-def _agreement_columns(agreements: Sequence[GroupAgreement]) -> dict[str, object]:
+def _agreement_columns(agreements: Sequence[GroupAgreement]) -> Row:
     """Make columns of metrics.csv, to six digits, as norms may become very small; an undefined cosine is left empty."""
     return {
         f"exit{exit}_{name}": "" if math.isnan(value) else f"{value:.6g}"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lctprune.data.dataset import Data
 from lctprune.data.splits import sample_count
+from lctprune.errors import RunError
 from lctprune.losses import (
     Distance,
     Loss,
@@ -21,6 +22,7 @@ from lctprune.measure.counting import counting_of
 from lctprune.measure.loss_trials import is_distance
 from lctprune.measure.target_kinds import Kind, kind_of
 from lctprune.network import LocalCriticNetwork
+from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
 from lctprune.training.loop import Plan
 from lctprune.training.preflight import output_shape
@@ -28,12 +30,23 @@ from lctprune.utils.modules import device_of
 
 
 def plan_of(network: LocalCriticNetwork, data: Data | None, run: Run | None, loss: Loss | None) -> Plan | None:
-    """Return the plan of a run; None without data or a run."""
+    """Return the plan of a run; None without data or a run.
+
+    Raises:
+        RunError: the checkpoint is within an epoch of another training.
+    """
     if data is None or run is None:
         return None
     split, training = data.train, run.config.training
     steps = max(1, sample_count(split) // training.batch_size)
-    plan = Plan(dataclasses.asdict(training), steps, run.epochs_done, split.targets.is_floating_point())
+    header = run.header
+    begun = (header.step, header.totals) if header.step else ()
+    if begun and (header.step >= steps or len(header.totals) != len(network.groups) + 1):
+        raise RunError(
+            f"{run.path / CHECKPOINT}: step is {header.step} with {len(header.totals)} totals; here it must "
+            f"be less than {steps} with {len(network.groups) + 1}; restore it from a copy, or train again"
+        )
+    plan = Plan(dataclasses.asdict(training), steps, header.epoch, split.targets.is_floating_point(), begun)
     if loss is None or not is_own(loss):
         return plan
     shape, targets = output_shape(network, data), split.targets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class Stage:
 
     Attributes:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
+        totals: function that sums these losses, and last the fractions of samples that count, over the steps of the
+            epoch; set by the training loop.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Stage:
         self.trainers = list(trainers)
         self.links = links or Links()
         self.means: list[float] = []
+        self.totals: Callable[[], list[float]] = list
         self._later_means: list[float] = []
         self._config, self._loss, self._distance = config, loss, distance
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)

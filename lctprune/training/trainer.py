@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.config.given import Given
-from lctprune.config.run import Origin, run_settings
+from lctprune.config.run import CONFIG, Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
@@ -21,6 +21,7 @@ from lctprune.measure.loss_trials import is_lowest_at_target
 from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run, create_run
 from lctprune.training.accelerator import tuned_for
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
@@ -32,7 +33,7 @@ from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
 from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
-from lctprune.utils.checkpoint import NETWORK_PREFIX
+from lctprune.utils.locking import locked
 from lctprune.utils.modules import moved
 
 
@@ -139,7 +140,8 @@ def open_run(
     if run_dir is None:
         raise RunError("to resume, name the run directory (--out DIR)")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
-    run.prepare_to_resume()
+    with locked(run.path / CONFIG, str(run.path)):
+        run.prepare_to_resume()
     require_equal_settings(run, settings)
     return run
 
@@ -175,6 +177,30 @@ def train_steps(
         ConfigError: the number of processes does not fit the groups and replicas, or the method.
         ProcessLostError: another process has ended.
     """
+    with locked(run.path / CONFIG, str(run.path)) if run else nullcontext():
+        yield from _train_steps(
+            network,
+            data,
+            run,
+            loss=loss,
+            distance=distance,
+            validation_loss=validation_loss,
+            processes=processes,
+            replicas=replicas,
+        )
+
+
+def _train_steps(
+    network: LocalCriticNetwork,
+    data: Data | None,
+    run: Run | None,
+    *,
+    loss: Loss | None,
+    distance: Distance | None,
+    validation_loss: Loss | None,
+    processes: ProcessGroup | None,
+    replicas: int,
+) -> Iterator[Progress]:
     plan = plan_of(network, data, run, loss)
     plan = Plan(*processes.broadcast(plan)) if processes else plan
     assert plan is not None, "a process alone needs data and a run"
@@ -191,13 +217,13 @@ def train_steps(
     seconds = None
     if pipeline.must_balance:
         seconds = pipeline.broadcast(_group_seconds(network, data, config, loss) if data else None)
-    if data is not None and config.batch_norm == "recalibrate" and not plan.epochs_done:
+    if data is not None and config.batch_norm == "recalibrate" and not plan.epochs_done and not plan.begun:
         recalibrate(network, data.train, config)
     assignment = pipeline.assign(seconds)
     own = nn.ModuleList(network.groups[index] for index in assignment[pipeline.position])
     with frozen(own, config) if config.freeze_main else nullcontext():
         stage = pipeline.stage(network, assignment, config, loss, distance=distance)
-        if processes or plan.epochs_done:
+        if processes or plan.epochs_done or plan.begun:
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
@@ -224,7 +250,7 @@ def _default_loss(config: TrainConfig, *, is_regression: bool) -> Loss:
 
 def _checkpoint(network: LocalCriticNetwork, run: Run) -> dict[str, Tensor]:
     """Read the run's checkpoint; before its first epoch, take the network as it is."""
-    if not run.epochs_done:
+    if not (run.path / CHECKPOINT).exists():
         return {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in network.state_dict().items()}
     tensors = run.read_checkpoint("")
     if any(name.startswith("optimizer.") and name.count(".") != 4 for name in tensors):

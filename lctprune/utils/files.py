@@ -1,36 +1,120 @@
-"""Write files atomically: a reader sees the old file or the new one, never a part."""
+"""Write files atomically, so that a reader sees the old file or the new one, never a part; read regular files only."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lctprune.errors import RunError
+from lctprune.errors import LctpruneError, RunError
+
+MAX_TEXT_BYTES = 2**30  # of a file of text that is read whole
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, and make its folder; a crash leaves the old file or the new one, never a part.
+def open_regular(path: Path, error: type[LctpruneError] = RunError) -> io.BufferedReader:
+    """Open a file for reading; a pipe, socket or device is refused at once, as reading it may never end.
+
+    Args:
+        path: file, or a link to one.
+        error: type of the error for what is no regular file.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: there is no such file, or it cannot be read.
+        LctpruneError: it is no regular file; of the type `error`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_regular(path, error)
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced in the meantime
+        file.close()
+        require_regular(path, error)
+    return file
+
+
+def require_regular(path: Path, error: type[LctpruneError] = RunError) -> None:
+    """Refuse what is no regular file, before another library opens it.
+
+    Args:
+        path: file, or a link to one.
+        error: type of the error.
+
+    Raises:
+        OSError: there is no such file.
+        LctpruneError: it is a folder, pipe, socket or device; of the type `error`.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise error(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}; it must be a regular file")
+
+
+def read_regular(path: Path, error: type[LctpruneError] = RunError, *, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a whole file, as `open_regular` opens it.
+
+    Args:
+        path: file, or a link to one.
+        error: type of the error.
+        limit: largest size, in bytes.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        LctpruneError: it is no regular file, or too large; of the type `error`.
+    """
+    with open_regular(path, error) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise error(f"{path} has more than {limit // 2**20} MiB; a file of this kind may have no more")
+    return content
+
+
+def write_atomically(path: Path, content: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
+    """Write a file, and make its folder; a crash leaves the old file or the new one, never a part.
+
+    Args:
+        path: output file.
+        content: content, whole or in parts, of which one is held in memory at a time.
+
+    Raises:
+        OSError: the folder cannot be written to; the error names the file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, [content] if isinstance(content, bytes | memoryview) else content)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last through a loss of power, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def why_not_writable(folder: Path) -> str | None:
@@ -70,5 +154,5 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,29 +7,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lctprune.config.reading import FORMAT
+from lctprune.errors import RunError, RunWarning
 from lctprune.exporting import Format, export_known
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.measure.selection import main_of
+from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, sha256, write_json
 from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import candidate_record, known, model_card
 
-CANDIDATES, SELECTED, MODEL_CARD = "candidates.json", "selected", "model.json"
+SELECTED, MODEL_CARD = "selected", "model.json"
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
 SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 
@@ -72,7 +75,7 @@ def measure_run(
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
     Earlier measurements are read back, as long as the checkpoint, the latency's batch size and the machine with its
-    number of threads are unchanged.
+    number of threads are unchanged, and their costs are those of the networks.
 
     Args:
         run: run with at least one finished epoch.
@@ -101,7 +104,7 @@ def measure_run(
         "device": "cpu",
         **machine(),
     }
-    known = [] if again else _read_candidates(path, conditions, any_latency)
+    known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
         return known
@@ -113,6 +116,7 @@ def measure_run(
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
+        "format_version": FORMAT,
         "split": "validation",
         "units": {
             "flops": "per sample; 1 FLOP is one multiply or one add, so flops = 2 * macs",
@@ -145,7 +149,9 @@ def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, me
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
         group = list(together)
-        network = loaded.network(group[0].run)
+        network = _network_of(group[0].run, loaded)
+        if network is None:
+            continue
         networks = {each.name: network.subnetwork(each.exit) for each in group}
         found = dependences(networks, loaded.data.val)
         batch_size = scoring_batch(found, latency_batch=latency_batch)
@@ -163,6 +169,19 @@ def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, me
             for each in group
         ]
     return exits
+
+
+def _network_of(run: Run, loaded: LoadedRun) -> LocalCriticNetwork | None:
+    """Load a network of the run; None for a damaged one that was added and is to be left out."""
+    try:
+        return loaded.network(run)
+    except RunError as error:
+        if run.path == loaded.run.path:
+            raise
+        if not loaded.run.partial:
+            raise RunError(f"{error}; or go on without the networks in {run.path}: --partial") from error
+        warnings.warn(f"{error}; it is left out", RunWarning, stacklevel=2)
+        return None
 
 
 def deploy(
@@ -218,19 +237,20 @@ def deploy(
     model = export_known(subnetwork, samples, path, dependence=dependence, format=format)
     card = folder / MODEL_CARD
     record = {
+        "format_version": FORMAT,
         **model_card(run, candidates, exit, scores, loaded.data.classes),
         "file": model.name,
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
-        "trained_with": {"run": run.path.resolve().name, **_trained_with(loaded, member)},
+        "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
     write_json(card, record)
     return Deployment(model=model, model_card=card, **measured)
 
 
-def _trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
+def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
     """Name the run's checkpoint, and that of the added run which holds the network, by paths within the run."""
     run, record = loaded.run, {"checkpoint_sha256": loaded.checkpoint().sha256, **loaded.epochs}
     if member.run.path == run.path:
@@ -246,42 +266,3 @@ def deployment_record(deployment: Deployment) -> dict[str, Any]:
     """Return a deployment as plain JSON values."""
     named = {"description" if name == "model_card" else name: value for name, value in vars(deployment).items()}
     return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
-
-
-def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
-    """Read the model card of the selected network; None if there is none, or it is of another checkpoint or network."""
-    loaded = LoadedRun.of(run)
-    run = loaded.run
-    try:
-        card: dict[str, Any] = json.loads((run.path / SELECTED / MODEL_CARD).read_text())
-        exported = run.path / SELECTED / card["file"]
-        trained_with = _trained_with(loaded, member_of(loaded, card["exit"]))
-        is_current = (
-            all(card["trained_with"].get(name) == trained_with.get(name) for name in ("checkpoint_sha256", "added"))
-            and card["sha256"] == sha256(exported)
-            and card["test"] is not None
-        )
-    except (OSError, ValueError, KeyError, TypeError):  # NetworkError, for an exit that is gone, is a ValueError
-        return None
-    return card if is_current else None
-
-
-def _read_candidates(path: Path, conditions: Mapping[str, object], any_latency: bool) -> list[Candidate]:
-    """Read measurements of the present checkpoint; give none if there are none, or latencies need other conditions."""
-    try:
-        document = json.loads(path.read_text())
-        compared = ["checkpoint_sha256", "added_sha256"] if any_latency else [*conditions]
-        if any(document["conditions"].get(name) != conditions[name] for name in compared):
-            return []
-        names = {field.name for field in dataclasses.fields(Candidate)}
-        return [
-            Candidate(**{name: value for name, value in {**record, **_numbers(record)}.items() if name in names})
-            for record in document["candidates"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return what JSON has no number for: an accuracy of targets without classes, a loss that is not finite."""
-    return {name: math.nan for name in ("accuracy", "loss") if record[name] is None}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lctprune.data.load import relocated
 from lctprune.errors import ConfigError, RunError
+from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
 from lctprune.workflows.compression_stages import COMPRESSION
 from lctprune.workflows.densification import begin_dense
@@ -48,7 +49,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
         network=recipe,
         data=config if data is None else relocated(config, data),
         training=training if epochs is None else dataclasses.replace(training, epochs=epochs),
-        weights=None if done else recipe.weights,  # the checkpoint has what became of them
+        weights=None if (run.path / CHECKPOINT).exists() else recipe.weights,  # the checkpoint has what became of them
         out=run.path,
         resume=True,
         extend=epochs is not None,

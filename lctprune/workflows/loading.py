@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,20 +12,24 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lctprune.config.network import NetworkConfig
+from lctprune.config.reading import RESTORE
+from lctprune.config.run import CONFIG
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.errors import NetworkWarning, RunError
-from lctprune.models.build import build_network
+from lctprune.errors import LctpruneError, NetworkWarning, RunError
+from lctprune.models.build import build_model, build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX, Checkpoint
 from lctprune.runs import Run
-from lctprune.utils.checkpoint import CHECKPOINT, NETWORK_PREFIX, Checkpoint
 from lctprune.utils.names import shell_word
 from lctprune.workflows.earlier_critics import match_saved
 
+MOST_GROUPS = 10_000
+SLACK = 16  # times as many weights as the checkpoint has, which a network may have that no group runs
 MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
 
@@ -132,8 +137,9 @@ def _network_with(run: Run, weights: Mapping[str, Tensor]) -> LocalCriticNetwork
     recipe = require_recipe(run)
     remedy = f"train it again, or critics for its main network: --weights {shell_word(run.path)} --freeze-main"
     run.config.require_known("network", remedy=remedy)
+    _require_sizes(run, recipe, weights)
     with (
-        _fits_this_version(run, TypeError, RuntimeError, remedy=remedy),
+        _fits_this_version(run, remedy=remedy),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
     ):
@@ -141,16 +147,74 @@ def _network_with(run: Run, weights: Mapping[str, Tensor]) -> LocalCriticNetwork
         torch.manual_seed(run.config.training.seed)  # for tensors that no state dict holds
         network = build_network(recipe)
         match_saved(network, weights.keys())
+        require_types(network.state_dict(keep_vars=True), weights, run.path / CHECKPOINT)
         network.load_state_dict(weights)
     return network.eval()
 
 
+def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor]) -> None:
+    """Refuse settings of another network than the checkpoint's, before a much larger one is built.
+
+    Raises:
+        RunError: the checkpoint has another number of groups, or no tensor is as wide as a number in the settings.
+    """
+    numbers = {int(match[1]) for name in weights if (match := re.match(r"groups\.(\d{1,6})\.", name))}
+    last, groups = max(numbers, default=0), 1 if recipe.exit is not None else recipe.groups
+    if recipe.exit is not None and recipe.exit >= recipe.groups:
+        raise RunError(f"{run.path / CONFIG}: network.exit is {recipe.exit}; it must be less than {recipe.groups}")
+    critics = {match[1] for name in weights if (match := re.match(r"critics\.(\d{1,6})\.", name))}
+    if last >= groups or (critics and len(critics) != groups - 1):
+        raise RunError(
+            f"{run.path / CONFIG}: network.groups is {recipe.groups}, and the checkpoint has {len(critics)} critics; "
+            f"{RESTORE}"
+        )
+    if recipe.groups > MOST_GROUPS:
+        raise RunError(f"{run.path / CONFIG}: network.groups is {recipe.groups}; it must be at most {MOST_GROUPS}")
+    largest = max((tensor.numel() for tensor in weights.values()), default=0)
+    for name in ("num_outputs", "in_channels", "features", "vocabulary"):
+        if (value := getattr(recipe, name)) is not None and value > max(largest, MOST_GROUPS):
+            raise RunError(f"{run.path / CONFIG}: network.{name} is {value}, and no weights are for so many; {RESTORE}")
+    if is_own_function(recipe.model) or recipe.pruned:  # called once, as it may do more; larger than its weights
+        return
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            count = sum(tensor.numel() for tensor in build_model(recipe).state_dict().values())
+    except Exception:  # the network's own code may not run there: what is wrong shows when it is built
+        return
+    given = sum(tensor.numel() for tensor in weights.values())
+    if count > SLACK * max(given, 1) + MOST_GROUPS:
+        raise RunError(f"{run.path / CONFIG}: the network has {count} weights, and the checkpoint {given}; {RESTORE}")
+
+
+def require_types(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse weights of another type than the network's, or infinite ones.
+
+    Args:
+        own: tensors of the network.
+        weights: tensors of the checkpoint, by the same names.
+        file: checkpoint, for messages.
+
+    Raises:
+        RunError: a tensor is of another type, or infinite.
+    """
+    for name in own.keys() & weights.keys():
+        here, there = own[name], weights[name]
+        if here.dtype != there.dtype:
+            kinds = [str(each.dtype).removeprefix("torch.") for each in (there, here)]
+            raise RunError(f"{file}: {name} is {kinds[0]}; it must be {kinds[1]}, as in the network; {RESTORE}")
+        if isinstance(here, nn.Parameter) and not there.isfinite().all():
+            raise RunError(f"{file}: {name} has infinite numbers; {RESTORE}")
+
+
 @contextmanager
-def _fits_this_version(run: Run, *errors: type[Exception], remedy: str) -> Iterator[None]:
+def _fits_this_version(run: Run, *, remedy: str) -> Iterator[None]:
     """Turn errors raised inside the block into a `RunError`: the run is of another version."""
     try:
         yield
-    except errors as error:
+    except LctpruneError:
+        raise
+    except Exception as error:  # whatever a network's own code raises on other settings
         reason = textwrap.shorten(str(error), MAX_REASON_LENGTH, placeholder=" ...")
         raise RunError(f"{run.path} does not fit this version of lctprune ({reason}); {remedy}") from error
 

@@ -7,14 +7,15 @@ narrowed/exitK-TARGET/  exit K as one network, with fewer channels
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from lctprune.config.run import CONFIG, Origin
 from lctprune.errors import NetworkError, RunError
 from lctprune.measure.candidates import MAIN, exit_name
+from lctprune.run_files import CHECKPOINT, tensor_shapes
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable
 from lctprune.workflows.loading import LoadedRun, require_recipe
@@ -46,14 +47,16 @@ def members_of(run: Run | LoadedRun) -> list[Member]:
     An added run counts if it has a finished epoch and was started from the run's present checkpoint.
 
     Raises:
-        RunError: the run has no checkpoint, or its network was made in a program.
+        RunError: the run has no checkpoint, or its network was made in a program; or an added run is damaged, and
+            `run.partial` is not set.
     """
     loaded = LoadedRun.of(run)
     run = loaded.run
     require_recipe(run)
+    require_whole(loaded)
     members = [Member(exit, name, run, exit) for exit, name in enumerate(exit_names(run))]
     current = loaded.checkpoint().sha256
-    for added, origin in added_runs(run):
+    for added, origin in added_runs(loaded):
         if origin.checkpoint_sha256 == current and loaded.epochs_done(added):
             for exit, text in enumerate(origin.exits):
                 number = origin.first_number + exit
@@ -124,8 +127,9 @@ def new_origin(loaded: LoadedRun, exits: list[str], *, distill: float | None = N
         exits: description of how each of them came to be.
         distill: weight of the distance to the main network's outputs; see `Origin`.
     """
+    require_whole(loaded)
     run = loaded.run
-    number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(run))])
+    number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(loaded))])
     return Origin(
         checkpoint_sha256=loaded.checkpoint().sha256, first_number=number, exits=tuple(exits), distill=distill
     )
@@ -180,9 +184,9 @@ def notes(run: Run | LoadedRun) -> list[str]:
     run = loaded.run
     if run.config.origin is not None:
         return [f"{run.path} was added to the run that it stands in, which has all networks"]
-    found = []
+    found = [f"{each}; it is left out" for each in damaged_runs(loaded)]
     current = loaded.checkpoint().sha256
-    for added, origin in added_runs(run):
+    for added, origin in added_runs(loaded):
         done, epochs = loaded.epochs_done(added), added.config.training.epochs
         if origin.checkpoint_sha256 != current:
             found.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
@@ -191,15 +195,65 @@ def notes(run: Run | LoadedRun) -> list[str]:
     return found
 
 
-def added_runs(run: Run) -> list[tuple[Run, Origin]]:
+def added_runs(run: Run | LoadedRun) -> list[tuple[Run, Origin]]:
     """List the runs that were added to a run, in the order in which they were started, with their origins."""
-    found = []
-    for folder in (run.path / DENSE, *(run.path / FINETUNED).glob("*"), *(run.path / NARROWED).glob("*")):
-        with suppress(RunError):  # no run, or something else
+    return sorted(_examined(LoadedRun.of(run))[0], key=lambda each: each[1].first_number)
+
+
+def damaged_runs(run: Run | LoadedRun) -> list[str]:
+    """Say which runs that were added to a run are damaged, each with its folder and what is wrong."""
+    return _examined(LoadedRun.of(run))[1]
+
+
+def require_whole(run: Run | LoadedRun) -> None:
+    """Refuse a run to which damaged runs were added, unless it is to be used without these.
+
+    Raises:
+        RunError: an added run is damaged, and `run.partial` is not set.
+    """
+    if (damaged := damaged_runs(run)) and not LoadedRun.of(run).run.partial:
+        more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
+        raise RunError(f"{damaged[0]}{more}; restore it, remove its folder, or go on without it: --partial")
+
+
+def _examined(loaded: LoadedRun) -> tuple[list[tuple[Run, Origin]], list[str]]:
+    """Open the runs that were added to a run: the whole ones with their origins, and what is wrong with the others."""
+    run = loaded.run
+    found, damaged, taken = [], [], {*range(_own_exits(run))}
+    for folder in (run.path / DENSE, *_folders(run.path / FINETUNED), *_folders(run.path / NARROWED)):
+        if not (folder.is_dir() and any(os.path.lexists(folder / name) for name in (CONFIG, CHECKPOINT))):
+            continue  # no run, or something else
+        try:
             added = Run(folder, model=run.model)
-            if added.config.origin is not None:
-                found.append((added, added.config.origin))
-    return sorted(found, key=lambda each: each[1].first_number)
+            if (origin := added.config.origin) is None:
+                if folder.name == DENSE or re.fullmatch(r"exit\d+", folder.name):
+                    raise RunError(f"{folder / CONFIG}: origin is missing")
+                continue
+            _require_sound(added, origin, current=loaded.checkpoint().sha256)
+            if taken & {*range(origin.first_number, origin.next_number)}:
+                raise RunError(f"{folder / CONFIG}: origin.first_number is {origin.first_number}, which is taken")
+            taken |= {*range(origin.first_number, origin.next_number)}
+            found.append((added, origin))
+        except RunError as error:
+            damaged.append(f"{folder}, which was added to {run.path}, is damaged: {error}")
+    return found, damaged
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(path.glob("*"))
+
+
+def _require_sound(added: Run, origin: Origin, *, current: str) -> None:
+    """Raise a `RunError` if an added run of the run's present checkpoint is not what its files say."""
+    recipe, _ = require_recipe(added), added.config.training
+    header, own = added.header, _own_exits(added)
+    named = own if recipe.exit is not None else own - 1  # in a densified front the main network is the run's own
+    if len(origin.exits) != named:
+        raise RunError(f"{added.path / CONFIG}: origin.exits has {len(origin.exits)} names; it must have {named}")
+    if not header.epoch and not header.step and added.metrics:
+        raise RunError(f"{added.path / CHECKPOINT} is missing")
+    if origin.checkpoint_sha256 == current and header.epoch:
+        tensor_shapes(added.path)
 
 
 def _own_exits(run: Run) -> int:

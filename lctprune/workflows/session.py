@@ -26,11 +26,11 @@ from lctprune.models.build import MODELS, build_network, fitted, require_known
 from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Progress
 from lctprune.training.trainer import open_run, train_steps
-from lctprune.utils.checkpoint import NETWORK_PREFIX
 from lctprune.workflows.added_critics import critics_to_add
 from lctprune.workflows.earlier_critics import match_saved
 from lctprune.workflows.given_network import (
@@ -226,7 +226,7 @@ def prepare(settings: SessionSettings) -> Prepared:
     finally:
         if not resumed:  # also beside an error that it explains
             note_on_size(config.model, data, own, data_config)
-    if resumed and resumed.epochs_done:
+    if resumed and (resumed.path / CHECKPOINT).exists():
         match_saved(network, resumed.read_checkpoint(NETWORK_PREFIX).keys())
     if settings.dense:
         with torch.random.fork_rng(devices=[]):
@@ -266,7 +266,7 @@ def _resumed(settings: SessionSettings, run: Run) -> NetworkConfig:
             critic_width=config.critic_width or chosen,
         )
     weights, note = config.weights, config.weights_note
-    if settings.weights is None and run.epochs_done:  # the checkpoint has what became of them
+    if settings.weights is None and (run.path / CHECKPOINT).exists():  # the checkpoint has what became of them
         weights, note = (recorded.weights, recorded.weights_note) if recorded else (None, None)
     architecture = recorded.architecture if recorded and cuts is not None else None
     names = recorded.cut_point_names if recorded and cuts is not None else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +133,23 @@ def test_what_each_network_costs_stands_beside_its_own_scores(make_network: Make
     assert candidate_of(candidates, 2) is candidates[1]
     with pytest.raises(lct.NetworkError, match="exit 1 does not exist; there are exits 2, 7"):
         candidate_of(candidates, 1)
+
+
+@pytest.mark.slow
+def test_evaluating_again_and_again_takes_no_more_memory(make_network: MakeNetwork, data: lct.Data) -> None:
+    """TorchScript keeps for ever what is frozen in Python's own compilation unit."""
+    network = make_network()
+
+    def resident_mib() -> float:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    for _ in range(3):
+        lct.evaluate(network, data.val, data.example, latency_repeats=2)
+    before = resident_mib()
+    for _ in range(50):
+        lct.evaluate(network, data.val, data.example, latency_repeats=2)
+    assert resident_mib() - before < 10
 
 
 def test_latencies_of_a_busy_machine_are_named() -> None:

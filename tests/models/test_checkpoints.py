@@ -522,7 +522,7 @@ def test_other_formats_are_named_with_what_to_do(tmp_path: Path) -> None:
         ("exported.pt2", r"torch\.export; .*state_dict"),
         ("lfs.safetensors", "git lfs pull"),
         ("page.pth", "a web page"),
-        ("pipe.pt", "no regular file"),
+        ("pipe.pt", "a regular file"),
     ):
         with pytest.raises(NetworkError, match=match) as caught:
             read_weights(tmp_path / name)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import lctprune as lct
-from lctprune.measure.recall import read_recall
 from lctprune.reports import report_page, training_curves, training_figure
 from lctprune.reports.points import pareto_points
 from lctprune.reports.tables import candidates_frame, metrics_frame
+from lctprune.workflows.measurements import read_recall
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 CONFIG = lct.TrainConfig(epochs=1, batch_size=16, precision="fp32", distill=0)

@@ -148,6 +148,7 @@ def test_a_resumed_one_equals_an_uninterrupted_one(trained: lct.Run, tmp_path: P
     for progress in steps:
         if progress.epoch == 2 and progress.step == 2:
             break
+    steps.close()  # type: ignore[attr-defined]  # or the run stays locked
     assert begun.run.epochs_done == 1
     for settings, named in (
         ({"distill": 0.5}, "distill 0.4"),

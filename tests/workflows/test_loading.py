@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import lctprune as lct
-from lctprune.workflows.deployment import deploy, read_selection
+from lctprune.workflows.deployment import deploy
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of, new_origin
+from lctprune.workflows.selections import read_selection
 
 Cli = Callable[..., Any]
 SOURCE = """

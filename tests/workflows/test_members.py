@@ -12,9 +12,10 @@ import torch
 import lctprune as lct
 from lctprune.measure.selection import main_of
 from lctprune.workflows.densification import begin_dense
-from lctprune.workflows.deployment import deploy, read_selection
+from lctprune.workflows.deployment import deploy
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.members import added_runs, member_named, member_of, members_of, notes
+from lctprune.workflows.selections import read_selection
 
 
 def numbers(run: lct.Run) -> dict[int, tuple[str, str, int]]:

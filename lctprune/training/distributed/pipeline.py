@@ -59,8 +59,9 @@ def require_one_process(config: TrainConfig, processes: int) -> None:
     Raises:
         ConfigError: the method is joint, or diagnostics are on.
     """
-    if processes > 1 and (config.method == "joint" or config.diagnostics):
+    if processes > 1 and (config.method == "joint" or config.diagnostics or config.checkpoint_every):
         option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
+        option = option if config.diagnostics or config.method == "joint" else "--checkpoint-every"
         raise ConfigError(f"{option} needs the whole network in one process; leave out --processes")
 
 
@@ -104,6 +105,11 @@ class Pipeline:
     def is_first(self) -> bool:
         """Whether this is rank 0, which reads the data and writes the run."""
         return self._group.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process holds the whole network."""
+        return self._group.size == 1
 
     def broadcast(self, value: Any = None) -> Any:
         """Return rank 0's value in every process; made of plain values, as JSON has them."""

@@ -1,0 +1,93 @@
+"""Read the model card of the selected network back, as a stranger's file."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lctprune.config.metric import METRIC_NAMES
+from lctprune.config.reading import from_json, parse_object
+from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
+from lctprune.measure.selection import Limits
+from lctprune.runs import Run
+from lctprune.utils.files import read_regular, sha256
+from lctprune.workflows.deployment import MODEL_CARD, SELECTED, trained_with
+from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import member_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OnTest:
+    """Figures of a network on the test split; null where JSON has no number."""
+
+    accuracy: float | None
+    samples: int
+    metric: str = "accuracy"
+    score: float | None = None
+    loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= 2**62:
+            raise ConfigError(f"samples is {self.samples}; it must be at least 1")
+        if self.metric not in METRIC_NAMES.values():
+            raise ConfigError(f"metric is {self.metric!r}; it must be one of {', '.join(METRIC_NAMES.values())}")
+        if self.accuracy is None and self.score is None:
+            raise ConfigError("accuracy and score are missing; one of them must be a number")
+        for name, value in {"accuracy": self.accuracy, "score": None if self.metric == "loss" else self.score}.items():
+            lowest = -1e300 if self.metric in ("R2", "loss") else 0
+            if value is not None and not lowest <= value <= 1:
+                raise ConfigError(f"{name} is {value}; it must be between {lowest} and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Main:
+    """The main network beside the selected one."""
+
+    test: _OnTest | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Card:
+    """The fields of a model card that are read back."""
+
+    exit: int
+    file: str
+    sha256: str
+    trained_with: dict[str, Any]
+    test: _OnTest | None
+    main_network: _Main
+    budget: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.file != Path(self.file).name or not self.file:
+            raise ConfigError(f"file is {self.file[:60]!r}; it must be the name of the exported file")
+        if self.test is not None and self.main_network.test is None:
+            raise ConfigError("main_network.test is missing")
+        Limits(self.budget)
+
+
+def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
+    """Read the model card of the selected network; None if there is none, or it is of another checkpoint or network.
+
+    Warns:
+        RunWarning: the model card is damaged.
+    """
+    loaded = LoadedRun.of(run)
+    path = loaded.run.path / SELECTED / MODEL_CARD
+    try:
+        document = parse_object(read_regular(path), path, remedy="select again")
+        card = from_json(_Card, document, "", file=path, remedy="select again")
+        digest = sha256(path.parent / card.file)
+    except OSError:
+        return None
+    except RunError as error:
+        warnings.warn(f"{error}; the page and the plots do without it", RunWarning, stacklevel=2)
+        return None
+    try:
+        expected = trained_with(loaded, member_of(loaded, card.exit))
+    except NetworkError:  # the exit is gone
+        return None
+    is_of_run = all(card.trained_with.get(name) == expected.get(name) for name in ("checkpoint_sha256", "added"))
+    return document if is_of_run and card.sha256 == digest and card.test is not None else None
