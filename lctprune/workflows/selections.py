@@ -33,7 +33,7 @@ class _OnTest:
             raise ConfigError(f"samples is {self.samples}; it must be at least 1")
         if self.metric not in METRIC_NAMES.values():
             raise ConfigError(f"metric is {self.metric!r}; it must be one of {', '.join(METRIC_NAMES.values())}")
-        if self.accuracy is None and self.score is None:
+        if self.accuracy is None and self.score is None and self.metric != "R2":  # which some targets do not have
             raise ConfigError("accuracy and score are missing; one of them must be a number")
         for name, value in {"accuracy": self.accuracy, "score": None if self.metric == "loss" else self.score}.items():
             lowest = -1e300 if self.metric in ("R2", "loss") else 0

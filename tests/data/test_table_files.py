@@ -184,7 +184,7 @@ def test_a_file_that_cannot_be_used(content: str | bytes, words: str, tmp_path: 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(lct.DataError, match="cannot be read"):
         read_table(tmp_path / "nosuch.csv")
-    with pytest.raises(lct.DataError, match="cannot be read"):
+    with pytest.raises(lct.DataError, match="is a folder; it must be a regular file"):
         read_table(tmp_path)
 
 

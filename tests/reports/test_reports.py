@@ -212,7 +212,7 @@ def test_metrics_frame_of_an_unfinished_run_is_empty(tmp_path: Path) -> None:
 
 def test_metrics_frame_refuses_what_is_not_a_number(run: Run) -> None:
     (run.path / "metrics.csv").write_text("epoch,lr\n1,high\n")
-    with pytest.raises(RunError, match=r"metrics\.csv holds something that is not a number"):
+    with pytest.raises(RunError, match=r"metrics\.csv: lr is 'high' in line 2; it must be a finite number"):
         reports.metrics_frame(run)
 
 

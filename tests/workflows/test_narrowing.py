@@ -85,6 +85,7 @@ def test_resumed_is_uninterrupted(trained: lct.Run) -> None:
         steps = begin_narrowing(trained, 1, keep=0.7, epochs=2).steps()
         for _ in range(stop_after):
             next(steps)
+        steps.close()
         resumed = lct.narrow(trained, 1, keep=0.7, resume=True, epochs=2)
         assert (resumed.path / "checkpoint.safetensors").read_bytes() == contents
     with pytest.raises(lct.RunError, match="epochs was 2, is 3"):

@@ -172,7 +172,7 @@ def test_processes_listen_on_the_loopback_interface_only_and_an_interrupt_ends_a
     _, err = training.communicate(timeout=60)
     assert training.returncode == 130
     assert err.count("error:") == 1
-    assert f"To go on: lctprune resume {tmp_path}/run" in err
+    assert "lctprune resume run\n" in err
     assert "Traceback" not in err
     wait_for(lambda: not any(exists(each) for each in ranks))
     assert lct.Run(tmp_path / "run").epochs_done >= 1
