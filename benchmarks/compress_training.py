@@ -16,7 +16,7 @@ from gpu_training import has_checkpoint, synchronize
 from torch import nn
 
 import lctprune as lct
-from lctprune.data.part_split import PartSplit
+from lctprune.data.wrapped_split import PartSplit
 from lctprune.losses import default_loss
 from lctprune.measure.scores import score_exits
 from lctprune.training.loop import Progress

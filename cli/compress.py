@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,15 +13,17 @@ from lctprune.cli.options import (
     BudgetLatencyOption,
     BudgetMacsOption,
     BudgetParamsOption,
+    DownloadOption,
     JsonOption,
+    RunDirectoryOption,
     Settings,
     ThreadsOption,
     with_settings,
 )
-from lctprune.cli.parsing import data_name, group_count
+from lctprune.cli.parsing import data_places, group_count
 from lctprune.config.compression import CompressConfig
 from lctprune.config.data import DataConfig
-from lctprune.config.fields import DATA, FIRST, help_of
+from lctprune.config.fields import FIRST, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.utils.names import shell_word
@@ -63,24 +64,14 @@ def compress(
     budget_macs: BudgetMacsOption = None,
     budget_params: BudgetParamsOption = None,
     budget_latency_ms: BudgetLatencyOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", rich_help_panel=FIRST, help="Run directory, new or empty. Default: a new one in runs/."
-        ),
-    ] = None,
+    out: RunDirectoryOption = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume", metavar=SWITCH, rich_help_panel=FIRST, help="Continue the compression in --out where it stood."
         ),
     ] = False,
-    download: Annotated[
-        bool,
-        typer.Option(
-            "--download", metavar=SWITCH, rich_help_panel=DATA, help="Download the data set if it is not there."
-        ),
-    ] = False,
+    download: DownloadOption = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -101,13 +92,10 @@ def compress(
     from lctprune.workflows.compression import begin_compression
 
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
-    places = {"name": data_name(data["name"]), "data_dir": str(Path(data["data_dir"]).absolute())}
-    if data["image_root"] is not None:
-        places["image_root"] = str(Path(data["image_root"]).absolute())
     with printed_warnings(stderr()):
         begun = begin_compression(
             NetworkConfig(model=model, **network | {"groups": group_count(network | {"balance": "flops"})}),
-            DataConfig(**data | places, seed=training["seed"]),
+            DataConfig(**data_places(data), seed=training["seed"]),
             Budget(**limits),
             weights=weights,
             config=CompressConfig(**compression),

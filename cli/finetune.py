@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from lctprune.cli.console import printed_warnings, stderr
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, ResumeOption, RunArgument, ThreadsOption
+from lctprune.cli.options import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    ResumeOption,
+    RunArgument,
+    TaughtEpochsOption,
+    TaughtRateOption,
+    TeacherOption,
+    ThreadsOption,
+)
 from lctprune.errors import ConfigError
 
 
@@ -17,19 +27,9 @@ def finetune(
         str | None,
         typer.Option("--exit", metavar="K|NAME", help="Exit, by its number or name, as evaluate shows them."),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Passes over the training split. Default: 1.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(metavar="X", help="Peak learning rate. Default: a fifth of the run's.")
-    ] = None,
-    distill: Annotated[
-        float | None,
-        typer.Option(
-            metavar="W",
-            help="Weight of imitating the main network's outputs, 0 (labels only) to 1. Default: 0.5.",
-        ),
-    ] = None,
+    epochs: TaughtEpochsOption = None,
+    lr: TaughtRateOption = None,
+    distill: TeacherOption = None,
     resume: ResumeOption = False,
     model: ModelOption = None,
     data: DataOption = None,

@@ -17,6 +17,9 @@ from lctprune.cli.options import (
     ModelOption,
     ResumeOption,
     RunArgument,
+    TaughtEpochsOption,
+    TaughtRateOption,
+    TeacherOption,
     ThreadsOption,
 )
 
@@ -46,19 +49,9 @@ def narrow(
             "exit's loss without them), or exits (of all exits' losses up to it).",
         ),
     ] = "magnitude",
-    epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Passes over the training split. Default: 1.")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(metavar="X", help="Peak learning rate. Default: a fifth of the run's.")
-    ] = None,
-    distill: Annotated[
-        float | None,
-        typer.Option(
-            metavar="W",
-            help="Weight of imitating the main network's outputs, 0 (labels only) to 1. Default: 0.5.",
-        ),
-    ] = None,
+    epochs: TaughtEpochsOption = None,
+    lr: TaughtRateOption = None,
+    distill: TeacherOption = None,
     resume: ResumeOption = False,
     model: ModelOption = None,
     data: DataOption = None,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from lctprune.cli.parsing import arguments, names, numbers
-from lctprune.config.fields import types_of, without_none
+from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
 
 OUTPUT = "Output"  # heading of --help
@@ -62,6 +62,31 @@ PartialOption = Annotated[
     typer.Option("--partial", metavar=SWITCH, help="Go on without added networks whose files are damaged."),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", metavar=SWITCH, help="Continue from the last whole epoch.")]
+RunDirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", rich_help_panel=FIRST, help="Run directory, new or empty. Default: a new one in runs/."
+    ),
+]
+DownloadOption = Annotated[
+    bool,
+    typer.Option("--download", metavar=SWITCH, rich_help_panel=DATA, help="Download the data set if it is not there."),
+]
+# of one exit that is trained on, with the main network as its teacher
+TaughtEpochsOption = Annotated[
+    int | None, typer.Option("--epochs", min=1, metavar="N", help="Passes over the training split. Default: 1.")
+]
+TaughtRateOption = Annotated[
+    float | None, typer.Option("--lr", metavar="X", help="Peak learning rate. Default: a fifth of the run's.")
+]
+TeacherOption = Annotated[
+    float | None,
+    typer.Option(
+        "--distill",
+        metavar="W",
+        help="Weight of imitating the main network's outputs, 0 (labels only) to 1. Default: 0.5.",
+    ),
+]
 LIMIT = "LIMIT"  # what --help shows for the value of a budget
 BudgetFlopsOption = Annotated[
     str | None,

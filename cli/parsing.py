@@ -69,11 +69,17 @@ def _value(text: str) -> Any:
     return value
 
 
-def data_name(name: str) -> str:
-    """Return a known data set's name as it is, and a path as an absolute one, so that a run finds its data anywhere."""
+def data_places(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the data with paths as absolute ones, so that a run finds its data anywhere."""
     from lctprune.data.builtin import NAMED
 
-    return name if name in NAMED or not Path(name).exists() else str(Path(name).resolve())
+    name = data["name"]
+    places = {"data_dir": str(Path(data["data_dir"]).absolute())}
+    if name not in NAMED and Path(name).exists():
+        places["name"] = str(Path(name).resolve())
+    if data["image_root"] is not None:
+        places["image_root"] = str(Path(data["image_root"]).absolute())
+    return {**data, **places}
 
 
 def require_effect(method: str, given: Mapping[str, Any]) -> None:

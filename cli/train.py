@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from lctprune.cli.console import print_json, print_notes, printed_warnings, quantity, stderr, stdout
-from lctprune.cli.options import SWITCH, JsonOption, Settings, ThreadsOption, with_settings
-from lctprune.cli.parsing import data_name, group_count, require_effect
+from lctprune.cli.options import (
+    SWITCH,
+    DownloadOption,
+    JsonOption,
+    RunDirectoryOption,
+    Settings,
+    ThreadsOption,
+    with_settings,
+)
+from lctprune.cli.parsing import data_places, group_count, require_effect
 from lctprune.config.data import DataConfig
-from lctprune.config.fields import DATA, FIRST, NETWORK, help_of
+from lctprune.config.fields import FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError
@@ -45,24 +52,14 @@ def train(
             help="Weights of the model to start from: a state dict, a run directory, or default, the model's own.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", rich_help_panel=FIRST, help="Run directory, new or empty. Default: a new one in runs/."
-        ),
-    ] = None,
+    out: RunDirectoryOption = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume", metavar=SWITCH, rich_help_panel=FIRST, help="Continue the run in --out from its last epoch."
         ),
     ] = False,
-    download: Annotated[
-        bool,
-        typer.Option(
-            "--download", metavar=SWITCH, rich_help_panel=DATA, help="Download the data set if it is not there."
-        ),
-    ] = False,
+    download: DownloadOption = False,
     dense: Annotated[
         bool,
         typer.Option(
@@ -116,9 +113,6 @@ def train(
     if not resume:
         require_effect(training["method"], network | training)
     groups = 1 if training["method"] == "backprop" else group_count(network)
-    places = {"name": data_name(data["name"]), "data_dir": str(Path(data["data_dir"]).absolute())}
-    if data["image_root"] is not None:
-        places["image_root"] = str(Path(data["image_root"]).absolute())
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
     with stderr().status("Loading PyTorch"):  # which takes seconds
@@ -126,7 +120,7 @@ def train(
 
     settings = SessionSettings(
         network=NetworkConfig(model=model, **network | {"groups": groups}),
-        data=DataConfig(**data | places, seed=config.seed),
+        data=DataConfig(**data_places(data), seed=config.seed),
         training=config,
         weights=weights,
         download=download,

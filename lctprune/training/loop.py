@@ -19,7 +19,6 @@ from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Batch
 from lctprune.errors import LctpruneError, TrainingError, first_line
 from lctprune.losses import Loss
 from lctprune.measure.counting import Counting
@@ -99,13 +98,9 @@ def train_epochs(
         data = dataclasses.replace(
             data, train=prepared_on(data.train, config.device), val=prepared_on(data.val, config.device)
         )
-    examined = (
-        next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
-    )
-    rows = run.rows_to_continue() if run else []
     keeper = Keeper(run, config.checkpoint_every) if run and pipeline.is_alone else None
     with keeper.listening() if keeper else nullcontext():
-        yield from _epochs(stage, pipeline, data, run, plan, config, rows, keeper, examined, validation_loss)
+        yield from _epochs(stage, pipeline, data, run, plan, config, keeper, validation_loss)
 
 
 def _epochs(
@@ -115,11 +110,13 @@ def _epochs(
     run: Run | None,
     plan: Plan,
     config: ResolvedTrainConfig,
-    rows: list[Row],
     keeper: Keeper | None,
-    examined: Batch | None,
     validation_loss: Loss | None,
 ) -> Iterator[Progress]:
+    examined = (
+        next(data.train.shuffled(config.batch_size, seed=config.seed), None) if data and config.diagnostics else None
+    )
+    rows = run.rows_to_continue() if run else []
     for epoch in range(plan.epochs_done, config.epochs):
         torch.manual_seed(_epoch_seed(config.seed, epoch))
         progress = None

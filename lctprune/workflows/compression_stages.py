@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from lctprune.config.compression import CompressConfig
 from lctprune.data.dataset import Data
-from lctprune.data.part_split import PartSplit
+from lctprune.data.wrapped_split import PartSplit
 from lctprune.errors import BudgetError, ConfigError, NetworkError, NetworkWarning, RunError
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Limits, select
@@ -153,7 +153,7 @@ class Compression:
     def _critics(self) -> Iterator[Stage]:
         if self.run.epochs_done < self.run.config.training.epochs:
             part = self.plan[0].passes / self.run.config.training.epochs
-            session = Session(self._network, self._part(part), self.run)
+            session = Session(self._network, self._part(self._data, part), self.run)
             yield Stage("critics", self.plan[0].what, session)
 
     def _further_critics(self) -> Iterator[Stage]:
@@ -174,7 +174,7 @@ class Compression:
                 resume=done is not None,
                 device=self.run.config.training.device,
             )
-        yield Stage("densify", line.what, session._replace(data=self._part(passes.part)))
+        yield Stage("densify", line.what, session._replace(data=self._part(self._data, passes.part)))
 
     def _round(self, index: int, count: int) -> Iterator[Stage]:
         while (entrant := next(filter(self._is_left, self._entrants(index, count)), None)) is not None:
@@ -186,8 +186,7 @@ class Compression:
                 self.notes.append(f"left out: {error}")
                 continue
             assert session.data is not None  # in a process alone
-            split = PartSplit(session.data.train, entrant.part, self.run.config.training.batch_size)
-            data = dataclasses.replace(session.data, train=split)
+            data = self._part(session.data, entrant.part)
             yield Stage(f"round {index + 1}", entrant.what, session._replace(data=data))
 
     def _is_left(self, entrant: Entrant) -> bool:
@@ -225,9 +224,10 @@ class Compression:
         self._state["notes"] = self.notes
         write_json(self.run.path / COMPRESSION, self._state)
 
-    def _part(self, part: float) -> Data:
-        split = PartSplit(self._data.train, min(1.0, part), self.run.config.training.batch_size)
-        return dataclasses.replace(self._data, train=split)
+    def _part(self, data: Data, part: float) -> Data:
+        """Return data of whose training split an epoch takes a part."""
+        split = PartSplit(data.train, min(1.0, part), self.run.config.training.batch_size)
+        return dataclasses.replace(data, train=split)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from lctprune.utils.files import require_writable, sha256, write_json
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
-from lctprune.workflows.model_card import candidate_record, known, model_card
+from lctprune.workflows.model_card import MODEL_CARD, candidate_record, known, model_card
 
-SELECTED, MODEL_CARD = "selected", "model.json"
+SELECTED = "selected"
 COMPARED_SAMPLES = 32  # samples that an exported file is compared on
 SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 

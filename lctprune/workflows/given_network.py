@@ -21,6 +21,7 @@ from lctprune.models.own_images import OwnImages
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.modules import moved
+from lctprune.workflows.model_card import known
 
 if TYPE_CHECKING:
     from lctprune.workflows.session import SessionSettings
@@ -48,16 +49,12 @@ def measure_given(network: LocalCriticNetwork, data: Data, config: TrainConfig) 
         warnings.warn(text, NetworkWarning, stacklevel=4)
     return Given(
         metric=scores.metric,
-        score=_known(scores.score[0]),
-        accuracy=_known(scores.accuracy[0]),
+        score=known(scores.score[0]),
+        accuracy=known(scores.accuracy[0]),
         loss=scores.loss[0],
         samples=scores.samples,
         new=network.new_parameters,
     )
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _chance(scores: ExitScores) -> str | None:

@@ -72,10 +72,9 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
     owner_path = path.parent if path.name == DENSE else path.parents[1]
     if (owner_path / COMPRESSION).exists():
         raise _of_compression(owner_path)
+    owner = Run(owner_path, model=model, data_path=data)
     if path.name == DENSE:
-        owner = Run(path.parent, model=model, data_path=data)
         return owner, begin_dense(owner, resume=True)
-    owner = Run(path.parents[1], model=model, data_path=data)
     if path.parent.name == NARROWED:
         return owner, resume_narrowing(owner, path)
     return owner, begin_finetuning(owner, int(path.name.removeprefix("exit")), resume=True)

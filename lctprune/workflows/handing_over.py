@@ -15,9 +15,7 @@ from lctprune.data.dataset import Data, data_record
 from lctprune.models.build import fitted
 from lctprune.utils.environment import environment
 from lctprune.utils.files import sha256, write_json
-from lctprune.workflows.model_card import input_record, output_record
-
-MODEL_CARD = "model.json"
+from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 
 
 def export(

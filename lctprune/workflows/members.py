@@ -53,10 +53,9 @@ def members_of(run: Run | LoadedRun) -> list[Member]:
     loaded = LoadedRun.of(run)
     run = loaded.run
     require_recipe(run)
-    require_whole(loaded)
     members = [Member(exit, name, run, exit) for exit, name in enumerate(exit_names(run))]
     current = loaded.checkpoint().sha256
-    for added, origin in added_runs(loaded):
+    for added, origin in require_whole(loaded):
         if origin.checkpoint_sha256 == current and loaded.epochs_done(added):
             for exit, text in enumerate(origin.exits):
                 number = origin.first_number + exit
@@ -127,9 +126,7 @@ def new_origin(loaded: LoadedRun, exits: list[str], *, distill: float | None = N
         exits: description of how each of them came to be.
         distill: weight of the distance to the main network's outputs; see `Origin`.
     """
-    require_whole(loaded)
-    run = loaded.run
-    number = max([_own_exits(run), *(origin.next_number for _, origin in added_runs(loaded))])
+    number = max([_own_exits(loaded.run), *(origin.next_number for _, origin in require_whole(loaded))])
     return Origin(
         checkpoint_sha256=loaded.checkpoint().sha256, first_number=number, exits=tuple(exits), distill=distill
     )
@@ -184,9 +181,10 @@ def notes(run: Run | LoadedRun) -> list[str]:
     run = loaded.run
     if run.config.origin is not None:
         return [f"{run.path} was added to the run that it stands in, which has all networks"]
-    found = [f"{each}; it is left out" for each in damaged_runs(loaded)]
+    whole, damaged = _examined(loaded)
+    found = [f"{each}; it is left out" for each in damaged]
     current = loaded.checkpoint().sha256
-    for added, origin in added_runs(loaded):
+    for added, origin in whole:
         done, epochs = loaded.epochs_done(added), added.config.training.epochs
         if origin.checkpoint_sha256 != current:
             found.append(f"{added.path} was begun from another checkpoint of {run.path} and is left out; remove it")
@@ -197,27 +195,30 @@ def notes(run: Run | LoadedRun) -> list[str]:
 
 def added_runs(run: Run | LoadedRun) -> list[tuple[Run, Origin]]:
     """List the runs that were added to a run, in the order in which they were started, with their origins."""
-    return sorted(_examined(LoadedRun.of(run))[0], key=lambda each: each[1].first_number)
+    return _examined(LoadedRun.of(run))[0]
 
 
-def damaged_runs(run: Run | LoadedRun) -> list[str]:
-    """Say which runs that were added to a run are damaged, each with its folder and what is wrong."""
-    return _examined(LoadedRun.of(run))[1]
-
-
-def require_whole(run: Run | LoadedRun) -> None:
-    """Refuse a run to which damaged runs were added, unless it is to be used without these.
+def require_whole(run: Run | LoadedRun) -> list[tuple[Run, Origin]]:
+    """Return `added_runs`, unless there are damaged ones, and the run is not to be used without these.
 
     Raises:
         RunError: an added run is damaged, and `run.partial` is not set.
     """
-    if (damaged := damaged_runs(run)) and not LoadedRun.of(run).run.partial:
+    loaded = LoadedRun.of(run)
+    whole, damaged = _examined(loaded)
+    if damaged and not loaded.run.partial:
         more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
         raise RunError(f"{damaged[0]}{more}; restore it, remove its folder, or go on without it: --partial")
+    return whole
 
 
 def _examined(loaded: LoadedRun) -> tuple[list[tuple[Run, Origin]], list[str]]:
-    """Open the runs that were added to a run: the whole ones with their origins, and what is wrong with the others."""
+    """Open the runs that were added to a run.
+
+    Returns:
+        The whole ones with their origins, in the order in which they were started; and of each of the others its
+        folder and what is wrong.
+    """
     run = loaded.run
     found, damaged, taken = [], [], {*range(_own_exits(run))}
     for folder in (run.path / DENSE, *_folders(run.path / FINETUNED), *_folders(run.path / NARROWED)):
@@ -236,7 +237,7 @@ def _examined(loaded: LoadedRun) -> tuple[list[tuple[Run, Origin]], list[str]]:
             found.append((added, origin))
         except RunError as error:
             damaged.append(f"{folder}, which was added to {run.path}, is damaged: {error}")
-    return found, damaged
+    return sorted(found, key=lambda each: each[1].first_number), damaged
 
 
 def _folders(path: Path) -> list[Path]:

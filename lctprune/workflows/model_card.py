@@ -16,6 +16,8 @@ from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 
+MODEL_CARD = "model.json"
+
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:
     """Return a candidate as plain JSON values, with the 95% intervals of its accuracy and its score."""

@@ -13,9 +13,10 @@ from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
 from lctprune.measure.selection import Limits
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
-from lctprune.workflows.deployment import MODEL_CARD, SELECTED, trained_with
+from lctprune.workflows.deployment import SELECTED, trained_with
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import member_of
+from lctprune.workflows.model_card import MODEL_CARD
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from lctprune.config.given import Given
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.builtin import CLUTTERED
+from lctprune.data.cluttered_digits import SIZE
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, NetworkWarning
@@ -41,7 +42,7 @@ from lctprune.workflows.given_network import (
     warn_of_seen_samples,
 )
 
-SIDES = {"digits": 32, CLUTTERED: 24, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of built-in images
+SIDES = {"digits": 32, CLUTTERED: SIZE, "cifar10": 32, "cifar100": 32, "fashion-mnist": 28}  # of built-in images
 DEMO_WIDTH = 8  # channels of a network for the cluttered digits, so that a first training takes a minute
 ANY_WIDTH = ("resnet18", "resnet34", "vgg-lct")  # models that can have it; their usual width is 64
 

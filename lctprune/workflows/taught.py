@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Batch, Split, sample_count
+from lctprune.data.splits import Batch, Split
+from lctprune.data.wrapped_split import WrappedSplit
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss, distance_to_teacher
 from lctprune.models.build import network_of
@@ -138,7 +138,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool,
     )
 
 
-class TaughtSplit(Split):
+class TaughtSplit(WrappedSplit):
     """A split whose shuffled batches carry, behind each target, a teacher's output for the input.
 
     Targets become [batch, target's numbers + outputs], in single precision; `batches` are unchanged.
@@ -150,28 +150,9 @@ class TaughtSplit(Split):
     """
 
     def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig) -> None:
-        self._split, self._config = split, config.resolved()
+        super().__init__(split)
+        self._config = config.resolved()
         self._teacher = moved(teacher.eval(), self._config.device)
-
-    @property
-    def targets(self) -> Tensor:
-        """The targets of the split."""
-        return self._split.targets
-
-    @property
-    def samples(self) -> int:
-        """Number of samples in one pass."""
-        return sample_count(self._split)
-
-    def on_device(self, device: str) -> TaughtSplit:
-        """Return this split for training on a device, where the teacher is."""
-        there = copy.copy(self)
-        there._split = self._split.on_device(device)
-        return there
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Return the batches of the split, with their own targets."""
-        return self._split.batches(batch_size)
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""

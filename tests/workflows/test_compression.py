@@ -17,7 +17,7 @@ import torch
 
 import lctprune as lct
 from lctprune.config.compression import CompressConfig
-from lctprune.data.part_split import PartSplit
+from lctprune.data.wrapped_split import PartSplit
 from lctprune.workflows.compression import begin_compression
 from lctprune.workflows.compression_plan import passes_for, planned
 from lctprune.workflows.compression_stages import Compressed, Compression
