@@ -47,7 +47,7 @@ RATES = (0.004, 0.016)  # the first is that of `compress`
 NEW_RATE = 0.02  # of new networks
 USABLE = 0.9  # fraction of the time left in which all trainings must fit
 # what else a measurement takes: pruning and measuring; `compress` narrows several candidates, one after the other
-FIXED_S = {"compress": 45.0, "torch-pruning": 20.0, "scratch": 20.0, "plain head": 20.0, "published": 5.0}
+FIXED_S = {"compress": 100.0, "torch-pruning": 20.0, "scratch": 20.0, "plain head": 20.0, "published": 5.0}
 LAST_S = 5.0  # before the end, when trainings stop
 
 
@@ -88,6 +88,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=float, default=10.0, help="compute of each way, in epochs of the network's training")
     add("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA), help="of torch-pruning")
     add("--rates", nargs="+", type=float, default=list(RATES), help="of torch-pruning and plain head")
+    add("--compress-rates", nargs="+", type=float, default=[None], help="of compress; by default its own")
     add("--distill", nargs="+", type=float, default=[0.0, 0.5], help="of torch-pruning and scratch")
     add("--batch-size", type=int, default=128)
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto")
@@ -161,7 +162,7 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
 
     for seed, budget in itertools.product(arguments.seeds, arguments.budgets):
         if COMPRESS in arguments.ways:
-            yield Task(COMPRESS, budget, seed)
+            yield from (Task(COMPRESS, budget, seed, lr=lr) for lr in arguments.compress_rates)
     for seed, budget in itertools.product(arguments.seeds, arguments.budgets):
         one = Task(PRUNED, budget, seed)
         variants = itertools.product(sorted(arguments.distill), arguments.criteria, arguments.rates)

@@ -98,7 +98,9 @@ class Task(NamedTuple):
         if self.way == PUBLISHED:
             return self.source[0].rpartition(":")[2] if self.source else "as given"
         given = [self.criterion, self.lr and f"lr {self.lr:g}", self.distill and f"distill {self.distill:g}"]
-        return ", ".join(str(each) for each in given if each) if self.way != COMPRESS else ""
+        if self.way == COMPRESS:
+            given = [self.lr and f"lr {self.lr:g}"]
+        return ", ".join(str(each) for each in given if each)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from typing import Any
@@ -77,7 +78,7 @@ def _candidates(setting: Setting, data: lct.Data, compression: Compression) -> l
         network = loaded.network(member.run).subnetwork(member.exit)
         candidate = dataclasses.replace(unscored(network, data.example), exit=member.number, name=member.name)
         if compression.limits.excess(candidate) <= 1:
-            own = lct.LocalCriticNetwork([moved(network, setting.device)])
+            own = lct.LocalCriticNetwork([moved(copy.deepcopy(network), setting.device)])
             fitting.append(dataclasses.replace(candidate, accuracy=score_exits(own, data.val).accuracy[-1]))
             networks[member.number], kinds[member.number] = network, _kind(member)
     best = {"": lct.select(fitting, compression.limits)}

@@ -13,6 +13,7 @@ from lctprune.errors import TrainingError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.measure.scores import ExitScores, ScoreSheet, even_batch_size
 from lctprune.network import LocalCriticNetwork
+from lctprune.training.accelerator import searching_algorithms
 from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
@@ -190,7 +191,12 @@ class Stage:
         given = self._received() if split is None else split.batches(even_batch_size(split, EVALUATION_BATCH))
         batches = on_device(given, self._config.device, ahead=split is not None)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
-        with evaluation_mode(self._modules), torch.no_grad(), self._config.autocast():
+        with (
+            evaluation_mode(self._modules),
+            torch.no_grad(),
+            self._config.autocast(),
+            searching_algorithms(is_on=False),
+        ):
             for inputs, targets in batches:
                 outputs = []
                 for trainer in self.trainers:

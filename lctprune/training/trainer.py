@@ -227,7 +227,7 @@ def _train_steps(
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
-        with tuned_for(config.device):
+        with tuned_for(config.device, plan.steps * (config.epochs - plan.epochs_done)):
             yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
     pipeline.close()
     if not processes:

@@ -30,6 +30,7 @@ from lctprune.workflows.earlier_critics import match_saved
 
 MOST_GROUPS = 10_000
 SLACK = 16  # times as many weights as the checkpoint has, which a network may have that no group runs
+SLACK_OF_PARTS = 10_000  # of an exit, or a narrowed network, whose whole is built first
 MAX_REASON_LENGTH = 200  # characters kept of PyTorch's message about weights that do not fit
 
 
@@ -174,7 +175,7 @@ def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor
     for name in ("num_outputs", "in_channels", "features", "vocabulary"):
         if (value := getattr(recipe, name)) is not None and value > max(largest, MOST_GROUPS):
             raise RunError(f"{run.path / CONFIG}: network.{name} is {value}, and no weights are for so many; {RESTORE}")
-    if is_own_function(recipe.model) or recipe.pruned:  # called once, as it may do more; larger than its weights
+    if is_own_function(recipe.model):  # called once, as it may do more
         return
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -183,7 +184,8 @@ def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor
     except Exception:  # the network's own code may not run there: what is wrong shows when it is built
         return
     given = sum(tensor.numel() for tensor in weights.values())
-    if count > SLACK * max(given, 1) + MOST_GROUPS:
+    is_part = recipe.exit is not None or bool(recipe.pruned)  # of the network, which is built first
+    if count > (SLACK_OF_PARTS if is_part else SLACK) * max(given, 1) + MOST_GROUPS:
         raise RunError(f"{run.path / CONFIG}: the network has {count} weights, and the checkpoint {given}; {RESTORE}")
 
 

@@ -192,6 +192,17 @@ def test_the_result_is_a_candidate_and_the_run_stays_as_it_is(trained: lct.Run) 
     assert same(network.state_dict(), lct.load_network(member_of(trained, 5).run).state_dict())
 
 
+def test_an_exit_far_smaller_than_its_network(trained: lct.Run, tmp_path: Path) -> None:
+    """All of the network is built to take the exit out, and has many times the weights of its checkpoint."""
+    data = trained.load_data()
+    inputs = {"in_channels": len(data.example[0]), "image_size": data.example.shape[-1]}
+    recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 4}, num_outputs=data.num_outputs, **inputs)
+    config = lct.TrainConfig(epochs=1, batch_size=16)
+    run = lct.train(lct.build_network(recipe), data, config, run_dir=tmp_path / "deep")
+    fine = lct.load_network(lct.finetune(run, 0, data=data).path)
+    assert lct.count_parameters(lct.load_network(run.path)) > 20 * lct.count_parameters(fine)
+
+
 def test_an_added_exit_is_trained_on(trained: lct.Run) -> None:
     lct.densify(trained, epochs=1)
     added = members_of(trained)[-1]
