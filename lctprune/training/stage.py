@@ -32,7 +32,7 @@ from lctprune.update import (
     backward_critic,
     local_critic_step,
 )
-from lctprune.utils.modules import evaluation_mode, hold_frozen, hold_statistics, packed, training_for_now
+from lctprune.utils.modules import evaluation_mode, hold_frozen, hold_statistics, laid_out, packed, training_for_now
 from lctprune.utils.transfer import sent
 
 EVALUATION_BATCH = 512
@@ -47,6 +47,7 @@ class Stage:
         loss: loss per sample.
         distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
         links: links to other processes.
+        layout: memory layout of the whole network, from `training_layout`.
 
     Attributes:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
@@ -62,13 +63,14 @@ class Stage:
         *,
         distance: Distance = softened_distance,
         links: Links | None = None,
+        layout: torch.memory_format = torch.channels_last,
     ) -> None:
         self.trainers = list(trainers)
         self.links = links or Links()
         self.means: list[float] = []
         self.totals: Callable[[], list[float]] = list
         self._later_means: list[float] = []
-        self._config, self._loss, self._distance = config, loss, distance
+        self._config, self._loss, self._distance, self._layout = config, loss, distance, layout
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
         self._must_plan = config.recompute != "off" and not config.freeze_main
@@ -101,6 +103,7 @@ class Stage:
             The losses per sample of each exit here, [batch] each.
         """
         inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+        inputs = laid_out(inputs, self._layout)
         self._plan_recomputation(inputs)
         first = self.trainers[0].index
         losses: list[Tensor] = []
@@ -218,6 +221,7 @@ class Stage:
         network = LocalCriticNetwork([trainer.group for trainer in self.trainers], critics)
         with self._config.autocast():
             inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+            inputs = laid_out(inputs, self._layout)
             return measure_agreement(network, inputs, targets, loss=self._loss, seed=self._config.seed)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from lctprune.training.recalibration import recalibrate, with_possible_statistic
 from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
 from lctprune.utils.locking import locked
-from lctprune.utils.modules import moved
+from lctprune.utils.modules import laid_out, moved, training_layout
 
 
 def train(
@@ -264,4 +264,5 @@ def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrai
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
     with frozen(network.groups, config) if config.freeze_main else nullcontext():
-        return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
+        inputs = laid_out(inputs.to(config.device), training_layout(network, config.device))
+        return group_seconds(network, inputs, targets.to(config.device), config, loss=loss)

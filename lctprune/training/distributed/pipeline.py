@@ -31,7 +31,7 @@ from lctprune.training.distributed.process_group import ProcessGroup, lost_proce
 from lctprune.training.group_trainer import AllReduce, GroupTrainer, tensors_of
 from lctprune.training.links import Links
 from lctprune.training.stage import Stage
-from lctprune.utils.modules import moved
+from lctprune.utils.modules import moved, training_layout
 
 
 def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None:
@@ -143,17 +143,18 @@ class Pipeline:
             distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
         """
         own = [part for part in network.parts() if part[0] in assignment[self.position]]
+        layout = training_layout(network, config.device)
         for _, group, critic in own:
             for module in (group, critic):
                 if module is not None:
                     if any(tensor.is_meta for tensor in module.parameters()):
                         module.to_empty(device=config.device)  # its weights come with `scatter`
-                    moved(module, config.device)
+                    moved(module, config.device, layout)
         trainers = [
             GroupTrainer(part, config, replica=self.replica, all_reduce_gradients=self._all_reduce_gradients)
             for part in own
         ]
-        return Stage(trainers, config, loss, distance=distance, links=self._links)
+        return Stage(trainers, config, loss, distance=distance, links=self._links, layout=layout)
 
     def scatter(self, stage: Stage, tensors: Mapping[str, Tensor] | None, assignment: Sequence[range]) -> None:
         """Give every process its part of rank 0's checkpoint, so that all begin with the same weights."""
