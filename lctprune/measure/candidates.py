@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lctprune.config.metric import AUTO, is_lower_better
 from lctprune.data.splits import Split
 from lctprune.errors import NetworkError
-from lctprune.exporting import to_torchscript
+from lctprune.exporting.torchscript import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (

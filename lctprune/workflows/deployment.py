@@ -17,7 +17,7 @@ from typing import Any
 
 from lctprune.config.reading import FORMAT
 from lctprune.errors import RunError, RunWarning
-from lctprune.exporting import Format, export_known
+from lctprune.exporting.formats import Format
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
@@ -26,15 +26,14 @@ from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
-from lctprune.utils.files import require_writable, sha256, write_json
+from lctprune.utils.files import require_writable, write_json
+from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record, known, model_card
 
 SELECTED = "selected"
-COMPARED_SAMPLES = 32  # samples that an exported file is compared on
-SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,8 @@ class Deployment:
     """An exported exit.
 
     Attributes:
-        model: the exported file; None where nothing was written.
+        model: the exported file, the first one of several; None where nothing was written.
+        models: all exported files.
         model_card: model.json beside it; None where nothing was written.
         test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`.
         main_test_accuracy: accuracy of the main network on the test split.
@@ -54,6 +54,7 @@ class Deployment:
     """
 
     model: Path | None = None
+    models: tuple[Path, ...] = ()
     model_card: Path | None = None
     test_accuracy: float | None = None
     main_test_accuracy: float | None = None
@@ -190,7 +191,8 @@ def deploy(
     exit: int,
     folder: Path | None,
     *,
-    format: Format = "torchscript",
+    formats: Sequence[Format] = ("torchscript",),
+    apart: bool = False,
     budget: Mapping[str, float] | None = None,
     measure_test: bool = False,
     loaded: LoadedRun | None = None,
@@ -202,7 +204,8 @@ def deploy(
         candidates: all candidates of the run, for the model card.
         exit: number of the candidate to export.
         folder: output folder, for `model.pt` and `model.json`; None to write nothing, and only measure.
-        format: file format.
+        formats: formats of the files; the model card names the first one before the others.
+        apart: whether each file is tried in a new process, with nothing but its own runtime.
         budget: limits that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
             exit that has been chosen, not for choosing one.
@@ -210,7 +213,8 @@ def deploy(
 
     Raises:
         NetworkError: there is no such exit.
-        ExportError: the file would not do what the network does, or cannot be written.
+        ConfigError: an extra is not installed.
+        ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
     member = member_of(loaded, exit)
@@ -232,22 +236,32 @@ def deploy(
         }
     if folder is None:
         return Deployment(**measured)
-    samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    path, dependence = folder / f"model{SUFFIXES[format]}", candidate_of(candidates, exit).batch_dependence
-    model = export_known(subnetwork, samples, path, dependence=dependence, format=format)
+    samples, targets = next(loaded.data.val.batches(COMPARED_SAMPLES))
+    chosen = candidate_of(candidates, exit)
+    checked = Checked(
+        samples=samples,
+        targets=targets,
+        all_targets=loaded.data.val.targets,
+        metric=run.config.training.metric,
+        dependence=chosen.batch_dependence,
+        latency_batch=chosen.latency_batch,
+        apart=apart,
+    )
+    names = original_names(loaded.network(member.run), member.exit)
+    files = export_files(subnetwork, folder, formats, checked, names=names)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
         **model_card(run, candidates, exit, scores, loaded.data.classes),
-        "file": model.name,
-        "format": format,
-        "sha256": sha256(model),
+        **{name: files[0][name] for name in ("file", "format", "sha256")},
+        "files": files,
         "budget": dict(budget or {}),
         "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
     write_json(card, record)
-    return Deployment(model=model, model_card=card, **measured)
+    models = tuple(folder / each["file"] for each in files)
+    return Deployment(model=models[0], models=models, model_card=card, **measured)
 
 
 def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
@@ -265,4 +279,5 @@ def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
 def deployment_record(deployment: Deployment) -> dict[str, Any]:
     """Return a deployment as plain JSON values."""
     named = {"description" if name == "model_card" else name: value for name, value in vars(deployment).items()}
+    named["models"] = [str(path) for path in deployment.models]
     return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
