@@ -38,6 +38,11 @@ def known_formats(names: Iterable[str]) -> list[Format]:
     return list(dict.fromkeys(known_format(name) for name in single))
 
 
+def is_installed(extra: str) -> bool:
+    """Tell whether all packages of an extra are installed; a name that is no extra needs none."""
+    return all(importlib.util.find_spec(name) is not None for name in EXTRAS.get(extra, ()))
+
+
 def require_extra(extra: str) -> None:
     """Require the packages of an extra; a name that is no extra needs none.
 

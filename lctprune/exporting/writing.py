@@ -28,19 +28,17 @@ from lctprune.utils.wrappers import unwrapped
 
 
 class Converted(NamedTuple):
-    """A network as the content of a file, which does what the network does.
+    """A network as the content of a file.
 
     Attributes:
         format: file format.
         content: content of the file.
         length: only length of sequences that it takes; None where it takes any, or inputs are no sequences.
-        difference: largest absolute difference of an output, in the comparison.
     """
 
     format: Format
     content: bytes | memoryview
     length: int | None
-    difference: float
 
 
 def export(network: nn.Module, example: Tensor, path: str | Path, *, format: Format = "torchscript") -> Path:
@@ -90,6 +88,7 @@ def convert(
     *,
     dependence: str | None,
     names: Mapping[str, str] | None = None,
+    compared: bool = True,
 ) -> list[Converted]:
     """Convert a network to the contents of files, and compare each with the original.
 
@@ -99,6 +98,7 @@ def convert(
         formats: formats of the files.
         dependence: clause as `batch_dependence` gives it; empty or None where outputs do not depend on the batch.
         names: names of tensors in the format state-dict, by those in the network's state dict; by default the latter.
+        compared: whether to compare; otherwise the caller does. A state dict is always compared.
 
     Raises:
         ConfigError: a format is unknown, or its extra is not installed.
@@ -111,8 +111,9 @@ def convert(
     results = []
     for format in formats:
         content, runner, length = _converted(network, example, format, programs, names or {})
-        apart = compare(network, runner, example, dependence=dependence, length=length)
-        results.append(Converted(format, content, length, apart))
+        if compared or format == "state-dict":
+            compare(network, runner, example, dependence=dependence, length=length)
+        results.append(Converted(format, content, length))
     return results
 
 

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from lctprune.config.reading import FORMAT
+from lctprune.config.runtime import Runtime
 from lctprune.errors import RunError, RunWarning
 from lctprune.exporting.formats import Format
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
+from lctprune.measure.runtimes import runtimes_for
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
-from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names
+from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
@@ -72,6 +74,7 @@ def measure_run(
     loaded: LoadedRun | None = None,
     keep: bool = True,
     folder: Path | None = None,
+    runtime: Runtime = "torchscript",
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -86,11 +89,13 @@ def measure_run(
         loaded: the run's data and networks, if the caller needs them too.
         keep: whether to write candidates.json.
         folder: folder for candidates.json; by default the run directory.
+        runtime: runtime that latencies are measured in: torchscript, onnxruntime, or auto for the fastest of them.
 
     Returns:
         One candidate per exit, the main network's after those of its exits.
 
     Raises:
+        ConfigError: the runtime is not installed.
         RunError: the run's network cannot be loaded, or its data has changed; or `keep`, and the folder cannot be
             written to.
         DataError: the run's data cannot be read.
@@ -102,9 +107,11 @@ def measure_run(
         "checkpoint_sha256": loaded.checkpoint().sha256,
         "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
+        "runtime": runtime,
         "device": "cpu",
         **machine(),
     }
+    runtimes_for(runtime)  # before anything is measured
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
@@ -113,7 +120,7 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     exits = _scored(members, loaded, latency_batch, metric)
-    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch)
+    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -121,7 +128,7 @@ def measure_run(
         "split": "validation",
         "units": {
             "flops": "per sample; 1 FLOP is one multiply or one add, so flops = 2 * macs",
-            "latency_ms": "median of one call, in milliseconds",
+            "latency_ms": "median of one call in latency_runtime, in milliseconds",
             "size_bytes": "parameters and buffers",
         },
         "example_shape": list(loaded.data.example.shape),
@@ -260,6 +267,8 @@ def deploy(
         **environment(),
     }
     write_json(card, record)
+    if folder.resolve() == (run.path / SELECTED).resolve():
+        remove_earlier(folder, files)
     models = tuple(folder / each["file"] for each in files)
     return Deployment(model=models[0], models=models, model_card=card, **measured)
 

@@ -18,6 +18,7 @@ from lctprune.exporting.comparing import BATCHES, compared_batches, difference, 
 from lctprune.exporting.formats import RUNTIMES, SUFFIXES, Format
 from lctprune.exporting.reopening import reopened
 from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
+from lctprune.measure.candidates import precision_of
 from lctprune.measure.scores import ScoreSheet
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone
@@ -78,11 +79,10 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    records, contents = [], []
-    for format in formats:
-        (converted,) = convert(network, checked.samples, [format], dependence=checked.dependence, names=names)
-        records.append(_record(network, converted, checked))
-        contents.append(converted)
+    contents = convert(
+        network, checked.samples, formats, dependence=checked.dependence, names=names, compared=False
+    )  # each is compared below, as its user runs it
+    records = [_record(network, converted, checked) for converted in contents]
     for converted in contents:
         write_exported(folder / f"model{SUFFIXES[converted.format]}", converted)
     for note in length_notes(contents):
@@ -108,7 +108,7 @@ def _record(network: nn.Module, converted: Converted, checked: Checked) -> dict[
         "file": f"model{SUFFIXES[format]}",
         "sha256": hashlib.sha256(converted.content).hexdigest(),
         "size_bytes": len(converted.content),
-        "precision": str(next(network.parameters(), torch.empty(0)).dtype).removeprefix("torch."),
+        "precision": precision_of(network),
         "fixed_length": converted.length,
         "runtime": RUNTIMES[format],
     }
@@ -154,6 +154,14 @@ def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:
         of_file, of_network = map(known, scores.score)
         record |= {"metric": scores.metric, "score": of_file, "score_of_network": of_network}
     return record
+
+
+def remove_earlier(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Remove files of other formats from a folder for the chosen network, where they are those of an earlier choice."""
+    kept = {each["file"] for each in files}
+    for suffix in SUFFIXES.values():
+        if (name := f"model{suffix}") not in kept:
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
