@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, PartialOption, RunArgument
+from lctprune.cli.options import SWITCH, DataOption, JsonOption, ModelOption, PartialOption, RunArgument
+from lctprune.errors import ConfigError
 
 EXPORTS = "exports"  # folder in a run
 
@@ -31,6 +32,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing",
+            metavar=SWITCH,
+            help="Take uint8 images of any size, [batch, height, width, channels], and give probabilities: resizing, "
+            "cropping and normalisation are in the file.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: exports/exitK in the run.")
     ] = None,
@@ -47,7 +57,7 @@ def export(
     Examples:
     lctprune export runs/mine --exit 1 --out deployed
 
-    lctprune export runs/mine --exit layer2 --format onnx,pt2
+    lctprune export runs/mine --exit layer2 --format onnx,pt2 --with-preprocessing
     """
     from lctprune.cli.results import measured, opened
     from lctprune.exporting.formats import known_formats
@@ -57,6 +67,8 @@ def export(
     from lctprune.workflows.members import member_named
 
     formats = known_formats(format or ["torchscript"])
+    if with_preprocessing and "state-dict" in formats:
+        raise ConfigError("a state dict holds weights only; leave out --with-preprocessing, or the format state-dict")
     found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
@@ -66,7 +78,16 @@ def export(
     number = member_named(loaded, exit).number
     folder = out or found.path / EXPORTS / f"exit{number}"
     with printed_warnings(stderr()), stderr().status(f"Exporting {', '.join(formats)}, and trying each file"):
-        deployment = deploy(found, candidates, number, folder, formats=formats, apart=True, loaded=loaded)
+        deployment = deploy(
+            found,
+            candidates,
+            number,
+            folder,
+            formats=formats,
+            apart=True,
+            with_preprocessing=with_preprocessing,
+            loaded=loaded,
+        )
     if json:
         print_json(deployment_record(deployment))
     else:

@@ -62,6 +62,9 @@ def compared_batches(
     batches = [several(example)] + [repeated(example, size) for size in BATCHES if size > 1 or alone]
     if alone:
         batches += example[:SINGLE_SAMPLES, None].unbind()
+    if is_pixels(example):  # of other sizes
+        twice = torch.cat([several(example)] * 2, 1)
+        batches += [twice, twice[:, :, : -(-3 * twice.shape[2] // 4)]]
     return batches + ([] if length else _shorter(network, several(example)))
 
 
@@ -78,6 +81,17 @@ def repeated(example: Tensor, size: int) -> Tensor:
 def is_sequence(example: Tensor) -> bool:
     """Tell by its shape and type whether an input is sequences: tokens [batch, time], or [batch, time, features]."""
     return example.dim() == (2 if example.dtype == torch.int64 else 3)
+
+
+def is_pixels(example: Tensor) -> bool:
+    """Tell by its shape and type whether an input is images of any size, uint8 [batch, height, width, channels]."""
+    return example.dtype == torch.uint8 and example.dim() == 4
+
+
+def free_sizes(example: Tensor) -> tuple[str, ...]:
+    """Name the first sizes of an input, which are free: the batch, and the length or the height and width."""
+    further = ("height", "width") if is_pixels(example) else ("length",) if is_sequence(example) else ()
+    return ("batch", *further)
 
 
 def is_close(actual: Tensor, expected: Tensor, *, may_be_nan: bool = False) -> bool:

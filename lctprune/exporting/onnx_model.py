@@ -45,8 +45,7 @@ def onnx_bytes(network: nn.Module, program: Program) -> bytes:
 
 def _tidy(model: onnx.ModelProto, program: Program) -> None:
     """Name the free sizes of input and output, and leave out notes that quote the source code, with its paths."""
-    names = [["batch"] if program.length else ["batch", "length"], ["batch"]]
-    for value, free in zip((model.graph.input[0], model.graph.output[0]), names, strict=True):
+    for value, free in ((model.graph.input[0], program.free), (model.graph.output[0], ("batch",))):
         sizes = (size for size in value.type.tensor_type.shape.dim if size.dim_param)
         for size, name in zip(sizes, free, strict=False):
             size.dim_param = name

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lctprune.errors import ExportError
-from lctprune.exporting.comparing import is_sequence
+from lctprune.exporting.comparing import free_sizes, is_sequence
 from lctprune.exporting.copying import conversion, copied, quiet
 from lctprune.utils.modules import evaluation_mode
 
@@ -26,10 +26,12 @@ class Program(NamedTuple):
     Attributes:
         exported: the program, on the CPU.
         length: only length of sequences that it takes; None where it takes any, or inputs are no sequences.
+        free: names of the first sizes of the input, which are free.
     """
 
     exported: ExportedProgram
     length: int | None
+    free: tuple[str, ...]
 
 
 def to_program(network: nn.Module, example: Tensor, *, name: str) -> Program:
@@ -49,17 +51,19 @@ def to_program(network: nn.Module, example: Tensor, *, name: str) -> Program:
         own = copied(network)
         source = network if own is None else own.cpu()
         blank = torch.ones(TRACED_BATCH, *example.shape[1:], dtype=example.dtype)
-        free = {0: Dim.AUTO} | ({1: Dim.AUTO} if is_sequence(example) else {})
+        names = free_sizes(example)
         with _recurrent_layers_kept():
-            exported = torch.export.export(source, (blank,), dynamic_shapes=(free,), strict=False)
-        batch, *sizes = _constant_sizes(exported)
+            sizes = dict.fromkeys(range(len(names)), Dim.AUTO)
+            exported = torch.export.export(source, (blank,), dynamic_shapes=(sizes,), strict=False)
+        batch, *constants = _constant_sizes(exported)
         if batch is not None:
             raise ExportError(
                 f"{type(network).__name__} cannot be converted to {name}: it holds the batch size as a constant; "
                 "nothing was written"
             )
         _forget_sources(exported)
-    return Program(exported, sizes[0] if is_sequence(example) else None)
+    fixed = constants[0] if is_sequence(example) else None
+    return Program(exported, fixed, names if fixed is None else names[:1])
 
 
 def program_bytes(network: nn.Module, program: Program) -> memoryview:

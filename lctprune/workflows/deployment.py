@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lctprune.config.reading import FORMAT
 from lctprune.config.runtime import Runtime
 from lctprune.errors import RunError, RunWarning
@@ -30,6 +32,7 @@ from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
 from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
+from lctprune.workflows.from_pixels import with_pixels
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
@@ -200,6 +203,7 @@ def deploy(
     *,
     formats: Sequence[Format] = ("torchscript",),
     apart: bool = False,
+    with_preprocessing: bool = False,
     budget: Mapping[str, float] | None = None,
     measure_test: bool = False,
     loaded: LoadedRun | None = None,
@@ -213,6 +217,8 @@ def deploy(
         folder: output folder, for `model.pt` and `model.json`; None to write nothing, and only measure.
         formats: formats of the files; the model card names the first one before the others.
         apart: whether each file is tried in a new process, with nothing but its own runtime.
+        with_preprocessing: whether the files take uint8 images of any size, [batch, height, width, channels], and give
+            probabilities.
         budget: limits that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
             exit that has been chosen, not for choosing one.
@@ -220,7 +226,7 @@ def deploy(
 
     Raises:
         NetworkError: there is no such exit.
-        ConfigError: an extra is not installed.
+        ConfigError: an extra is not installed; or `with_preprocessing`, and inputs are no images.
         ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
@@ -255,11 +261,15 @@ def deploy(
         apart=apart,
     )
     names = original_names(loaded.network(member.run), member.exit)
-    files = export_files(subnetwork, folder, formats, checked, names=names)
+    described = model_card(run, candidates, exit, scores, loaded.data.classes)
+    exported: nn.Module = subnetwork
+    if with_preprocessing:
+        exported, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
+    files = export_files(exported, folder, formats, checked, names=names)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
-        **model_card(run, candidates, exit, scores, loaded.data.classes),
+        **described,
         **{name: files[0][name] for name in ("file", "format", "sha256")},
         "files": files,
         "budget": dict(budget or {}),

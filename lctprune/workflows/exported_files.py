@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ class Checked:
         metric: setting of the metric.
         dependence: clause that says how outputs depend on the rest of the batch; empty where they do not.
         latency_batch: samples per timed call.
+        logits: function from outputs to those that metrics take; by default they are.
         apart: whether a file is opened in a new process, with nothing but its own runtime.
     """
 
@@ -49,6 +50,7 @@ class Checked:
     metric: str
     dependence: str = ""
     latency_batch: int = 1
+    logits: Callable[[Tensor], Tensor] = lambda outputs: outputs
     apart: bool = False
 
 
@@ -149,7 +151,7 @@ def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:
     record: dict[str, Any] = {"samples": len(checked.targets), "metric": None, "score": None, "score_of_network": None}
     with suppress(DataError), warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        sheet.add([each[: len(checked.targets)].cpu() for each in outputs], checked.targets)
+        sheet.add([checked.logits(each[: len(checked.targets)].cpu()) for each in outputs], checked.targets)
         scores = sheet.result()
         of_file, of_network = map(known, scores.score)
         record |= {"metric": scores.metric, "score": of_file, "score_of_network": of_network}
