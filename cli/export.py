@@ -62,7 +62,8 @@ def export(
     from lctprune.cli.results import measured, opened
     from lctprune.exporting.formats import known_formats
     from lctprune.utils.files import require_writable, why_not_writable
-    from lctprune.workflows.deployment import deploy, deployment_record
+    from lctprune.workflows.deployed import deployment_record
+    from lctprune.workflows.deployment import deploy
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import member_named
 

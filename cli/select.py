@@ -27,7 +27,7 @@ from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
-    from lctprune.workflows.deployment import Deployment
+    from lctprune.workflows.deployed import Deployment
     from lctprune.workflows.loading import LoadedRun
 
 
@@ -175,7 +175,7 @@ def _record(
     deployment: Deployment,
     limits: Mapping[str, float],
 ) -> dict[str, Any]:
-    from lctprune.workflows.deployment import deployment_record
+    from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.model_card import candidate_record
 
     return {

@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +25,21 @@ from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_o
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
 from lctprune.measure.runtimes import runtimes_for
-from lctprune.measure.scores import score_exits, score_networks
+from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
+from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
 from lctprune.workflows.from_pixels import with_pixels
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
-from lctprune.workflows.model_card import MODEL_CARD, candidate_record, known, model_card
+from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
 
 SELECTED = "selected"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """An exported exit.
-
-    Attributes:
-        model: the exported file, the first one of several; None where nothing was written.
-        models: all exported files.
-        model_card: model.json beside it; None where nothing was written.
-        test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`.
-        main_test_accuracy: accuracy of the main network on the test split.
-        test_score: value of the run's metric of this exit on the test split; None where it is not defined, too, as R2
-            of targets that do not differ.
-        main_test_score: value of the run's metric of the main network on the test split.
-        test_samples: number of samples of the test split that count; it and the others are None where nothing was
-            measured.
-    """
-
-    model: Path | None = None
-    models: tuple[Path, ...] = ()
-    model_card: Path | None = None
-    test_accuracy: float | None = None
-    main_test_accuracy: float | None = None
-    test_score: float | None = None
-    main_test_score: float | None = None
-    test_samples: int | None = None
 
 
 def measure_run(
@@ -230,27 +204,13 @@ def deploy(
         ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
-    member = member_of(loaded, exit)
-    subnetwork = loaded.network(member.run).subnetwork(member.exit)
-    scores = None
-    if measure_test:  # first: it may find a file that is broken
-        chosen = candidate_of(candidates, exit)
-        batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
-        networks, metric = [subnetwork, loaded.network()], run.config.training.metric
-        scores = score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
-    measured: dict[str, Any] = {}
-    if scores:
-        measured = {
-            "test_accuracy": known(scores.accuracy[0]),
-            "main_test_accuracy": known(scores.accuracy[1]),
-            "test_score": known(scores.score[0]),
-            "main_test_score": known(scores.score[1]),
-            "test_samples": scores.samples,
-        }
+    member, chosen = member_of(loaded, exit), candidate_of(candidates, exit)
+    subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
+    # first: it may find a file that is broken
+    scores = _test_scores(loaded, subnetwork, candidates, chosen) if measure_test else None
     if folder is None:
-        return Deployment(**measured)
+        return Deployment.of(scores)
     samples, targets = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    chosen = candidate_of(candidates, exit)
     checked = Checked(
         samples=samples,
         targets=targets,
@@ -262,10 +222,9 @@ def deploy(
     )
     names = original_names(loaded.network(member.run), member.exit)
     described = model_card(run, candidates, exit, scores, loaded.data.classes)
-    exported: nn.Module = subnetwork
     if with_preprocessing:
-        exported, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
-    files = export_files(exported, folder, formats, checked, names=names)
+        subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
+    files = export_files(subnetwork, folder, formats, checked, names=names)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
@@ -280,7 +239,16 @@ def deploy(
     if folder.resolve() == (run.path / SELECTED).resolve():
         remove_earlier(folder, files)
     models = tuple(folder / each["file"] for each in files)
-    return Deployment(model=models[0], models=models, model_card=card, **measured)
+    return dataclasses.replace(Deployment.of(scores), model=models[0], models=models, model_card=card)
+
+
+def _test_scores(
+    loaded: LoadedRun, subnetwork: nn.Module, candidates: Sequence[Candidate], chosen: Candidate
+) -> ExitScores:
+    """Score the chosen network and the main network on the test split."""
+    batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
+    networks, metric = [subnetwork, loaded.network()], loaded.run.config.training.metric
+    return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
 
 
 def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
@@ -293,10 +261,3 @@ def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
         "checkpoint_sha256": loaded.checkpoint(member.run).sha256,
     }
     return {**record, "added": added}
-
-
-def deployment_record(deployment: Deployment) -> dict[str, Any]:
-    """Return a deployment as plain JSON values."""
-    named = {"description" if name == "model_card" else name: value for name, value in vars(deployment).items()}
-    named["models"] = [str(path) for path in deployment.models]
-    return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
