@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.nn import functional
 
 from lctprune.config.images import ImagePreprocessing
@@ -86,10 +87,10 @@ class FromPixels(nn.Module):
 def _cropped(x: Tensor, shorter_side: int, size: int) -> Tensor:
     """Resize the shorter side and crop the centre, as torchvision does."""
     height, width = x.shape[-2], x.shape[-1]
-    if torch.jit.is_scripting():  # noqa: SIM108, both would be compiled
+    if is_scripting():  # noqa: SIM108, both would be compiled
         shorter = min(height, width)
     else:
-        shorter = torch.sym_min(height, width)
+        shorter = torch.sym_min(height, width)  # type: ignore[assignment]
     height, width = shorter_side * height // shorter, shorter_side * width // shorter
     x = _resized(x, height, width)
     inside = torch.arange(size, device=x.device)  # as a copy: a view would have strides that depend on the image's size
@@ -100,15 +101,15 @@ def _cropped(x: Tensor, shorter_side: int, size: int) -> Tensor:
 def _padded(x: Tensor, size: int) -> Tensor:
     """Resize the longer side, and fill up with zeros around the centre."""
     height, width = x.shape[-2], x.shape[-1]
-    if torch.jit.is_scripting():  # noqa: SIM108
+    if is_scripting():  # noqa: SIM108
         longer = max(height, width)
     else:
-        longer = torch.sym_max(height, width)
+        longer = torch.sym_max(height, width)  # type: ignore[assignment]
     height, width = (2 * height * size + longer) // (2 * longer), (2 * width * size + longer) // (2 * longer)
-    if torch.jit.is_scripting():
+    if is_scripting():
         height, width = max(height, 1), max(width, 1)
     else:
-        height, width = torch.sym_max(height, 1), torch.sym_max(width, 1)
+        height, width = torch.sym_max(height, 1), torch.sym_max(width, 1)  # type: ignore[assignment]
     left, top = (size - width) // 2, (size - height) // 2
     x = functional.interpolate(x, [height, width], mode="bilinear", antialias=True)
     return functional.pad(x, [left, size - width - left, top, size - height - top])
