@@ -75,6 +75,10 @@ class RunWarning(UserWarning):
     """A file of a run is damaged, and was restored or is done without."""
 
 
+class RuntimeNote(UserWarning):
+    """A latency was measured in the runtime that is fastest here, which is named."""
+
+
 class ExportError(LctpruneError, RuntimeError):
     """An exported network differs from the original, or cannot be written; nothing was written."""
 

@@ -32,7 +32,8 @@ from lctprune.workflows.compression_plan import (
 )
 from lctprune.workflows.compression_rounds import Entrant, begin_entrant, first_entrants, scored
 from lctprune.workflows.densification import begin_dense
-from lctprune.workflows.deployment import SELECTED, Deployment, deploy, measure_run
+from lctprune.workflows.deployed import Deployment
+from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
 from lctprune.workflows.session import Session
