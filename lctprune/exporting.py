@@ -17,6 +17,7 @@ from lctprune.errors import ConfigError, ExportError, NetworkWarning, first_line
 from lctprune.utils.batches import CAUSES, ROUNDING, batch_dependence, runs_alone
 from lctprune.utils.files import write_atomically
 from lctprune.utils.modules import device_of, evaluation_mode
+from lctprune.utils.tracing_memory import forgetting_types
 from lctprune.utils.wrappers import unwrapped
 
 Format = Literal["torchscript"]
@@ -129,8 +130,9 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     with _conversion(network), torch.no_grad(), _without_warnings(), evaluation_mode(network):
         own = _copied(network)
         source = network if own is None else own
-        traced = torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-untyped-call]
-        return _frozen(_reloaded(traced), source, example)
+        with forgetting_types():
+            traced = _reloaded(torch.jit.trace(source, example, check_trace=False))  # type: ignore[no-untyped-call]
+        return _frozen(traced, source, example)
 
 
 def _copied(network: nn.Module) -> nn.Module | None:
