@@ -115,9 +115,8 @@ def test_memory_files_and_threads_stay_flat_over_2000_steps(tmp_path: Path) -> N
             len(os.listdir(f"/proc/self/{name}")) for name in ("fd", "task")
         )
 
-    recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 2}, groups=2, num_outputs=3, image_size=8)
-    trained, images = lct.build_network(recipe), torch.randn(200, 3, 8, 8)
-    split = lct.TensorSplit(images, torch.arange(200) % 3)
+    recipe = lct.NetworkConfig(model="mlp", model_args={"width": 8}, groups=2, num_outputs=3, features=16)
+    trained, split = lct.build_network(recipe), lct.TensorSplit(torch.randn(200, 16), torch.arange(200) % 3)
     data = lct.Data(train=split, val=split, test=split, classes=("a", "b", "c"))
     run = open_run(
         trained, data, lct.TrainConfig(epochs=92, batch_size=8, checkpoint_every=10), run_dir=tmp_path / "run"
