@@ -112,7 +112,7 @@ def test_memory_files_and_threads_stay_flat_over_2000_steps(tmp_path: Path) -> N
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 2**20, *(
-            len(os.listdir(f"/proc/self/{name}")) for name in ("fd", "task")
+            sum(1 for _ in Path(f"/proc/self/{name}").iterdir()) for name in ("fd", "task")
         )
 
     recipe = lct.NetworkConfig(model="mlp", model_args={"width": 8}, groups=2, num_outputs=3, features=16)
