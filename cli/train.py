@@ -152,7 +152,7 @@ def start(
         from lctprune.training.distributed.launcher import launch
 
         try:
-            launch(processes, arguments)
+            launch(processes, arguments, timeout_s=timeout)
         except TrainingInterrupted as error:  # rank 0 has said how to go on
             raise InterruptedCommand(str(error)) from error
         except KeyboardInterrupt:

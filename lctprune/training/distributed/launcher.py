@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,17 +31,25 @@ from lctprune.errors import (
     TrainingError,
     TrainingInterrupted,
 )
-from lctprune.training.distributed.process_group import RUN_ID
+from lctprune.training.distributed.process_group import RUN_ID, STARTUP_SECONDS, sign_key
 from lctprune.utils.locking import locked_folder
 
 LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 1
+EARLIER_SECONDS = 4.0  # so long before the other processes the launcher finds one lost that does not start
 FOLDER_PREFIX = "lctprune-ranks-"
 
 
-def launch(processes: int, arguments: Sequence[str]) -> None:
+def launch(processes: int, arguments: Sequence[str], *, timeout_s: float = STARTUP_SECONDS) -> None:
     """Run `python -m lctprune ARGUMENTS` in several local processes, until all have ended.
 
     Every socket through which they meet listens on the loopback interface only.
+
+    Args:
+        processes: number of processes.
+        arguments: arguments of each.
+        timeout_s: seconds without a sign of life after which a process is lost; while starting at least
+            `STARTUP_SECONDS`.
 
     Raises:
         ConfigError: a process refused its settings.
@@ -51,7 +61,8 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     try:
         with _own_folder() as folder:
             store = _loopback_store()
-            _wait(_started(processes, arguments, store.port, folder))
+            context = _started(processes, arguments, store.port, folder)
+            _wait(context, store, max(timeout_s, STARTUP_SECONDS))
     finally:
         logging.disable(logging.NOTSET)
 
@@ -99,13 +110,31 @@ def _started(processes: int, arguments: Sequence[str], port: int, folder: str) -
     )
 
 
-def _wait(context: PContext) -> None:
+def _wait(context: PContext, store: dist.TCPStore, startup_s: float) -> None:  # type: ignore[name-defined]
     try:
+        _wait_for_start(context, store, startup_s)
         result = context.wait()
     except SignalException as error:
         result = _stopped(context, error.sigval)
     if result is not None and result.is_failed():
         raise _explained(result.failures)
+
+
+def _wait_for_start(context: PContext, store: dist.TCPStore, startup_s: float) -> None:  # type: ignore[name-defined]
+    """Wait until every process has given a sign of life, or all or one have ended.
+
+    A process that was stopped does not hear a request to end, for which torch waits 30 s.
+    """
+    start, first = time.monotonic(), math.inf
+    while context.wait(timeout=POLL_SECONDS, period=POLL_SECONDS) is None:
+        silent = [rank for rank in range(context.nprocs) if not store.check([sign_key(rank)])]
+        now = time.monotonic()
+        if not silent:
+            return
+        first = now if len(silent) < context.nprocs and first == math.inf else first
+        if now > min(start + 2 * startup_s, first + startup_s - EARLIER_SECONDS):
+            context.close(signal.SIGKILL)
+            raise TrainingError(f"rank {silent[0]} has given no sign of life for {now - start:.0f} s")
 
 
 def _stopped(context: PContext, number: signal.Signals) -> RunProcsResult | None:
