@@ -17,7 +17,7 @@ from lctprune.errors import NetworkError, RunError
 from lctprune.measure.candidates import MAIN, exit_name
 from lctprune.run_files import CHECKPOINT, tensor_shapes
 from lctprune.runs import Run
-from lctprune.utils.files import require_writable
+from lctprune.utils.files import remove_leftovers, require_writable
 from lctprune.workflows.loading import LoadedRun, require_recipe
 
 DENSE, FINETUNED, NARROWED = "dense", "finetuned", "narrowed"
@@ -152,6 +152,8 @@ def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | Non
         raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
     require_writable(folder, f"copy {run.path} to where you may write, and give that")
     if not resume:
+        remove_leftovers(folder, CONFIG)
+        remove_leftovers(folder, CHECKPOINT)
         if [entry.name for entry in folder.glob("*")] == [CONFIG]:  # it failed in its first epoch
             (folder / CONFIG).unlink()
         if folder.is_dir() and any(folder.iterdir()):
