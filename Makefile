@@ -40,6 +40,7 @@ check: $(READY)  ## formatting, lint, what is installed, import contracts, types
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml $(CURDIR)/benchmarks
 	$(MAKE) docs
 
+# on Linux with x86_64 the oldest PyTorch is a CUDA build: some gigabytes
 test-oldest:  ## the tests of runs and training with the oldest versions of dependencies that pyproject.toml allows
 	python3 -m venv build/oldest
 	sed -n 's/^    "\(torch\|torchvision\|safetensors\|scikit-learn\|pandas\|matplotlib\|jinja2\|pydantic\|lazy_loader\|typer\|rich\)>=\([0-9.]*\)".*/\1==\2.*/p' \
