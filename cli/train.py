@@ -24,7 +24,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.errors import ConfigError
+from lctprune.errors import ConfigError, TrainingInterrupted
 from lctprune.utils.names import shell_word
 from lctprune.utils.wording import counted
 
@@ -148,10 +148,13 @@ def start(
     require_processes(process_count(processes), groups=settings.network.groups, replicas=replicas)
     require_one_process(settings.training, process_count(processes))
     if processes > 1 and not is_started():
+        from lctprune.cli.progress import InterruptedCommand
         from lctprune.training.distributed.launcher import launch
 
         try:
-            launch(processes, arguments)
+            launch(processes, arguments, timeout_s=timeout)
+        except TrainingInterrupted as error:  # rank 0 has said how to go on
+            raise InterruptedCommand(str(error)) from error
         except KeyboardInterrupt:
             named = f" {shell_word(settings.out)}" if settings.out else ""
             stderr().print(f"To go on: lctprune resume{named}", soft_wrap=True)

@@ -51,6 +51,9 @@ class TrainingError(LctpruneError, RuntimeError):
     """Training cannot go on, for instance because a loss is not finite."""
 
 
+STOPPED = "stopped by "  # how the message of a `TrainingInterrupted` begins
+
+
 class TrainingInterrupted(KeyboardInterrupt):
     """A signal asked a training to stop, and it wrote a checkpoint first; the message says how to go on."""
 

@@ -36,7 +36,7 @@ from lctprune.run_files import (
     read_tensors,
 )
 from lctprune.utils.environment import environment
-from lctprune.utils.files import read_regular, require_writable, write_atomically, write_json
+from lctprune.utils.files import read_regular, remove_leftovers, require_writable, write_atomically, write_json
 from lctprune.utils.locking import locked
 from lctprune.utils.names import require_utf8
 from lctprune.utils.tensor_files import write_tensors
@@ -191,8 +191,7 @@ class Run:
         """
         require_writable(self.path, "copy it to where you may write, and resume that")
         for name in (CHECKPOINT, METRICS):
-            for leftover in self.path.glob(f".{name}.*"):
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(self.path, name)
         header = self.header
         try:
             _, problem = self.read_metrics()
@@ -308,6 +307,8 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
     require_utf8(str(path), "the run directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if not (path / CONFIG).exists():
+            remove_leftovers(path, CONFIG)
         if any(path.iterdir()):
             raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
         write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})

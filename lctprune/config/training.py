@@ -120,7 +120,7 @@ class TrainConfig:
     )
     checkpoint_every: int | None = setting(
         None,
-        "Steps after which a checkpoint is written within an epoch. Default: every 10 minutes (in one process).",
+        "Steps after which a checkpoint is written within an epoch. Default: every 10 minutes.",
         panel=TRAINING,
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto is cuda if there is a GPU, else cpu.", panel=FIRST)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lctprune.exporting.comparing import is_close
 from lctprune.exporting.copying import conversion, copied, without_warnings
 from lctprune.utils.modules import evaluation_mode
+from lctprune.utils.tracing_memory import forgetting_types
 
 
 def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
@@ -26,8 +27,9 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     with conversion(network), torch.no_grad(), without_warnings(), evaluation_mode(network):
         own = copied(network)
         source = network if own is None else own
-        traced = torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-untyped-call]
-        return _frozen(_reloaded(traced), source, example)
+        with forgetting_types():
+            traced = _reloaded(torch.jit.trace(source, example, check_trace=False))  # type: ignore[no-untyped-call]
+        return _frozen(traced, source, example)
 
 
 def torchscript_bytes(network: nn.Module, scripted: torch.jit.ScriptModule) -> memoryview:

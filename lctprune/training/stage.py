@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -53,6 +54,8 @@ class Stage:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
         totals: function that sums these losses, and last the fractions of samples that count, over the steps of the
             epoch; set by the training loop.
+        is_due: function that tells whether a checkpoint is due after a step of the epoch, from 1; set by the training
+            loop, asked where batches are read, and passed on with them.
     """
 
     def __init__(
@@ -69,6 +72,9 @@ class Stage:
         self.links = links or Links()
         self.means: list[float] = []
         self.totals: Callable[[], list[float]] = list
+        self.is_due: Callable[[int], bool] = lambda step: False
+        self._due: deque[bool] = deque()  # of the batches that were read and not yet trained on
+        self._keeps = False  # whether a checkpoint follows this step
         self._later_means: list[float] = []
         self._config, self._loss, self._distance, self._layout = config, loss, distance, layout
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
@@ -86,10 +92,15 @@ class Stage:
 
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
         """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""
+        self._due.clear()
+        batches: Iterator[Batch] = iter(())
         if self.links.source is not None:
-            yield from on_device(self._received(), self._config.device, ahead=False)  # what follows waits for this step
+            batches = on_device(self._received(), self._config.device, ahead=False)  # what follows waits for this step
         elif split is not None:
-            yield from on_device(self._shuffled(split, seed), self._config.device, ahead=True)
+            batches = on_device(self._shuffled(split, seed), self._config.device, ahead=True)
+        for batch in batches:
+            self._keeps = self._due.popleft()
+            yield batch
         for link in (self.links.next, *self.links.first_ranks):
             if link is not None:
                 link.send()
@@ -114,7 +125,8 @@ class Stage:
                     trainer.seed("group", settings)
                 case AfterGroup(output=output):
                     if trainer is self.trainers[-1] and self.links.next is not None:
-                        self.links.next.send(tensors=[output, targets])  # travels while this process goes on
+                        note = {"keep": True} if self._keeps else None
+                        self.links.next.send(note, [output, targets])  # travels while this process goes on
                         self.flush_critic_update()
                     trainer.seed("critic", settings)
                 case AfterExit(exit=exit):
@@ -152,6 +164,16 @@ class Stage:
         if self.links.previous is not None and settings.update_critics:
             outputs = [exit.output] if settings.distill else []
             self.links.previous.send({"means": self.known_means}, [exit.losses, *outputs])
+
+    @property
+    def keeps(self) -> bool:
+        """Whether all processes write a checkpoint after the step of the batch that was read last."""
+        return self._keeps
+
+    def own_totals(self, totals: Sequence[float]) -> Tensor:
+        """Take from `totals` of the whole network those of the exits here, and the last one."""
+        first = self.trainers[0].index
+        return torch.tensor([*totals[first : first + len(self.trainers)], totals[-1]])
 
     def flush_critic_update(self) -> None:
         """Make the pending update of the last critic here, from the next exit of the step before."""
@@ -239,17 +261,21 @@ class Stage:
         return sum(link.seconds_waited for link in self.links.all)
 
     def _shuffled(self, split: Split, seed: int) -> Iterator[Batch]:
-        for inputs, targets in without_single(split.shuffled(self._config.batch_size, seed=seed)):
+        batches = without_single(split.shuffled(self._config.batch_size, seed=seed))
+        for step, (inputs, targets) in enumerate(batches, start=1):
+            self._due.append(self.is_due(step))
             yield self._own_part(inputs, targets)
 
     def _received(self) -> Iterator[Batch]:
         assert self.links.source is not None
-        while tensors := self.links.source.receive().tensors:
-            inputs, targets = tensors
+        while (message := self.links.source.receive()).tensors:
+            inputs, targets = message.tensors
+            self._due.append("keep" in message.note)
             yield inputs, targets
 
     def _own_part(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Split a batch into one equal part per replica; return the first and send the others to theirs."""
+        note = {"keep": True} if self._due[-1] else None
         if self.replicas == 1:
             return inputs, targets
         size, rest = divmod(len(targets), self.replicas)
@@ -261,5 +287,5 @@ class Stage:
         parts = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
         own = next(parts)
         for link, part in zip(self.links.first_ranks, parts, strict=True):
-            link.send(tensors=part)
+            link.send(note, part)
         return own

@@ -59,9 +59,8 @@ def require_one_process(config: TrainConfig, processes: int) -> None:
     Raises:
         ConfigError: the method is joint, or diagnostics are on.
     """
-    if processes > 1 and (config.method == "joint" or config.diagnostics or config.checkpoint_every):
+    if processes > 1 and (config.method == "joint" or config.diagnostics):
         option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
-        option = option if config.diagnostics or config.method == "joint" else "--checkpoint-every"
         raise ConfigError(f"{option} needs the whole network in one process; leave out --processes")
 
 
@@ -188,6 +187,14 @@ class Pipeline:
             self._reports[0].send(note)
             return None
         return [note, *(channel.receive().note for channel in self._reports)]
+
+    def tell(self, word: str) -> str:
+        """Return rank 0's word in every process."""
+        if not self.is_first:
+            return str(self._reports[0].receive().note["word"])
+        for channel in self._reports:
+            channel.send({"word": word})
+        return word
 
     def close(self) -> None:
         """Close all channels once training is over."""
