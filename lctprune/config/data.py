@@ -10,6 +10,7 @@ from lctprune.config.fields import DATA, FIRST, require_choices, setting
 from lctprune.config.images import MOST_PIXELS, colour_of
 from lctprune.errors import ConfigError
 
+MOST_WORKERS = 256
 TABLES = (".csv", ".tsv", ".data", ".all-data")  # endings of tables' names, in lower case
 
 
@@ -73,6 +74,12 @@ class DataConfig:
         None, "Column of a table to predict. Default: one called label, class, ..., or the last.", panel=DATA
     )
     max_length: int = setting(64, "Words of a sentence that are kept.", panel=DATA)
+    workers: int | None = setting(
+        None,
+        "Processes that decode images too large for memory beside the training. Default: one less than the cores, at "
+        "most 16. Results do not depend on it.",
+        panel=DATA,
+    )
     seed: int = setting(0, "Random seed of the validation split.")
 
     def __post_init__(self) -> None:
@@ -105,6 +112,10 @@ class DataConfig:
             )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"data seed is {self.seed}; it must lie between 0 and 2**32 - 1")
+        if self.workers is not None and not 0 <= self.workers <= MOST_WORKERS:
+            raise ConfigError(
+                f"workers is {self.workers}; it must be between 0 (none beside this one) and {MOST_WORKERS}"
+            )
         if self.max_length < 1:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 1")
 

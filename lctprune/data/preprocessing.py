@@ -40,8 +40,10 @@ class Normalization(NamedTuple):
 
     def apply(self, images: Tensor) -> Tensor:
         """Turn uint8 [n, height, width, channels] into float32 [n, channels, height, width], stored channels last."""
-        scale, shift = _constants(self, images.device)
-        return (images * scale).add_(shift).permute(0, 3, 1, 2)
+        scale, shift = _constants(self, *images.shape[2:], images.device)
+        # whole rows, in place: half the time of one operation for each pixel of 3 channels
+        rows = images.flatten(2).to(torch.float32).mul_(scale).add_(shift)
+        return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
 def asked_normalization(config: DataConfig, channels: int) -> Normalization | None:
@@ -60,11 +62,12 @@ def asked_normalization(config: DataConfig, channels: int) -> Normalization | No
 
 
 @functools.lru_cache(maxsize=64)
-def _constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return factor and summand for pixels from 0 to 255, on a device: copied once, not with every batch."""
+def _constants(normalization: Normalization, width: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return factor and summand for a row of pixels from 0 to 255, on a device: copied once, not with every batch."""
     with torch.inference_mode(False):
         std = torch.tensor(normalization.std)
-        return (1 / (255 * std)).to(device), (-torch.tensor(normalization.mean) / std).to(device)
+        factor, summand = 1 / (255 * std), -torch.tensor(normalization.mean) / std
+        return factor.expand(channels).repeat(width).to(device), summand.expand(channels).repeat(width).to(device)
 
 
 class Augmentation(NamedTuple):
