@@ -47,13 +47,12 @@ def read_image(path: str | Path, preprocessing: ImagePreprocessing) -> Array:
     Raises:
         DataError: the file cannot be read as an image, or its pixels cannot be understood.
     """
-    path = Path(path)
     with suppress(OSError):  # which `opened` explains
         if (plain := plain_jpeg(path)) is not None:
             pixels, orientation = plain
             is_upright = orientation not in _TURNS or not preprocessing.orientation
             return pixels if is_upright else _array(_turned(Image.fromarray(pixels), orientation))
-    return _array(_by_pillow(path, preprocessing))
+    return _array(_by_pillow(Path(path), preprocessing))
 
 
 def _by_pillow(path: Path, preprocessing: ImagePreprocessing) -> Image.Image:

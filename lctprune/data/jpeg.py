@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy
 from PIL import ExifTags, Image
-
-from lctprune.errors import DataError
-from lctprune.utils.files import open_regular
 
 try:
     import simplejpeg
@@ -22,7 +21,7 @@ _PLAIN = ("YCbCr", "Gray")  # colours that are RGB in one way only
 _ORIENTED = (b"Exif\0", b"tiff:Orientation")  # one of which a file with an orientation holds
 
 
-def plain_jpeg(path: Path) -> tuple[numpy.ndarray[Any, Any], int] | None:
+def plain_jpeg(path: str | Path) -> tuple[numpy.ndarray[Any, Any], int] | None:
     """Decode a JPEG file of 8 bits, in grey or the usual colours; the pixels are those that Pillow gives.
 
     Args:
@@ -34,14 +33,12 @@ def plain_jpeg(path: Path) -> tuple[numpy.ndarray[Any, Any], int] | None:
 
     Raises:
         OSError: the file cannot be read.
-        DataError: it is a folder or a device.
     """
     if simplejpeg is None:
         return None
-    with open_regular(path, DataError) as file:
-        if not file.peek(len(_START)).startswith(_START):
-            return None
-        content = file.read()
+    content = _content(path)
+    if content is None:
+        return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in _PLAIN or height * width > (Image.MAX_IMAGE_PIXELS or height * width):
@@ -53,6 +50,16 @@ def plain_jpeg(path: Path) -> tuple[numpy.ndarray[Any, Any], int] | None:
         return pixels, 1
     with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:  # reads what stands before the pixels
         return pixels, orientation_of(image)
+
+
+def _content(path: str | Path) -> bytes | None:
+    """Return the content of a regular file that begins as JPEG files do; None for any other."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116, a path object takes longer than all of this
+        return None
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        start = file.read(len(_START))
+        return start + file.readall() if start == _START else None
 
 
 def orientation_of(image: Image.Image) -> int:
