@@ -53,6 +53,12 @@ class DataConfig:
         "the data set.",
         panel=DATA,
     )
+    randaugment: int = setting(
+        0,
+        "Against overfitting: two random operations of RandAugment on each training image, as strong as this number, 1 "
+        "to 30; 9 is usual. 0: none.",
+        panel=DATA,
+    )
     mean: tuple[float, ...] | None = setting(
         None,
         "Mean of each channel of the images, as 0.485,0.456,0.406 for pixels between 0 and 1; one number is for all. "
@@ -99,6 +105,8 @@ class DataConfig:
             raise ConfigError(
                 f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"
             )
+        if not 0 <= self.randaugment <= 30:
+            raise ConfigError(f"randaugment is {self.randaugment}; it must be between 0 (none) and 30")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.task == "regression" and not self.is_table:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lctprune.config.images import WHITE, ImagePreprocessing
-from lctprune.data.preprocessing import Augmentation, shift_and_flip
+from lctprune.data.preprocessing import Augmentation, randaugment, shift_and_flip
 
 LEAST_AREA = 0.35  # part of an image that a random crop shows
 MOST_RATIO = 4 / 3  # of its sides
@@ -58,7 +58,7 @@ class RandomChanges(NamedTuple):
 
     Attributes:
         preprocessing: steps to a square.
-        augmentation: shifts and mirroring; large images that are cropped show a random part instead of shifts.
+        augmentation: shifts, mirroring and RandAugment; large images that are cropped show a random part instead of shifts.
     """
 
     preprocessing: ImagePreprocessing
@@ -66,6 +66,11 @@ class RandomChanges(NamedTuple):
 
     def apply(self, image: Tensor, seed: int) -> Tensor:
         """Make a square of an image, uint8 [height, width, 3], changed by `seed` alone: [size, size, 3]."""
+        square = self._square(image, seed)
+        magnitude = self.augmentation.magnitude
+        return randaugment(square, magnitude, seed) if magnitude else square
+
+    def _square(self, image: Tensor, seed: int) -> Tensor:
         draw, size, most = Random(seed), self.preprocessing.size, self.augmentation.crop
         mirrored = self.augmentation.flip and draw.random() < 0.5
         if most and self.preprocessing.resize == "crop":

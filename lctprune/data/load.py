@@ -79,6 +79,8 @@ def load_data(
 
 
 def _require_no_normalization(config: DataConfig, what: str) -> None:
+    if config.randaugment:
+        raise ConfigError(f"--randaugment is for images, and {config.name} is {what}; leave it out")
     if config.mean is not None:
         raise ConfigError(f"--mean and --std are for images, and {config.name} is {what}; leave them out")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -71,15 +72,17 @@ def _constants(normalization: Normalization, width: int, channels: int, device: 
 
 
 class Augmentation(NamedTuple):
-    """Random changes of training images: shifts and mirroring.
+    """Random changes of training images: shifts, mirroring and RandAugment.
 
     Attributes:
         crop: largest shift, in pixels; edges are reflected.
         flip: whether images are mirrored, each in every second pass.
+        magnitude: strength of RandAugment's operations, 1 to 30; 0 for none.
     """
 
     crop: int = 0
     flip: bool = False
+    magnitude: int = 0
 
 
 NO_AUGMENTATION = Augmentation()
@@ -91,7 +94,31 @@ def augmentation_of(config: DataConfig, size: int) -> Augmentation:
     if kind == "auto":
         kind = "crop" if config.name in NO_FLIP else "crop-flip"
     crop = max(1, round(size * config.shift))
-    return Augmentation(crop=0 if kind == "none" else crop, flip=kind == "crop-flip")
+    return Augmentation(0 if kind == "none" else crop, kind == "crop-flip", config.randaugment)
+
+
+def randaugment(image: Tensor, magnitude: int, seed: int) -> Tensor:
+    """Apply two random operations, as shearing or changing colours, to an image.
+
+    RandAugment: Cubuk et al. 2020, arXiv 1909.13719.
+
+    Args:
+        image: uint8 [height, width, channels].
+        magnitude: strength, 1 to 30.
+        seed: random seed of the operations.
+    """
+    with torch.random.fork_rng(devices=()):  # torchvision draws from the global generator
+        torch.default_generator.manual_seed(seed)
+        changed: Tensor = _operations(magnitude)(image.permute(2, 0, 1))
+    return changed.permute(1, 2, 0)
+
+
+@functools.cache
+def _operations(magnitude: int) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2  # slow to import
+
+    operations: Callable[[Tensor], Tensor] = v2.RandAugment(num_ops=2, magnitude=magnitude)
+    return operations
 
 
 def draw_shifts(

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization, draw_shifts, shift_and_flip
+from lctprune.data.preprocessing import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Normalization,
+    draw_shifts,
+    randaugment,
+    shift_and_flip,
+)
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import DataError
 from lctprune.losses import class_numbers
@@ -95,6 +102,10 @@ class TensorSplit(Split):
                 size = (self.inputs.shape[1], self.inputs.shape[2])
                 draws = draw_shifts(indices, mirrored[indices], size, self.augmentation.crop, generator)
                 inputs = shift_and_flip(self.inputs, sent(draws, self.inputs.device))
+                if magnitude := self.augmentation.magnitude:
+                    seeds = torch.randint(2**62, (len(indices),), generator=generator).tolist()
+                    pairs = zip(inputs, seeds, strict=True)
+                    inputs = torch.stack([randaugment(image, magnitude, each) for image, each in pairs])
             else:
                 inputs = self.inputs[sent(indices, self.inputs.device)]
             yield self._prepared(inputs), class_numbers(self.targets[indices])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
+from lctprune.config.stopping import has_stopped
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, TrainingError, first_line
@@ -123,7 +124,8 @@ def _epochs(
         begun = plan.begun if epoch == plan.epochs_done else ()
         for progress in _train_epoch(stage, data, config, epoch, plan, begun):
             yield progress
-            if keeper is not None and progress.step < plan.steps:  # the last one's is that of the epoch
+            is_within = progress.step < plan.steps and progress.step % config.accumulate == 0
+            if keeper is not None and is_within:  # the last one's is that of the epoch
                 keeper.after_step(stage, epoch, progress.step, rows)
         if progress is None:
             raise TrainingError("the training split has no samples")
@@ -131,6 +133,8 @@ def _epochs(
             report = _report(stage, pipeline, data, validation_loss)
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None or data is None:
+            if config.patience and pipeline.broadcast():
+                return
             continue
         for exit, value in not_finite(report.val_loss, stage.first_exit):
             reason = reason_in_split("validation", data.val, config.batch_size)
@@ -142,10 +146,15 @@ def _epochs(
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
         run.write_metrics(rows)  # last, as it can be restored from the checkpoint
+        ends = config.patience and pipeline.broadcast(has_stopped(rows, config.patience, report.metric))
+        if ends:
+            run.end_at(epoch + 1)
         if keeper is not None:
             keeper.after_epoch()
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
+        if ends:
+            return
 
 
 def _train_epoch(
@@ -188,6 +197,9 @@ def _train_epoch(
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
         _read(reader, stage, total, epoch, steps, every=True)
         stage.flush_critic_update()
+    if config.accumulate > 1:
+        for trainer in stage.trainers:
+            trainer.drop_gradients()
 
 
 def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: int, *, every: bool) -> None:

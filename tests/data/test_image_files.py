@@ -193,6 +193,29 @@ def test_the_trainings_part_of_a_large_image_is_cropped_resized_and_mirrored(tmp
         assert (found.int() - (expected.flip(1) if mirrored else expected).int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_is_drawn_by_the_seed_in_memory_and_in_files(channels: int, tmp_path: Path) -> None:
+    images = random_images(8, 12, 12, channels)
+    normalization = Normalization((0.0,) * channels, (1.0,) * channels)
+    strong, before = Augmentation(magnitude=20), torch.get_rng_state()
+    split = TensorSplit(images, torch.arange(8), normalization, strong)
+    [(first, order)], [(again, _)], [(other, _)] = (split.shuffled(8, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    changed = (uint8(first) != images[order]).flatten(1).any(1)
+    assert changed.sum() >= 4  # an operation may be none
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    if channels == 3:
+        paths, square = saved(images, tmp_path), ImagePreprocessing.of(12)
+        files = [
+            FolderSplit(paths, torch.arange(8), normalization, each, preprocessing=square)
+            for each in (strong, Augmentation())
+        ]
+        [(found, order)], [(plain, _)] = (each.shuffled(8, seed=1) for each in files)
+        assert torch.equal(uint8(plain), images[order])
+        assert (found != plain).flatten(1).any(1).sum() >= 4
+
+
 def test_a_file_that_cannot_be_streamed_is_named_in_one_line(tmp_path: Path) -> None:
     split, _ = folder_split(tmp_path, Augmentation())
     split.paths[5].write_text("not an image")
