@@ -58,7 +58,7 @@ class RandomChanges(NamedTuple):
 
     Attributes:
         preprocessing: steps to a square.
-        augmentation: shifts, mirroring and RandAugment; large images that are cropped show a random part instead of shifts.
+        augmentation: changes; large images that are cropped show a random part instead of shifts.
     """
 
     preprocessing: ImagePreprocessing

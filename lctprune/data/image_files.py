@@ -17,6 +17,7 @@ from lctprune.data.decoding import read_image
 from lctprune.data.fitting import RandomChanges, fitted
 from lctprune.data.image_workers import ImageReaders, Item
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
+from lctprune.data.sampling import shuffled_order
 from lctprune.data.splits import Batch, Split
 from lctprune.utils.transfer import sent
 
@@ -52,6 +53,7 @@ class FolderSplit(Split):
         self.paths = paths
         self._targets = targets
         self._device = "cpu"
+        self._balanced = False
         self.normalization = normalization
         self.preprocessing = preprocessing
         self._readers = readers or ImageReaders(RandomChanges(preprocessing, augmentation))
@@ -67,6 +69,12 @@ class FolderSplit(Split):
         there._device = device
         return there
 
+    def balanced(self) -> FolderSplit:
+        """Return this split with shuffled batches in which each class comes equally often."""
+        even = copy.copy(self)
+        even._balanced = True
+        return even
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield every sample once, in order."""
         order = torch.split(torch.arange(len(self.paths)), batch_size)
@@ -79,7 +87,7 @@ class FolderSplit(Split):
         """Yield full batches in an order by `seed`."""
         generator = torch.Generator().manual_seed(seed)
         batch_size = min(batch_size, len(self.paths))
-        order = torch.randperm(len(self.paths), generator=generator)
+        order = shuffled_order(self.targets, generator, balanced=self._balanced)
         seeds = torch.randint(2**62, (len(order),), generator=generator)
         whole = len(order) // batch_size * batch_size
         return self._read(torch.split(order[:whole], batch_size), seeds.tolist())

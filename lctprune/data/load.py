@@ -55,6 +55,23 @@ def load_data(
     """
     if not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
+    data = _loaded(
+        config, normalization, target_normalization, preprocessing, tokenizer, columns, most=most, download=download
+    )
+    return data if config.balance == "none" else dataclasses.replace(data, train=data.train.balanced())
+
+
+def _loaded(
+    config: DataConfig,
+    normalization: Normalization | None,
+    target_normalization: Normalization | None,
+    preprocessing: ImagePreprocessing | None,
+    tokenizer: str | None,
+    columns: Sequence[str] | None,
+    *,
+    most: int | None,
+    download: bool,
+) -> Data:
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     require_utf8(config.image_root or "", "the images' path")
     if config.name == "digits-rows":
