@@ -59,10 +59,10 @@ class DataConfig:
         "to 30; 9 is usual. 0: none.",
         panel=DATA,
     )
-    balance: Literal["none", "classes"] = setting(
-        "none",
-        "For classes of uneven size: classes shows each equally often, by repeating samples of rare ones and leaving "
-        "out some of frequent ones, others in every epoch. Validation and test splits stay as they are.",
+    balance_classes: bool = setting(
+        False,
+        "For classes of uneven size: show each equally often, by repeating samples of rare ones and leaving out some "
+        "of frequent ones, others in every epoch. Validation and test splits stay as they are.",
         panel=DATA,
     )
     mean: tuple[float, ...] | None = setting(
@@ -117,8 +117,8 @@ class DataConfig:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.task == "regression" and not self.is_table:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
-        if self.task == "regression" and self.balance != "none":
-            raise ConfigError(f"--balance {self.balance} needs classes, and a regression has none; leave it out")
+        if self.task == "regression" and self.balance_classes:
+            raise ConfigError("--balance-classes needs classes, and a regression has none; leave it out")
         if self.target is not None and not self.is_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
         if self.image_root is not None and not self.is_table:

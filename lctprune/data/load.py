@@ -58,7 +58,7 @@ def load_data(
     data = _loaded(
         config, normalization, target_normalization, preprocessing, tokenizer, columns, most=most, download=download
     )
-    return data if config.balance == "none" else dataclasses.replace(data, train=data.train.balanced())
+    return dataclasses.replace(data, train=data.train.balanced()) if config.balance_classes else data
 
 
 def _loaded(

@@ -239,7 +239,7 @@ def test_balanced_passes_show_every_class_equally_often(tmp_path: Path) -> None:
             for index in range(count if split == "train" else 2):
                 Image.fromarray(next(images).numpy()).save(tmp_path / split / name / f"{index}.png")
     options = {"name": str(tmp_path), "val_fraction": 0.01, "augment": "none", "workers": 0}
-    data, plain = (lct.load_data(lct.DataConfig(**options, balance=each)) for each in ("classes", "none"))
+    data, plain = (lct.load_data(lct.DataConfig(**options, balance_classes=each)) for each in (True, False))
     square = ImagePreprocessing.of(8)
     readers = ImageReaders(RandomChanges(square, Augmentation()), 0)
     paths = list_folder(plain.config).train[0]
@@ -265,8 +265,8 @@ def test_balanced_passes_show_every_class_equally_often(tmp_path: Path) -> None:
 
 
 def test_what_has_no_classes_is_not_balanced() -> None:
-    with pytest.raises(lct.ConfigError, match="--balance classes needs classes"):
-        lct.DataConfig(name="a.csv", task="regression", balance="classes")
+    with pytest.raises(lct.ConfigError, match="--balance-classes needs classes"):
+        lct.DataConfig(name="a.csv", task="regression", balance_classes=True)
     stream = lct.Split.from_dataset([(torch.zeros(2), 1)])
     with pytest.raises(lct.DataError, match="DatasetSplit cannot be balanced"):
         stream.balanced()
