@@ -191,6 +191,11 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
     loaded = LoadedRun(run)
+    if (ended := run.epochs_done) < settings.training.epochs:
+        stderr().print(
+            f"No exit became better in {counted(settings.training.patience or 0, 'epoch')}, so training ended after "
+            f"epoch {ended} of {settings.training.epochs}."
+        )
     with printed_warnings(stderr()):
         candidates = measure_run(run, loaded=loaded)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end

@@ -222,10 +222,24 @@ class Run:
             RunError: another process trains the run, or nothing can be written here.
         """
         require_writable(self.path, "copy it to where you may write, and resume that")
+        with locked(self.path / CONFIG, str(self.path)):
+            self._record_epochs(epochs)
+
+    def end_at(self, epoch: int) -> None:
+        """Record that training, which goes on in this process, ends early: its number of epochs becomes `epoch`.
+
+        Raises:
+            RunError: nothing can be written here.
+        """
+        if epoch < self.config.training.epochs:
+            self._record_epochs(epoch)
+            self.config = read_config(self.path)
+
+    def _record_epochs(self, epochs: int) -> None:
         document = self.config.to_dict()
         before = [*document.get("epochs_before", []), self.config.training.epochs]
         training = {**document["training"], "epochs": epochs}
-        with locked(self.path / CONFIG, str(self.path)), self._writing(CONFIG) as file:
+        with self._writing(CONFIG) as file:
             write_json(file, {**document, "training": training, "epochs_before": before})
 
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
+from lctprune.config.stopping import has_stopped
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import STOPPED, LctpruneError, TrainingError, TrainingInterrupted, first_line
@@ -100,7 +101,7 @@ def train_epochs(
             data, train=prepared_on(data.train, config.device), val=prepared_on(data.val, config.device)
         )
     keeper = Keeper(config.checkpoint_every, decides=pipeline.is_first)
-    stage.is_due = keeper.is_due
+    stage.is_due = lambda step: step % config.accumulate == 0 and keeper.is_due(step)
     with keeper.listening() if pipeline.is_first or not is_spoken_for() else nullcontext():
         yield from _epochs(stage, pipeline, data, run, plan, config, keeper, validation_loss)
 
@@ -125,7 +126,7 @@ def _epochs(
         begun = plan.begun if epoch == plan.epochs_done else ()
         for progress in _train_epoch(stage, data, config, epoch, plan, begun):
             yield progress
-            is_due = stage.keeps or (pipeline.is_alone and keeper.is_due(progress.step))
+            is_due = stage.keeps or (pipeline.is_alone and stage.is_due(progress.step))
             if is_due and progress.step < plan.steps:  # the last one's is that of the epoch
                 _keep(stage, pipeline, run, epoch, progress.step, rows)
                 _end_step(pipeline, keeper, run)
@@ -135,7 +136,10 @@ def _epochs(
             report = _report(stage, pipeline, data, validation_loss)
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None or data is None:
+            ends = config.patience and pipeline.broadcast()
             _end_step(pipeline, keeper, run)
+            if ends:
+                return
             continue
         for exit, value in not_finite(report.val_loss, stage.first_exit):
             reason = reason_in_split("validation", data.val, config.batch_size)
@@ -147,9 +151,14 @@ def _epochs(
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
         run.write_metrics(rows)  # last, as it can be restored from the checkpoint
+        ends = config.patience and pipeline.broadcast(has_stopped(rows, config.patience, report.metric))
+        if ends:
+            run.end_at(epoch + 1)
         _end_step(pipeline, keeper, run)
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
+        if ends:
+            return
 
 
 def _keep(stage: Stage, pipeline: Pipeline, run: Run | None, epoch: int, step: int, rows: Sequence[Row]) -> None:
@@ -220,6 +229,9 @@ def _train_epoch(
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
         _read(reader, stage, total, epoch, steps, every=True)
         stage.flush_critic_update()
+    if config.accumulate > 1:
+        for trainer in stage.trainers:
+            trainer.drop_gradients()
 
 
 def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: int, *, every: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from lctprune.training.agreement import GroupAgreement, measure_agreement
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
+from lctprune.training.mixing import mix_of, mixed_loss
 from lctprune.training.reading import on_device, without_single
 from lctprune.training.recomputation import plan
 from lctprune.update import (
@@ -116,9 +118,12 @@ class Stage:
         inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
         inputs = laid_out(inputs, self._layout)
         self._plan_recomputation(inputs)
-        first = self.trainers[0].index
+        first, loss = self.trainers[0].index, self._loss
+        if (mix := mix_of(settings.step, self._config)) is not None:
+            inputs = mix.apply(inputs) if first == 0 else inputs
+            loss = mixed_loss(loss, mix.kept)
         losses: list[Tensor] = []
-        for event in self._events(inputs, targets, settings):
+        for event in self._events(inputs, targets, settings, loss):
             trainer = self.trainers[event.index - first]
             match event:
                 case BeforeGroup():
@@ -139,12 +144,12 @@ class Stage:
                     self._pending = exit, settings
         return losses
 
-    def _events(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> Iterator[StepEvent]:
+    def _events(self, inputs: Tensor, targets: Tensor, settings: StepSettings, loss: Loss) -> Iterator[StepEvent]:
         parts = [trainer.part for trainer in self.trainers]
         if self._config.method == "joint":
-            return joint_step(parts, inputs, targets, loss=self._loss)
+            return joint_step(parts, inputs, targets, loss=loss)
         objective = self._objective(settings) if settings.update_critics else None
-        return local_critic_step(parts, inputs, targets, loss=self._loss, objective=objective)
+        return local_critic_step(parts, inputs, targets, loss=loss, objective=objective)
 
     def _plan_recomputation(self, inputs: Tensor) -> None:
         """Decide in the first step which groups here run a second time, by what a few samples take."""
@@ -217,6 +222,7 @@ class Stage:
         batches = on_device(given, self._config.device, ahead=split is not None)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
         with (
+            self._averaged(),
             evaluation_mode(self._modules),
             torch.no_grad(),
             self._config.autocast(),
@@ -233,6 +239,13 @@ class Stage:
         if self.links.next is not None:
             self.links.next.send()
         return sheet.result()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for trainer in self.trainers:
+                stack.enter_context(trainer.averaged())
+            yield
 
     def agreement(self, inputs: Tensor, targets: Tensor) -> list[GroupAgreement]:
         """Measure how far local and true gradients agree on one batch, in the precision of training.

@@ -15,6 +15,7 @@ from lctprune.config.run import CONFIG, Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
+from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss
 from lctprune.measure.loss_trials import is_lowest_at_target
@@ -27,7 +28,9 @@ from lctprune.training.accelerator import tuned_for
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
+from lctprune.training.interval_log import logged, require_tensorboard
 from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.mixing import require_mixable
 from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
@@ -121,6 +124,10 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
+    require_mixable(data.example, config)
+    require_tensorboard(config)
+    if config.accumulate > (steps := max(1, sample_count(data.train) // config.batch_size)):
+        raise ConfigError(f"accumulate is {config.accumulate}; it must be at most the batches of an epoch, {steps}")
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
@@ -228,9 +235,12 @@ def _train_steps(
         if processes:
             del network  # this process needs its own groups only
         with tuned_for(config.device, plan.steps * (config.epochs - plan.epochs_done)):
-            yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+            steps = train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+            yield from logged(steps, run, config) if run else steps
     pipeline.close()
     if not processes:
+        for trainer in stage.trainers:
+            trainer.keep_averages()
         network.eval()
 
 
