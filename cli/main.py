@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lctprune import __version__
+from lctprune.cli.compare import compare
 from lctprune.cli.compress import compress
 from lctprune.cli.console import print_json
 from lctprune.cli.densify import densify
@@ -60,7 +61,21 @@ def _paragraphs(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-for command in (train, resume, compress, select, evaluate, report, export, densify, finetune, narrow, inspect, models):
+for command in (
+    train,
+    resume,
+    compress,
+    select,
+    compare,
+    evaluate,
+    report,
+    export,
+    densify,
+    finetune,
+    narrow,
+    inspect,
+    models,
+):
     app.command(help=_paragraphs(command))(command)
 
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")

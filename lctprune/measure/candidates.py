@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -22,13 +22,14 @@ from lctprune.measure.costs import (
     warn_of_unknown_operations,
 )
 from lctprune.measure.latency import STEADY, Latency, measure_latency
+from lctprune.measure.paired import Answers
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone
 from lctprune.utils.modules import device_of
 
 MAIN = "main network"  # name of the main network's candidate
-Cost = Literal["flops", "macs", "parameters", "latency_ms"]
+Cost = Literal["flops", "macs", "parameters", "latency_ms", "size_bytes"]
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 
@@ -59,6 +60,8 @@ class Candidate:
         batch_dependence: description of how outputs depend on the rest of the batch, in which case scores are of
             `latency_batch` samples per batch; empty where they do not.
         score: value of the metric: `accuracy`, or `loss`, where that is the metric.
+        answers: which of the samples were classified correctly, for paired tests; None where a sample has several
+            targets or no class.
     """
 
     exit: int
@@ -81,6 +84,7 @@ class Candidate:
     origin: str = ""
     batch_dependence: str = ""
     score: float | None = None
+    answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if is_lower_better(self.metric):
@@ -254,6 +258,7 @@ def measure_costs(
                 origin=each.origin,
                 batch_dependence=each.batch_dependence,
                 score=scores.score[each.position] if scores.score else None,
+                answers=scores.answers[each.position] if scores.answers else None,
             )
         )
     return candidates

@@ -5,7 +5,13 @@ from __future__ import annotations
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Cost
 
-COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
+COSTS: dict[Cost, str] = {  # and their units
+    "flops": "FLOPs",
+    "macs": "MACs",
+    "parameters": "parameters",
+    "latency_ms": "ms",
+    "size_bytes": "B",
+}
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
 
@@ -37,4 +43,4 @@ def amount(value: float, cost: str) -> str:
         return f"{value:.3g} ms"
     if cost not in COSTS:
         raise ConfigError(f"cost is {cost!r}; it must be one of {', '.join(COSTS)}")
-    return f"{engineering(value)} {COSTS[cost]}"
+    return f"{engineering(value)}{COSTS[cost]}" if cost == "size_bytes" else f"{engineering(value)} {COSTS[cost]}"

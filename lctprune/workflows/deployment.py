@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -21,12 +22,14 @@ from lctprune.exporting import Format, export_known
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
+from lctprune.measure.rules import Rule
 from lctprune.measure.scores import score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, sha256, write_json
+from lctprune.workflows.answers import answers_record
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
@@ -128,6 +131,7 @@ def measure_run(
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
+        "answers": answers_record(candidates),
     }
     if keep:
         write_json(folder / CANDIDATES, document)
@@ -192,6 +196,7 @@ def deploy(
     *,
     format: Format = "torchscript",
     budget: Mapping[str, float] | None = None,
+    rule: Rule | None = None,
     measure_test: bool = False,
     loaded: LoadedRun | None = None,
 ) -> Deployment:
@@ -204,6 +209,7 @@ def deploy(
         folder: output folder, for `model.pt` and `model.json`; None to write nothing, and only measure.
         format: file format.
         budget: limits that led to this exit, for the model card.
+        rule: rule that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
             exit that has been chosen, not for choosing one.
         loaded: the run's data and networks, if the caller has used them.
@@ -243,6 +249,7 @@ def deploy(
         "format": format,
         "sha256": sha256(model),
         "budget": dict(budget or {}),
+        "rule": dataclasses.asdict(rule or Rule()),
         "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
