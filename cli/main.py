@@ -28,6 +28,7 @@ from lctprune.cli.finetune import finetune
 from lctprune.cli.inspect import inspect
 from lctprune.cli.models import models
 from lctprune.cli.narrow import narrow
+from lctprune.cli.progressive import progressive
 from lctprune.cli.report import report
 from lctprune.cli.resume import resume
 from lctprune.cli.select import select
@@ -67,6 +68,7 @@ for command in (
     compress,
     select,
     compare,
+    progressive,
     evaluate,
     report,
     export,

@@ -81,6 +81,7 @@ from .measure.selection import (
 from .models.build import build_network as build_network
 from .network import LocalCriticNetwork as LocalCriticNetwork
 from .partition.attach import attach_critics as attach_critics
+from .progressive import ProgressiveNetwork as ProgressiveNetwork
 from .runs import Run as Run
 from .training.agreement import GroupAgreement as GroupAgreement
 from .training.agreement import measure_agreement as measure_agreement
