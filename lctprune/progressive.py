@@ -173,7 +173,7 @@ def write_scripted(network: torch.jit.ScriptModule, path: Path) -> None:
     """
     try:
         with _without_warnings():
-            write_atomically(path, network.save_to_buffer())  # type: ignore[no-untyped-call]
+            write_atomically(path, network.save_to_buffer())
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
 

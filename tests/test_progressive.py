@@ -151,7 +151,7 @@ def test_fitting_for_a_goal_is_near_the_best_pair_of_thresholds(goal: Goal) -> N
     if goal.flops is None:
         assert own.mean_flops <= min(each.mean_flops for each in meeting) + 3
     else:
-        assert own.accuracy >= max(each.accuracy for each in meeting) - 0.01
+        assert own.accuracy >= max(each.accuracy for each in meeting) - 0.02
 
 
 def test_a_temperature_is_the_best_of_a_grid() -> None:

@@ -18,7 +18,7 @@ from lctprune.measure.outputs import ExitOutputs
 
 PRICES = 40  # tried trade-offs between accuracy and FLOPs
 ROUNDS = 3  # over the exits, for each price
-POLISHED, LEVELS = 3, 33  # settings that are improved further, and thresholds that are tried for each of their exits
+POLISHED, LEVELS = 4, 33  # settings that are improved further, and thresholds that are tried for each of their exits
 MARGIN = 1.0  # standard errors that are kept from a goal in fitting, as the other half differs by chance
 
 
