@@ -22,6 +22,7 @@ from lctprune.cli.compare import compare
 from lctprune.cli.compress import compress
 from lctprune.cli.console import print_json
 from lctprune.cli.densify import densify
+from lctprune.cli.ensemble import ensemble
 from lctprune.cli.evaluate import evaluate
 from lctprune.cli.export import export
 from lctprune.cli.finetune import finetune
@@ -69,6 +70,7 @@ for command in (
     select,
     compare,
     progressive,
+    ensemble,
     evaluate,
     report,
     export,

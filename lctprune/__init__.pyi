@@ -9,6 +9,7 @@ from .data.preprocessing import Augmentation as Augmentation
 from .data.preprocessing import Normalization as Normalization
 from .data.splits import Split as Split
 from .data.tensor_split import TensorSplit as TensorSplit
+from .ensembles import EnsembleNetwork as EnsembleNetwork
 from .errors import (
     BudgetError as BudgetError,
 )

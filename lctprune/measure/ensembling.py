@@ -50,7 +50,9 @@ def subsets(exits: int) -> list[tuple[int, ...]]:
         NetworkError: there are too many.
     """
     if exits > MOST_EXITS:
-        raise NetworkError(f"the network has {exits} exits, which have 2^{exits} subsets; at most {MOST_EXITS} are tried")
+        raise NetworkError(
+            f"the network has {exits} exits, which is too many to try every subset; at most {MOST_EXITS}"
+        )
     return [each for size in range(2, exits + 1) for each in itertools.combinations(range(exits), size)]
 
 
@@ -87,7 +89,10 @@ def ensembles(outputs: ExitOutputs, parts: tuple[Tensor, Tensor], costs: ExitCos
         NetworkError: there are too many exits.
     """
     probabilities = outputs.logits.double().softmax(2)  # [exits, n, classes]
-    return [_ensemble(exits, probabilities[list(exits)], outputs.targets, parts, costs) for exits in subsets(len(costs.groups))]
+    return [
+        _ensemble(exits, probabilities[list(exits)], outputs.targets, parts, costs)
+        for exits in subsets(len(costs.groups))
+    ]
 
 
 def _ensemble(

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lctprune.config.reading import FORMAT
 from lctprune.errors import BudgetError, ConfigError, NetworkError
 from lctprune.exporting import to_torchscript
 from lctprune.measure.candidates import Candidate
@@ -32,12 +31,10 @@ from lctprune.measure.selection import Budget
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.progressive import ProgressiveNetwork, converted, write_scripted
-from lctprune.utils.environment import environment
-from lctprune.utils.files import sha256, write_json
+from lctprune.workflows.combined_card import write_card
 from lctprune.workflows.deployment import COMPARED_SAMPLES
-from lctprune.workflows.loading import LoadedRun, require_recipe
+from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names
-from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 
 PROGRESSIVE = "progressive"
 NAME = "progressive"
@@ -303,24 +300,5 @@ def write_progressive(
     Raises:
         ExportError: the folder cannot be written to.
     """
-    recipe, data = require_recipe(loaded.run), loaded.run.config.data
-    model = folder / "model.pt"
-    write_scripted(deployed, model)
-    document = {
-        "format_version": FORMAT,
-        "model": recipe.model,
-        "classes": list(data.classes if data else loaded.data.classes),
-        "input": input_record(recipe, data) if data else None,
-        "output": output_record(recipe, data),
-        **record,
-        "file": model.name,
-        "format": "torchscript",
-        "sha256": sha256(model),
-        "trained_with": {
-            "run": loaded.run.path.resolve().name,
-            "checkpoint_sha256": loaded.checkpoint().sha256,
-            **loaded.epochs,
-        },
-        **environment(),
-    }
-    write_json(folder / MODEL_CARD, document)
+    write_scripted(deployed, folder / "model.pt")
+    write_card(loaded, record, folder)

@@ -1,4 +1,4 @@
-"""Leaving early: against a loop over single samples, brute force, and the file that is exported."""
+"""Leaving early and ensembles: against loops over single samples, brute force, and the files that are exported."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from torch.nn import functional
 
 import lctprune as lct
 from lctprune.errors import NetworkError
 from lctprune.measure.early_exit import ExitCosts, Setting, confidences, fit_temperature, outcome
+from lctprune.measure.ensembling import ensembles, fit_weights, subsets
 from lctprune.measure.exit_fitting import Goal, _Fitting, fit
-from lctprune.measure.outputs import ExitOutputs, exit_outputs
+from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.progressive import converted, write_scripted
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -220,3 +222,101 @@ def test_runs_whose_exits_cannot_be_combined(trained: lct.Run, table_run: Callab
     assert (few.code, "validation has 6 samples" in few.err) == (1, True)
     regression = cli("progressive", table_run(task="regression").path, "--max-drop", 1)
     assert (regression.code, "one class per sample" in regression.err) == (1, True)
+
+
+def test_every_subset_is_tried_once() -> None:
+    expected = [{exit for exit in range(5) if bits >> exit & 1} for bits in range(32) if bits.bit_count() >= 2]
+    assert sorted(map(sorted, map(set, subsets(5)))) == sorted(map(sorted, expected))
+    assert all(list(each) == sorted(each) for each in subsets(5))
+    with pytest.raises(NetworkError, match="13 exits.*at most 12"):
+        subsets(13)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_are_those_of_a_general_solver(seed: int) -> None:
+    outputs, _ = made_up(300, seed)
+    likelihoods = outputs.logits.double().softmax(2)[:, torch.arange(300), outputs.targets]
+
+    def loss(weights: Any) -> float:
+        return -(torch.as_tensor(weights) @ likelihoods).log().mean().item()
+
+    sum_is_1 = {"type": "eq", "fun": lambda weights: weights.sum() - 1}
+    expected = minimize(loss, [1 / 3] * 3, bounds=[(0, 1)] * 3, constraints=[sum_is_1], method="SLSQP")
+    found = fit_weights(likelihoods)
+    assert loss(found) <= expected.fun + 1e-4
+    assert found.sum().item() == pytest.approx(1)
+    assert found.min() >= 0
+
+
+def test_ensembles_are_judged_on_samples_that_they_were_not_fitted_on() -> None:
+    outputs, costs = made_up(120, 5)
+    parts = halves(outputs, seed=0)
+    assert sorted(torch.cat(parts).tolist()) == list(range(120))
+    found = {each.exits: each for each in ensembles(outputs, parts, costs)}
+    assert set(found) == set(subsets(3))
+    assert {exits: each.flops for exits, each in found.items()} == {
+        (0, 1): 40 + 5 + 30 + 7,
+        (0, 2): 40 + 5 + 30 + 50,
+        (1, 2): 40 + 30 + 7 + 50,
+        (0, 1, 2): 40 + 5 + 30 + 7 + 50,
+    }
+    probabilities = outputs.logits.double().softmax(2)
+    for exits, each in found.items():
+        plain, fitted = 0.0, 0.0
+        right = []
+        for own, other in (parts, parts[::-1]):
+            likelihoods = torch.stack([probabilities[exit, own, outputs.targets[own]] for exit in exits])
+            weights = fit_weights(likelihoods)
+            for sample in other.tolist():
+                true = outputs.targets[sample]
+                mixed = sum(w * probabilities[exit, sample] for w, exit in zip(weights, exits, strict=True))
+                fitted -= float(mixed[true].log()) / 120
+                plain -= float(probabilities[list(exits), sample].mean(0)[true].log()) / 120
+                right.append((sample, bool(mixed.argmax() == true)))
+        assert each.sum_loss == pytest.approx(plain)
+        assert each.loss == pytest.approx(min(plain, fitted))
+        assert each.is_fitted == (fitted < plain)
+        if each.is_fitted:
+            assert each.correct.tolist() == [answer for _, answer in sorted(right)]
+        else:
+            assert each.weights == pytest.approx([1 / len(exits)] * len(exits))
+
+
+def test_an_ensemble_is_the_weighted_sum(make_network: MakeNetwork) -> None:
+    network, x = make_network().eval(), torch.randn(5, 1, 8, 8)
+    together = lct.EnsembleNetwork(network, [0, 2], [0.3, 0.7]).eval()
+    with torch.no_grad():
+        exits = [output.softmax(1) for output in network.exits(x)]
+        torch.testing.assert_close(together(x).softmax(1), 0.3 * exits[0] + 0.7 * exits[2])
+        plain = lct.EnsembleNetwork(network, [0, 1, 2])(x)
+    torch.testing.assert_close(plain.softmax(1), sum(exits) / 3)
+    for arguments, words in (
+        (([2, 0],), "ascending"),
+        (([0, 5],), "0 to 2"),
+        (([0, 1], [0.5]), "2 numbers"),
+        (([0, 1], [-1.0, 2.0]), "0 or more"),
+        (([0, 1], [0.5, 0.6]), "sum 1"),
+    ):
+        with pytest.raises(NetworkError, match=words):
+            lct.EnsembleNetwork(network, *arguments)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
+def test_an_ensemble_from_the_command_line(run: lct.Run, cli: Cli) -> None:
+    document = cli("ensemble", run.path, "--json").document
+    network, test = lct.load_network(run.path), run.load_data().test
+    exits, weights = zip(*((each["exit"], each["weight"]) for each in document["exits"]), strict=True)
+    x, y = next(test.batches(18))
+    together = lct.EnsembleNetwork(network, exits, weights).eval()
+    with torch.no_grad():
+        outputs = together(x)
+    assert document["test"]["accuracy"] == pytest.approx((outputs.argmax(1) == y).double().mean().item())
+    assert document["selected"]["flops"] == lct.count_flops(together, x[:1])
+    assert document["tried"] == 4
+    folder = Path(document["folder"])
+    loaded = torch.jit.load(folder / "model.pt")
+    for batch in (1, 3, 18):
+        torch.testing.assert_close(loaded(x[:batch]), outputs[:batch], rtol=1e-3, atol=1e-3)
+    assert json.loads((folder / "model.json").read_text())["exits"] == document["exits"]
+    nothing = cli("ensemble", run.path, "--budget-flops", "1%", "--json")
+    assert (nothing.code, json.loads(nothing.out)["misses"]["flops"] > 1) == (3, True)
