@@ -36,8 +36,8 @@ def ensemble(
     """Let several exits answer together, and export the best such ensemble that fits a budget.
 
     Every subset of the exits is tried. The layers up to the deepest exit run once, so an ensemble costs that exit and
-    the critics of the others. Weights are fitted on validation; where they lose to the plain sum on samples that they were
-    not fitted on, the plain sum is taken. Exit code 3: nothing fits.
+    the critics of the others. Weights are fitted on validation; where they lose to the plain sum on samples that they
+    were not fitted on, the plain sum is taken. Exit code 3: nothing fits.
 
     Example:
     lctprune ensemble runs/mine --budget-flops 80%

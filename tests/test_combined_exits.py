@@ -228,7 +228,7 @@ def test_every_subset_is_tried_once() -> None:
     expected = [{exit for exit in range(5) if bits >> exit & 1} for bits in range(32) if bits.bit_count() >= 2]
     assert sorted(map(sorted, map(set, subsets(5)))) == sorted(map(sorted, expected))
     assert all(list(each) == sorted(each) for each in subsets(5))
-    with pytest.raises(NetworkError, match="13 exits.*at most 12"):
+    with pytest.raises(NetworkError, match=r"13 exits.*at most 12"):
         subsets(13)
 
 

@@ -50,9 +50,7 @@ def subsets(exits: int) -> list[tuple[int, ...]]:
         NetworkError: there are too many.
     """
     if exits > MOST_EXITS:
-        raise NetworkError(
-            f"the network has {exits} exits, which is too many to try every subset; at most {MOST_EXITS}"
-        )
+        raise NetworkError(f"the network has {exits} exits, too many to try every subset; at most {MOST_EXITS}")
     return [each for size in range(2, exits + 1) for each in itertools.combinations(range(exits), size)]
 
 

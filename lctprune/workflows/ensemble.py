@@ -83,7 +83,7 @@ def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
 
 
 def _beats(other: Ensemble, each: Ensemble) -> bool:
-    """Tell whether an ensemble is better in accuracy or FLOPs and worse in neither; between equals, the loss decides."""
+    """Tell whether an ensemble is better in accuracy or FLOPs and worse in neither; the loss decides a tie."""
     theirs = (int(other.correct.sum()), -other.flops)
     own = (int(each.correct.sum()), -each.flops)
     if theirs == own:
