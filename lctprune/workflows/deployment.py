@@ -24,6 +24,7 @@ from lctprune.exporting.formats import Format
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
+from lctprune.measure.rules import Rule
 from lctprune.measure.runtimes import runtimes_for
 from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
@@ -31,6 +32,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
+from lctprune.workflows.answers import answers_record
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
 from lctprune.workflows.from_pixels import with_pixels
@@ -113,6 +115,7 @@ def measure_run(
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
+        "answers": answers_record(candidates),
     }
     if keep:
         write_json(folder / CANDIDATES, document)
@@ -179,6 +182,7 @@ def deploy(
     apart: bool = False,
     with_preprocessing: bool = False,
     budget: Mapping[str, float] | None = None,
+    rule: Rule | None = None,
     measure_test: bool = False,
     loaded: LoadedRun | None = None,
 ) -> Deployment:
@@ -194,6 +198,7 @@ def deploy(
         with_preprocessing: whether the files take uint8 images of any size, [batch, height, width, channels], and give
             probabilities.
         budget: limits that led to this exit, for the model card.
+        rule: rule that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
             exit that has been chosen, not for choosing one.
         loaded: the run's data and networks, if the caller has used them.
@@ -232,6 +237,7 @@ def deploy(
         **{name: files[0][name] for name in ("file", "format", "sha256")},
         "files": files,
         "budget": dict(budget or {}),
+        "rule": dataclasses.asdict(rule or Rule()),
         "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
