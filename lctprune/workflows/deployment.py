@@ -19,6 +19,7 @@ from torch import nn
 
 from lctprune.config.reading import FORMAT
 from lctprune.config.runtime import Runtime
+from lctprune.config.training import TrainConfig
 from lctprune.errors import RunError, RunWarning
 from lctprune.exporting.formats import Format
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
@@ -32,6 +33,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
+from lctprune.utils.modules import held_on
 from lctprune.workflows.answers import answers_record
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
@@ -133,7 +135,10 @@ def _dependent(candidates: Iterable[Candidate]) -> dict[str, str]:
 
 
 def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
-    """Score all members of a run, with one pass over the validation split for each run that holds some."""
+    """Score all members of a run, with one pass over the validation split for each run that holds some.
+
+    An accelerator does so where there is one; latencies are the CPU's.
+    """
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
         group = list(together)
@@ -143,7 +148,8 @@ def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, me
         networks = {each.name: network.subnetwork(each.exit) for each in group}
         found = dependences(networks, loaded.data.val)
         batch_size = scoring_batch(found, latency_batch=latency_batch)
-        scores = score_exits(network, loaded.data.val, batch_size=batch_size, metric=metric)
+        with held_on(network, TrainConfig().resolved().device):
+            scores = score_exits(network, loaded.data.val, batch_size=batch_size, metric=metric)
         exits += [
             ScoredExit(
                 each.number,
@@ -254,7 +260,8 @@ def _test_scores(
     """Score the chosen network and the main network on the test split."""
     batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
     networks, metric = [subnetwork, loaded.network()], loaded.run.config.training.metric
-    return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
+    with held_on(nn.ModuleList(networks), TrainConfig().resolved().device):
+        return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
 
 
 def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
