@@ -27,9 +27,16 @@ def to_torchscript(network: nn.Module, example: Tensor) -> torch.jit.ScriptModul
     with conversion(network), torch.no_grad(), without_warnings(), evaluation_mode(network):
         own = copied(network)
         source = network if own is None else own
-        with forgetting_types():
-            traced = _reloaded(torch.jit.trace(source, example, check_trace=False))  # type: ignore[no-untyped-call]
+        try:
+            with forgetting_types():
+                traced = _traced(source, example)
+        except Exception:  # functions that are compiled may need what was compiled before
+            traced = _traced(source, example)
         return _frozen(traced, source, example)
+
+
+def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    return _reloaded(torch.jit.trace(network, example, check_trace=False))  # type: ignore[no-untyped-call]
 
 
 def torchscript_bytes(network: nn.Module, scripted: torch.jit.ScriptModule) -> memoryview:
