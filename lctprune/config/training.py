@@ -15,7 +15,8 @@ from lctprune.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-Method = Literal["local-critic", "joint", "backprop"]
+Method = Literal["auto", "local-critic", "joint", "backprop"]
+LOCAL = ("matching", "distill", "critic_period", "diagnostics")  # settings of local critics alone
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 FINETUNING_LR = {"muon": 1e-4, "sgd": 1e-3, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
 NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a classifier beside it
@@ -30,9 +31,10 @@ class TrainConfig:
     """
 
     method: Method = setting(
-        "local-critic",
-        "local-critic; or, for comparison, joint (the same critics, gradients through the whole network: deep "
-        "supervision) or backprop (the plain network without critics).",
+        "auto",
+        "joint (gradients of all exits run through the whole network: deep supervision), local-critic (no gradient "
+        "crosses from group to group), backprop (the plain network without critics), or auto: joint in one process, "
+        "local-critic in several and with --freeze-main or options that only local critics have.",
         panel=FIRST,
     )
     epochs: int = setting(
@@ -163,17 +165,36 @@ class TrainConfig:
             raise ConfigError(
                 f"--recompute {self.recompute} runs groups in parts, and --compile as a whole; leave one of them out"
             )
-        if self.diagnostics and (self.freeze_main or self.method != "local-critic"):
+        if self.diagnostics and (self.freeze_main or self.method not in ("auto", "local-critic")):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
             raise ConfigError(
                 f"--diagnostics examines the local gradients that groups learn from, and with {other} there are none; "
                 "leave one of them out"
             )
 
+    def method_in(self, processes: int) -> Method:
+        """Decide `auto`: return the method of a training in so many processes.
+
+        It is joint training, which makes the better exits, where one process holds the network; and local critic
+        training in several, with a frozen main network, and with other values than the defaults of `LOCAL`.
+        """
+        if self.method != "auto":
+            return self.method
+        is_local = processes > 1 or self.freeze_main or any(self._has_own(name) for name in LOCAL)
+        return "local-critic" if is_local else "joint"
+
+    def _has_own(self, name: str) -> bool:
+        own, default = getattr(self, name), getattr(TrainConfig, name)
+        if name in ("matching", "distill"):
+            return Ramp.parse(name, own) != Ramp.parse(name, default)
+        return bool(own != default)
+
     def resolved(
         self, *, images: bool = True, convolutional: bool = True, pretrained: bool = False
     ) -> ResolvedTrainConfig:
         """Return the settings that training follows: every `auto` decided for this machine and network, ramps parsed.
+
+        `method` is decided as for one process.
 
         Resolving resolved settings changes nothing.
 
@@ -205,6 +226,7 @@ class TrainConfig:
             batch_norm = "keep" if pretrained else "train"
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found: dict[str, Any] = {
+            "method": self.method_in(1),
             "device": device,
             "precision": precision,
             "optimizer": optimizer,
@@ -221,7 +243,7 @@ class TrainConfig:
 class ResolvedTrainConfig(TrainConfig):
     """Settings of a training run as it follows them, without `auto`, and with a learning rate and parsed ramps.
 
-    `TrainConfig.resolved` makes them. `device`, `precision` and `optimizer` name what is used.
+    `TrainConfig.resolved` makes them. `method`, `device`, `precision` and `optimizer` name what is used.
     """
 
     lr: float
@@ -231,7 +253,7 @@ class ResolvedTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("device", "precision", "optimizer", "batch_norm"):
+        for name in ("device", "precision", "optimizer", "batch_norm", "method"):
             _require(self, name, getattr(self, name) != "auto", "resolved; use TrainConfig(...).resolved()")
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
 from lctprune.training.reporting import write_epoch
-from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
+from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings
 from lctprune.utils.locking import locked
 from lctprune.utils.modules import moved
 
@@ -93,6 +93,7 @@ def open_run(
     origin: Origin | None = None,
     loss: Loss | None = None,
     given: Callable[[], Given] | None = None,
+    processes: ProcessGroup | None = None,
 ) -> Run:
     """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
@@ -107,12 +108,15 @@ def open_run(
         origin: record of the run that this one is added to, if it is added to one.
         loss: loss per sample, as for `train_steps`, which decides by what exits are compared.
         given: function that measures a network that was trained before, once it and the data have been checked.
+        processes: processes that will train, which decide on the method `auto`; None if this one is alone.
     """
     if config.epochs < 1 and given is None:
         raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
-    is_earlier = resume and run_dir is not None and is_of_earlier_rates(Run(run_dir))
+    resumed = Run(run_dir) if resume and run_dir is not None else None
+    is_earlier = resumed is not None and is_of_earlier_rates(resumed)
     new = () if is_earlier else config.new_parameters or network.new_parameters
-    config = dataclasses.replace(config, new_parameters=new)
+    method = method_to_train_by(config, resumed, processes.size if processes else 1)
+    config = dataclasses.replace(config, new_parameters=new, method=method)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
     if config.freeze_main and not network.critics and not config.new_parameters:

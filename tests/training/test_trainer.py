@@ -19,7 +19,8 @@ from lctprune.measure.scores import score_exits
 from lctprune.optim.muon import Muon
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.optim.schedules import learning_rate
-from lctprune.training.trainer import open_run
+from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.trainer import open_run, train_steps
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 BASE = lct.TrainConfig(epochs=2, batch_size=16, precision="fp32", device="cpu")
@@ -39,6 +40,30 @@ def assert_same_state(left: lct.LocalCriticNetwork, right: lct.LocalCriticNetwor
 def test_every_exit_learns(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
     network = trained(make_network, data, tmp_path, epochs=12)
     assert min(score_exits(network, data.test).accuracy) > 0.8
+
+
+def test_the_method_is_joint_in_one_process_and_a_run_keeps_its_own(
+    make_network: MakeNetwork, data: lct.Data, tmp_path: Path
+) -> None:
+    def method(name: str) -> str:
+        return lct.Run(tmp_path / name).config.training.method
+
+    by_default = trained(make_network, data, tmp_path / "default", epochs=1)
+    assert_same_state(by_default, trained(make_network, data, tmp_path / "joint", epochs=1, method="joint"))
+    assert method("default") == "joint"
+    open_run(make_network(), data, BASE, run_dir=tmp_path / "two", processes=ProcessGroup(0, 2))
+    assert method("two") == "local-critic"
+    local = trained(make_network, data, tmp_path / "local", method="local-critic")
+    config = dataclasses.replace(BASE, method="local-critic")
+    begun = make_network()
+    steps = train_steps(begun, data, open_run(begun, data, config, run_dir=tmp_path / "begun"))
+    next(progress for progress in steps if progress.val_loss is not None)
+    steps.close()
+    resumed = make_network(seed=5)
+    lct.train(resumed, data, BASE, run_dir=tmp_path / "begun", resume=True)  # which says nothing of the method
+    assert_same_state(resumed, local)
+    with pytest.raises(lct.RunError, match="method was 'local-critic', is 'joint'"):
+        lct.train(resumed, data, dataclasses.replace(BASE, method="joint"), run_dir=tmp_path / "begun", resume=True)
 
 
 def test_the_whole_network_without_critics_is_trained_by_backpropagation(data: lct.Data, tmp_path: Path) -> None:

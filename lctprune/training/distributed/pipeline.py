@@ -62,7 +62,8 @@ def require_one_process(config: TrainConfig, processes: int) -> None:
     if processes > 1 and (config.method == "joint" or config.diagnostics or config.checkpoint_every):
         option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
         option = option if config.diagnostics or config.method == "joint" else "--checkpoint-every"
-        raise ConfigError(f"{option} needs the whole network in one process; leave out --processes")
+        other = "; in several, train by --method local-critic" if option == "--method joint" else ""
+        raise ConfigError(f"{option} needs the whole network in one process; leave out --processes{other}")
 
 
 def assign_groups(groups: int, processes: int, seconds: Sequence[float] | None = None) -> list[range]:

@@ -147,7 +147,9 @@ CASES: dict[str, Case] = {
 
 def train(name: str, folder: Path, group: ProcessGroup | None, replicas: int) -> None:
     make_network, make_data, settings = CASES[name]
-    config = lct.TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "fp32", **settings})
+    config = lct.TrainConfig(
+        **{"method": "local-critic", "epochs": 2, "batch_size": 8, "precision": "fp32", **settings}
+    )
     torch.manual_seed(group.rank if group else 0)  # rank 0's weights are what counts
     network, data, run = make_network(), None, None
     if group is None or group.rank == 0:
