@@ -83,12 +83,12 @@ def data_places(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_objective(training: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Fill in what critics learn where that is not given; where it is, local critics are what --method auto means.
+    """Fill in what critics learn where that is not given; where it is, or --blocks, --method auto is local-critic.
 
     Returns:
         The settings, and what to say of the method.
     """
-    given = [name for name in OBJECTIVE if training[name] is not None]
+    given = [name for name in (*OBJECTIVE, "blocks") if training[name] is not None]
     filled = {**training, **{name: getattr(TrainConfig, name) for name in OBJECTIVE if name not in given}}
     if training["method"] != "auto" or not given:
         return filled, None

@@ -150,7 +150,7 @@ def start(
     from lctprune.training.distributed.process_group import is_started, process_count
 
     count = process_count(processes)
-    require_processes(count, groups=settings.network.groups, replicas=replicas)
+    require_processes(count, groups=settings.network.groups, replicas=replicas, blocks=settings.training.blocks)
     require_one_process(settings.training_in(count), count)
     if processes > 1 and not is_started():
         from lctprune.training.distributed.launcher import launch

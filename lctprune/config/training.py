@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Method = Literal["auto", "local-critic", "joint", "backprop"]
-LOCAL = ("matching", "distill", "critic_period", "diagnostics")  # settings of local critics alone
+LOCAL = ("matching", "distill", "critic_period", "diagnostics", "blocks")  # settings of local critics alone
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 FINETUNING_LR = {"muon": 1e-4, "sgd": 1e-3, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
 NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a classifier beside it
@@ -78,6 +78,12 @@ class TrainConfig:
     distill: float | str | Ramp = setting(
         "0:0.5",
         "Weight of imitating the next exit's outputs in what critics learn, 0 to 1. A number, or FROM:TO.",
+        panel=CRITICS,
+    )
+    blocks: int | None = setting(
+        None,
+        "Blocks of groups for local-critic: groups of one block learn jointly, from the exits of their block; no "
+        "gradient crosses from block to block. Fewer are better and need more memory. Default: each group is one.",
         panel=CRITICS,
     )
     critic_period: int = setting(1, "Update critics in every k-th step only.", panel=CRITICS)
@@ -164,6 +170,13 @@ class TrainConfig:
         if self.compile and self.recompute != "off":
             raise ConfigError(
                 f"--recompute {self.recompute} runs groups in parts, and --compile as a whole; leave one of them out"
+            )
+        _require(self, "blocks", self.blocks is None or self.blocks >= 1, "at least 1")
+        if self.blocks is not None and (self.method in ("joint", "backprop") or self.freeze_main or self.diagnostics):
+            other = "--freeze-main" if self.freeze_main else "--diagnostics" if self.diagnostics else ""
+            raise ConfigError(
+                f"--blocks divides the groups of local critic training into blocks that learn jointly, which "
+                f"{other or f'--method {self.method}'} does not know; leave one of them out"
             )
         if self.diagnostics and (self.freeze_main or self.method not in ("auto", "local-critic")):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"

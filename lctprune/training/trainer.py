@@ -35,6 +35,7 @@ from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings
 from lctprune.utils.locking import locked
 from lctprune.utils.modules import moved
+from lctprune.utils.wording import counted
 
 
 def train(
@@ -125,6 +126,11 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
+    if config.blocks is not None and config.blocks > len(network.groups):
+        raise ConfigError(
+            f"blocks is {config.blocks}, and there are {counted(len(network.groups), 'group')}; give fewer --blocks, "
+            "or more --groups"
+        )
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
@@ -213,7 +219,9 @@ def _train_steps(
     if distance is None:
         distils = config.method == "local-critic" and any(config.distill) and len(network.critics) > 0
         distance = distance_of(plan, loss, distils=distils)
-    pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
+    pipeline = Pipeline(
+        processes, groups=len(network.groups), replicas=replicas, device=config.device, blocks=config.blocks
+    )
     validation_loss = validation_loss or loss
     if data is not None:
         _require_same_loss(config.metric, data, validation_loss)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.optim.optimizers import Optimizers, apply_gradients
+from lctprune.training.blocks import block_ends
 from lctprune.training.group_trainer import GroupTrainer, StepSettings, step_settings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links, Message
@@ -99,7 +100,7 @@ def test_a_step_of_training_has_the_gradients_of_the_public_function(name: str, 
     inputs = torch.randn(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(4, (6,))
     expected = copy.deepcopy(network)
-    config = lct.TrainConfig(precision=precision, device="cpu").resolved()
+    config = lct.TrainConfig(method="local-critic", precision=precision, device="cpu").resolved()
     settings = step_settings(50, 100, config)
     assert (settings.matching, settings.distill) == (MATCHING, DISTILL)
 
@@ -149,7 +150,9 @@ class Mailbox:
         assert not self._incoming
 
 
-def row(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, sizes: Sequence[int]) -> list[Stage]:
+def row(
+    network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, sizes: Sequence[int], lasts: Sequence[int] = ()
+) -> list[Stage]:
     """Stages of so many groups each, linked as processes are."""
     trainers = [GroupTrainer(part, config) for part in network.parts()]
     stages, previous = [], None
@@ -157,7 +160,7 @@ def row(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, sizes: Seq
         ends: tuple[deque[Message], deque[Message]] = deque(), deque()
         following = Mailbox(*ends) if number < len(sizes) - 1 else None
         links = Links(source=previous, previous=previous, next=following)
-        stages.append(Stage(trainers[:size], config, lct.cross_entropy, links=links))
+        stages.append(Stage(trainers[:size], config, lct.cross_entropy, links=links, ends=lasts))
         trainers, previous = trainers[size:], Mailbox(*reversed(ends))
     return stages
 
@@ -202,6 +205,27 @@ def test_stages_do_what_the_update_rule_and_the_optimisers_do(
         for link in stage.links.all:
             link.close()
     assert same(network.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize(("blocks", "sizes"), [(2, [1, 2]), (3, [2, 1]), (3, [1, 1, 1])], ids=str)
+def test_processes_of_whole_blocks_change_nothing(
+    blocks: int, sizes: list[int], make_network: MakeNetwork, data: lct.Data
+) -> None:
+    config = lct.TrainConfig(blocks=blocks, matching=0.3, distill=0.3, critic_period=2, precision="fp32").resolved()
+    lasts = block_ends(3, blocks)
+    networks = []
+    for each in ([3], sizes):
+        networks.append(make_network().train())
+        first, *others = row(networks[-1], config, each, lasts)
+        for step, (inputs, targets) in zip(range(4), data.train.shuffled(8, seed=0), strict=False):
+            settings = step_settings(step, 4, config)
+            first.step(inputs, targets, settings)
+            for stage in others:
+                assert stage.links.source is not None
+                stage.step(*stage.links.source.receive().tensors, settings)
+        for stage in (first, *others):
+            stage.flush_critic_update()
+    assert same(networks[0].state_dict(), networks[1].state_dict())
 
 
 def test_joint_training_is_backpropagation_of_all_losses(make_network: MakeNetwork, data: lct.Data) -> None:

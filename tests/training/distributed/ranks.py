@@ -109,6 +109,12 @@ def columns() -> lct.LocalCriticNetwork:
     return lct.LocalCriticNetwork([*groups, nn.Linear(6, 1)], [nn.Linear(6, 1) for _ in groups])
 
 
+def eight() -> lct.LocalCriticNetwork:
+    """Eight groups on rows of a table."""
+    groups = [nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.1), nn.Tanh()) for _ in range(7)]
+    return lct.LocalCriticNetwork([*groups, nn.Linear(6, 1)], [nn.Linear(6, 1) for _ in groups])
+
+
 def images() -> lct.Data:
     torch.manual_seed(5)
     train, val = (
@@ -142,6 +148,7 @@ CASES: dict[str, Case] = {
     "frozen": (convolutional, images, {"freeze_main": True}),
     "guarded": (guarded, images, {"precision": "bf16"}),
     "regression": (columns, table, {"distill": 0.5}),
+    "blocks": (eight, table, {"distill": 0.5, "blocks": 4}),
 }
 
 
