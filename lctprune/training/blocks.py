@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from lctprune.errors import ConfigError
 from lctprune.losses import Loss
 from lctprune.network import Part
 from lctprune.update import (
@@ -30,8 +31,22 @@ from lctprune.update import (
     run_exit,
 )
 from lctprune.utils.modules import packed
+from lctprune.utils.wording import counted
 
 Root = tuple[Tensor, Tensor | None]  # what is differentiated, and by which gradient
+
+
+def require_blocks(blocks: int | None, *, groups: int) -> None:
+    """Refuse more blocks than groups.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    if blocks is not None and blocks > groups:
+        raise ConfigError(
+            f"blocks is {blocks}, and there {'is' if groups == 1 else 'are'} {counted(groups, 'group')}; give fewer "
+            "--blocks, or more --groups"
+        )
 
 
 def block_ends(groups: int, blocks: int) -> list[int]:

@@ -24,6 +24,7 @@ from lctprune.optim.optimizers import resolved_for
 from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run, create_run
 from lctprune.training.accelerator import tuned_for
+from lctprune.training.blocks import require_blocks
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
@@ -35,7 +36,6 @@ from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings
 from lctprune.utils.locking import locked
 from lctprune.utils.modules import moved
-from lctprune.utils.wording import counted
 
 
 def train(
@@ -126,11 +126,7 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
-    if config.blocks is not None and config.blocks > len(network.groups):
-        raise ConfigError(
-            f"blocks is {config.blocks}, and there are {counted(len(network.groups), 'group')}; give fewer --blocks, "
-            "or more --groups"
-        )
+    require_blocks(config.blocks, groups=len(network.groups))
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )

@@ -26,7 +26,7 @@ from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.balancing import balance
-from lctprune.training.blocks import block_ends
+from lctprune.training.blocks import block_ends, require_blocks
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
 from lctprune.training.group_trainer import AllReduce, GroupTrainer, tensors_of
@@ -40,7 +40,8 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1, blocks:
     """Refuse a number of processes that does not fit the groups, blocks and replicas.
 
     Raises:
-        ConfigError: the number is not a multiple of `replicas`, or a replica has more processes than groups or blocks.
+        ConfigError: the number is not a multiple of `replicas`; or a replica has more processes than groups or blocks;
+            or there are more blocks than groups.
     """
     if processes < 1 or replicas < 1:
         raise ConfigError(f"{processes} processes in {replicas} replicas; there must be at least 1 of each")
@@ -48,6 +49,7 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1, blocks:
         raise ConfigError(
             f"{processes} processes cannot form {replicas} equal replicas; give a multiple of {replicas} processes"
         )
+    require_blocks(blocks, groups=groups)
     name, count = ("group", groups) if blocks is None else ("block", blocks)
     if processes // replicas > count:
         raise ConfigError(
