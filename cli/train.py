@@ -239,6 +239,7 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
     arguments = ", ".join(f"{name}={value}" for name, value in network.model_args.items())
+    method = training.method + (f" in {counted(training.blocks, 'block')}" if training.blocks else "")
     console.print(
         f"Training {network.model}{f' ({arguments})' if arguments else ''} in {counted(network.groups, 'group')} on "
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
@@ -256,5 +257,5 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
         f"{quantity(parameters)} parameters; {counted(training.epochs, 'epoch')}, batch {training.batch_size}, "
         f"{training.optimizer}, {training.precision} on {training.device} with "
         f"{counted(torch.get_num_threads(), 'thread')}{f' in each of {group.size} processes' if group else ''}"
-        f", method {training.method}; run directory {run.path}"
+        f", method {method}; run directory {run.path}"
     )

@@ -175,8 +175,8 @@ class TrainConfig:
         if self.blocks is not None and (self.method in ("joint", "backprop") or self.freeze_main or self.diagnostics):
             other = "--freeze-main" if self.freeze_main else "--diagnostics" if self.diagnostics else ""
             raise ConfigError(
-                f"--blocks divides the groups of local critic training into blocks that learn jointly, which "
-                f"{other or f'--method {self.method}'} does not know; leave one of them out"
+                f"--blocks {self.blocks} divides local critic training into blocks, which does not go with "
+                f"{other or f'--method {self.method}'}; leave one of them out"
             )
         if self.diagnostics and (self.freeze_main or self.method not in ("auto", "local-critic")):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
