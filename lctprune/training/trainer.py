@@ -1,4 +1,4 @@
-"""Train a network with local critics, in one process or in several."""
+"""Train a network with critics, in one process or in several."""
 
 from __future__ import annotations
 
@@ -49,9 +49,11 @@ def train(
     distance: Distance | None = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> Run:
-    """Train a network with local critics, in place, and record the training in a run directory.
+    """Train a network with critics, in place, and record the training in a run directory.
 
-    The updates are equations 1 to 7 of Lee, Hsieh, Lee 2022, as in `local_critic_backward`. A network of one group,
+    By default each group learns from all exits behind it (deep supervision: Lee et al. 2015, arXiv 1409.5185). With the
+    method "local-critic", also chosen by settings that only it has and by `distance`, the updates are equations 1 to 7
+    of Lee, Hsieh, Lee 2022, as in `local_critic_backward`. A network of one group,
     `LocalCriticNetwork([model])`, is trained by plain backpropagation. PyTorch's global random generator is seeded in
     every step, so that a resumed run repeats an uninterrupted one.
 
@@ -71,12 +73,17 @@ def train(
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
-            `diagnostics` nothing to examine.
+            `diagnostics` nothing to examine; or there are more blocks than groups, or `distance` has no effect.
         NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
         RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
-    run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume, loss=loss)
+    config = config or TrainConfig()
+    if distance is not None and not resume:
+        if config.method == "auto":
+            config = dataclasses.replace(config, method="local-critic")
+        _require_distilling(config, distance)
+    run = open_run(network, data, config, run_dir=run_dir, resume=resume, loss=loss)
     report = progress if callable(progress) else write_epoch if progress else None
     for each in train_steps(network, data, run, loss=loss, distance=distance):
         if report is not None:
@@ -117,6 +124,8 @@ def open_run(
     is_earlier = resumed is not None and is_of_earlier_rates(resumed)
     new = () if is_earlier else config.new_parameters or network.new_parameters
     method = method_to_train_by(config, resumed, processes.size if processes else 1)
+    if resumed is None and config.method == "auto" and method == "joint" and not network.critics:
+        method = "backprop"  # which is the same
     config = dataclasses.replace(config, new_parameters=new, method=method)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
@@ -180,7 +189,8 @@ def train_steps(
         replicas: number of pipelines side by side, among which each batch of `batch_size` samples is split.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas, or the method.
+        ConfigError: the number of processes does not fit the groups, blocks and replicas, or the method; or `distance`
+            does not fit the method.
         ProcessLostError: another process has ended.
     """
     with locked(run.path / CONFIG, str(run.path)) if run else nullcontext():
@@ -212,6 +222,7 @@ def _train_steps(
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training).resolved()
     require_one_process(config, processes.size if processes else 1)
+    _require_distilling(config, distance)
     if distance is None:
         distils = config.method == "local-critic" and any(config.distill) and len(network.critics) > 0
         distance = distance_of(plan, loss, distils=distils)
@@ -240,6 +251,15 @@ def _train_steps(
     pipeline.close()
     if not processes:
         network.eval()
+
+
+def _require_distilling(config: TrainConfig, distance: Distance | None) -> None:
+    """Refuse a distance of outputs where critics compare no outputs."""
+    if distance is not None and config.method == "joint":
+        raise ConfigError(
+            "distance compares a critic's outputs with the next exit's, which the method joint does not do; leave it "
+            "out, or train with method='local-critic'"
+        )
 
 
 def _require_same_loss(metric: str, data: Data, loss: Loss | None) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 import lctprune as lct
+from lctprune.losses import mean_squared_error
 from lctprune.measure.scores import score_exits
 from lctprune.optim.muon import Muon
 from lctprune.optim.optimizers import Optimizers, apply_gradients
@@ -53,6 +54,12 @@ def test_the_method_is_joint_in_one_process_and_a_run_keeps_its_own(
     assert method("default") == "joint"
     open_run(make_network(), data, BASE, run_dir=tmp_path / "two", processes=ProcessGroup(0, 2))
     assert method("two") == "local-critic"
+    lct.train(
+        make_network(), data, dataclasses.replace(BASE, epochs=1), run_dir=tmp_path / "far", distance=mean_squared_error
+    )
+    assert method("far") == "local-critic"
+    with pytest.raises(lct.ConfigError, match=r"distance .* method joint"):
+        list(train_steps(by_default, data, lct.Run(tmp_path / "default"), distance=mean_squared_error))
     local = trained(make_network, data, tmp_path / "local", method="local-critic")
     config = dataclasses.replace(BASE, method="local-critic")
     begun = make_network()
@@ -81,6 +88,8 @@ def test_the_whole_network_without_critics_is_trained_by_backpropagation(data: l
         functional.cross_entropy(reference(inputs), targets).backward()
         optimizer.step()
     torch.testing.assert_close(network.groups[0][1].weight, reference[1].weight)
+    one = lct.LocalCriticNetwork([model()])
+    assert open_run(one, data, BASE, run_dir=tmp_path / "auto").config.training.method == "backprop"
 
 
 def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
@@ -104,6 +113,7 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
         {"distill": 0.5},
         {"distill": 0},
         {"critic_period": 3},
+        {"blocks": 2},
         {"critic_optimizer": "adam"},
         {"precision": "bf16"},
         {"seed": 1},
