@@ -40,6 +40,7 @@ check: $(READY)  ## formatting, lint, what is installed, import contracts, types
 	cd build/installed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml $(CURDIR)/benchmarks
 	$(MAKE) docs
 
+# on Linux with x86_64 the oldest PyTorch is a CUDA build: some gigabytes
 test-oldest:  ## the tests of runs and training with the oldest versions of dependencies that pyproject.toml allows
 	python3 -m venv build/oldest
 	sed -n 's/^    "\(torch\|torchvision\|safetensors\|scikit-learn\|pandas\|matplotlib\|jinja2\|pydantic\|lazy_loader\|typer\|rich\)>=\([0-9.]*\)".*/\1==\2.*/p' \
@@ -48,9 +49,12 @@ test-oldest:  ## the tests of runs and training with the oldest versions of depe
 	cd tests && ../build/oldest/bin/pytest -c ../pyproject.toml --rootdir . -q -W default test_runs.py test_network.py \
 		test_update.py test_exporting.py training/test_trainer.py cli/test_main.py
 
+# strict: a package of which the index has no record of vulnerabilities is a failure, as it was not audited
 audit: $(READY)  ## known vulnerabilities of what is installed
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --skip-editable
+	mkdir -p build
+	$(BIN)/pip list --format=freeze --exclude-editable > build/installed.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement build/installed.txt
 
 # two builds of one commit must be equal, byte for byte; then the wheel alone must run the demo
 release: $(READY)  ## build wheel and sdist twice, compare and check them, install into an empty environment, run the demo

@@ -10,7 +10,7 @@ from common import random_batch
 from gpu_networks import NETWORKS, QUICK, Network, build
 from gpu_report import Measurement, Scale
 
-from lctprune.exporting import to_torchscript
+from lctprune.exporting.torchscript import to_torchscript
 from lctprune.measure.latency import measure_latency
 
 

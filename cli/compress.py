@@ -207,7 +207,7 @@ def _given_up(result: Compressed) -> str:
 
 
 def _record(result: Compressed) -> dict[str, Any]:
-    from lctprune.workflows.deployment import deployment_record
+    from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.model_card import candidate_record
 
     return {

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lctprune.errors import DataWarning, NetworkWarning, RunWarning
+from lctprune.errors import DataWarning, NetworkWarning, RuntimeNote, RunWarning
 from lctprune.utils.names import visible
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
     from lctprune.runs import Run
 
-NOTED = (DataWarning, NetworkWarning, RunWarning)  # warnings of the library that are printed as notes
+NOTED = (DataWarning, NetworkWarning, RunWarning, RuntimeNote)  # warnings of the library that are printed as notes
 FOLDED_WIDTH = 24  # columns of a cell whose text may continue on a further line
 PIPED_WIDTH = 160  # columns of tables where the output is no terminal: enough for all of them
 # columns that a narrow table of candidates does without, the least important first
@@ -46,11 +46,16 @@ def _shown(text: str) -> str:
     return text.replace(body, visible(body), 1)
 
 
-def units(run: Run, *, batch: int) -> str:
+def units(run: Run, candidates: Sequence[Candidate]) -> str:
     """Say what the figures of `print_candidates` mean."""
+    from lctprune.measure.units import latency_conditions
+
     steps = run.config.network.steps if run.config.network else None
     sample = f"one sequence of {steps} steps" if steps else "one sample"
-    return f"1 FLOP is one multiply or one add, for {sample}; latency is the median of one call, batch {batch}"
+    latency = (
+        f"latency is the median of one call, batch {candidates[0].latency_batch}, in {latency_conditions(candidates)}"
+    )
+    return f"1 FLOP is one multiply or one add, for {sample}; {latency}"
 
 
 def stderr() -> Console:

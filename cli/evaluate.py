@@ -10,6 +10,7 @@ from lctprune.cli.options import (
     OutOption,
     PartialOption,
     RunArgument,
+    RuntimeOption,
     ThreadsOption,
 )
 
@@ -17,6 +18,7 @@ from lctprune.cli.options import (
 def evaluate(
     run: RunArgument = None,
     latency_batch: BatchOption = 1,
+    runtime: RuntimeOption = "torchscript",
     model: ModelOption = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
@@ -27,7 +29,7 @@ def evaluate(
     """Measure every exit anew: accuracy on the validation split, FLOPs, parameters, latency.
 
     Example:
-    lctprune evaluate runs/mine --latency-batch 8 --threads 1
+    lctprune evaluate runs/mine --latency-batch 8 --threads 1 --runtime auto
     """
     from lctprune.cli.results import measured, opened, refresh_results, results_folder, show_candidates
     from lctprune.workflows.loading import LoadedRun
@@ -35,7 +37,7 @@ def evaluate(
     found = opened(run, model=model, data=data, threads=threads, partial=partial)
     folder = results_folder(found, out)
     loaded = LoadedRun(found)
-    candidates = measured(found, folder, latency_batch=latency_batch, again=True, loaded=loaded)
+    candidates = measured(found, folder, latency_batch=latency_batch, runtime=runtime, again=True, loaded=loaded)
     refresh_results(loaded, candidates, folder)
     headline = f"{found.path} on its validation split"
-    show_candidates(found, candidates, headline, epochs=loaded.epochs, latency_batch=latency_batch, json=json)
+    show_candidates(found, candidates, headline, epochs=loaded.epochs, json=json)

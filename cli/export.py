@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, PartialOption, RunArgument
+from lctprune.cli.options import SWITCH, DataOption, JsonOption, ModelOption, PartialOption, RunArgument
+from lctprune.errors import ConfigError
 
 EXPORTS = "exports"  # folder in a run
 
@@ -21,26 +22,54 @@ def export(
             "--exit", metavar="K|NAME", help="Exit, by its number or name (layer2). Default: the main network."
         ),
     ] = None,
-    format: Annotated[Literal["torchscript"], typer.Option(help="Format of the file.")] = "torchscript",
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT,...",
+            help="torchscript, pt2 (torch.export), onnx (extra: lctprune[onnx]) or state-dict (safetensors); several "
+            "with commas, or by several --format. Default: torchscript.",
+            show_default=False,
+        ),
+    ] = None,
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing",
+            metavar=SWITCH,
+            help="Take uint8 images of any size, [batch, height, width, channels], and give probabilities: resizing, "
+            "cropping and normalisation are in the file.",
+        ),
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the file. Default: exports/exitK in the run.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: exports/exitK in the run.")
     ] = None,
     model: ModelOption = None,
     data: DataOption = None,
     partial: PartialOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Export one exit to a file that runs without lctprune, with a model.json that says how to feed it.
+    """Export one exit to files that run without lctprune, with a model.json that says how to feed them.
 
-    Example:
+    Each file is tried in a new process, in which nothing but its own runtime is imported, and compared with the network
+    on validation samples, in batches of 1, 3 and 64. If one differs, nothing is written.
+
+    Examples:
     lctprune export runs/mine --exit 1 --out deployed
+
+    lctprune export runs/mine --exit layer2 --format onnx,pt2 --with-preprocessing
     """
     from lctprune.cli.results import measured, opened
+    from lctprune.exporting.formats import known_formats
     from lctprune.utils.files import require_writable, why_not_writable
-    from lctprune.workflows.deployment import deploy, deployment_record
+    from lctprune.workflows.deployed import deployment_record
+    from lctprune.workflows.deployment import deploy
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import member_named
 
+    formats = known_formats(format or ["torchscript"])
+    if with_preprocessing and "state-dict" in formats:
+        raise ConfigError("a state dict holds weights only; leave out --with-preprocessing, or the format state-dict")
     found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
@@ -49,9 +78,19 @@ def export(
     candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
     number = member_named(loaded, exit).number
     folder = out or found.path / EXPORTS / f"exit{number}"
-    with printed_warnings(stderr()):
-        deployment = deploy(found, candidates, number, folder, format=format, loaded=loaded)
+    with printed_warnings(stderr()), stderr().status(f"Exporting {', '.join(formats)}, and trying each file"):
+        deployment = deploy(
+            found,
+            candidates,
+            number,
+            folder,
+            formats=formats,
+            apart=True,
+            with_preprocessing=with_preprocessing,
+            loaded=loaded,
+        )
     if json:
         print_json(deployment_record(deployment))
     else:
-        stdout().print(f"Wrote {deployment.model} and {deployment.model_card}", soft_wrap=True)
+        written = ", ".join(map(str, deployment.models))
+        stdout().print(f"Wrote {written} and {deployment.model_card}", soft_wrap=True)

@@ -101,7 +101,10 @@ def main() -> NoReturn:
         code = _fail(error, WRONG_USAGE)
     except LctpruneError as error:
         code = _fail(error, getattr(error, "exit_code", FAILED))
-    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
+    except OSError as error:
+        place = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        code = _fail(OSError(f"{place}{error.strerror}") if error.strerror else error, FAILED)
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
         code = _fail(error, FAILED)
     except typer.TyperException as error:
         code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))

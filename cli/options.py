@@ -14,6 +14,7 @@ import typer
 from lctprune.cli.parsing import arguments, names, numbers
 from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
+from lctprune.config.runtime import Runtime
 
 OUTPUT = "Output"  # heading of --help
 SWITCH = " "  # what --help shows for the value of an option that has none
@@ -48,6 +49,15 @@ JsonOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. Default: one per core.")]
 BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Samples in the call whose latency is measured.")]
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(
+        "--runtime",
+        metavar="RUNTIME",
+        help="Runtime that latency is measured in: torchscript, onnxruntime (extra: lctprune[onnx]), or auto, the "
+        "fastest of those that are installed.",
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(

@@ -112,7 +112,7 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
     try:
         show_progress(steps, stderr(), exit_names(run))
     except KeyboardInterrupt as error:
-        if not is_spoken_for():
+        if not is_spoken_for() or isinstance(error, TrainingInterrupted):
             stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied
         if isinstance(error, TrainingInterrupted):  # which typer would make silent
             raise InterruptedCommand(str(error)) from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
+from lctprune.config.runtime import Runtime
 from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, candidate_of, unsteady
 from lctprune.measure.selection import pareto_front
@@ -68,6 +69,7 @@ def measured(
     folder: Path | None,
     *,
     latency_batch: int = 1,
+    runtime: Runtime = "torchscript",
     again: bool = False,
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
@@ -78,6 +80,7 @@ def measured(
         run: the run.
         folder: folder for candidates.json; None if it is not to be written.
         latency_batch: see `measure_run`, as for all others.
+        runtime: runtime that latencies are measured in.
         again: whether to measure again.
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
@@ -97,6 +100,7 @@ def measured(
         return measure_run(
             run,
             latency_batch=latency_batch,
+            runtime=runtime,
             again=again,
             any_latency=any_latency,
             loaded=loaded,
@@ -157,7 +161,6 @@ def show_candidates(
     *,
     epochs: Mapping[str, int],
     chosen: Candidate | None = None,
-    latency_batch: int = 1,
     json: bool = False,
 ) -> None:
     """Show the run's networks as a table below a headline, or as one JSON document."""
@@ -172,7 +175,7 @@ def show_candidates(
     at = "" if epochs["epoch"] >= epochs["epochs"] else f", epoch {epochs['epoch']} of {epochs['epochs']}"
     console.print(f"{headline} ({candidates[0].samples} samples{at}):\n")
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
-    console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, batch=latency_batch)}.")
+    console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
 
 
 def given_record(run: Run) -> dict[str, Any]:

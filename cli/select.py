@@ -19,6 +19,7 @@ from lctprune.cli.options import (
     OutOption,
     PartialOption,
     RunArgument,
+    RuntimeOption,
     ThreadsOption,
 )
 from lctprune.errors import BudgetError
@@ -26,7 +27,7 @@ from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
-    from lctprune.workflows.deployment import Deployment
+    from lctprune.workflows.deployed import Deployment
     from lctprune.workflows.loading import LoadedRun
 
 
@@ -37,6 +38,7 @@ def select(
     budget_params: BudgetParamsOption = None,
     budget_latency_ms: BudgetLatencyOption = None,
     latency_batch: BatchOption = 1,
+    runtime: RuntimeOption = "torchscript",
     model: ModelOption = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
@@ -48,15 +50,17 @@ def select(
 
     Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best exit has the highest
     accuracy on the validation split, or what train's --metric says. The test split is read once, for the exit that was
-    chosen. Exit code 3: nothing fits.
+    chosen. Exit code 3: nothing fits. With --runtime, latencies are those of the runtime, and the file is one that it
+    runs.
 
     Examples:
     lctprune select --budget-flops 1e9
 
-    lctprune select runs/mine --budget-latency-ms 5 --budget-params 60%
+    lctprune select runs/mine --budget-latency-ms 5 --budget-params 60% --runtime onnxruntime
     """
     from lctprune.cli.results import measured, opened, results_folder, write_results
     from lctprune.measure.candidates import left_out
+    from lctprune.measure.runtimes import FORMATS
     from lctprune.measure.selection import Budget, cheaper_alternative, main_of, near_misses
     from lctprune.measure.selection import select as choose
     from lctprune.workflows.deployment import SELECTED, deploy
@@ -67,7 +71,7 @@ def select(
     loaded = LoadedRun(found)
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out
-    candidates = measured(found, results, latency_batch=latency_batch, loaded=loaded)
+    candidates = measured(found, results, latency_batch=latency_batch, runtime=runtime, loaded=loaded)
     limits = budget.limits(main_of(candidates))
     try:
         chosen = choose(candidates, limits)
@@ -81,12 +85,22 @@ def select(
         stderr().print(f"Note: {near.name} has {_shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
     with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
-        deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
+        deployment = deploy(
+            found,
+            candidates,
+            chosen.exit,
+            folder,
+            formats=[FORMATS[chosen.latency_runtime]],
+            apart=chosen.latency_runtime != "torchscript",
+            budget=limits,
+            measure_test=True,
+            loaded=loaded,
+        )
     write_results(candidates, results, chosen=chosen, limits=limits)
     if json:
         print_json(_record(loaded, candidates, chosen, alternative, deployment, limits))
     else:
-        _show(loaded, candidates, chosen, alternative, deployment, limits, latency_batch, results)
+        _show(loaded, candidates, chosen, alternative, deployment, limits, results)
 
 
 def _show(
@@ -96,7 +110,6 @@ def _show(
     alternative: Candidate | None,
     deployment: Deployment,
     limits: Mapping[str, float],
-    latency_batch: int,
     results: Path | None,
 ) -> None:
     from lctprune.cli.results import show_candidates
@@ -105,7 +118,7 @@ def _show(
 
     main = main_of(candidates)
     headline = f"{loaded.run.path}, exits on the validation split"
-    show_candidates(loaded.run, candidates, headline, epochs=loaded.epochs, chosen=chosen, latency_batch=latency_batch)
+    show_candidates(loaded.run, candidates, headline, epochs=loaded.epochs, chosen=chosen)
     console = stdout()
     console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
     if alternative:
@@ -162,7 +175,7 @@ def _record(
     deployment: Deployment,
     limits: Mapping[str, float],
 ) -> dict[str, Any]:
-    from lctprune.workflows.deployment import deployment_record
+    from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.model_card import candidate_record
 
     return {

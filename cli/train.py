@@ -24,7 +24,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.errors import ConfigError
+from lctprune.errors import ConfigError, TrainingInterrupted
 from lctprune.utils.names import shell_word
 from lctprune.utils.wording import counted
 
@@ -153,10 +153,13 @@ def start(
     require_processes(count, groups=settings.network.groups, replicas=replicas, blocks=settings.training.blocks)
     require_one_process(settings.training_in(count), count)
     if processes > 1 and not is_started():
+        from lctprune.cli.progress import InterruptedCommand
         from lctprune.training.distributed.launcher import launch
 
         try:
-            launch(processes, arguments)
+            launch(processes, arguments, timeout_s=timeout)
+        except TrainingInterrupted as error:  # rank 0 has said how to go on
+            raise InterruptedCommand(str(error)) from error
         except KeyboardInterrupt:
             named = f" {shell_word(settings.out)}" if settings.out else ""
             stderr().print(f"To go on: lctprune resume{named}", soft_wrap=True)
@@ -193,6 +196,11 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     if settings.dense:
         add_critics(run, resume=settings.resume and (run.path / DENSE).exists())
     loaded = LoadedRun(run)
+    if (ended := run.epochs_done) < settings.training.epochs:
+        stderr().print(
+            f"No exit became better in {counted(settings.training.patience or 0, 'epoch')}, so training ended after "
+            f"epoch {ended} of {settings.training.epochs}."
+        )
     with printed_warnings(stderr()):
         candidates = measure_run(run, loaded=loaded)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end

@@ -51,6 +51,9 @@ class TrainingError(LctpruneError, RuntimeError):
     """Training cannot go on, for instance because a loss is not finite."""
 
 
+STOPPED = "stopped by "  # how the message of a `TrainingInterrupted` begins
+
+
 class TrainingInterrupted(KeyboardInterrupt):
     """A signal asked a training to stop, and it wrote a checkpoint first; the message says how to go on."""
 
@@ -73,6 +76,10 @@ class RunError(LctpruneError, RuntimeError):
 
 class RunWarning(UserWarning):
     """A file of a run is damaged, and was restored or is done without."""
+
+
+class RuntimeNote(UserWarning):
+    """A latency was measured in the runtime that is fastest here, which is named."""
 
 
 class ExportError(LctpruneError, RuntimeError):

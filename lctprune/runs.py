@@ -36,7 +36,7 @@ from lctprune.run_files import (
     read_tensors,
 )
 from lctprune.utils.environment import environment
-from lctprune.utils.files import read_regular, require_writable, write_atomically, write_json
+from lctprune.utils.files import read_regular, remove_leftovers, require_writable, write_atomically, write_json
 from lctprune.utils.locking import locked
 from lctprune.utils.names import require_utf8
 from lctprune.utils.tensor_files import write_tensors
@@ -191,8 +191,7 @@ class Run:
         """
         require_writable(self.path, "copy it to where you may write, and resume that")
         for name in (CHECKPOINT, METRICS):
-            for leftover in self.path.glob(f".{name}.*"):
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(self.path, name)
         header = self.header
         try:
             _, problem = self.read_metrics()
@@ -223,10 +222,24 @@ class Run:
             RunError: another process trains the run, or nothing can be written here.
         """
         require_writable(self.path, "copy it to where you may write, and resume that")
+        with locked(self.path / CONFIG, str(self.path)):
+            self._record_epochs(epochs)
+
+    def end_at(self, epoch: int) -> None:
+        """Record that training, which goes on in this process, ends early: its number of epochs becomes `epoch`.
+
+        Raises:
+            RunError: nothing can be written here.
+        """
+        if epoch < self.config.training.epochs:
+            self._record_epochs(epoch)
+            self.config = read_config(self.path)
+
+    def _record_epochs(self, epochs: int) -> None:
         document = self.config.to_dict()
         before = [*document.get("epochs_before", []), self.config.training.epochs]
         training = {**document["training"], "epochs": epochs}
-        with locked(self.path / CONFIG, str(self.path)), self._writing(CONFIG) as file:
+        with self._writing(CONFIG) as file:
             write_json(file, {**document, "training": training, "epochs_before": before})
 
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
@@ -308,6 +321,8 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
     require_utf8(str(path), "the run directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if not (path / CONFIG).exists():
+            remove_leftovers(path, CONFIG)
         if any(path.iterdir()):
             raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
         write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})

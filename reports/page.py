@@ -17,7 +17,7 @@ from lctprune.config.metric import is_lower_better, score_text
 from lctprune.measure.candidates import Candidate, wilson_interval
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.selection import main_of, pareto_front
-from lctprune.measure.units import engineering
+from lctprune.measure.units import engineering, latency_conditions
 from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
@@ -40,7 +40,8 @@ WILSON, NORMAL = "Wilson's 95% interval", "the 95% interval of the normal distri
 UNITS = (
     "{Scores}: on the validation split, with {interval}; loss is the mean per sample. "
     "FLOPs: per sample, where 1 FLOP is one multiply or one add (one multiply-add, MAC, is 2 FLOPs). "
-    "Latency: median of one call at batch {batch} on the machine that evaluated the run, with 5th and 95th percentile. "
+    "Latency: median of one call at batch {batch} in {conditions}, on the machine that evaluated the run, with 5th and "
+    "95th percentile. "
     "Size: of weights and buffers; 1 MB is 1,000,000 bytes. "
     "Front: no other exit is at least as good in {metric} at no more FLOPs, and better in one of the two."
 )
@@ -161,6 +162,7 @@ def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> Table:
         metric=metric,
         interval=WILSON if metric == "accuracy" else NORMAL,
         batch=candidates[0].latency_batch,
+        conditions=latency_conditions(candidates),
     )
     columns = [column.format(metric=metric) for column in COLUMNS if metric != "loss" or column != "loss"]
     return Table(columns=columns, rows=rows, note=counted + units)

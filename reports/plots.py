@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lctprune.config.metric import is_lower_better
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.units import COSTS, amount
+from lctprune.measure.units import COSTS, amount, latency_conditions
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Segment, label_points
 from lctprune.reports.points import ParetoPoint, measured_costs, pareto_points
@@ -23,7 +23,7 @@ AXIS_LABELS = {
     "flops": "FLOPs per sample (1 FLOP = one multiply or one add)",
     "macs": "multiply-adds (MACs) per sample",
     "parameters": "parameters",
-    "latency_ms": "median latency, batch {batch} (ms)",
+    "latency_ms": "median latency, batch {batch} (ms)\n{conditions}",
 }
 FARTHEST_LIMIT = 2.0  # times the greatest cost; showing a limit beyond it would squeeze the points into a corner
 MOST_LABELS = 13  # with more candidates, those off the front have none
@@ -124,7 +124,9 @@ def _flops_limit(budget: Mapping[str, float]) -> dict[str, float]:
 
 
 def _cost_label(candidates: Sequence[Candidate], points: Sequence[ParetoPoint], cost: str) -> str:
-    label = AXIS_LABELS[cost].format(batch=candidates[0].latency_batch if candidates else 1)
+    label = AXIS_LABELS[cost].format(
+        batch=candidates[0].latency_batch if candidates else 1, conditions=latency_conditions(candidates)
+    )
     if any(point.cost_low is not None for point in points):
         label += "; bars: p5 to p95"
     missing = [candidate.name for candidate in candidates if getattr(candidate, cost) is None]

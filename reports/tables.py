@@ -18,8 +18,8 @@ from lctprune.utils.names import spreadsheet_text
 FIELDS = [field.name for field in dataclasses.fields(Candidate)]
 INTERVAL = ["accuracy_low", "accuracy_high", "score_low", "score_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
-INTEGERS_OR_NA = ("flops", "macs", "samples")
-TEXTS = ("name", "metric", "origin", "batch_dependence")
+INTEGERS_OR_NA = ("flops", "macs", "samples", "latency_threads")
+TEXTS = ("name", "metric", "origin", "batch_dependence", "latency_runtime", "precision")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:

@@ -56,4 +56,5 @@ def sizes(listing: ImageListing) -> tuple[int, ...]:
 def names(files: Any, root: Path) -> list[tuple[str, int]]:
     """Return path below `root` and label of each file."""
     paths, labels = files
-    return [(path.relative_to(root).as_posix(), label) for path, label in zip(paths, labels.tolist(), strict=True)]
+    below = [Path(path).relative_to(root).as_posix() for path in paths]
+    return list(zip(below, labels.tolist(), strict=True))

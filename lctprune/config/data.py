@@ -10,6 +10,7 @@ from lctprune.config.fields import DATA, FIRST, require_choices, setting
 from lctprune.config.images import MOST_PIXELS, colour_of
 from lctprune.errors import ConfigError
 
+MOST_WORKERS = 256
 TABLES = (".csv", ".tsv", ".data", ".all-data")  # endings of tables' names, in lower case
 
 
@@ -52,6 +53,18 @@ class DataConfig:
         "the data set.",
         panel=DATA,
     )
+    randaugment: int = setting(
+        0,
+        "Against overfitting: two random operations of RandAugment on each training image, as strong as this number, 1 "
+        "to 30; 9 is usual. 0: none.",
+        panel=DATA,
+    )
+    balance_classes: bool = setting(
+        False,
+        "For classes of uneven size: show each equally often, by repeating samples of rare ones and leaving out some "
+        "of frequent ones, others in every epoch. Validation and test splits stay as they are.",
+        panel=DATA,
+    )
     mean: tuple[float, ...] | None = setting(
         None,
         "Mean of each channel of the images, as 0.485,0.456,0.406 for pixels between 0 and 1; one number is for all. "
@@ -73,6 +86,12 @@ class DataConfig:
         None, "Column of a table to predict. Default: one called label, class, ..., or the last.", panel=DATA
     )
     max_length: int = setting(64, "Words of a sentence that are kept.", panel=DATA)
+    workers: int | None = setting(
+        None,
+        "Processes that decode images too large for memory beside the training. Default: one less than the cores, at "
+        "most 16. Results do not depend on it.",
+        panel=DATA,
+    )
     seed: int = setting(0, "Random seed of the validation split.")
 
     def __post_init__(self) -> None:
@@ -92,10 +111,14 @@ class DataConfig:
             raise ConfigError(
                 f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"
             )
+        if not 0 <= self.randaugment <= 30:
+            raise ConfigError(f"randaugment is {self.randaugment}; it must be between 0 (none) and 30")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.task == "regression" and not self.is_table:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
+        if self.task == "regression" and self.balance_classes:
+            raise ConfigError("--balance-classes needs classes, and a regression has none; leave it out")
         if self.target is not None and not self.is_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
         if self.image_root is not None and not self.is_table:
@@ -105,6 +128,10 @@ class DataConfig:
             )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"data seed is {self.seed}; it must lie between 0 and 2**32 - 1")
+        if self.workers is not None and not 0 <= self.workers <= MOST_WORKERS:
+            raise ConfigError(
+                f"workers is {self.workers}; it must be between 0 (none beside this one) and {MOST_WORKERS}"
+            )
         if self.max_length < 1:
             raise ConfigError(f"max_length is {self.max_length}; it must be at least 1")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lctprune.config.fields import CRITICS, FIRST, NETWORK, TRAINING, require_choices, setting
+from lctprune.config.long_training import LongTraining
 from lctprune.config.metric import AUTO, parse_metric
 from lctprune.config.ramp import Ramp
 from lctprune.errors import ConfigError
@@ -23,7 +24,7 @@ NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a cla
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(LongTraining):
     """Settings of a training run, as the user gives them; `resolved` replaces every `auto`.
 
     Raises:
@@ -128,7 +129,7 @@ class TrainConfig:
     )
     checkpoint_every: int | None = setting(
         None,
-        "Steps after which a checkpoint is written within an epoch. Default: every 10 minutes (in one process).",
+        "Steps after which a checkpoint is written within an epoch. Default: every 10 minutes.",
         panel=TRAINING,
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto is cuda if there is a GPU, else cpu.", panel=FIRST)
@@ -165,6 +166,7 @@ class TrainConfig:
         _require(self, "warmup", 0 <= self.warmup < 1, "at least 0 and less than 1")
         _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and less than 1")
         _require(self, "seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
+        self.require_possible()
         Ramp.parse("matching", self.matching)
         Ramp.parse("distill", self.distill)
         if self.compile and self.recompute != "off":

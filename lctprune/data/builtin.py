@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from lctprune.config.images import ImagePreprocessing
 from lctprune.data.cluttered_digits import HELD_OUT_PICTURES, SIZE, ClutteredSplit, digit_side
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import stratified
-from lctprune.data.preprocessing import NO_AUGMENTATION, Normalization, asked_normalization, augmentation_of
+from lctprune.data.preprocessing import Normalization, asked_normalization, augmentation_of
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
 
@@ -169,13 +170,14 @@ def cluttered_digits(
     raw = digits(digit_side(size))
     images, targets = raw.train
     kept, held_out = stratified(targets, config.val_fraction, config.seed)
+    shown_as_drawn = dataclasses.replace(config, augment="none") if config.augment == "auto" else config
     train = ClutteredSplit(
         images[kept],
         targets[kept],
         size=size,
         seed=1,
         normalization=normalization,
-        augmentation=NO_AUGMENTATION if config.augment == "auto" else augmentation_of(config, size),
+        augmentation=augmentation_of(shown_as_drawn, size),
         redrawn=config.augment != "none",
     )
     normalization = train.normalization

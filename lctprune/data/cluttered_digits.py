@@ -62,6 +62,7 @@ class ClutteredSplit(TensorSplit):
             return super().shuffled(batch_size, seed=seed)
         pictures = clutter(self.digits, size=self._size, seed=seed)
         drawn = TensorSplit(pictures, self.targets, self.normalization, self.augmentation)
+        drawn = drawn.balanced() if self._balanced else drawn
         return drawn.shuffled(batch_size, seed=seed)
 
 

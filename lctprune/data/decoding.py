@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
+from lctprune.data.jpeg import orientation_of, plain_jpeg
 from lctprune.errors import DataError, first_line
 from lctprune.utils.files import read_regular, require_regular
 
@@ -37,12 +38,24 @@ _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # and their values
 _DAMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error)
 
 
-def read_image(path: Path, preprocessing: ImagePreprocessing) -> Image.Image:
+def read_image(path: str | Path, preprocessing: ImagePreprocessing) -> Array:
     """Read an image file (of several frames the first) as upright, opaque RGB, in its own size.
+
+    Returns:
+        uint8 [height, width, 3].
 
     Raises:
         DataError: the file cannot be read as an image, or its pixels cannot be understood.
     """
+    with suppress(OSError):  # which `opened` explains
+        if (plain := plain_jpeg(path)) is not None:
+            pixels, orientation = plain
+            is_upright = orientation not in _TURNS or not preprocessing.orientation
+            return pixels if is_upright else _array(_turned(Image.fromarray(pixels), orientation))
+    return _array(_by_pillow(Path(path), preprocessing))
+
+
+def _by_pillow(path: Path, preprocessing: ImagePreprocessing) -> Image.Image:
     with opened(path) as image:
         raw_mode = raw_mode_of(image)
         orientation = _orientation(image) if preprocessing.orientation else 1
@@ -53,7 +66,15 @@ def read_image(path: Path, preprocessing: ImagePreprocessing) -> Image.Image:
             rgb = _on_background(image, raw_mode, preprocessing.background)
         else:
             rgb = image.convert("RGB")
-    return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+    return _turned(rgb, orientation)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _array(image: Image.Image) -> Array:
+    return numpy.array(image)  # a copy, which may be written to
 
 
 @contextmanager
@@ -150,11 +171,7 @@ def _deep_png(path: Path) -> Array:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1, upright, where there is none or it cannot be read."""
     image.load()  # in some formats it stands behind the pixels
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # many photos have broken metadata, of which Pillow raises errors of all kinds
-        return 1
-    return orientation if isinstance(orientation, int) else 1
+    return orientation_of(image)
 
 
 def _on_background(image: Image.Image, raw_mode: str, background: tuple[int, ...]) -> Image.Image:

@@ -11,11 +11,13 @@ import functools
 from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
 from lctprune.data.dataset import Data
+from lctprune.data.fitting import RandomChanges
 from lctprune.data.image_files import FolderSplit, decode_images
 from lctprune.data.image_labels import list_table
 from lctprune.data.image_layout import list_folder
 from lctprune.data.image_listing import ImageListing
 from lctprune.data.image_survey import chosen_preprocessing
+from lctprune.data.image_workers import ImageReaders
 from lctprune.data.preprocessing import Normalization, asked_normalization, augmentation_of
 from lctprune.data.splits import Split
 from lctprune.data.tensor_split import TensorSplit
@@ -58,12 +60,17 @@ def _from_files(
     """Hold small images in memory, reading each split when it is needed; stream larger ones."""
     train_files, val_files, test_files = listing.train, listing.val, listing.test
     size = preprocessing.size
+    train: Split
+    val: Split
+    test: Split
     augmentation = augmentation_of(config, size)
     if size > SMALL_IMAGE or len(train_files[0]) * 3 * size**2 > IN_MEMORY_BYTES:
         normalization = normalization or IMAGENET
-        train: Split = FolderSplit(*train_files, normalization, augmentation, preprocessing=preprocessing)
-        val: Split = FolderSplit(*val_files, normalization, preprocessing=preprocessing)
-        test: Split = FolderSplit(*test_files, normalization, preprocessing=preprocessing)
+        readers = ImageReaders(RandomChanges(preprocessing, augmentation), config.workers)
+        train, val, test = (
+            FolderSplit(*files, normalization, preprocessing=preprocessing, readers=readers)
+            for files in (train_files, val_files, test_files)
+        )
     else:
         read_train, read_val, read_test = (
             functools.cache(functools.partial(decode_images, paths, preprocessing))

@@ -120,9 +120,9 @@ def _listing(source: Path, images: Sequence[_Image], config: DataConfig) -> Imag
         for split in {image.split for image in images}
     }
     divisions = divided(source, parts, config, classes)
-    texts = {str(Path(image.path)): image.name for image in images}
+    texts = {image.path: image.name for image in images}
     names = (
-        f"{texts[str(path)]}\t{classes[label]}"
+        f"{texts[path]}\t{classes[label]}"
         for paths, labels in divisions
         for path, label in zip(paths, labels.tolist(), strict=True)
     )
@@ -148,7 +148,7 @@ def _classes(source: Path, images: Sequence[_Image]) -> tuple[str, ...]:
 
 
 def _files(pairs: Sequence[tuple[str, int]]) -> Files:
-    return [Path(path) for path, _ in pairs], torch.tensor([label for _, label in pairs], dtype=torch.int64)
+    return [path for path, _ in pairs], torch.tensor([label for _, label in pairs], dtype=torch.int64)
 
 
 def _splits(table: Path, words: Mapping[str, str | None]) -> dict[str, str]:

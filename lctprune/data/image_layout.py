@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lctprune.config.data import DataConfig
@@ -54,9 +54,16 @@ def list_folder(config: DataConfig) -> ImageListing:
         classes, parts = _of_classes(root, folders, omissions)
     omissions.warn(root)
     train, val, test = divided(root, parts, config, classes)
-    names = (os.path.relpath(path, config.name) for files in (train, val, test) for path in files[0])
-    fingerprint = fingerprint_of(name.replace(os.sep, "/") for name in names)
+    fingerprint = fingerprint_of(_below(Path(config.name), [*train[0], *val[0], *test[0]]))
     return ImageListing(classes, train, val, test, fingerprint, is_cut(parts))
+
+
+def _below(root: Path, paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths relative to a folder, with slashes."""
+    start = os.path.join(root, "")  # noqa: PTH118, strings: os.path.relpath takes 70 microseconds per file
+    for path in paths:
+        name = path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)
+        yield name.replace(os.sep, "/")
 
 
 def unwrapped(root: Path, *, is_split: bool = False) -> Path:

@@ -28,7 +28,7 @@ JUNK = frozenset(  # what systems leave in folders, besides hidden files; in low
 )
 MOST_VISITS = 8  # of one folder in one class: folders that link to each other make more paths than can be walked
 NAMED, NAMED_ENDINGS = 3, 5  # files, and endings of files, that a message names
-Files = tuple[list[Path], Tensor]  # paths and labels
+Files = tuple[list[str], Tensor]  # paths and labels
 _Identity = tuple[int, int]  # device and inode
 
 
@@ -221,13 +221,13 @@ def labelled_images(folders: Mapping[str, Sequence[str]], classes: Sequence[str]
         classes: names of the classes, in the order of the labels.
         omissions: tally to add to.
     """
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
+    paths: list[str] = []
+    counts: list[int] = []
+    for name in classes:
         found = [path for folder in folders.get(name, ()) for path in images_below(folder, omissions)]
-        paths += map(Path, found)
-        labels += [label] * len(found)
-    return paths, torch.tensor(labels, dtype=torch.int64)
+        paths += found
+        counts.append(len(found))
+    return paths, torch.repeat_interleave(torch.tensor(counts, dtype=torch.int64))
 
 
 def subset(files: Files, indices: Tensor) -> Files:

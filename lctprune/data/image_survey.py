@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 class _Header(NamedTuple):
     """What is known of an image file before its pixels are read."""
 
-    path: Path
+    path: str
     width: int
     height: int
     is_deep: bool
@@ -40,7 +40,7 @@ class _Header(NamedTuple):
 
 
 def chosen_preprocessing(
-    paths: Sequence[Path], labels: Tensor, classes: Sequence[str], config: DataConfig, *, most: int | None = None
+    paths: Sequence[str], labels: Tensor, classes: Sequence[str], config: DataConfig, *, most: int | None = None
 ) -> ImagePreprocessing:
     """Choose the preprocessing of a data set by its settings and a sample of its training images.
 
@@ -86,25 +86,25 @@ def natural_size(sides: Sequence[tuple[int, int]], resize: Resize, *, most: int 
     return min(most, max(MULTIPLE, side // MULTIPLE * MULTIPLE)) if side < most else most
 
 
-def _parallel(function: Callable[[Path], _T], paths: Iterable[Path]) -> list[_T]:
+def _parallel(function: Callable[[str], _T], paths: Iterable[str]) -> list[_T]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, paths))
 
 
-def _header(path: Path) -> _Header:
-    with opened(path) as image:
+def _header(path: str) -> _Header:
+    with opened(Path(path)) as image:
         raw_mode = raw_mode_of(image)
         return _Header(path, *image.size, is_deep(image, raw_mode), is_cut_to_8_bits(image, raw_mode))
 
 
-def _values(path: Path) -> ImageValues:
-    with opened(path) as image:
-        values = stored_values(image, raw_mode_of(image), path)
+def _values(path: str) -> ImageValues:
+    with opened(Path(path)) as image:
+        values = stored_values(image, raw_mode_of(image), Path(path))
         assert values is not None, "only deep images are asked"
         return ImageValues.of(values)
 
 
-def _require_contrast(paths: Sequence[Path]) -> None:
+def _require_contrast(paths: Sequence[str]) -> None:
     """Refuse images of 16 bits a channel whose upper 8, which are all that can be read of them, hold little.
 
     Raises:
@@ -118,8 +118,8 @@ def _require_contrast(paths: Sequence[Path]) -> None:
         )
 
 
-def _upper_values(path: Path) -> ImageValues:
-    with opened(path) as image:
+def _upper_values(path: str) -> ImageValues:
+    with opened(Path(path)) as image:
         return ImageValues.of(numpy.asarray(image.convert("RGB")))
 
 
@@ -146,7 +146,7 @@ def _resize_for(sides: Sequence[tuple[int, int]], asked: Literal["auto", "crop",
 
 
 def _warn_of_likeness(
-    paths: Sequence[Path], labels: Tensor, classes: Sequence[str], preprocessing: ImagePreprocessing, *, seed: int
+    paths: Sequence[str], labels: Tensor, classes: Sequence[str], preprocessing: ImagePreprocessing, *, seed: int
 ) -> None:
     """Warn if the images of some classes, or of all, are alike as far as a sample shows."""
     generator = torch.Generator().manual_seed(seed)

@@ -55,6 +55,23 @@ def load_data(
     """
     if not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
+    data = _loaded(
+        config, normalization, target_normalization, preprocessing, tokenizer, columns, most=most, download=download
+    )
+    return dataclasses.replace(data, train=data.train.balanced()) if config.balance_classes else data
+
+
+def _loaded(
+    config: DataConfig,
+    normalization: Normalization | None,
+    target_normalization: Normalization | None,
+    preprocessing: ImagePreprocessing | None,
+    tokenizer: str | None,
+    columns: Sequence[str] | None,
+    *,
+    most: int | None,
+    download: bool,
+) -> Data:
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     require_utf8(config.image_root or "", "the images' path")
     if config.name == "digits-rows":
@@ -79,6 +96,8 @@ def load_data(
 
 
 def _require_no_normalization(config: DataConfig, what: str) -> None:
+    if config.randaugment:
+        raise ConfigError(f"--randaugment is for images, and {config.name} is {what}; leave it out")
     if config.mean is not None:
         raise ConfigError(f"--mean and --std are for images, and {config.name} is {what}; leave them out")
 

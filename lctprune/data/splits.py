@@ -54,6 +54,14 @@ class Split(ABC):
         """
         return self
 
+    def balanced(self) -> Split:
+        """Return this split with shuffled batches in which each class comes equally often.
+
+        Raises:
+            DataError: it cannot choose its samples.
+        """
+        raise DataError(f"a {type(self).__name__} cannot be balanced by class; balance the samples that it is made of")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.samples} samples)"
 

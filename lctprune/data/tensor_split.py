@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization, draw_shifts, shift_and_flip
+from lctprune.data.preprocessing import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Normalization,
+    draw_shifts,
+    randaugment,
+    shift_and_flip,
+)
+from lctprune.data.sampling import shuffled_order
 from lctprune.data.splits import Batch, Split
 from lctprune.errors import DataError
 from lctprune.losses import class_numbers
@@ -42,6 +51,7 @@ class TensorSplit(Split):
         self._inputs = inputs
         self._targets = targets
         self._device = torch.device("cpu")
+        self._balanced = False
         self.normalization = normalization
         self.augmentation = augmentation
         if len(targets) == 0 or (isinstance(inputs, Tensor) and len(inputs) != len(targets)):
@@ -74,8 +84,14 @@ class TensorSplit(Split):
             return self
         inputs = self.inputs.to(device) if _is_small(self.inputs, device) else self.inputs
         there = TensorSplit(inputs, self.targets, self.normalization, self.augmentation)
-        there._device = torch.device(device)
+        there._device, there._balanced = torch.device(device), self._balanced
         return there
+
+    def balanced(self) -> TensorSplit:
+        """Return this split with shuffled batches in which each class comes equally often."""
+        even = copy.copy(self)
+        even._balanced = True
+        return even
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield every sample once, in order."""
@@ -87,7 +103,7 @@ class TensorSplit(Split):
         """Yield full batches in an order by `seed`."""
         generator = torch.Generator().manual_seed(seed)
         batch_size = min(batch_size, len(self.targets))
-        order = torch.randperm(len(self.targets), generator=generator)
+        order = shuffled_order(self.targets, generator, balanced=self._balanced)
         mirrored = self._mirrored(seed)
         for start in range(0, len(order) - batch_size + 1, batch_size):
             indices = order[start : start + batch_size]
@@ -95,6 +111,10 @@ class TensorSplit(Split):
                 size = (self.inputs.shape[1], self.inputs.shape[2])
                 draws = draw_shifts(indices, mirrored[indices], size, self.augmentation.crop, generator)
                 inputs = shift_and_flip(self.inputs, sent(draws, self.inputs.device))
+                if magnitude := self.augmentation.magnitude:
+                    seeds = torch.randint(2**62, (len(indices),), generator=generator).tolist()
+                    pairs = zip(inputs, seeds, strict=True)
+                    inputs = torch.stack([randaugment(image, magnitude, each) for image, each in pairs])
             else:
                 inputs = self.inputs[sent(indices, self.inputs.device)]
             yield self._prepared(inputs), class_numbers(self.targets[indices])

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lctprune.config.metric import AUTO, is_lower_better
+from lctprune.config.runtime import Runtime
 from lctprune.data.splits import Split
 from lctprune.errors import NetworkError
-from lctprune.exporting import to_torchscript
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (
@@ -21,7 +22,8 @@ from lctprune.measure.costs import (
     size_bytes,
     warn_of_unknown_operations,
 )
-from lctprune.measure.latency import STEADY, Latency, measure_latency
+from lctprune.measure.latency import STEADY, Latency
+from lctprune.measure.runtimes import runtimes_for, time_networks
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone
@@ -53,6 +55,9 @@ class Candidate:
         latency_low_ms: lower end of the 95% interval of the median time, in milliseconds.
         latency_high_ms: upper end of the 95% interval of the median time, in milliseconds.
         latency_batch: samples per call.
+        latency_runtime: runtime that the latency was measured in: torchscript or onnxruntime.
+        latency_threads: number of CPU threads of the runtime; None where it is not known.
+        precision: type of the weights: float32.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
         accuracy_error: standard error of the score; None where it is a fraction of samples.
         origin: description of how the network came to be; empty where it was trained with the main network.
@@ -81,6 +86,9 @@ class Candidate:
     origin: str = ""
     batch_dependence: str = ""
     score: float | None = None
+    latency_runtime: str = "torchscript"
+    latency_threads: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if is_lower_better(self.metric):
@@ -138,6 +146,7 @@ def evaluate(
     batch_size: int = 256,
     latency_batch: int = 1,
     latency_repeats: int = 50,
+    runtime: Runtime = "torchscript",
 ) -> list[Candidate]:
     """Measure accuracy, loss and costs of every exit of a network.
 
@@ -156,15 +165,17 @@ def evaluate(
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
+        runtime: torchscript, onnxruntime (needs the extra `onnx`), or auto: the fastest of those that are installed.
 
     Returns:
         One candidate per exit, shallowest first, the main network last.
 
     Raises:
         DataError: the split has no samples, or the loss ignores all of its targets.
-        ConfigError: the targets do not have the metric.
+        ConfigError: the targets do not have the metric, or the runtime is unknown or not installed.
 
     Warns:
+        RuntimeNote: which runtime is fastest, for "auto".
         NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of
             the batch, so that scores are of `latency_batch` samples per batch.
     """
@@ -178,7 +189,7 @@ def evaluate(
         for exit, (name, subnetwork) in enumerate(networks.items())
     ]
     warn_of_batch_dependence(found, latency_batch=latency_batch)
-    return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats)
+    return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats, runtime=runtime)
 
 
 def exit_name(number: int, exits: int | None = None, places: Sequence[str] = ()) -> str:
@@ -208,7 +219,12 @@ class ScoredExit(NamedTuple):
 
 
 def measure_costs(
-    exits: Sequence[ScoredExit], example: Tensor, *, latency_batch: int = 1, latency_repeats: int = 50
+    exits: Sequence[ScoredExit],
+    example: Tensor,
+    *,
+    latency_batch: int = 1,
+    latency_repeats: int = 50,
+    runtime: Runtime = "torchscript",
 ) -> list[Candidate]:
     """Measure what each network costs, the latencies of all in turns.
 
@@ -217,16 +233,19 @@ def measure_costs(
         example: input, [batch, ...].
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per network; 0 leaves latency out.
+        runtime: runtime that latencies are measured in, see `time_networks`.
     """
     networks = [each.network for each in exits]
     example = example.to(device_of(networks[-1]))
     latencies: Sequence[Latency | None] = [None] * len(networks)
+    used: str = runtimes_for(runtime, is_cuda=example.is_cuda)[0]
     if latency_repeats:
         repeated = example[:1].expand(latency_batch, *example.shape[1:]).contiguous()
         timed = [index for index, each in enumerate(exits) if latency_batch > 1 or runs_alone(each.batch_dependence)]
-        deployed = [to_torchscript(networks[index], repeated) for index in timed]
-        measured = dict(zip(timed, measure_latency(deployed, repeated, repeats=latency_repeats), strict=True))
-        latencies = [measured.get(index) for index in range(len(exits))]
+        if timed:
+            found = time_networks([networks[index] for index in timed], repeated, runtime, repeats=latency_repeats)
+            used, measured = found.runtime, dict(zip(timed, found.latencies, strict=True))
+            latencies = [measured.get(index) for index in range(len(exits))]
     counts = [count_known_flops(network, example) for network in networks]
     warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
     candidates = []
@@ -254,9 +273,17 @@ def measure_costs(
                 origin=each.origin,
                 batch_dependence=each.batch_dependence,
                 score=scores.score[each.position] if scores.score else None,
+                latency_runtime=used,
+                latency_threads=torch.get_num_threads(),
+                precision=precision_of(each.network),
             )
         )
     return candidates
+
+
+def precision_of(network: nn.Module) -> str:
+    """Name the type of a network's weights: float32."""
+    return str(next(network.parameters(), torch.empty(0)).dtype).removeprefix("torch.")
 
 
 def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:

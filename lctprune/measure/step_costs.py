@@ -14,7 +14,7 @@ from lctprune.losses import Loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.update import Objective, local_critic_step
-from lctprune.utils.modules import evaluation_mode, training_for_now
+from lctprune.utils.modules import evaluation_mode, training_for_now, training_layout
 from lctprune.utils.transfer import synchronize
 
 REPEATS = 3
@@ -41,7 +41,8 @@ def segment_times_ns(segments: Sequence[nn.Module], example: Tensor, config: Res
         config: training whose batch size, precision and optimiser are used.
     """
     with training_for_now(nn.ModuleList(segments)), config.autocast(), torch.enable_grad():
-        times = [_one_run(segments, _training_batch(example, config.batch_size)) for _ in range(REPEATS)]
+        layout = training_layout(nn.ModuleList(segments), "cpu")
+        times = [_one_run(segments, _training_batch(example, config.batch_size, layout)) for _ in range(REPEATS)]
         updates = [_update_time_ns(Optimizers(segment, None, config)) for segment in segments]
     return [min(column) + update for *column, update in zip(*times, updates, strict=True)]
 
@@ -89,7 +90,8 @@ def critic_time_ns(critic: nn.Module, shape: tuple[int, ...], config: ResolvedTr
         shape: shape of its input without the batch.
         config: training whose batch size, precision and optimiser are used.
     """
-    inputs = _training_batch(torch.zeros(1, *shape), config.batch_size).requires_grad_()
+    layout = training_layout(critic, "cpu")
+    inputs = _training_batch(torch.zeros(1, *shape), config.batch_size, layout).requires_grad_()
     parameters = [parameter for parameter in critic.parameters() if parameter.requires_grad]
     times = []
     with config.autocast(), torch.enable_grad():
@@ -135,10 +137,10 @@ def _one_run(segments: Sequence[nn.Module], x: Tensor) -> list[int]:
     return times
 
 
-def _training_batch(example: Tensor, size: int) -> Tensor:
+def _training_batch(example: Tensor, size: int, layout: torch.memory_format) -> Tensor:
     """Repeat an example's first sample `size` times, images in the memory layout of training."""
     batch = example[:1].detach().repeat_interleave(size, 0)
-    return batch.contiguous(memory_format=torch.channels_last) if batch.dim() == 4 else batch
+    return batch.contiguous(memory_format=layout) if batch.dim() == 4 else batch
 
 
 def _update_time_ns(optimizers: Optimizers) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lctprune.errors import ConfigError
-from lctprune.measure.candidates import Cost
+from lctprune.measure.candidates import Candidate, Cost
+from lctprune.utils.wording import counted
 
 COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
@@ -38,3 +41,12 @@ def amount(value: float, cost: str) -> str:
     if cost not in COSTS:
         raise ConfigError(f"cost is {cost!r}; it must be one of {', '.join(COSTS)}")
     return f"{engineering(value)} {COSTS[cost]}"
+
+
+def latency_conditions(candidates: Sequence[Candidate]) -> str:
+    """Say in which runtime latencies were measured, on how many threads and in what precision; "" without any."""
+    if not candidates:
+        return ""
+    first = candidates[0]
+    threads = "" if first.latency_threads is None else f", {counted(first.latency_threads, 'thread')}"
+    return f"{first.latency_runtime}{threads}, {first.precision}"

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lctprune.data.preprocessing import Normalization
+from lctprune.errors import RunError
 from lctprune.models.external import TIMM, torchvision_names
 from lctprune.models.transformers_models import image_preprocessing, is_transformers_name
+from lctprune.utils.files import read_regular
 
 
 class OwnImages(NamedTuple):
@@ -51,9 +53,12 @@ def _timm_images(name: str, weights: str | None) -> OwnImages:
     content: dict[str, Any] = {}
     if weights is not None:
         path = Path(weights)
-        with suppress(OSError, ValueError, TypeError, AttributeError):  # no such file, or another kind
-            beside = json.loads(((path if path.is_dir() else path.parent) / "config.json").read_text())
-            content = beside["pretrained_cfg"] if beside.get("architecture", name) == name else {}
+        with suppress(OSError, ValueError, TypeError, AttributeError, LookupError, RunError, RecursionError):
+            beside = json.loads(read_regular((path if path.is_dir() else path.parent) / "config.json"))
+            found = beside["pretrained_cfg"] if beside.get("architecture", name) == name else {}
+            Normalization(tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
+            int(found.get("input_size", (0,))[-1])
+            content = found  # else there is no such file, or one of another kind
     if not {"mean", "std"} <= content.keys():
         cfg = importlib.import_module("timm").models.get_pretrained_cfg(name)
         if cfg is None:

@@ -14,7 +14,7 @@ from lctprune.errors import ConfigError
 from lctprune.losses import Loss
 from lctprune.pruning.dependencies import require_engine
 from lctprune.pruning.engine import Importance
-from lctprune.utils.modules import evaluation_mode
+from lctprune.utils.modules import evaluation_mode, laid_out, training_layout
 
 Criterion = Literal["magnitude", "bn", "lamp", "taylor", "exits"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
@@ -62,10 +62,11 @@ def set_gradients(
         device: device that computes.
     """
     network.zero_grad(set_to_none=True)
+    layout = training_layout(network, device)
     with evaluation_mode(network), torch.enable_grad():
         for inputs, targets in itertools.islice(batches, BATCHES):
             labels = targets.to(device)
-            each = [loss(output, labels).mean() for output in outputs(inputs.to(device))]
+            each = [loss(output, labels).mean() for output in outputs(laid_out(inputs.to(device), layout))]
             torch.stack(each).sum().backward()  # type: ignore[no-untyped-call]
     for parameter in network.parameters():
         if parameter.grad is None:

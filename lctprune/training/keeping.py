@@ -5,29 +5,27 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-from lctprune.config.history import Row
-from lctprune.errors import TrainingInterrupted
-from lctprune.runs import Run
-from lctprune.training.stage import Stage
 
 SECONDS = 600.0  # between two checkpoints, unless a number of steps is given
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Keeper:
-    """Write checkpoints within an epoch of a training in one process.
+    """Say when a checkpoint within an epoch is due, and when training has been asked to stop.
+
+    Rank 0 decides for all processes; the others only take note of signals, so that one that is sent to all of them
+    does not end them before rank 0 has what it needs for the checkpoint.
 
     Args:
-        run: run that is written.
         every: number of steps between two checkpoints; None for `SECONDS`.
+        decides: whether this process is rank 0, or alone.
     """
 
-    def __init__(self, run: Run, every: int | None) -> None:
-        self._run, self._every = run, every
+    def __init__(self, every: int | None, *, decides: bool = True) -> None:
+        self._every, self._decides = every, decides
         self._written = time.monotonic()
         self._signal: int | None = None
 
@@ -56,34 +54,18 @@ class Keeper:
         finally:
             restore()
 
-    def after_step(self, stage: Stage, epoch: int, step: int, rows: Sequence[Row]) -> None:
-        """Write a checkpoint if one is due.
+    def is_due(self, step: int) -> bool:
+        """Tell whether the state after this step of the epoch, from 1, is to be kept, as rank 0 decides."""
+        if not self._decides:
+            return False
+        timely = step % self._every == 0 if self._every else time.monotonic() - self._written > SECONDS
+        return timely or self._signal is not None
 
-        Args:
-            stage: whole network.
-            epoch: number of whole epochs.
-            step: number of steps taken of the next epoch.
-            rows: rows of metrics.csv.
+    @property
+    def wish(self) -> str:
+        """The name of the signal that asked to stop; "" if none did."""
+        return signal.Signals(self._signal).name if self._signal is not None and self._decides else ""
 
-        Raises:
-            TrainingInterrupted: a signal asked to stop.
-        """
-        is_due = step % self._every == 0 if self._every else time.monotonic() - self._written > SECONDS
-        if is_due or self._signal is not None:
-            self._run.write_checkpoint(epoch, stage.tensors(), rows=rows, step=step, totals=stage.totals())
-            self._written = time.monotonic()
-        self._stop_if_asked()
-
-    def after_epoch(self) -> None:
-        """Take note of the checkpoint of a whole epoch.
-
-        Raises:
-            TrainingInterrupted: a signal asked to stop.
-        """
+    def written(self) -> None:
+        """Take note of a checkpoint."""
         self._written = time.monotonic()
-        self._stop_if_asked()
-
-    def _stop_if_asked(self) -> None:
-        if self._signal is not None:
-            name = signal.Signals(self._signal).name
-            raise TrainingInterrupted(f"stopped by {name}, after a checkpoint in {self._run.path}")

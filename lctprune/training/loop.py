@@ -17,15 +17,17 @@ from torch import Tensor
 
 from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
+from lctprune.config.stopping import has_stopped
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
-from lctprune.errors import LctpruneError, TrainingError, first_line
+from lctprune.errors import STOPPED, LctpruneError, TrainingError, TrainingInterrupted, first_line
 from lctprune.losses import Loss
 from lctprune.measure.counting import Counting
 from lctprune.runs import Run
 from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
+from lctprune.training.distributed.process_group import is_spoken_for
 from lctprune.training.finiteness import failure, not_finite, reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.keeping import Keeper
@@ -98,8 +100,9 @@ def train_epochs(
         data = dataclasses.replace(
             data, train=prepared_on(data.train, config.device), val=prepared_on(data.val, config.device)
         )
-    keeper = Keeper(run, config.checkpoint_every) if run and pipeline.is_alone else None
-    with keeper.listening() if keeper else nullcontext():
+    keeper = Keeper(config.checkpoint_every, decides=pipeline.is_first)
+    stage.is_due = lambda step: step % config.accumulate == 0 and keeper.is_due(step)
+    with keeper.listening() if pipeline.is_first or not is_spoken_for() else nullcontext():
         yield from _epochs(stage, pipeline, data, run, plan, config, keeper, validation_loss)
 
 
@@ -110,7 +113,7 @@ def _epochs(
     run: Run | None,
     plan: Plan,
     config: ResolvedTrainConfig,
-    keeper: Keeper | None,
+    keeper: Keeper,
     validation_loss: Loss | None,
 ) -> Iterator[Progress]:
     examined = (
@@ -123,14 +126,20 @@ def _epochs(
         begun = plan.begun if epoch == plan.epochs_done else ()
         for progress in _train_epoch(stage, data, config, epoch, plan, begun):
             yield progress
-            if keeper is not None and progress.step < plan.steps:  # the last one's is that of the epoch
-                keeper.after_step(stage, epoch, progress.step, rows)
+            is_due = stage.keeps or (pipeline.is_alone and stage.is_due(progress.step))
+            if is_due and progress.step < plan.steps:  # the last one's is that of the epoch
+                _keep(stage, pipeline, run, epoch, progress.step, rows)
+                _end_step(pipeline, keeper, run)
         if progress is None:
             raise TrainingError("the training split has no samples")
         with _explained(epoch, progress.step - 1):
             report = _report(stage, pipeline, data, validation_loss)
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None or data is None:
+            ends = config.patience and pipeline.broadcast()
+            _end_step(pipeline, keeper, run)
+            if ends:
+                return
             continue
         for exit, value in not_finite(report.val_loss, stage.first_exit):
             reason = reason_in_split("validation", data.val, config.batch_size)
@@ -142,10 +151,40 @@ def _epochs(
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
         run.write_metrics(rows)  # last, as it can be restored from the checkpoint
-        if keeper is not None:
-            keeper.after_epoch()
+        ends = config.patience and pipeline.broadcast(has_stopped(rows, config.patience, report.metric))
+        if ends:
+            run.end_at(epoch + 1)
+        _end_step(pipeline, keeper, run)
         del tensors  # the whole network's; with several processes, this one shall hold its own only
         yield dataclasses.replace(progress, **report._asdict())
+        if ends:
+            return
+
+
+def _keep(stage: Stage, pipeline: Pipeline, run: Run | None, epoch: int, step: int, rows: Sequence[Row]) -> None:
+    """Write a checkpoint within an epoch, of all processes after the same step."""
+    stage.flush_critic_update()
+    notes = pipeline.gather({"totals": stage.totals()})
+    tensors = pipeline.collect(stage)
+    if notes is None or tensors is None or run is None:
+        return
+    lines = []
+    for line in _chunks(notes, len(notes) // pipeline.replicas):
+        *earlier, last = (each["totals"] for each in line)
+        lines.append([value for each in earlier for value in each[:-1]] + last)
+    totals = [statistics.fmean(values) for values in zip(*lines, strict=True)]
+    run.write_checkpoint(epoch, tensors, rows=rows, step=step, totals=totals)
+
+
+def _end_step(pipeline: Pipeline, keeper: Keeper, run: Run | None) -> None:
+    """Go on after a checkpoint, unless rank 0 was asked to stop.
+
+    Raises:
+        TrainingInterrupted: a signal asked to stop; in all processes.
+    """
+    keeper.written()
+    if name := pipeline.tell(keeper.wish):
+        raise TrainingInterrupted(f"{STOPPED}{name}, after a checkpoint{f' in {run.path}' if run else ''}")
 
 
 def _train_epoch(
@@ -153,7 +192,7 @@ def _train_epoch(
 ) -> Iterator[Progress]:
     steps, counting = plan.steps, Counting(*plan.counting)
     # the last sum is of the fractions of samples that count
-    first, total = (begun[0], torch.tensor(begun[1])) if begun else (0, torch.zeros(len(stage.trainers) + 1))
+    first, total = (begun[0], stage.own_totals(begun[1])) if begun else (0, torch.zeros(len(stage.trainers) + 1))
     seconds, samples = 0.0, 0
     reader = LossReader(config.device)
 
@@ -165,7 +204,9 @@ def _train_epoch(
     stage.train_mode()
     start = time.perf_counter()
     split = data.train if data else None
-    for index, (inputs, targets) in enumerate(stage.batches(split, seed=_epoch_seed(config.seed, epoch))):
+    start_index = first if stage.links.previous is not None else 0  # what is skipped below is not sent on
+    batches = stage.batches(split, seed=_epoch_seed(config.seed, epoch))
+    for index, (inputs, targets) in enumerate(batches, start=start_index):
         if index < first:  # taken before the training was interrupted
             continue
         position = epoch * steps + index
@@ -188,6 +229,9 @@ def _train_epoch(
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
         _read(reader, stage, total, epoch, steps, every=True)
         stage.flush_critic_update()
+    if config.accumulate > 1:
+        for trainer in stage.trainers:
+            trainer.drop_gradients()
 
 
 def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: int, *, every: bool) -> None:

@@ -55,10 +55,11 @@ def is_of_earlier_rates(run: Run) -> bool:
 
 
 def _forget_location(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Take the paths of the data as they were recorded: where its files lie is not a setting."""
+    """Take what changes no result as it was recorded: where the files of the data lie, and how many processes read."""
     if settings["data"] and recorded["data"]:
         now, was = settings["data"]["config"], recorded["data"]["config"]
         now["data_dir"] = was.get("data_dir", now["data_dir"])
+        now["workers"] = was.get("workers")
         if now["name"] not in NAMED and was["name"] not in NAMED:
             now["name"] = was["name"]  # hashes show whether it is other data
 

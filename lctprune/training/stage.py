@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from lctprune.training.blocks import block_step
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
+from lctprune.training.mixing import mix_of, mixed_loss
 from lctprune.training.reading import on_device, without_single
 from lctprune.training.recomputation import plan
 from lctprune.update import (
@@ -33,7 +36,7 @@ from lctprune.update import (
     backward_critic,
     local_critic_step,
 )
-from lctprune.utils.modules import evaluation_mode, hold_frozen, hold_statistics, packed, training_for_now
+from lctprune.utils.modules import evaluation_mode, hold_frozen, hold_statistics, laid_out, packed, training_for_now
 from lctprune.utils.transfer import sent
 
 EVALUATION_BATCH = 512
@@ -48,12 +51,15 @@ class Stage:
         loss: loss per sample.
         distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
         links: links to other processes.
+        layout: memory layout of the whole network, from `training_layout`.
         ends: numbers of the groups that end a block of `block_step`; by default groups learn by the method alone.
 
     Attributes:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
         totals: function that sums these losses, and last the fractions of samples that count, over the steps of the
             epoch; set by the training loop.
+        is_due: function that tells whether a checkpoint is due after a step of the epoch, from 1; set by the training
+            loop, asked where batches are read, and passed on with them.
     """
 
     def __init__(
@@ -64,14 +70,19 @@ class Stage:
         *,
         distance: Distance = softened_distance,
         links: Links | None = None,
+        layout: torch.memory_format = torch.channels_last,
         ends: Collection[int] = (),
     ) -> None:
         self.trainers = list(trainers)
         self.links = links or Links()
         self.means: list[float] = []
         self.totals: Callable[[], list[float]] = list
+        self.is_due: Callable[[int], bool] = lambda step: False
+        self._due: deque[bool] = deque()  # of the batches that were read and not yet trained on
+        self._keeps = False  # whether a checkpoint follows this step
         self._later_means: list[float] = []
-        self._config, self._loss, self._distance, self._ends = config, loss, distance, ends
+        self._config, self._loss, self._distance, self._layout = config, loss, distance, layout
+        self._ends = ends
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
         self._must_plan = config.recompute != "off" and not config.freeze_main
@@ -87,10 +98,15 @@ class Stage:
 
     def batches(self, split: Split | None, *, seed: int) -> Iterator[Batch]:
         """Yield one epoch's batches: inputs, or what the previous groups made of them; pass the epoch's end on."""
+        self._due.clear()
+        batches: Iterator[Batch] = iter(())
         if self.links.source is not None:
-            yield from on_device(self._received(), self._config.device, ahead=False)  # what follows waits for this step
+            batches = on_device(self._received(), self._config.device, ahead=False)  # what follows waits for this step
         elif split is not None:
-            yield from on_device(self._shuffled(split, seed), self._config.device, ahead=True)
+            batches = on_device(self._shuffled(split, seed), self._config.device, ahead=True)
+        for batch in batches:
+            self._keeps = self._due.popleft()
+            yield batch
         for link in (self.links.next, *self.links.first_ranks):
             if link is not None:
                 link.send()
@@ -104,17 +120,22 @@ class Stage:
             The losses per sample of each exit here, [batch] each.
         """
         inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+        inputs = laid_out(inputs, self._layout)
         self._plan_recomputation(inputs)
-        first = self.trainers[0].index
+        first, loss = self.trainers[0].index, self._loss
+        if (mix := mix_of(settings.step, self._config)) is not None:
+            inputs = mix.apply(inputs) if first == 0 else inputs
+            loss = mixed_loss(loss, mix.kept)
         losses: list[Tensor] = []
-        for event in self._events(inputs, targets, settings):
+        for event in self._events(inputs, targets, settings, loss):
             trainer = self.trainers[event.index - first]
             match event:
                 case BeforeGroup():
                     trainer.seed("group", settings)
                 case AfterGroup(output=output):
                     if trainer is self.trainers[-1] and self.links.next is not None:
-                        self.links.next.send(tensors=[output, targets])  # travels while this process goes on
+                        note = {"keep": True} if self._keeps else None
+                        self.links.next.send(note, [output, targets])  # travels while this process goes on
                         self.flush_critic_update()
                     trainer.seed("critic", settings)
                 case AfterExit(exit=exit):
@@ -127,14 +148,14 @@ class Stage:
                     self._pending = exit, settings
         return losses
 
-    def _events(self, inputs: Tensor, targets: Tensor, settings: StepSettings) -> Iterator[StepEvent]:
+    def _events(self, inputs: Tensor, targets: Tensor, settings: StepSettings, loss: Loss) -> Iterator[StepEvent]:
         parts = [trainer.part for trainer in self.trainers]
         if self._config.method == "joint":
-            return joint_step(parts, inputs, targets, loss=self._loss)
+            return joint_step(parts, inputs, targets, loss=loss)
         objective = self._objective(settings) if settings.update_critics else None
         if self._ends:
-            return block_step(parts, inputs, targets, loss=self._loss, objective=objective, ends=self._ends)
-        return local_critic_step(parts, inputs, targets, loss=self._loss, objective=objective)
+            return block_step(parts, inputs, targets, loss=loss, objective=objective, ends=self._ends)
+        return local_critic_step(parts, inputs, targets, loss=loss, objective=objective)
 
     def _plan_recomputation(self, inputs: Tensor) -> None:
         """Decide in the first step which groups here run a second time, by what a few samples take."""
@@ -163,6 +184,16 @@ class Stage:
         if self.links.previous is not None and settings.update_critics:
             outputs = [exit.output] if settings.distill else []
             self.links.previous.send({"means": self.known_means}, [exit.losses, *outputs])
+
+    @property
+    def keeps(self) -> bool:
+        """Whether all processes write a checkpoint after the step of the batch that was read last."""
+        return self._keeps
+
+    def own_totals(self, totals: Sequence[float]) -> Tensor:
+        """Take from `totals` of the whole network those of the exits here, and the last one."""
+        first = self.trainers[0].index
+        return torch.tensor([*totals[first : first + len(self.trainers)], totals[-1]])
 
     def flush_critic_update(self) -> None:
         """Make the pending update of the last critic here, from the next exit of the step before."""
@@ -206,6 +237,7 @@ class Stage:
         batches = on_device(given, self._config.device, ahead=split is not None)
         # no_grad, not inference_mode: what a module keeps for later calls must be fit for training
         with (
+            self._averaged(),
             evaluation_mode(self._modules),
             torch.no_grad(),
             self._config.autocast(),
@@ -223,6 +255,13 @@ class Stage:
             self.links.next.send()
         return sheet.result()
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for trainer in self.trainers:
+                stack.enter_context(trainer.averaged())
+            yield
+
     def agreement(self, inputs: Tensor, targets: Tensor) -> list[GroupAgreement]:
         """Measure how far local and true gradients agree on one batch, in the precision of training.
 
@@ -232,6 +271,7 @@ class Stage:
         network = LocalCriticNetwork([trainer.group for trainer in self.trainers], critics)
         with self._config.autocast():
             inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
+            inputs = laid_out(inputs, self._layout)
             return measure_agreement(network, inputs, targets, loss=self._loss, seed=self._config.seed)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -249,17 +289,21 @@ class Stage:
         return sum(link.seconds_waited for link in self.links.all)
 
     def _shuffled(self, split: Split, seed: int) -> Iterator[Batch]:
-        for inputs, targets in without_single(split.shuffled(self._config.batch_size, seed=seed)):
+        batches = without_single(split.shuffled(self._config.batch_size, seed=seed))
+        for step, (inputs, targets) in enumerate(batches, start=1):
+            self._due.append(self.is_due(step))
             yield self._own_part(inputs, targets)
 
     def _received(self) -> Iterator[Batch]:
         assert self.links.source is not None
-        while tensors := self.links.source.receive().tensors:
-            inputs, targets = tensors
+        while (message := self.links.source.receive()).tensors:
+            inputs, targets = message.tensors
+            self._due.append("keep" in message.note)
             yield inputs, targets
 
     def _own_part(self, inputs: Tensor, targets: Tensor) -> Batch:
         """Split a batch into one equal part per replica; return the first and send the others to theirs."""
+        note = {"keep": True} if self._due[-1] else None
         if self.replicas == 1:
             return inputs, targets
         size, rest = divmod(len(targets), self.replicas)
@@ -271,5 +315,5 @@ class Stage:
         parts = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
         own = next(parts)
         for link, part in zip(self.links.first_ranks, parts, strict=True):
-            link.send(tensors=part)
+            link.send(note, part)
         return own

@@ -15,6 +15,7 @@ from lctprune.config.run import CONFIG, Origin, run_settings
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.data.dataset import Data, data_record
 from lctprune.data.load import location
+from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Distance, Loss, default_loss
 from lctprune.measure.loss_trials import is_lowest_at_target
@@ -28,14 +29,16 @@ from lctprune.training.blocks import require_blocks
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
+from lctprune.training.interval_log import logged, require_tensorboard
 from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.mixing import require_mixable
 from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
 from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings
 from lctprune.utils.locking import locked
-from lctprune.utils.modules import moved
+from lctprune.utils.modules import laid_out, moved, training_layout
 
 
 def train(
@@ -136,6 +139,10 @@ def open_run(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
     require_blocks(config.blocks, groups=len(network.groups))
+    require_mixable(data.example, config)
+    require_tensorboard(config)
+    if config.accumulate > (steps := max(1, sample_count(data.train) // config.batch_size)):
+        raise ConfigError(f"accumulate is {config.accumulate}; it must be at most the batches of an epoch, {steps}")
     metric = require_trainable(
         network, data, freeze_main=config.freeze_main, loss=loss, metric=config.metric, batch_size=config.batch_size
     )
@@ -247,9 +254,12 @@ def _train_steps(
         if processes:
             del network  # this process needs its own groups only
         with tuned_for(config.device, plan.steps * (config.epochs - plan.epochs_done)):
-            yield from train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+            steps = train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
+            yield from logged(steps, run, config) if run else steps
     pipeline.close()
     if not processes:
+        for trainer in stage.trainers:
+            trainer.keep_averages()
         network.eval()
 
 
@@ -292,4 +302,5 @@ def _group_seconds(network: LocalCriticNetwork, data: Data, config: ResolvedTrai
     inputs, targets = next(iter(data.train.shuffled(config.batch_size, seed=config.seed)))
     moved(network, config.device)
     with frozen(network.groups, config) if config.freeze_main else nullcontext():
-        return group_seconds(network, inputs.to(config.device), targets.to(config.device), config, loss=loss)
+        inputs = laid_out(inputs.to(config.device), training_layout(network, config.device))
+        return group_seconds(network, inputs, targets.to(config.device), config, loss=loss)

@@ -107,6 +107,12 @@ def _replace(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         raise
 
 
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what a process left that was killed while it wrote the file `name`."""
+    for leftover in folder.glob(f".{name}.*"):
+        leftover.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the new name last through a loss of power, where the system can."""
     with suppress(OSError):

@@ -45,6 +45,27 @@ def locked(file: Path, what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder inside the block.
+
+    Raises:
+        RunError: another process has the lock, or this system has no such locks.
+        OSError: the folder cannot be opened.
+    """
+    if fcntl is None:
+        raise RunError(f"{folder} cannot be locked on this system")
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder} is in use by another process") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _holder(file: Path) -> str:
     """Name the process on this machine that has the lock, as far as the system says."""
     with suppress(OSError):

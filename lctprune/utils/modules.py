@@ -108,13 +108,42 @@ def shared_tensor(parts: Sequence[nn.Module]) -> str | None:
     return None
 
 
-def moved(module: _Module, device: str) -> _Module:
-    """Move a module to a device, in place, and give 4-d weights the memory layout of training: channels last."""
+def training_layout(network: nn.Module, device: str) -> torch.memory_format:
+    """Return the memory layout in which a network is trained: channels last, where no layer's backward pass crashes."""
+    is_last = torch.device(device).type != "cpu" or not any(map(_crashes, network.modules()))
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+def laid_out(inputs: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return inputs with their channels first if the layout is that; others in the layout that they have."""
+    return inputs.contiguous() if layout == torch.contiguous_format else inputs
+
+
+def moved(module: _Module, device: str, layout: torch.memory_format | None = None) -> _Module:
+    """Move a module to a device, in place, and give 4-d weights the memory layout of training.
+
+    Args:
+        module: module to move.
+        device: device to move it to.
+        layout: layout of the network that it is a part of; by default the module's own `training_layout`.
+    """
     module.to(device)
+    layout = layout or training_layout(module, device)
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor.dim() == 4 and tensor.is_floating_point():
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            tensor.data = tensor.data.contiguous(memory_format=layout)
     return module
+
+
+def _crashes(module: nn.Module) -> bool:
+    """Say whether PyTorch's backward pass of a layer writes past its memory on CPUs where the channels come last.
+
+    Seen with PyTorch 2.14: strided 1x1 convolutions of fewer input channels than a vector register has numbers.
+    """
+    if not isinstance(module, nn.Conv2d) or module.groups > 1:
+        return False
+    least = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+    return set(module.kernel_size) == {1} and max(module.stride) > 1 and module.in_channels < least
 
 
 def packed(tensor: Tensor) -> Tensor:

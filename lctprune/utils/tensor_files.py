@@ -45,6 +45,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         OSError: the file cannot be written.
         TypeError: a tensor has a type that the format does not have, such as complex128.
     """
+    write_atomically(path, tensor_chunks(tensors, metadata))
+
+
+def tensor_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Return the content of a safetensors file in parts; arguments and errors are those of `write_tensors`."""
     # larger types first, so that every tensor is aligned
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -55,7 +60,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         end = start + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
-    write_atomically(path, _chunks(json.dumps(header).encode(), ordered))
+    return _chunks(json.dumps(header).encode(), ordered)
 
 
 def _chunks(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,11 @@ from lctprune.workflows.compression_plan import (
     plan_record,
     tuning_cost,
 )
+from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_rounds import Entrant, begin_entrant, first_entrants, scored
 from lctprune.workflows.densification import begin_dense
-from lctprune.workflows.deployment import SELECTED, Deployment, deploy, measure_run
+from lctprune.workflows.deployed import Deployment
+from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
 from lctprune.workflows.session import Session
@@ -113,11 +116,11 @@ class Compression:
         """Read compress.json, or write the plan."""
         path = self.run.path / COMPRESSION
         settings = {"config": _plain(dataclasses.asdict(self._config)), "budget": dict(self.limits)}
-        if not path.exists():
+        if not os.path.lexists(path):
             state = {**settings, "unit": UNIT, "plan": plan_record(self.plan), "rounds": [], "dropped": [], "notes": []}
             write_json(path, state)
             return state
-        recorded: dict[str, Any] = json.loads(path.read_text())
+        recorded = read_record(path)
         if recorded["config"] != settings["config"] or recorded["budget"].keys() != settings["budget"].keys():
             raise RunError(f"{self.run.path} was begun with other settings of the compression; resume with the same")
         self.limits = Limits(recorded["budget"])  # of a latency that was measured then

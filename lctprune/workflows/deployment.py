@@ -7,59 +7,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lctprune.config.reading import FORMAT
+from lctprune.config.runtime import Runtime
 from lctprune.errors import RunError, RunWarning
-from lctprune.exporting import Format, export_known
+from lctprune.exporting.formats import Format
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
-from lctprune.measure.scores import score_exits, score_networks
+from lctprune.measure.runtimes import runtimes_for
+from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
-from lctprune.utils.files import require_writable, sha256, write_json
+from lctprune.utils.files import require_writable, write_json
+from lctprune.workflows.deployed import Deployment
+from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
+from lctprune.workflows.from_pixels import with_pixels
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
-from lctprune.workflows.model_card import MODEL_CARD, candidate_record, known, model_card
+from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
 
 SELECTED = "selected"
-COMPARED_SAMPLES = 32  # samples that an exported file is compared on
-SUFFIXES: dict[Format, str] = {"torchscript": ".pt"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """An exported exit.
-
-    Attributes:
-        model: the exported file; None where nothing was written.
-        model_card: model.json beside it; None where nothing was written.
-        test_accuracy: accuracy of this exit on the test split, see `Candidate.accuracy`.
-        main_test_accuracy: accuracy of the main network on the test split.
-        test_score: value of the run's metric of this exit on the test split; None where it is not defined, too, as R2
-            of targets that do not differ.
-        main_test_score: value of the run's metric of the main network on the test split.
-        test_samples: number of samples of the test split that count; it and the others are None where nothing was
-            measured.
-    """
-
-    model: Path | None = None
-    model_card: Path | None = None
-    test_accuracy: float | None = None
-    main_test_accuracy: float | None = None
-    test_score: float | None = None
-    main_test_score: float | None = None
-    test_samples: int | None = None
 
 
 def measure_run(
@@ -71,6 +51,7 @@ def measure_run(
     loaded: LoadedRun | None = None,
     keep: bool = True,
     folder: Path | None = None,
+    runtime: Runtime = "torchscript",
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -85,11 +66,13 @@ def measure_run(
         loaded: the run's data and networks, if the caller needs them too.
         keep: whether to write candidates.json.
         folder: folder for candidates.json; by default the run directory.
+        runtime: runtime that latencies are measured in: torchscript, onnxruntime, or auto for the fastest of them.
 
     Returns:
         One candidate per exit, the main network's after those of its exits.
 
     Raises:
+        ConfigError: the runtime is not installed.
         RunError: the run's network cannot be loaded, or its data has changed; or `keep`, and the folder cannot be
             written to.
         DataError: the run's data cannot be read.
@@ -101,9 +84,11 @@ def measure_run(
         "checkpoint_sha256": loaded.checkpoint().sha256,
         "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
+        "runtime": runtime,
         "device": "cpu",
         **machine(),
     }
+    runtimes_for(runtime)  # before anything is measured
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
@@ -112,7 +97,7 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     exits = _scored(members, loaded, latency_batch, metric)
-    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch)
+    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -120,7 +105,7 @@ def measure_run(
         "split": "validation",
         "units": {
             "flops": "per sample; 1 FLOP is one multiply or one add, so flops = 2 * macs",
-            "latency_ms": "median of one call, in milliseconds",
+            "latency_ms": "median of one call in latency_runtime, in milliseconds",
             "size_bytes": "parameters and buffers",
         },
         "example_shape": list(loaded.data.example.shape),
@@ -190,7 +175,9 @@ def deploy(
     exit: int,
     folder: Path | None,
     *,
-    format: Format = "torchscript",
+    formats: Sequence[Format] = ("torchscript",),
+    apart: bool = False,
+    with_preprocessing: bool = False,
     budget: Mapping[str, float] | None = None,
     measure_test: bool = False,
     loaded: LoadedRun | None = None,
@@ -202,7 +189,10 @@ def deploy(
         candidates: all candidates of the run, for the model card.
         exit: number of the candidate to export.
         folder: output folder, for `model.pt` and `model.json`; None to write nothing, and only measure.
-        format: file format.
+        formats: formats of the files; the model card names the first one before the others.
+        apart: whether each file is tried in a new process, with nothing but its own runtime.
+        with_preprocessing: whether the files take uint8 images of any size, [batch, height, width, channels], and give
+            probabilities.
         budget: limits that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
             exit that has been chosen, not for choosing one.
@@ -210,44 +200,55 @@ def deploy(
 
     Raises:
         NetworkError: there is no such exit.
-        ExportError: the file would not do what the network does, or cannot be written.
+        ConfigError: an extra is not installed; or `with_preprocessing`, and inputs are no images.
+        ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
-    member = member_of(loaded, exit)
-    subnetwork = loaded.network(member.run).subnetwork(member.exit)
-    scores = None
-    if measure_test:  # first: it may find a file that is broken
-        chosen = candidate_of(candidates, exit)
-        batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
-        networks, metric = [subnetwork, loaded.network()], run.config.training.metric
-        scores = score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
-    measured: dict[str, Any] = {}
-    if scores:
-        measured = {
-            "test_accuracy": known(scores.accuracy[0]),
-            "main_test_accuracy": known(scores.accuracy[1]),
-            "test_score": known(scores.score[0]),
-            "main_test_score": known(scores.score[1]),
-            "test_samples": scores.samples,
-        }
+    member, chosen = member_of(loaded, exit), candidate_of(candidates, exit)
+    subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
+    # first: it may find a file that is broken
+    scores = _test_scores(loaded, subnetwork, candidates, chosen) if measure_test else None
     if folder is None:
-        return Deployment(**measured)
-    samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    path, dependence = folder / f"model{SUFFIXES[format]}", candidate_of(candidates, exit).batch_dependence
-    model = export_known(subnetwork, samples, path, dependence=dependence, format=format)
+        return Deployment.of(scores)
+    samples, targets = next(loaded.data.val.batches(COMPARED_SAMPLES))
+    checked = Checked(
+        samples=samples,
+        targets=targets,
+        all_targets=loaded.data.val.targets,
+        metric=run.config.training.metric,
+        dependence=chosen.batch_dependence,
+        latency_batch=chosen.latency_batch,
+        apart=apart,
+    )
+    names = original_names(loaded.network(member.run), member.exit)
+    described = model_card(run, candidates, exit, scores, loaded.data.classes)
+    if with_preprocessing:
+        subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
+    files = export_files(subnetwork, folder, formats, checked, names=names)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
-        **model_card(run, candidates, exit, scores, loaded.data.classes),
-        "file": model.name,
-        "format": format,
-        "sha256": sha256(model),
+        **described,
+        **{name: files[0][name] for name in ("file", "format", "sha256")},
+        "files": files,
         "budget": dict(budget or {}),
         "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
     write_json(card, record)
-    return Deployment(model=model, model_card=card, **measured)
+    if folder.resolve() == (run.path / SELECTED).resolve():
+        remove_earlier(folder, files)
+    models = tuple(folder / each["file"] for each in files)
+    return dataclasses.replace(Deployment.of(scores), model=models[0], models=models, model_card=card)
+
+
+def _test_scores(
+    loaded: LoadedRun, subnetwork: nn.Module, candidates: Sequence[Candidate], chosen: Candidate
+) -> ExitScores:
+    """Score the chosen network and the main network on the test split."""
+    batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
+    networks, metric = [subnetwork, loaded.network()], loaded.run.config.training.metric
+    return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
 
 
 def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
@@ -260,9 +261,3 @@ def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
         "checkpoint_sha256": loaded.checkpoint(member.run).sha256,
     }
     return {**record, "added": added}
-
-
-def deployment_record(deployment: Deployment) -> dict[str, Any]:
-    """Return a deployment as plain JSON values."""
-    named = {"description" if name == "model_card" else name: value for name, value in vars(deployment).items()}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}

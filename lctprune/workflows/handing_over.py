@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lctprune import exporting
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.data.dataset import Data, data_record
+from lctprune.exporting import writing
+from lctprune.exporting.formats import Format
 from lctprune.models.build import fitted
 from lctprune.utils.environment import environment
 from lctprune.utils.files import sha256, write_json
@@ -23,7 +24,7 @@ def export(
     example: Tensor,
     path: str | Path,
     *,
-    format: exporting.Format = "torchscript",
+    format: Format = "torchscript",
     data: Data | None = None,
     **options: Any,
 ) -> Path:
@@ -33,22 +34,24 @@ def export(
         network: network, such as `network.subnetwork(k)`.
         example: input, [batch, ...], preprocessed as the network expects it; better more than one sample.
         path: output file; an existing file is replaced.
-        format: file format.
+        format: torchscript (the default), pt2 (of torch.export), onnx (needs the extra `onnx`), or state-dict (the
+            weights as safetensors).
         data: data that it was trained on: model.json then says how to feed the file and what its outputs mean (shape,
             preprocessing, mean and deviation, classes or vocabulary).
-        options: further arguments of `lctprune.exporting.export`.
+        options: further arguments of `lctprune.exporting.writing.export`.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: the format is unknown.
+        ConfigError: the format is unknown, or its extra is not installed.
         ExportError: the network cannot be converted, gives other outputs when converted, or cannot be written.
 
     Warns:
-        NetworkWarning: the network's outputs depend on the rest of the batch.
+        NetworkWarning: the network's outputs depend on the rest of the batch, or the file takes sequences of one length
+            only.
     """
-    path = exporting.export(network, example, path, format=format, **options)
+    path = writing.export(network, example, path, format=format, **options)
     if data is not None:
         described = data if data.config else dataclasses.replace(data, config=DataConfig())  # for its maximum length
         record, recipe = data_record(described), fitted(NetworkConfig(), data)

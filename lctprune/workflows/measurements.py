@@ -17,6 +17,7 @@ from lctprune.errors import ConfigError, NetworkWarning, RunError, RunWarning
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_known_flops, count_parameters, size_bytes
 from lctprune.measure.recall import ClassRecall
+from lctprune.measure.runtimes import FORMATS
 from lctprune.models.external import is_own_function
 from lctprune.utils.files import read_regular
 from lctprune.workflows.loading import LoadedRun, require_recipe
@@ -25,6 +26,7 @@ from lctprune.workflows.members import Member
 CANDIDATES = "candidates.json"
 LARGEST = 2**62  # of counts in a table
 LONGEST_MS = 1e12
+PRECISIONS = ("float32", "float64", "float16", "bfloat16")
 MOST_INPUTS = 2**28  # numbers in the example that FLOPs were counted on
 
 
@@ -36,13 +38,17 @@ class _Record(Candidate):
     loss: float | None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        counts = ("exit", "flops", "macs", "parameters", "size_bytes", "samples", "latency_batch")
+        counts = ("exit", "flops", "macs", "parameters", "size_bytes", "samples", "latency_batch", "latency_threads")
         costs = ("latency_ms", "latency_p5_ms", "latency_p95_ms", "accuracy_error")
         limits: dict[str, float] = {**dict.fromkeys(counts, LARGEST), **dict.fromkeys(costs, LONGEST_MS)}
         for name, limit in limits.items():
-            lowest = 1 if name in ("samples", "latency_batch") else 0
+            lowest = 1 if name in ("samples", "latency_batch", "latency_threads") else 0
             if (value := getattr(self, name)) is not None and not lowest <= value <= limit:
                 raise ConfigError(f"{name} is {value}; it must be between {lowest} and {limit:g}")
+        if self.latency_runtime not in FORMATS:
+            raise ConfigError(f"latency_runtime is {self.latency_runtime!r}; it must be one of {', '.join(FORMATS)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
         if self.metric not in METRIC_NAMES.values():
             raise ConfigError(f"metric is {self.metric!r}; it must be one of {', '.join(METRIC_NAMES.values())}")
         least = -math.inf if self.metric in ("R2", "loss") else 0
@@ -155,7 +161,8 @@ def read_candidates(
     if found is None:
         return []
     compared = ["checkpoint_sha256", "added_sha256"] if any_latency else [*conditions]
-    if any(found.conditions.get(name) != conditions[name] for name in compared):
+    given = {"runtime": "torchscript"} | found.conditions  # earlier versions knew no other
+    if any(given.get(name) != conditions[name] for name in compared):
         return []
     candidates = [record.candidate() for record in found.candidates]
     if problem := _contradiction(candidates, found.example_shape, members, loaded):

@@ -17,7 +17,8 @@ from lctprune.errors import NetworkError, RunError
 from lctprune.measure.candidates import MAIN, exit_name
 from lctprune.run_files import CHECKPOINT, tensor_shapes
 from lctprune.runs import Run
-from lctprune.utils.files import require_writable
+from lctprune.utils.files import remove_leftovers, require_writable
+from lctprune.utils.locking import locked
 from lctprune.workflows.loading import LoadedRun, require_recipe
 
 DENSE, FINETUNED, NARROWED = "dense", "finetuned", "narrowed"
@@ -152,8 +153,7 @@ def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | Non
         raise RunError(f"{run.path} was itself added to a run; give the run that it stands in")
     require_writable(folder, f"copy {run.path} to where you may write, and give that")
     if not resume:
-        if [entry.name for entry in folder.glob("*")] == [CONFIG]:  # it failed in its first epoch
-            (folder / CONFIG).unlink()
+        _clear_unfinished(folder)
         if folder.is_dir() and any(folder.iterdir()):
             raise RunError(f"{folder} exists: that was begun before; go on with --resume, or remove it to begin anew")
         return None
@@ -166,6 +166,17 @@ def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | Non
     if resumed.config.origin.checkpoint_sha256 != loaded.checkpoint().sha256:
         raise RunError(f"{folder} was begun from another checkpoint of {run.path}; remove it, and begin anew")
     return resumed
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Clear the folder of a run that failed, or was killed, in its first epoch."""
+    if any(not entry.name.startswith((f".{CONFIG}.", f".{CHECKPOINT}.", CONFIG)) for entry in folder.glob("*")):
+        return
+    if (folder / CONFIG).exists():
+        with locked(folder / CONFIG, str(folder)):  # or it is in its first epoch now
+            (folder / CONFIG).unlink()
+    for name in (CONFIG, CHECKPOINT):
+        remove_leftovers(folder, name)
 
 
 def notes(run: Run | LoadedRun) -> list[str]:

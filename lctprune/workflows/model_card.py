@@ -125,22 +125,26 @@ def _unrecorded_input(recipe: NetworkConfig) -> dict[str, Any]:
     }
 
 
-def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
-    """Say how an image file becomes an input, in words and as values that a program can read."""
+def image_words(steps: ImagePreprocessing) -> tuple[str, str]:
+    """Say how an image file becomes pixels, and how pixels become an input."""
     resizing = {
         "crop": f"resize the shorter side to {steps.shorter_side}, crop the centre",
         "pad": f"resize the longer side to {steps.size}, centre it on a square of the background",
         "squeeze": f"resize both sides to {steps.size}",
     }
-    words = [
+    before = [
         "turn as the EXIF orientation says" if steps.orientation else "",
         "take floor((value - low) / step), 0 to 255, of more than 8 bits" if steps.values else "",
         "put on the background" if steps.background else "leave out transparency",
-        f"{resizing[steps.resize]} (bilinear, antialiased)",
-        "divide by 255, subtract mean, divide by std",
     ]
+    words = f"{resizing[steps.resize]} (bilinear, antialiased), divide by 255, subtract mean, divide by std"
+    return ", ".join(filter(None, before)), words
+
+
+def _image_input(steps: ImagePreprocessing) -> dict[str, Any]:
+    """Say how an image file becomes an input, in words and as values that a program can read."""
     return {
-        "preprocessing": ", ".join(filter(None, words)),
+        "preprocessing": ", ".join(image_words(steps)),
         "orientation": "exif" if steps.orientation else "as stored",
         "values": steps.values and dataclasses.asdict(steps.values),
         "background": steps.background and list(steps.background),

@@ -12,6 +12,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 HAS_PRUNING = importlib.util.find_spec("torch_pruning") is not None  # of the extra `bench`
+HAS_TIMM = importlib.util.find_spec("timm") is not None
 PEERS = ["lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower"]
 COMPRESSED = ["compress", "torch-pruning", "scratch", "plain head", "compress, exits", "compress, narrowed"]
 
@@ -35,6 +36,13 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
             *(f'{method}: {{"steps": 2' for method in ("local-critic", "joint", "backprop")),
             *(f'{method}, seed 0: {{"epochs": 1' for method in ("local-critic", "joint", "backprop")),
             *('ResNet-18 at 16x16: {"n": 3', 'objectives: {"code": 0'),
+        ],
+    ),
+    "loading": (
+        ["--no-loaders"] if not HAS_TIMM else [],
+        [
+            *("8 JPEG files, the first of 500x375", "one thread, decoding", "torchvision ", "Pillow, draft "),
+            *(("loaders, 1 workers", "timm ", "lctprune ") if HAS_TIMM else ()),
         ],
     ),
     "paper": (

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
+from lctprune.data import jpeg
 from lctprune.data.decoding import read_image
+from lctprune.data.jpeg import plain_jpeg
 from lctprune.errors import DataError
 
 WHITE = ImagePreprocessing.of(8)
@@ -81,6 +83,65 @@ def test_a_broken_orientation_is_none(tmp_path: Path) -> None:
     nine[ORIENTATION] = 9
     Image.fromarray(COLOURS).save(tmp_path / "nine.png", exif=nine)
     assert numpy.array_equal(read(tmp_path / "nine.png"), COLOURS)
+
+
+# --- plain JPEG files, which libjpeg-turbo decodes itself ------------------------------------------------------------
+
+
+def by_pillow(path: Path) -> Any:
+    with Image.open(path) as image:
+        return numpy.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "colours": ("RGB", {}),
+    "grey": ("L", {}),
+    "whole colours": ("RGB", {"subsampling": 0, "quality": 100}),
+    "halved colours": ("RGB", {"subsampling": 1}),
+    "progressive": ("RGB", {"progressive": True}),
+    "inks": ("CMYK", {}),
+    "colours as they are": ("RGB", {"keep_rgb": True}),
+    "XMP": ("RGB", {"xmp": b"<x tiff:Orientation='6' tiff:Orientation=\"6\"/>"}),
+    "comment": ("RGB", {"comment": b"Exif\0tiff:Orientation"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jpeg_files_of_all_kinds_have_the_pixels_that_pillow_gives(kind: str, tmp_path: Path) -> None:
+    mode, options = KINDS[kind]
+    pixels = numpy.random.default_rng(2).integers(0, 256, (37, 50, 3)).astype(numpy.uint8)
+    Image.fromarray(pixels).convert(mode).save(path := tmp_path / "image.jpg", **options)
+    assert (plain_jpeg(path) is None) == (kind in ("inks", "colours as they are"))
+    assert numpy.array_equal(read(path), by_pillow(path))
+    assert read(path).flags.writeable
+    content = path.read_bytes()
+    path.write_bytes(content + b"behind its end")
+    assert numpy.array_equal(read(path), by_pillow(path))
+    path.write_bytes(content[: len(content) * 3 // 4])
+    with pytest.raises(DataError, match="truncated"):
+        read(path)
+
+
+def test_the_first_of_several_pictures_in_a_jpeg_file_is_read(tmp_path: Path) -> None:
+    first, second = Image.fromarray(COLOURS), Image.fromarray(255 - COLOURS)
+    first.save(path := tmp_path / "image.mpo", save_all=True, append_images=[second])
+    assert plain_jpeg(path) is not None
+    assert numpy.array_equal(read(path), by_pillow(path))
+
+
+def test_a_jpeg_of_too_many_pixels_is_pillows_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(COLOURS).save(path := tmp_path / "image.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(DataError, match="exceeds limit of 40 pixels"):
+        read(path)
+
+
+def test_without_the_fast_decoder_pixels_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(COLOURS).save(path := tmp_path / "image.jpg")
+    expected = read(path)
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    assert plain_jpeg(path) is None
+    assert numpy.array_equal(read(path), expected)
 
 
 # --- transparency ----------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_columns_by_their_usual_names(header: str, tmp_path: Path) -> None:
     listing, [note] = listed(write(tmp_path, header, two))
     assert listing.classes == ("a", "b")
     assert sizes(listing) == (16, 4, 4)
-    assert all(int(path.stem) % 2 == label for path, label in zip(*listing.train, strict=True))
+    assert all(int(Path(path).stem) % 2 == label for path, label in zip(*listing.train, strict=True))
     assert "labels.csv has no splits" in note
 
 
@@ -134,7 +134,7 @@ def test_a_column_of_splits(column: str, words: tuple[str, ...], expected: tuple
     listing, notes = listed(write(tmp_path, f"path,label,{column}", split(*words)))
     assert sizes(listing) == expected
     last = [index for index in range(COUNT) if index // 2 % len(words) == len(words) - 1]
-    assert [int(path.stem) for path in listing.test[0]] == last
+    assert [int(Path(path).stem) for path in listing.test[0]] == last
     assert notes == []
 
 
@@ -177,7 +177,7 @@ def test_paths_begin_in_the_image_root(given: str, tmp_path: Path) -> None:
         tmp_path, "path,label", lambda index: f"{given.format(index, root=root)},{index % 2}", folder="images"
     )
     listing, _ = listed(table, image_root=str(root))
-    assert sorted(path.resolve() for files in listing[1:4] for path in files[0]) == sorted(root.iterdir())
+    assert sorted(Path(path).resolve() for files in listing[1:4] for path in files[0]) == sorted(root.iterdir())
 
 
 @pytest.mark.parametrize("given", ["images/{0}.png", "images\\{0}.png"])
@@ -333,7 +333,7 @@ def test_columns_of_marks_are_classes(marks: tuple[str, str], tmp_path: Path) ->
     listing, _ = listed(table)
     assert listing.classes == ("MEL", "NV")
     assert sum(int(labels.sum()) for _, labels in listing[1:4]) == 16  # two of three are of the second class
-    numbers = {int(path.stem): label for path, label in zip(*listing.train, strict=True)}
+    numbers = {int(Path(path).stem): label for path, label in zip(*listing.train, strict=True)}
     assert all(label == (number % 3 > 0) for number, label in numbers.items())
 
 

@@ -19,8 +19,8 @@ def test_a_validation_split_by_any_usual_name(validation: str, tmp_path: Path) -
     touch(tmp_path, images(f"train/a train/b test/a test/b {validation}/a {validation}/b"))
     listing, notes = listed(tmp_path)
     assert sizes(listing) == (10, 10, 10)
-    assert {path.parts[-3] for path in listing.val[0]} == {validation}
-    assert {path.parts[-3] for path in listing.test[0]} == {"test"}
+    assert {Path(path).parts[-3] for path in listing.val[0]} == {validation}
+    assert {Path(path).parts[-3] for path in listing.test[0]} == {"test"}
     assert notes == []
 
 
@@ -33,7 +33,7 @@ def test_two_splits_by_usual_names(train: str, held_out: str, tmp_path: Path) ->
     touch(tmp_path, images(f"{train}/a {train}/b {held_out}/a {held_out}/b"))
     listing, notes = listed(tmp_path)
     assert sizes(listing) == (8, 2, 10)
-    assert {path.parts[-3] for path in listing.test[0]} == {held_out}
+    assert {Path(path).parts[-3] for path in listing.test[0]} == {held_out}
     assert notes == []
 
 
@@ -41,8 +41,8 @@ def test_evaluation_beside_validation_is_the_test_split(tmp_path: Path) -> None:
     splits = ("training", "validation", "evaluation")
     touch(tmp_path, images(" ".join(f"{split}/{name}" for split in splits for name in "ab")))
     listing, _ = listed(tmp_path)
-    assert {path.parts[-3] for path in listing.val[0]} == {"validation"}
-    assert {path.parts[-3] for path in listing.test[0]} == {"evaluation"}
+    assert {Path(path).parts[-3] for path in listing.val[0]} == {"validation"}
+    assert {Path(path).parts[-3] for path in listing.test[0]} == {"evaluation"}
 
 
 @pytest.mark.parametrize("twice", [("val", "valid"), ("test", "Testing"), ("train", "Train"), ("eval", "test")])
@@ -214,7 +214,7 @@ def test_splits_of_one_name_are_found_and_said(name: str, inner: str, tmp_path: 
     touch(tmp_path, images(f"{train}/a {train}/b {test}/a {test}/b {rest}"))
     listing, [note] = listed(tmp_path)
     assert sizes(listing) == (8, 2, 10)
-    assert {path.relative_to(tmp_path).parts[0] for path in listing.test[0]} == {name.format("test")}
+    assert {Path(path).relative_to(tmp_path).parts[0] for path in listing.test[0]} == {name.format("test")}
     for text in (f"{name.format('train')} is taken as train/", f"{name.format('pred')} is not used"):
         assert text in note
 

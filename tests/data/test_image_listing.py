@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
+import tracemalloc
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -138,7 +141,7 @@ def test_folders_that_all_link_to_each_other_do_not_take_forever(tmp_path: Path)
             (tmp_path / f"pool/{index}/to{other}").symlink_to(tmp_path / f"pool/{other}")
     (tmp_path / "data/train/a/pool").symlink_to(tmp_path / "pool/0")
     listing, notes = listed(tmp_path / "data")
-    assert {path.name for path in listing.train[0] + listing.val[0]} >= {f"{index}.png" for index in range(12)}
+    assert {Path(path).name for path in listing.train[0] + listing.val[0]} >= {f"{index}.png" for index in range(12)}
     assert any("not followed" in note for note in notes)
 
 
@@ -239,3 +242,24 @@ def test_an_empty_class_is_named_with_what_is_there(tmp_path: Path) -> None:
 
 def test_every_ending_that_torchvision_reads_is_an_images() -> None:
     assert {*IMG_EXTENSIONS} <= ENDINGS
+
+
+# --- many files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files_are_listed_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    touch(tmp_path, [f"{split}/c{number:02}/first.jpg" for split in ("train", "test") for number in range(50)])
+    for number in range(50):
+        folder = tmp_path / f"train/c{number:02}"
+        for index in range(2000):
+            os.link(folder / "first.jpg", folder / f"picture_{index:06}.jpg")
+    tracemalloc.start()
+    listing, _ = listed(tmp_path, val_fraction=0.1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sizes(listing) == (90045, 10005, 50)
+    assert peak < 400 * 100_050  # bytes: the paths twice, while the validation split is drawn
+    start = time.process_time()
+    listed(tmp_path, val_fraction=0.1)
+    assert time.process_time() - start < 10  # 2 as a rule

@@ -5,13 +5,21 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+import lctprune as lct
+from lctprune.config.images import ImagePreprocessing
+from lctprune.data.fitting import RandomChanges
+from lctprune.data.image_files import FolderSplit
+from lctprune.data.image_layout import list_folder
+from lctprune.data.image_workers import ImageReaders
 from lctprune.data.preprocessing import Augmentation, Normalization, draw_shifts, shift_and_flip
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
@@ -218,3 +226,47 @@ def test_a_channel_of_one_colour_can_be_normalised() -> None:
     normalization = Normalization.of(images)
     assert normalization.mean == pytest.approx((0.2,))
     assert normalization.apply(images).abs().max() < 1e-3
+
+
+# --- classes of uneven size ------------------------------------------------------------------------------------------
+
+
+def test_balanced_passes_show_every_class_equally_often(tmp_path: Path) -> None:
+    counts, images = {"a": 30, "b": 5, "c": 12}, iter(random_images(60, 8, 8, 3))
+    for split in ("train", "test"):
+        for name, count in counts.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(count if split == "train" else 2):
+                Image.fromarray(next(images).numpy()).save(tmp_path / split / name / f"{index}.png")
+    options = {"name": str(tmp_path), "val_fraction": 0.01, "augment": "none", "workers": 0}
+    data, plain = (lct.load_data(lct.DataConfig(**options, balance_classes=each)) for each in (True, False))
+    square = ImagePreprocessing.of(8)
+    readers = ImageReaders(RandomChanges(square, Augmentation()), 0)
+    paths = list_folder(plain.config).train[0]
+    files = FolderSplit(paths, data.train.targets, PLAIN, preprocessing=square, readers=readers).balanced()
+    assert data.train.targets.bincount().tolist() == [29, 4, 11]
+    seen: set[bytes] = set()
+    for seed in range(6):
+        [(inputs, targets)] = data.train.shuffled(44, seed=seed)
+        assert sorted(targets.bincount().tolist()) == [14, 15, 15]
+        repeats = Counter(image.numpy().tobytes() for image, label in zip(inputs, targets, strict=True) if label == 1)
+        assert {3, 4} >= set(repeats.values())
+        assert len(repeats) == 4
+        seen |= {image.numpy().tobytes() for image in inputs}
+        assert torch.equal(next(data.train.shuffled(44, seed=seed))[0], inputs)
+        [(_, labels)] = files.shuffled(44, seed=seed)
+        assert torch.equal(labels, targets)
+    assert len(seen) == 44
+    [(_, targets)] = plain.train.shuffled(44, seed=0)
+    assert targets.bincount().tolist() == [29, 4, 11]
+    for name in ("val", "test"):
+        batches = ([labels for _, labels in getattr(each, name).batches(9)] for each in (data, plain))
+        assert all(map(torch.equal, *batches))
+
+
+def test_what_has_no_classes_is_not_balanced() -> None:
+    with pytest.raises(lct.ConfigError, match="--balance-classes needs classes"):
+        lct.DataConfig(name="a.csv", task="regression", balance_classes=True)
+    stream = lct.Split.from_dataset([(torch.zeros(2), 1)])
+    with pytest.raises(lct.DataError, match="DatasetSplit cannot be balanced"):
+        stream.balanced()

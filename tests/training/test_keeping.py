@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -102,3 +104,23 @@ def test_a_run_that_is_removed_or_a_full_disk_end_the_training(augmented: lct.Da
         list(steps)
     assert not run.path.exists()
     shutil.rmtree(tmp_path / "elsewhere")
+
+
+@pytest.mark.slow
+def test_memory_files_and_threads_stay_flat_over_2000_steps(tmp_path: Path) -> None:
+    def resources() -> tuple[float, int, int]:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20, *(
+            sum(1 for _ in Path(f"/proc/self/{name}").iterdir()) for name in ("fd", "task")
+        )
+
+    recipe = lct.NetworkConfig(model="mlp", model_args={"width": 8}, groups=2, num_outputs=3, features=16)
+    trained, split = lct.build_network(recipe), lct.TensorSplit(torch.randn(200, 16), torch.arange(200) % 3)
+    data = lct.Data(train=split, val=split, test=split, classes=("a", "b", "c"))
+    run = open_run(
+        trained, data, lct.TrainConfig(epochs=92, batch_size=8, checkpoint_every=10), run_dir=tmp_path / "run"
+    )
+    found = [resources() for index, _ in enumerate(train_steps(trained, data, run)) if index in (300, 2299)]
+    assert found[1][0] - found[0][0] < 20  # MiB in 2,000 steps
+    assert found[1][1:] == found[0][1:]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lctprune as lct
@@ -15,6 +17,7 @@ from lctprune.training.accelerator import _allowing_tf32, tuned_for
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.reading import measured
+from lctprune.utils.modules import moved, training_layout
 
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item"}  # operations whose result the host needs
 
@@ -78,3 +81,14 @@ def test_tf32_is_allowed_for_a_while_only() -> None:
     assert now() == before
     with tuned_for("cpu"):
         assert now() == before
+
+
+def test_a_layout_that_makes_pytorch_crash_is_avoided(image_folder: Path, tmp_path: Path) -> None:
+    """The backward pass of a strided 1x1 convolution of 3 channels writes past its memory where channels come last."""
+    first, last = nn.Conv2d(3, 16, 1, stride=2), nn.Conv2d(16, 32, 3)
+    assert training_layout(nn.Sequential(first, last), "cpu") == torch.contiguous_format
+    assert moved(nn.Sequential(first, last), "cpu")[1].weight.is_contiguous()
+    assert moved(last, "cpu").weight.is_contiguous(memory_format=torch.channels_last)
+    data = lct.load_data(lct.DataConfig(name=str(image_folder)))
+    model = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, data.num_outputs))
+    lct.train(lct.LocalCriticNetwork([model]), data, lct.TrainConfig(epochs=2), run_dir=tmp_path / "run")

@@ -207,25 +207,38 @@ def test_stages_do_what_the_update_rule_and_the_optimisers_do(
     assert same(network.state_dict(), expected.state_dict())
 
 
-@pytest.mark.parametrize(("blocks", "sizes"), [(2, [1, 2]), (3, [2, 1]), (3, [1, 1, 1])], ids=str)
-def test_processes_of_whole_blocks_change_nothing(
-    blocks: int, sizes: list[int], make_network: MakeNetwork, data: lct.Data
+@pytest.mark.parametrize(
+    ("sizes", "blocks"), [([1, 2], None), ([1, 1, 1], None), ([1, 2], 2), ([2, 1], 3), ([1, 1, 1], 3)], ids=str
+)
+def test_blocks_averages_mixtures_and_accumulation_are_those_of_one_process(
+    sizes: list[int], blocks: int | None, make_network: MakeNetwork, data: lct.Data
 ) -> None:
-    config = lct.TrainConfig(blocks=blocks, matching=0.3, distill=0.3, critic_period=2, precision="fp32").resolved()
-    lasts = block_ends(3, blocks)
-    networks = []
+    changes = {
+        "blocks": blocks,
+        "critic_period": 2,
+        "ema": 0.8,
+        "mixup": 0.4,
+        "cutmix": 1.0,
+        "accumulate": 2,
+        "clip_grad_norm": 0.5,
+    }
+    config = lct.TrainConfig(epochs=1, matching=0.5, distill=0.3, precision="fp32", **changes).resolved()  # type: ignore[arg-type]
+    found = []
     for each in ([3], sizes):
-        networks.append(make_network().train())
-        first, *others = row(networks[-1], config, each, lasts)
-        for step, (inputs, targets) in zip(range(4), data.train.shuffled(8, seed=0), strict=False):
-            settings = step_settings(step, 4, config)
+        first, *others = row(make_network().train(), config, each, block_ends(3, blocks) if blocks else ())
+        for step, (inputs, targets) in zip(range(6), data.train.shuffled(8, seed=0), strict=False):
+            settings = step_settings(step, 6, config)
             first.step(inputs, targets, settings)
             for stage in others:
                 assert stage.links.source is not None
                 stage.step(*stage.links.source.receive().tensors, settings)
         for stage in (first, *others):
             stage.flush_critic_update()
-    assert same(networks[0].state_dict(), networks[1].state_dict())
+            for link in stage.links.all:
+                link.close()
+        found.append({name: tensor for stage in (first, *others) for name, tensor in stage.tensors().items()})
+    assert same(*found)
+    assert any(name.startswith("live.critics.1.") for name in found[0])
 
 
 def test_joint_training_is_backpropagation_of_all_losses(make_network: MakeNetwork, data: lct.Data) -> None:

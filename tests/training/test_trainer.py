@@ -123,6 +123,11 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
         {"critic_lr": 0.3},
         {"batch_norm": "keep"},
         {"batch_norm": "recalibrate"},
+        {"ema": 0.9},
+        {"mixup": 0.4},
+        {"cutmix": 1.0},
+        {"clip_grad_norm": 0.1},
+        {"accumulate": 2},
     ],
     ids=str,
 )

@@ -20,6 +20,7 @@ from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.workflows.compression import begin_compression
 from lctprune.workflows.compression_plan import passes_for, planned
+from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import Compressed, Compression
 
 Cli = Callable[..., Any]
@@ -105,6 +106,19 @@ def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
     assert (again.chosen.name, again.spent) == (result.chosen.name, result.spent)
     with pytest.raises(lct.RunError, match="other settings"):
         begin(resume=True, candidates=3)
+    path = tmp_path / "run" / "compress.json"
+    document = json.loads(path.read_text())
+    assert read_record(path) == document
+    for changed in (
+        *({**document, name: value} for name in document for value in (None, 1e308, "x", [{}], [[[]]])),
+        *({name: document[name] for name in document if name != left_out} for left_out in document),
+        {**document, "rounds": [[{**document["rounds"][0][0], "folder": "narrowed/../../outside"}]]},
+        {**document, "rounds": [[{**document["rounds"][0][0], "part": 0}]]},
+    ):
+        path.write_text(json.dumps(changed))
+        if changed.get("unit") not in ("x",):
+            with pytest.raises(lct.RunError, match=r"compress\.json.* restore|compress\.json.* does not fit"):
+                read_record(path)
 
 
 def test_a_budget_that_nothing_can_fit_is_refused_before_training(

@@ -62,7 +62,8 @@ def test_measured_and_deployed_together_as_each_alone(run: lct.Run, folder: Path
     together = deploy(run, candidates, 0, folder / "together", measure_test=True, loaded=loaded)
     assert (folder / "built").read_text() == "x"
     alone = deploy(run, candidates, 0, folder / "alone", measure_test=True)
-    measured = [dataclasses.replace(together, model=alone.model, model_card=alone.model_card), alone]
+    files = {name: getattr(alone, name) for name in ("model", "models", "model_card")}
+    measured = [dataclasses.replace(together, **files), alone]
     assert measured[0] == measured[1]
     x = loaded.data.example
     outputs = [torch.jit.load(each.model)(x) for each in (together, alone)]

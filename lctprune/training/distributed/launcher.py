@@ -3,41 +3,80 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, start_processes
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, RunProcsResult, start_processes
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from lctprune.errors import INTERRUPTED, WRONG_USAGE, ConfigError, LctpruneError, TrainingError
-from lctprune.training.distributed.process_group import RUN_ID
+from lctprune.errors import (
+    INTERRUPTED,
+    STOPPED,
+    WRONG_USAGE,
+    ConfigError,
+    LctpruneError,
+    RunError,
+    TrainingError,
+    TrainingInterrupted,
+)
+from lctprune.training.distributed.process_group import RUN_ID, STARTUP_SECONDS, sign_key
+from lctprune.utils.locking import locked_folder
 
 LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 1
+EARLIER_SECONDS = 4.0  # so long before the other processes the launcher finds one lost that does not start
+FOLDER_PREFIX = "lctprune-ranks-"
 
 
-def launch(processes: int, arguments: Sequence[str]) -> None:
+def launch(processes: int, arguments: Sequence[str], *, timeout_s: float = STARTUP_SECONDS) -> None:
     """Run `python -m lctprune ARGUMENTS` in several local processes, until all have ended.
 
     Every socket through which they meet listens on the loopback interface only.
 
+    Args:
+        processes: number of processes.
+        arguments: arguments of each.
+        timeout_s: seconds without a sign of life after which a process is lost; while starting at least
+            `STARTUP_SECONDS`.
+
     Raises:
         ConfigError: a process refused its settings.
         TrainingError: a process failed; the message says which one and why.
-        KeyboardInterrupt: the launch was interrupted; all processes have ended.
+        KeyboardInterrupt: the launch was interrupted; all processes have ended. (TrainingInterrupted: after a
+            checkpoint.)
     """
     logging.disable()  # the error that follows says what the launcher would log
     try:
-        with tempfile.TemporaryDirectory(prefix="lctprune-") as folder:
+        with _own_folder() as folder:
             store = _loopback_store()
-            _wait(_started(processes, arguments, store.port, folder))
+            context = _started(processes, arguments, store.port, folder)
+            _wait(context, store, max(timeout_s, STARTUP_SECONDS))
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _own_folder() -> Iterator[str]:
+    """Make a temporary folder, and remove those of launchers that were killed: their locks ended with them."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError, RunError), locked_folder(left):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder, ExitStack() as held:
+        with suppress(OSError, RunError):  # a system without locks
+            held.enter_context(locked_folder(Path(folder)))
+        yield folder
 
 
 def _loopback_store() -> dist.TCPStore:  # type: ignore[name-defined]
@@ -71,16 +110,42 @@ def _started(processes: int, arguments: Sequence[str], port: int, folder: str) -
     )
 
 
-def _wait(context: PContext) -> None:
+def _wait(context: PContext, store: dist.TCPStore, startup_s: float) -> None:  # type: ignore[name-defined]
     try:
+        _wait_for_start(context, store, startup_s)
         result = context.wait()
     except SignalException as error:
-        context.close(error.sigval)
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from error
-        raise TrainingError(f"ended by {error.sigval.name}; all processes have ended") from error
+        result = _stopped(context, error.sigval)
     if result is not None and result.is_failed():
         raise _explained(result.failures)
+
+
+def _wait_for_start(context: PContext, store: dist.TCPStore, startup_s: float) -> None:  # type: ignore[name-defined]
+    """Wait until every process has given a sign of life, or all or one have ended.
+
+    A process that was stopped does not hear a request to end, for which torch waits 30 s.
+    """
+    start, first = time.monotonic(), math.inf
+    while context.wait(timeout=POLL_SECONDS, period=POLL_SECONDS) is None:
+        silent = [rank for rank in range(context.nprocs) if not store.check([sign_key(rank)])]
+        now = time.monotonic()
+        if not silent:
+            return
+        first = now if len(silent) < context.nprocs and first == math.inf else first
+        if now > min(start + 2 * startup_s, first + startup_s - EARLIER_SECONDS):
+            context.close(signal.SIGKILL)
+            raise TrainingError(f"rank {silent[0]} has given no sign of life for {now - start:.0f} s")
+
+
+def _stopped(context: PContext, number: signal.Signals) -> RunProcsResult | None:
+    """Pass a signal on to rank 0, which ends the training after a checkpoint; a second one ends all at once."""
+    try:
+        with suppress(ProcessLookupError):
+            os.kill(context.pids()[0], number)
+        return context.wait()
+    except SignalException as error:
+        context.close(signal.SIGKILL)
+        raise KeyboardInterrupt from error
 
 
 def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:
@@ -89,7 +154,8 @@ def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:
     record = failure.error_file_data
     code = record.get("exit_code", failure.exitcode)
     if code in (INTERRUPTED, -signal.SIGINT):
-        return KeyboardInterrupt()
+        message = str(record.get("message", "")).removeprefix(f"rank {rank}: ")
+        return TrainingInterrupted(message) if message.startswith(STOPPED) else KeyboardInterrupt()
     if "exit_code" in record:
         kind: type[LctpruneError] = ConfigError if code == WRONG_USAGE else TrainingError
         return kind(str(record["message"]))

@@ -32,7 +32,7 @@ from lctprune.training.distributed.process_group import ProcessGroup, lost_proce
 from lctprune.training.group_trainer import AllReduce, GroupTrainer, tensors_of
 from lctprune.training.links import Links
 from lctprune.training.stage import Stage
-from lctprune.utils.modules import moved
+from lctprune.utils.modules import moved, training_layout
 from lctprune.utils.wording import counted
 
 
@@ -64,9 +64,8 @@ def require_one_process(config: TrainConfig, processes: int) -> None:
     Raises:
         ConfigError: the method is joint, or diagnostics are on.
     """
-    if processes > 1 and (config.method == "joint" or config.diagnostics or config.checkpoint_every):
+    if processes > 1 and (config.method == "joint" or config.diagnostics):
         option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
-        option = option if config.diagnostics or config.method == "joint" else "--checkpoint-every"
         other = "; in several, train by --method local-critic" if option == "--method joint" else ""
         raise ConfigError(f"{option} needs the whole network in one process; leave out --processes{other}")
 
@@ -161,19 +160,20 @@ class Pipeline:
             distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
         """
         own = [part for part in network.parts() if part[0] in assignment[self.position]]
+        layout = training_layout(network, config.device)
         for _, group, critic in own:
             for module in (group, critic):
                 if module is not None:
                     if any(tensor.is_meta for tensor in module.parameters()):
                         module.to_empty(device=config.device)  # its weights come with `scatter`
-                    moved(module, config.device)
+                    moved(module, config.device, layout)
         trainers = [
             GroupTrainer(part, config, replica=self.replica, all_reduce_gradients=self._all_reduce_gradients)
             for part in own
         ]
         is_blocked = self._blocks is not None and self._blocks < self._groups
         ends = block_ends(self._groups, self._blocks or self._groups) if is_blocked else []
-        return Stage(trainers, config, loss, distance=distance, links=self._links, ends=ends)
+        return Stage(trainers, config, loss, distance=distance, links=self._links, layout=layout, ends=ends)
 
     def scatter(self, stage: Stage, tensors: Mapping[str, Tensor] | None, assignment: Sequence[range]) -> None:
         """Give every process its part of rank 0's checkpoint, so that all begin with the same weights."""
@@ -207,6 +207,14 @@ class Pipeline:
             self._reports[0].send(note)
             return None
         return [note, *(channel.receive().note for channel in self._reports)]
+
+    def tell(self, word: str) -> str:
+        """Return rank 0's word in every process."""
+        if not self.is_first:
+            return str(self._reports[0].receive().note["word"])
+        for channel in self._reports:
+            channel.send({"word": word})
+        return word
 
     def close(self) -> None:
         """Close all channels once training is over."""

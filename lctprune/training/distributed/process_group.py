@@ -225,12 +225,12 @@ def _watch(
         )
         while not ended.wait(BEAT_SECONDS if beats else 0):
             beats += 1
-            store.set(_key(group.rank), f"{siblings} {os.getpid()} {beats}")
+            store.set(sign_key(group.rank), f"{siblings} {os.getpid()} {beats}")
             now = time.monotonic()
             if is_elastic and os.getppid() != launcher:
                 raise ProcessLostError("the launcher has ended")
             for rank in range(group.size):
-                sign = store.get(_key(rank)).decode() if store.check([_key(rank)]) else ""
+                sign = store.get(sign_key(rank)).decode() if store.check([sign_key(rank)]) else ""
                 if rank not in last or last[rank][0] != sign:
                     last[rank] = (sign, now)
                 elif (silent_s := now - last[rank][1]) > (timeout_s if sign else startup_s):
@@ -244,7 +244,8 @@ def _watch(
             on_lost(ProcessLostError(f"the launcher's store is gone ({first_line(error)})"))
 
 
-def _key(rank: int) -> str:
+def sign_key(rank: int) -> str:
+    """Return the name of a process's signs of life in the store."""
     return f"lctprune/alive/{rank}"
 
 

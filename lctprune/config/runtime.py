@@ -1,0 +1,23 @@
+"""The runtimes that latency is measured in."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from lctprune.errors import ConfigError
+
+Runtime = Literal["torchscript", "onnxruntime", "auto"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+AUTO_RUNTIME: Runtime = "auto"  # the fastest of those that are installed
+
+
+def parse_runtime(name: str) -> Runtime:
+    """Return a runtime by its name.
+
+    Raises:
+        ConfigError: there is no such runtime.
+    """
+    for runtime in RUNTIMES:
+        if runtime == name:
+            return runtime
+    raise ConfigError(f"runtime is {name!r}; it must be one of {', '.join(RUNTIMES)}")

@@ -1,0 +1,30 @@
+"""The order in which a pass over a split takes its samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def shuffled_order(targets: Tensor, generator: torch.Generator, *, balanced: bool) -> Tensor:
+    """Return the positions of the samples of one pass, as many as there are targets, [n].
+
+    Args:
+        targets: targets of the split, [n, ...].
+        generator: source of the order.
+        balanced: whether each class comes equally often (give or take one), samples of rare classes several times and
+            all of a class in turn, some of a frequent class not at all; otherwise each sample comes once.
+    """
+    if not balanced:
+        return torch.randperm(len(targets), generator=generator)
+    classes = torch.unique(targets)
+    share, rest = divmod(len(targets), len(classes))
+    gets_one_more = torch.randperm(len(classes), generator=generator) < rest
+    chosen = []
+    for label, more in zip(classes, gets_one_more.tolist(), strict=True):
+        own = (targets == label).nonzero().flatten()
+        turns = -(-(share + more) // len(own))
+        repeated = [own[torch.randperm(len(own), generator=generator)] for _ in range(turns)]
+        chosen.append(torch.cat([own[:0], *repeated])[: share + more])
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order), generator=generator)]

@@ -1,0 +1,54 @@
+"""The formats of exported files: their names, suffixes, and what runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from lctprune.errors import ConfigError
+
+Format = Literal["torchscript", "pt2", "onnx", "state-dict"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+SUFFIXES: dict[Format, str] = {"torchscript": ".pt", "pt2": ".pt2", "onnx": ".onnx", "state-dict": ".safetensors"}
+RUNTIMES: dict[Format, str] = {"torchscript": "torch", "pt2": "torch", "onnx": "onnxruntime", "state-dict": "torch"}
+EXTRAS: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # packages of an extra
+
+
+def known_format(name: str) -> Format:
+    """Return a file format by its name, if all that it needs is installed.
+
+    Raises:
+        ConfigError: there is no such format, or a package for it is missing.
+    """
+    for format in FORMATS:
+        if format == name:
+            require_extra(format)
+            return format
+    raise ConfigError(f"format {name!r} is unknown; known formats: {', '.join(FORMATS)}")
+
+
+def known_formats(names: Iterable[str]) -> list[Format]:
+    """Return file formats by their names, of which some may be several with commas; each format once, in this order.
+
+    Raises:
+        ConfigError: there is no such format, or a package for it is missing.
+    """
+    single = (name.strip() for each in names for name in each.split(","))
+    return list(dict.fromkeys(known_format(name) for name in single))
+
+
+def is_installed(extra: str) -> bool:
+    """Tell whether all packages of an extra are installed; a name that is no extra needs none."""
+    return all(importlib.util.find_spec(name) is not None for name in EXTRAS.get(extra, ()))
+
+
+def require_extra(extra: str) -> None:
+    """Require the packages of an extra; a name that is no extra needs none.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    missing = [name for name in EXTRAS.get(extra, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{extra} needs {', '.join(missing)}, not installed here: pip install 'lctprune[{extra}]'")

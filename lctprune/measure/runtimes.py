@@ -1,0 +1,110 @@
+"""Measure latency in the runtime that a network will be deployed in."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.config.runtime import AUTO_RUNTIME, Runtime, parse_runtime
+from lctprune.errors import ConfigError, RuntimeNote
+from lctprune.exporting.formats import Format, is_installed, require_extra
+from lctprune.exporting.runtimes import opened
+from lctprune.exporting.torchscript import to_torchscript
+from lctprune.exporting.writing import convert
+from lctprune.measure.latency import Latency, measure_latency
+from lctprune.utils.modules import device_of
+from lctprune.utils.wording import counted
+
+FORMATS: dict[str, Format] = {"torchscript": "torchscript", "onnxruntime": "onnx"}  # what each runtime runs
+
+
+class Timed(NamedTuple):
+    """Latencies of networks in one runtime.
+
+    Attributes:
+        runtime: the runtime.
+        latencies: latency of each network.
+    """
+
+    runtime: str
+    latencies: list[Latency]
+
+
+def time_networks(networks: Sequence[nn.Module], example: Tensor, runtime: Runtime, *, repeats: int) -> Timed:
+    """Measure the latencies of networks in a runtime, in turns; "auto" takes the runtime that is fastest here.
+
+    The fastest is the one with the lowest geometric mean of the networks' medians, all measured in one pass.
+
+    Args:
+        networks: networks on one device.
+        example: input of every call, [batch, ...].
+        runtime: torchscript, onnxruntime or auto, which measures those that are installed.
+        repeats: number of timed calls per network.
+
+    Raises:
+        ConfigError: the runtime is unknown, not installed, or does not run on the networks' device.
+        ExportError: a network cannot be converted for it.
+
+    Warns:
+        RuntimeNote: which runtime is fastest, for "auto" with several.
+    """
+    runtimes = runtimes_for(runtime, is_cuda=example.is_cuda)
+    callables = [deployed(network, example, each) for each in runtimes for network in networks]
+    measured = measure_latency(callables, example, repeats=repeats)
+    count = len(networks)
+    timed = [Timed(each, measured[index * count : (index + 1) * count]) for index, each in enumerate(runtimes)]
+    means = {each.runtime: _geometric_mean(each.latencies) for each in timed}
+    best = min(timed, key=lambda each: means[each.runtime])
+    if others := {name: means[best.runtime] / mean for name, mean in means.items() if name != best.runtime}:
+        ratios = ", ".join(f"{ratio:.2f} of the time of {name}" for name, ratio in others.items())
+        warnings.warn(
+            f"{best.runtime} is the fastest runtime here: {ratios} (geometric mean of {counted(count, 'network')}, "
+            f"batch {len(example)}, {counted(torch.get_num_threads(), 'thread')})",
+            RuntimeNote,
+            stacklevel=2,
+        )
+    return best
+
+
+def runtimes_for(runtime: str, *, is_cuda: bool = False) -> list[str]:
+    """List the runtimes to measure: the one that is named, or for "auto" all that are installed.
+
+    Raises:
+        ConfigError: the runtime is unknown, not installed, or does not run on CUDA.
+    """
+    named = parse_runtime(runtime)
+    if named == AUTO_RUNTIME:
+        return [each for each, format in FORMATS.items() if is_installed(format) and not (is_cuda and format == "onnx")]
+    require_extra(FORMATS[named])
+    if is_cuda and named == "onnxruntime":
+        raise ConfigError("runtime onnxruntime is measured on the CPU; move the network there, or take torchscript")
+    return [named]
+
+
+def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Tensor], object]:
+    """Return a network in the form in which a runtime runs it.
+
+    Args:
+        network: traceable module.
+        example: input, [batch, ...].
+        runtime: torchscript or onnxruntime.
+
+    Raises:
+        ExportError: it cannot be converted.
+    """
+    if runtime == "torchscript":
+        return to_torchscript(network, example)
+    (converted,) = convert(network, example.to(device_of(network)), ["onnx"], dependence=None, compared=False)
+    run = opened("onnx", io.BytesIO(converted.content), torch.get_num_threads())
+    return lambda inputs: run(inputs.numpy())
+
+
+def _geometric_mean(latencies: Sequence[Latency]) -> float:
+    return math.exp(statistics.fmean(math.log(each.median_ms) for each in latencies))

@@ -1,0 +1,177 @@
+"""Export a network to files of several formats, each checked as its user will run it, before any is written."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.errors import DataError, DataWarning, ExportError, NetworkWarning
+from lctprune.exporting.comparing import BATCHES, compared_batches, difference, repeated, require_close
+from lctprune.exporting.formats import RUNTIMES, SUFFIXES, Format
+from lctprune.exporting.reopening import reopened
+from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
+from lctprune.measure.candidates import precision_of
+from lctprune.measure.scores import ScoreSheet
+from lctprune.network import LocalCriticNetwork
+from lctprune.utils.batches import runs_alone
+from lctprune.utils.modules import evaluation_mode
+from lctprune.workflows.model_card import known
+
+COMPARED_SAMPLES = 64  # validation samples that a file is compared on
+TIMED = "timed"  # the batch that is timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What files are compared on, and how.
+
+    Attributes:
+        samples: validation samples, [batch, ...].
+        targets: their targets.
+        all_targets: all targets of the split, which tell their kind.
+        metric: setting of the metric.
+        dependence: clause that says how outputs depend on the rest of the batch; empty where they do not.
+        latency_batch: samples per timed call.
+        logits: function from outputs to those that metrics take; by default they are.
+        apart: whether a file is opened in a new process, with nothing but its own runtime.
+    """
+
+    samples: Tensor
+    targets: Tensor
+    all_targets: Tensor
+    metric: str
+    dependence: str = ""
+    latency_batch: int = 1
+    logits: Callable[[Tensor], Tensor] = lambda outputs: outputs
+    apart: bool = False
+
+
+def export_files(
+    network: nn.Module,
+    folder: Path,
+    formats: Sequence[Format],
+    checked: Checked,
+    *,
+    names: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Write a network to files `model` with the suffixes of the formats; all of them, or none where one is not right.
+
+    Args:
+        network: traceable module.
+        folder: output folder.
+        formats: formats of the files.
+        checked: what files are compared on.
+        names: names of tensors in the format state-dict.
+
+    Returns:
+        What the model card says of each file.
+
+    Raises:
+        ConfigError: an extra is not installed.
+        ExportError: a file would not do what the network does, or cannot be written.
+
+    Warns:
+        NetworkWarning: a file takes sequences of one length only.
+    """
+    contents = convert(
+        network, checked.samples, formats, dependence=checked.dependence, names=names, compared=False
+    )  # each is compared below, as its user runs it
+    records = [_record(network, converted, checked) for converted in contents]
+    for converted in contents:
+        write_exported(folder / f"model{SUFFIXES[converted.format]}", converted)
+    for note in length_notes(contents):
+        warnings.warn(note, NetworkWarning, stacklevel=2)
+    return records
+
+
+def original_names(network: LocalCriticNetwork, exit: int) -> dict[str, str]:
+    """Name the tensors of an exit as the original model does, those of its critic after `critic.`; {} if they clash."""
+    parts = network.subnetwork(exit)
+    names = {
+        f"{index}.{name}": name if index <= exit else f"critic.{name}"
+        for index, part in enumerate(parts)
+        for name in part.state_dict()
+    }
+    return names if len(set(names.values())) == len(names) else {}
+
+
+def _record(network: nn.Module, converted: Converted, checked: Checked) -> dict[str, Any]:
+    format = converted.format
+    record = {
+        "format": format,
+        "file": f"model{SUFFIXES[format]}",
+        "sha256": hashlib.sha256(converted.content).hexdigest(),
+        "size_bytes": len(converted.content),
+        "precision": precision_of(network),
+        "fixed_length": converted.length,
+        "runtime": RUNTIMES[format],
+    }
+    return record | ({} if format == "state-dict" else _trial_record(network, converted, checked))
+
+
+def _trial_record(network: nn.Module, converted: Converted, checked: Checked) -> dict[str, Any]:
+    """Run the file on the samples, compare the outputs, and say what it gave and took."""
+    batches = compared_batches(network, checked.samples, dependence=checked.dependence, length=converted.length)
+    latency_batch = max(checked.latency_batch, 1 if runs_alone(checked.dependence) else 2)
+    timed = repeated(checked.samples[:1], latency_batch)
+    inputs = {TIMED: timed} | {str(index): batch for index, batch in enumerate(batches)}
+    with _named(converted.format):
+        trial = reopened(converted, inputs, apart=checked.apart)
+        with evaluation_mode(network), torch.no_grad():
+            expected = {name: network(batch) for name, batch in inputs.items()}
+        outputs = {name: torch.from_numpy(trial.outputs[name]) for name in inputs}
+        for name, batch in inputs.items():
+            require_close(outputs[name], expected[name], batch, may_be_nan=bool(checked.dependence))
+    return {
+        "runtime_version": trial.version,
+        "threads": torch.get_num_threads(),
+        "load_ms": round(trial.load_ms, 3),
+        "latency_ms": trial.latency_ms,
+        "latency_batch": latency_batch,
+        "check": {
+            "process": "new" if checked.apart else "this",
+            "batches": list(BATCHES),
+            "largest_difference": max(difference(outputs[name], expected[name]) for name in inputs),
+            **_scores([outputs["0"], expected["0"]], checked),
+        },
+    }
+
+
+def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:
+    """Score the file and the network on the samples; no scores where these have none, as mAP without any label."""
+    sheet = ScoreSheet(metric=checked.metric, targets=checked.all_targets)
+    record: dict[str, Any] = {"samples": len(checked.targets), "metric": None, "score": None, "score_of_network": None}
+    with suppress(DataError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        sheet.add([checked.logits(each[: len(checked.targets)].cpu()) for each in outputs], checked.targets)
+        scores = sheet.result()
+        of_file, of_network = map(known, scores.score)
+        record |= {"metric": scores.metric, "score": of_file, "score_of_network": of_network}
+    return record
+
+
+def remove_earlier(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Remove files of other formats from a folder for the chosen network, where they are those of an earlier choice."""
+    kept = {each["file"] for each in files}
+    for suffix in SUFFIXES.values():
+        if (name := f"model{suffix}") not in kept:
+            (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(format: Format) -> Iterator[None]:
+    """Name the format in errors, and report those of the runtime as errors of the export."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:  # whatever the runtime raises
+        raise ExportError(f"the {format} file cannot be run ({str(error)[:300]}); nothing was written") from error

@@ -1,0 +1,82 @@
+"""Latency in the runtime that a network will be deployed in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+
+import lctprune as lct
+from lctprune.errors import ConfigError, RuntimeNote
+from lctprune.exporting import formats
+from lctprune.measure.runtimes import deployed, runtimes_for, time_networks
+
+Cli = Callable[..., Any]
+
+
+def test_auto_takes_the_fastest_runtime_and_says_by_how_much() -> None:
+    network, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.randn(1, 4)
+    with pytest.warns(RuntimeNote, match=r"is the fastest runtime here: 0\.\d\d of the time of") as caught:
+        timed = time_networks([network], x, "auto", repeats=3)
+    (note,) = caught
+    assert str(note.message).startswith(timed.runtime)
+    run = deployed(network, x, "onnxruntime")
+    torch.testing.assert_close(torch.from_numpy(run(x)), network(x).detach())
+
+
+def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtimes_for("auto") == ["torchscript", "onnxruntime"]
+    with pytest.raises(ConfigError, match=r"'tensorrt'.*torchscript, onnxruntime, auto"):
+        runtimes_for("tensorrt")
+    with pytest.raises(ConfigError, match="onnxruntime is measured on the CPU"):
+        runtimes_for("onnxruntime", is_cuda=True)
+    monkeypatch.setitem(formats.EXTRAS, "onnx", ("nosuchpackage",))
+    assert runtimes_for("auto") == ["torchscript"]
+    with pytest.raises(ConfigError, match=r"nosuchpackage.*lctprune\[onnx\]"):
+        runtimes_for("onnxruntime")
+
+
+@pytest.mark.slow
+def test_select_decides_and_exports_in_the_runtime(cli: Cli, table_run: Callable[..., lct.Run]) -> None:
+    run = table_run()
+    result = cli("select", run.path, "--runtime", "onnxruntime", "--budget-latency-ms", "100", "--threads", 1, "--json")
+    assert result.code == 0, result.err
+    chosen = result.document["selected"]
+    assert (chosen["latency_runtime"], chosen["latency_threads"], chosen["precision"]) == ("onnxruntime", 1, "float32")
+    card = json.loads(Path(result.document["description"]).read_text())
+    assert (card["format"], card["file"]) == ("onnx", "model.onnx")
+    onnxruntime.InferenceSession(result.document["model"], providers=["CPUExecutionProvider"])
+    measured = json.loads((run.path / "candidates.json").read_text())
+    assert measured["conditions"]["runtime"] == "onnxruntime"
+    shown = cli("select", run.path, "--runtime", "onnxruntime", "--threads", 1).out  # read back, not measured again
+    assert "batch 1, in onnxruntime, 1 thread, float32" in shown
+    assert json.loads((run.path / "candidates.json").read_text()) == measured
+    header, first, *_ = (run.path / "candidates.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), first.split(","), strict=True))["latency_runtime"] == "onnxruntime"
+    # under the usual runtime all is measured again, and the file is TorchScript
+    document = cli("select", run.path, "--threads", 1, "--json").document
+    assert document["selected"]["latency_runtime"] == "torchscript"
+    assert document["model"].endswith("model.pt")
+    assert not (run.path / "selected" / "model.onnx").exists()  # no file is left that model.json does not name
+
+
+def test_measurements_of_earlier_versions_are_of_torchscript(cli: Cli, table_run: Callable[..., lct.Run]) -> None:
+    run = table_run()
+    cli("evaluate", run.path)
+    path = run.path / "candidates.json"
+    document = json.loads(path.read_text())
+    del document["conditions"]["runtime"]
+    for each in document["candidates"]:
+        for name in ("latency_runtime", "latency_threads", "precision"):
+            del each[name]
+    path.write_text(json.dumps(document))
+    assert cli("select", run.path).code == 0
+    assert json.loads(path.read_text()) == document
+    document["candidates"][0]["latency_runtime"] = "=evil()"
+    path.write_text(json.dumps(document))
+    assert "latency_runtime is '=evil()'" in cli("select", run.path).err
