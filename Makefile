@@ -43,7 +43,7 @@ check: $(READY)  ## formatting, lint, what is installed, import contracts, types
 # on Linux with x86_64 the oldest PyTorch is a CUDA build: some gigabytes
 test-oldest:  ## the tests of runs and training with the oldest versions of dependencies that pyproject.toml allows
 	python3 -m venv build/oldest
-	sed -n 's/^    "\(torch\|torchvision\|safetensors\|scikit-learn\|pandas\|matplotlib\|jinja2\|pydantic\|lazy_loader\|typer\|rich\)>=\([0-9.]*\)".*/\1==\2.*/p' \
+	sed -n 's/^    "\(torch\|torchvision\|safetensors\|scikit-learn\|scipy\|pandas\|matplotlib\|jinja2\|pydantic\|lazy_loader\|typer\|rich\)>=\([0-9.]*\)".*/\1==\2.*/p' \
 		pyproject.toml > build/oldest.txt
 	build/oldest/bin/pip install --quiet --disable-pip-version-check --constraint build/oldest.txt . pytest hypothesis
 	cd tests && ../build/oldest/bin/pytest -c ../pyproject.toml --rootdir . -q -W default test_runs.py test_network.py \

@@ -130,10 +130,21 @@ def print_candidates(
     *,
     chosen: Candidate | None,
     front: Sequence[Candidate],
+    marks: Mapping[int, str] | None = None,
 ) -> None:
-    """Print a table of the exits, with an arrow at the chosen one and stars on the Pareto front."""
+    """Print a table of the exits, with an arrow at the chosen one and stars on the Pareto front.
+
+    Args:
+        console: where to.
+        candidates: candidates in the order of the rows.
+        chosen: the chosen one.
+        front: those on the Pareto front.
+        marks: marks beside latencies, by the number of the exit.
+    """
+    marks = marks or {}
     rows = [
-        {"": "→" if candidate is chosen else "*" if candidate in front else ""} | _cells(candidate)
+        {"": "→" if candidate is chosen else "*" if candidate in front else ""}
+        | _cells(candidate, marks.get(candidate.exit, ""))
         for candidate in candidates
     ]
     bold = next((index for index, candidate in enumerate(candidates) if candidate is chosen), None)
@@ -142,7 +153,7 @@ def print_candidates(
     print_table(console, rows, dispensable=dispensable, left=names, folded=["network"], bold=bold)
 
 
-def _cells(candidate: Candidate) -> dict[str, str]:
+def _cells(candidate: Candidate, mark: str) -> dict[str, str]:
     from lctprune.config.metric import interval_text, score_text
 
     return {
@@ -155,7 +166,7 @@ def _cells(candidate: Candidate) -> dict[str, str]:
         "FLOPs": quantity(candidate.flops),
         "MACs": quantity(candidate.macs),
         "params": quantity(candidate.parameters),
-        "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms",
+        "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms{mark}",
         "size": megabytes(candidate.size_bytes),
     }
 

@@ -18,15 +18,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from lctprune import __version__
+from lctprune.cli.compare import compare
 from lctprune.cli.compress import compress
 from lctprune.cli.console import print_json
 from lctprune.cli.densify import densify
+from lctprune.cli.ensemble import ensemble
 from lctprune.cli.evaluate import evaluate
 from lctprune.cli.export import export
 from lctprune.cli.finetune import finetune
 from lctprune.cli.inspect import inspect
 from lctprune.cli.models import models
 from lctprune.cli.narrow import narrow
+from lctprune.cli.progressive import progressive
 from lctprune.cli.report import report
 from lctprune.cli.resume import resume
 from lctprune.cli.select import select
@@ -60,7 +63,23 @@ def _paragraphs(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-for command in (train, resume, compress, select, evaluate, report, export, densify, finetune, narrow, inspect, models):
+for command in (
+    train,
+    resume,
+    compress,
+    select,
+    compare,
+    progressive,
+    ensemble,
+    evaluate,
+    report,
+    export,
+    densify,
+    finetune,
+    narrow,
+    inspect,
+    models,
+):
     app.command(help=_paragraphs(command))(command)
 
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")

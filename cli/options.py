@@ -14,6 +14,7 @@ import typer
 from lctprune.cli.parsing import arguments, names, numbers
 from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
+from lctprune.config.rules import Preference
 from lctprune.config.runtime import Runtime
 
 OUTPUT = "Output"  # heading of --help
@@ -106,6 +107,28 @@ BudgetMacsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maxim
 BudgetParamsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum number of parameters.")]
 BudgetLatencyOption = Annotated[
     str | None, typer.Option(metavar=LIMIT, help="Maximum latency per call on this machine, in milliseconds.")
+]
+BudgetSizeOption = Annotated[
+    str | None, typer.Option(metavar=LIMIT, help="Maximum size of parameters and buffers: 5MB, 800kB, or 60%.")
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(metavar="POINTS", help="Largest loss against the main network: 1.0 is from 91% to 90% accuracy."),
+]
+MinAccuracyOption = Annotated[float | None, typer.Option(metavar="X", help="Least accuracy on validation, 0 to 1.")]
+PreferOption = Annotated[
+    Preference | None,
+    typer.Option(
+        metavar="RULE",
+        help="Of what fits: best, cheapest, or cheapest-equivalent (the cheapest that is not significantly worse than "
+        "the best). Default: best; with --max-drop or --min-accuracy: cheapest.",
+    ),
+]
+CompareOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--compare", metavar="RUN", help="Another run to show beside this one, in a table and a plot. May be repeated."
+    ),
 ]
 
 

@@ -21,6 +21,7 @@ def report(
     """
     from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
     from lctprune.measure.candidates import candidate_of
+    from lctprune.measure.rules import Rule
     from lctprune.utils.files import write_atomically
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
@@ -47,6 +48,7 @@ def report(
             candidates,
             chosen=candidate_of(candidates, selection["exit"]),
             budget=selection["budget"],
+            rule=Rule(**selection.get("rule", {})),
             test=test,
             recall=recall,
         )

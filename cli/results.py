@@ -13,6 +13,7 @@ from lctprune.cli.console import print_candidates, print_json, printed_warnings,
 from lctprune.config.runtime import Runtime
 from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, candidate_of, unsteady
+from lctprune.measure.choice import not_faster, straddling
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
@@ -161,6 +162,7 @@ def show_candidates(
     *,
     epochs: Mapping[str, int],
     chosen: Candidate | None = None,
+    limits: Mapping[str, float] | None = None,
     json: bool = False,
 ) -> None:
     """Show the run's networks as a table below a headline, or as one JSON document."""
@@ -174,8 +176,14 @@ def show_candidates(
     console = stdout()
     at = "" if epochs["epoch"] >= epochs["epochs"] else f", epoch {epochs['epoch']} of {epochs['epochs']}"
     console.print(f"{headline} ({candidates[0].samples} samples{at}):\n")
-    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates))
+    slow, unsure = not_faster(candidates), straddling(candidates, limits or {})
+    marks = {each.exit: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
+    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates), marks=marks)
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
+    if slow:
+        console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
+    if unsure:
+        console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
 
 
 def given_record(run: Run) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,16 @@ from lctprune.cli.options import (
     BudgetLatencyOption,
     BudgetMacsOption,
     BudgetParamsOption,
+    BudgetSizeOption,
+    CompareOption,
     DataOption,
     JsonOption,
+    MaxDropOption,
+    MinAccuracyOption,
     ModelOption,
     OutOption,
     PartialOption,
+    PreferOption,
     RunArgument,
     RuntimeOption,
     ThreadsOption,
@@ -27,6 +33,7 @@ from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
+    from lctprune.measure.rules import Rule
     from lctprune.workflows.deployed import Deployment
     from lctprune.workflows.loading import LoadedRun
 
@@ -37,6 +44,11 @@ def select(
     budget_macs: BudgetMacsOption = None,
     budget_params: BudgetParamsOption = None,
     budget_latency_ms: BudgetLatencyOption = None,
+    budget_size: BudgetSizeOption = None,
+    max_drop: MaxDropOption = None,
+    min_accuracy: MinAccuracyOption = None,
+    prefer: PreferOption = None,
+    compare: CompareOption = None,
     latency_batch: BatchOption = 1,
     runtime: RuntimeOption = "torchscript",
     model: ModelOption = None,
@@ -49,32 +61,52 @@ def select(
     """Pick the best exit that fits a budget, and export it.
 
     Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best exit has the highest
-    accuracy on the validation split, or what train's --metric says. The test split is read once, for the exit that was
-    chosen. Exit code 3: nothing fits. With --runtime, latencies are those of the runtime, and the file is one that it
-    runs.
+    accuracy on the validation split, or what train's --metric says. With --max-drop or --min-accuracy the cheapest exit
+    that is good enough is picked. The test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
+    With --runtime, latencies are those of the runtime, and the file is one that it runs.
 
     Examples:
     lctprune select --budget-flops 1e9
 
     lctprune select runs/mine --budget-latency-ms 5 --budget-params 60% --runtime onnxruntime
+
+    lctprune select --max-drop 1.0 --prefer cheapest-equivalent
     """
+    from lctprune.cli.comparing import (
+        comparison_records,
+        measured_all,
+        opened_others,
+        show_comparison,
+        write_comparison,
+    )
+    from lctprune.cli.reasons import shown
     from lctprune.cli.results import measured, opened, results_folder, write_results
     from lctprune.measure.candidates import left_out
+    from lctprune.measure.choice import cheaper_alternative
+    from lctprune.measure.choice import select as choose
+    from lctprune.measure.rules import Rule
     from lctprune.measure.runtimes import FORMATS
-    from lctprune.measure.selection import Budget, cheaper_alternative, main_of, near_misses
-    from lctprune.measure.selection import select as choose
+    from lctprune.measure.selection import Budget, main_of, near_misses
     from lctprune.workflows.deployment import SELECTED, deploy
     from lctprune.workflows.loading import LoadedRun
 
-    budget = Budget(flops=budget_flops, macs=budget_macs, parameters=budget_params, latency_ms=budget_latency_ms)
+    budget = Budget(
+        flops=budget_flops,
+        macs=budget_macs,
+        parameters=budget_params,
+        latency_ms=budget_latency_ms,
+        size_bytes=budget_size,
+    )
+    rule = Rule(max_drop=max_drop, min_accuracy=min_accuracy, prefer=prefer)
     found = opened(run, model=model, data=data, threads=threads, partial=partial)
     loaded = LoadedRun(found)
+    (name, _), *others = opened_others(found, compare or [], partial=partial).items()
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out
     candidates = measured(found, results, latency_batch=latency_batch, runtime=runtime, loaded=loaded)
     limits = budget.limits(main_of(candidates))
     try:
-        chosen = choose(candidates, limits)
+        chosen = choose(candidates, limits, rule)
     except BudgetError as error:
         densify = f"lctprune densify {shell_word(found.path)}{f' --model {shell_word(model)}' if model else ''}"
         message = str(error).replace("lctprune densify", densify)
@@ -82,7 +114,7 @@ def select(
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
     for near in near_misses(candidates, limits, chosen)[:1]:
-        stderr().print(f"Note: {near.name} has {_shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
+        stderr().print(f"Note: {near.name} has {shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen)
     with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
         deployment = deploy(
@@ -93,14 +125,22 @@ def select(
             formats=[FORMATS[chosen.latency_runtime]],
             apart=chosen.latency_runtime != "torchscript",
             budget=limits,
+            rule=rule,
             measure_test=True,
             loaded=loaded,
         )
     write_results(candidates, results, chosen=chosen, limits=limits)
+    runs = {name: candidates} | measured_all(dict(others), latency_batch=latency_batch) if others else {}
+    if runs and results:
+        write_comparison(runs, results)
     if json:
-        print_json(_record(loaded, candidates, chosen, alternative, deployment, limits))
-    else:
-        _show(loaded, candidates, chosen, alternative, deployment, limits, results)
+        document = _record(loaded, candidates, chosen, alternative, deployment, limits, rule)
+        print_json(document | ({"compared": comparison_records(runs)} if runs else {}))
+        return
+    _show(loaded, candidates, chosen, alternative, deployment, limits, rule, results)
+    if runs:
+        stdout().print("\nBeside the other runs, which nothing was chosen from:\n")
+        show_comparison(runs)
 
 
 def _show(
@@ -110,27 +150,32 @@ def _show(
     alternative: Candidate | None,
     deployment: Deployment,
     limits: Mapping[str, float],
+    rule: Rule,
     results: Path | None,
 ) -> None:
+    from lctprune.cli.reasons import against_best, fraction, reason, shown, tested
     from lctprune.cli.results import show_candidates
     from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
 
     main = main_of(candidates)
     headline = f"{loaded.run.path}, exits on the validation split"
-    show_candidates(loaded.run, candidates, headline, epochs=loaded.epochs, chosen=chosen)
+    show_candidates(loaded.run, candidates, headline, epochs=loaded.epochs, chosen=chosen, limits=limits)
     console = stdout()
-    console.print(f"\nChosen: {chosen.name}, {_reason(chosen, limits)}.")
+    console.print(f"\nChosen: {chosen.name}, {reason(candidates, chosen, limits, rule)}.")
+    if comparison := against_best(candidates, chosen, limits):
+        console.print(comparison)
     if alternative:
         console.print(
-            f"Alternative: {alternative.name} costs {_fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {_shown(alternative)} is not shown to be worse on {chosen.samples} samples."
+            f"Alternative: {alternative.name} costs {fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
+            f"{alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
+            f"{tested(chosen, alternative)}."
         )
     if chosen is not main:
         console.print(
-            f"Against the main network: {_fraction(chosen.flops, main.flops)} of the FLOPs, "
-            f"{_fraction(chosen.parameters, main.parameters)} of the parameters, "
-            f"{_fraction(chosen.latency_ms, main.latency_ms)} of the latency."
+            f"Against the main network: {fraction(chosen.flops, main.flops)} of the FLOPs, "
+            f"{fraction(chosen.parameters, main.parameters)} of the parameters, "
+            f"{fraction(chosen.latency_ms, main.latency_ms)} of the latency."
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
@@ -145,28 +190,6 @@ def _show(
     console.print(f"Tables and plots: {results}/candidates.csv, pareto.png, pareto.svg.", soft_wrap=True)
 
 
-def _reason(chosen: Candidate, limits: Mapping[str, float]) -> str:
-    from lctprune.config.metric import best_text
-
-    best = best_text(chosen.metric)
-    if not limits:
-        return f"{best} of all at {_shown(chosen)} (no budget was given)"
-    from lctprune.measure.units import amount
-
-    bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
-    return f"{best} that fits {bounds}: {_shown(chosen)} on validation"
-
-
-def _shown(candidate: Candidate) -> str:
-    from lctprune.config.metric import score_text
-
-    return score_text(candidate.score, candidate.metric)
-
-
-def _fraction(cost: float | None, whole: float | None) -> str:
-    return f"{cost / whole:.0%}" if cost is not None and whole else "an unknown fraction"
-
-
 def _record(
     loaded: LoadedRun,
     candidates: Sequence[Candidate],
@@ -174,7 +197,10 @@ def _record(
     alternative: Candidate | None,
     deployment: Deployment,
     limits: Mapping[str, float],
+    rule: Rule,
 ) -> dict[str, Any]:
+    from lctprune.measure.choice import not_faster, straddling
+    from lctprune.measure.paired import pairing
     from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.model_card import candidate_record
 
@@ -182,8 +208,14 @@ def _record(
         "run": str(loaded.run.path),
         **loaded.epochs,
         "budget": dict(limits),
+        "rule": dataclasses.asdict(rule),
         "selected": candidate_record(chosen),
         "alternative": candidate_record(alternative) if alternative else None,
         "candidates": [candidate_record(candidate) for candidate in candidates],
+        "not_faster": [each.exit for each in not_faster(candidates)],
+        "straddling": [each.exit for each in straddling(candidates, limits)],
+        "against_selected": [
+            {"exit": each.exit, **found._asdict()} for each in candidates if (found := pairing(each, chosen))
+        ],
         **deployment_record(deployment),
     }

@@ -9,6 +9,7 @@ from .data.preprocessing import Augmentation as Augmentation
 from .data.preprocessing import Normalization as Normalization
 from .data.splits import Split as Split
 from .data.tensor_split import TensorSplit as TensorSplit
+from .ensembles import EnsembleNetwork as EnsembleNetwork
 from .errors import (
     BudgetError as BudgetError,
 )
@@ -55,6 +56,12 @@ from .losses import cross_entropy as cross_entropy
 from .losses import mean_squared_error as mean_squared_error
 from .measure.candidates import Candidate as Candidate
 from .measure.candidates import evaluate as evaluate
+from .measure.choice import (
+    cheaper_alternative as cheaper_alternative,
+)
+from .measure.choice import (
+    select as select,
+)
 from .measure.costs import (
     count_flops as count_flops,
 )
@@ -65,21 +72,17 @@ from .measure.costs import (
     size_bytes as size_bytes,
 )
 from .measure.latency import measure_latency as measure_latency
+from .measure.rules import Rule as Rule
 from .measure.selection import (
     Budget as Budget,
 )
 from .measure.selection import (
-    cheaper_alternative as cheaper_alternative,
-)
-from .measure.selection import (
     pareto_front as pareto_front,
-)
-from .measure.selection import (
-    select as select,
 )
 from .models.build import build_network as build_network
 from .network import LocalCriticNetwork as LocalCriticNetwork
 from .partition.attach import attach_critics as attach_critics
+from .progressive import ProgressiveNetwork as ProgressiveNetwork
 from .runs import Run as Run
 from .training.agreement import GroupAgreement as GroupAgreement
 from .training.agreement import measure_agreement as measure_agreement

@@ -3,6 +3,7 @@
 Importing this package takes a second, as it imports pandas and matplotlib: import it where it is used.
 """
 
+from lctprune.reports.comparison import comparison_figure, comparison_frame, plot_comparison
 from lctprune.reports.curves import training_curves, training_figure
 from lctprune.reports.figures import save_figure
 from lctprune.reports.page import report_page
@@ -13,9 +14,12 @@ from lctprune.reports.tables import candidates_frame, metrics_frame, write_candi
 __all__ = [
     "ParetoPoint",
     "candidates_frame",
+    "comparison_figure",
+    "comparison_frame",
     "metrics_frame",
     "pareto_figure",
     "pareto_points",
+    "plot_comparison",
     "plot_pareto",
     "report_page",
     "save_figure",

@@ -11,8 +11,11 @@ from typing import Any
 from lctprune.config.metric import best_text, score_text
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
+from lctprune.errors import BudgetError
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import Limits, cheaper_alternative, fitting
+from lctprune.measure.choice import cheaper_alternative, select
+from lctprune.measure.rules import Rule
+from lctprune.measure.selection import Limits, fitting, main_of
 from lctprune.measure.units import amount
 from lctprune.runs import Run
 from lctprune.utils.wording import counted
@@ -59,13 +62,16 @@ def describe_run(run: Run) -> dict[str, str]:
     return {term: str(fact) for term, fact in facts.items() if fact}
 
 
-def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float]) -> list[str]:
+def explain_choice(
+    candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float], rule: Rule | None = None
+) -> list[str]:
     """Say why a candidate was chosen, or that it would not be chosen now because the run has changed.
 
     Args:
         candidates: candidates to choose from.
         chosen: chosen candidate.
         budget: plain limits by the name of the cost; empty if there was none.
+        rule: rule by which it was chosen; by default the best is chosen.
 
     Raises:
         ConfigError: a limit is not a positive number.
@@ -79,6 +85,8 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
     best = best_text(chosen.metric)
     if chosen not in possible:
         return [f"As measured now it does not fit the budget ({asked}): {score}. Select again."]
+    if rule is not None and rule.preference != "best":
+        return _by_rule(candidates, chosen, limits, rule, f"{score} of the {scope}")
     if chosen.merit < max(candidate.merit for candidate in possible):
         return [f"It is not {best} now: {score}. There are {scope}. Select again."]
     sentences = [f"It is {best} ({score}) of the {scope}."]
@@ -88,10 +96,22 @@ def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: M
         assert other.flops is not None  # its FLOPs were compared
         cost = amount(other.flops, "flops")
         sentences.append(
-            f"These samples do not show a cheaper one to be worse (the difference's 95% interval contains 0): "
+            f"These samples do not show a cheaper one to be worse at the 5% level: "
             f"{other.name}, validation {other.metric} {score_text(other.score, other.metric)}, {cost}."
         )
     return sentences
+
+
+def _by_rule(candidates: Sequence[Candidate], chosen: Candidate, limits: Limits, rule: Rule, found: str) -> list[str]:
+    main = main_of(candidates)
+    wanted = f" with {rule.text(main)}" if rule.has_limits else ""
+    equivalent = " that is not significantly worse than the best" if rule.preference == "cheapest-equivalent" else ""
+    try:
+        if select(candidates, limits, rule) is chosen:
+            return [f"It is the cheapest{wanted}{equivalent}: {found}."]
+    except BudgetError:
+        pass
+    return [f"As measured now it is not the cheapest{wanted}{equivalent}: {found}. Select again."]
 
 
 def _network(recipe: NetworkConfig | None) -> str:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from lctprune.config.metric import is_lower_better, score_text
 from lctprune.measure.candidates import Candidate, wilson_interval
 from lctprune.measure.recall import ClassRecall
+from lctprune.measure.rules import Rule
 from lctprune.measure.selection import main_of, pareto_front
 from lctprune.measure.units import engineering, latency_conditions
 from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure
@@ -71,6 +72,7 @@ def report_page(
     *,
     chosen: Candidate | None = None,
     budget: Mapping[str, float] | None = None,
+    rule: Rule | None = None,
     test: Mapping[str, Any] | None = None,
     recall: ClassRecall | None = None,
 ) -> str:
@@ -80,7 +82,8 @@ def report_page(
         run: run directory with the configuration and the metrics.
         candidates: exits of the network, at least one, measured on the validation split.
         chosen: candidate to highlight; the page says why it was chosen.
-        budget: plain limits by "flops", "macs", "parameters" and "latency_ms".
+        budget: plain limits by "flops", "macs", "parameters", "latency_ms" and "size_bytes".
+        rule: rule by which the candidate was chosen.
         test: results of the chosen network on the test split: `metric`, `score` (by default `accuracy`), `samples`, and
             `main_score` (by default `main_accuracy`), that of the main network.
         recall: recall of each class on the validation split, if it was measured.
@@ -104,7 +107,7 @@ def report_page(
         heading=_begun(metric),
         method=METHODS[run.config.training.method],
         tiles=headline_tiles(candidates, chosen, test),
-        choice=_choice(candidates, chosen, budget or {}, test),
+        choice=_choice(candidates, chosen, budget or {}, rule, test),
         table=_table(candidates, chosen),
         recall=recall_table(recall, run, candidates, chosen) if recall else None,
         pareto=_pareto(candidates, chosen, budget),
@@ -123,11 +126,12 @@ def _choice(
     candidates: Sequence[Candidate],
     chosen: Candidate | None,
     budget: Mapping[str, float],
+    rule: Rule | None,
     test: Mapping[str, Any] | None,
 ) -> Choice | None:
     if chosen is None and test is None:
         return None
-    sentences = [] if chosen is None else explain_choice(candidates, chosen, budget)
+    sentences = [] if chosen is None else explain_choice(candidates, chosen, budget, rule)
     if test is not None:
         sentences.append(_test_sentence("the chosen network" if chosen is None else chosen.name, test))
     return Choice(heading="Chosen" if chosen is None else f"Chosen: {chosen.name}", sentences=sentences)

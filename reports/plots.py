@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lctprune.config.metric import is_lower_better
 from lctprune.errors import ConfigError
-from lctprune.measure.candidates import Candidate
+from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.units import COSTS, amount, latency_conditions
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Segment, label_points
@@ -24,7 +24,9 @@ AXIS_LABELS = {
     "macs": "multiply-adds (MACs) per sample",
     "parameters": "parameters",
     "latency_ms": "median latency, batch {batch} (ms)\n{conditions}",
+    "size_bytes": "size of parameters and buffers (bytes)",
 }
+UNDRAWN: tuple[Cost, ...] = ("parameters", "latency_ms", "size_bytes")  # limits that may have no panel
 FARTHEST_LIMIT = 2.0  # times the greatest cost; showing a limit beyond it would squeeze the points into a corner
 MOST_LABELS = 13  # with more candidates, those off the front have none
 ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
@@ -101,7 +103,7 @@ def pareto_figure(
     costs = costs or measured_costs(candidates)
     limits = {**budget, **_flops_limit(budget)}
     # a limit that no panel can show is at least named
-    undrawn = [amount(limits[cost], cost) for cost in ("parameters", "latency_ms") if cost in set(limits) - set(costs)]
+    undrawn = [amount(limits[cost], cost) for cost in UNDRAWN if cost in set(limits) - set(costs)]
     with style():
         figure, axes = panels(
             len(costs), title=title, subtitle=f"budget also: at most {' and '.join(undrawn)}" if undrawn else None
@@ -187,6 +189,9 @@ def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | Non
     if beaten := [point for point in points if not point.on_front]:
         costs, accuracies = [point.cost for point in beaten], [point.score for point in beaten]
         ax.plot(costs, accuracies, "o", mfc="white", mec=BEATEN, mew=1.5, ms=6.5, label="not on the front")
+    if slow := [point for point in points if point.not_faster]:
+        costs, scores = [point.cost for point in slow], [point.score for point in slow]
+        ax.plot(costs, scores, "x", color=INK, ms=9, mew=1.2, zorder=5, label="fewer FLOPs, not faster")
     for point in points:
         if point.exit == chosen_exit:
             label = f"chosen: {point.name}"

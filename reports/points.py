@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
+from lctprune.measure.choice import not_faster
 from lctprune.measure.selection import pareto_front
 from lctprune.measure.units import COSTS
 from lctprune.utils.names import visible
@@ -27,6 +28,7 @@ class ParetoPoint(NamedTuple):
         cost_high: 95th percentile of a latency; None for other costs, or if not measured.
         on_front: whether no other candidate is at least as good in both.
         is_main: whether it is the main network.
+        not_faster: whether it has fewer FLOPs than the main network, and no lower latency.
     """
 
     exit: int
@@ -39,6 +41,7 @@ class ParetoPoint(NamedTuple):
     cost_high: float | None
     on_front: bool
     is_main: bool = False
+    not_faster: bool = False
 
 
 def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoint]:
@@ -53,7 +56,7 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
     """
     if cost not in COSTS:
         raise ConfigError(f"cost is {cost!r}; it must be one of {', '.join(COSTS)}")
-    front = pareto_front(candidates, cost)
+    front, slow = pareto_front(candidates, cost), not_faster(candidates)
     points = []
     for candidate in candidates:
         if (value := getattr(candidate, cost)) is None:
@@ -73,6 +76,7 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
                 cost_high=p95,
                 on_front=candidate in front,
                 is_main=candidate.is_main,
+                not_faster=candidate in slow,
             )
         )
     return sorted(points, key=lambda point: (point.cost, point.score))

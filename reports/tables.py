@@ -15,7 +15,7 @@ from lctprune.runs import Run
 from lctprune.utils.files import write_atomically
 from lctprune.utils.names import spreadsheet_text
 
-FIELDS = [field.name for field in dataclasses.fields(Candidate)]
+FIELDS = [field.name for field in dataclasses.fields(Candidate) if field.name != "answers"]
 INTERVAL = ["accuracy_low", "accuracy_high", "score_low", "score_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples", "latency_threads")
@@ -34,7 +34,7 @@ def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:
         interval is 0 to 1.
     """
     rows = [
-        [*dataclasses.astuple(candidate), *candidate.accuracy_interval, *candidate.score_interval]
+        [*(getattr(candidate, name) for name in FIELDS), *candidate.accuracy_interval, *candidate.score_interval]
         for candidate in candidates
     ]
     frame = pandas.DataFrame(rows, columns=[*FIELDS, *INTERVAL], dtype=object)  # large integers stay exact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from lctprune.measure.costs import (
     warn_of_unknown_operations,
 )
 from lctprune.measure.latency import STEADY, Latency
+from lctprune.measure.paired import Answers
 from lctprune.measure.runtimes import runtimes_for, time_networks
 from lctprune.measure.scores import ExitScores, score_exits
 from lctprune.network import LocalCriticNetwork
@@ -30,7 +31,7 @@ from lctprune.utils.batches import runs_alone
 from lctprune.utils.modules import device_of
 
 MAIN = "main network"  # name of the main network's candidate
-Cost = Literal["flops", "macs", "parameters", "latency_ms"]
+Cost = Literal["flops", "macs", "parameters", "latency_ms", "size_bytes"]
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
 
@@ -64,6 +65,8 @@ class Candidate:
         batch_dependence: description of how outputs depend on the rest of the batch, in which case scores are of
             `latency_batch` samples per batch; empty where they do not.
         score: value of the metric: `accuracy`, or `loss`, where that is the metric.
+        answers: which of the samples were classified correctly, for paired tests; None where a sample has several
+            targets or no class.
     """
 
     exit: int
@@ -89,6 +92,7 @@ class Candidate:
     latency_runtime: str = "torchscript"
     latency_threads: int | None = None
     precision: str = "float32"
+    answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if is_lower_better(self.metric):
@@ -276,6 +280,7 @@ def measure_costs(
                 latency_runtime=used,
                 latency_threads=torch.get_num_threads(),
                 precision=precision_of(each.network),
+                answers=scores.answers[each.position] if scores.answers else None,
             )
         )
     return candidates

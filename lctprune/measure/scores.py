@@ -15,6 +15,7 @@ from lctprune.data.splits import Split, sample_count
 from lctprune.errors import DataError, DataWarning, first_line
 from lctprune.losses import Loss, class_numbers, default_loss, is_own
 from lctprune.measure.loss_trials import ignored_classes
+from lctprune.measure.paired import Answers
 from lctprune.measure.tallies import ClassTally, OutputTally, Scores
 from lctprune.measure.target_kinds import default_metric, is_label, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork
@@ -37,6 +38,7 @@ class ExitScores(NamedTuple):
         score: value of the metric, of each exit.
         recall: recall of each class, of each exit, None for a class without samples; None without classes.
         class_samples: number of targets of each class; None without classes.
+        answers: samples that each exit classified correctly; None without one class per sample.
     """
 
     accuracy: list[float]
@@ -47,6 +49,7 @@ class ExitScores(NamedTuple):
     score: Sequence[float] = ()
     recall: list[list[float | None]] | None = None
     class_samples: list[int] | None = None
+    answers: list[Answers] | None = None
 
 
 class ScoreSheet:
@@ -152,6 +155,7 @@ class ScoreSheet:
             score=found.values,
             recall=self._classes.recall if self._classes else None,
             class_samples=self._classes.class_samples if self._classes else None,
+            answers=self._classes.answers if self._classes else None,
         )
 
     def _scores(self, losses: Tensor, mean_losses: Tensor) -> Scores:

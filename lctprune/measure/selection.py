@@ -1,4 +1,4 @@
-"""Choose among measured candidates: the Pareto front, and the best candidate that fits a budget.
+"""Find the candidates to choose among: the Pareto front, and those that fit a budget.
 
 All functions here are pure.
 """
@@ -6,14 +6,13 @@ All functions here are pure.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from lctprune.config.metric import is_lower_better
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import Candidate, Cost
-from lctprune.measure.misses import nothing_fits
 from lctprune.measure.units import COSTS
 
 NEAR = 0.05  # by which a near miss exceeds a limit, as a fraction of the limit
@@ -31,6 +30,7 @@ class Budget:
         macs: limit of multiply-adds per sample; half as many as FLOPs.
         parameters: limit of the number of parameters.
         latency_ms: limit of the median time per call, in milliseconds.
+        size_bytes: limit of the size of parameters and buffers, in bytes; as text also "5MB" or "5MiB".
 
     Raises:
         ConfigError: a limit is not a positive, finite number.
@@ -40,6 +40,7 @@ class Budget:
     macs: float | str | None = None
     parameters: float | str | None = None
     latency_ms: float | str | None = None
+    size_bytes: float | str | None = None
 
     def __post_init__(self) -> None:
         for cost, limit in self._given().items():
@@ -120,6 +121,10 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
         ConfigError: it is not a positive, finite number.
     """
     text = str(given).strip().lower()
+    if name == "size_bytes" and (binary := re.fullmatch(r"(.*\d)\s*([kmg])ib", text)):
+        text = str(Decimal(binary[1]) * Decimal(1024) ** ("kmg".index(binary[2]) + 1))
+    elif name == "size_bytes":
+        text = text.removesuffix("b")
     is_fraction = text.endswith("%")
     factor = Decimal("0.01") if is_fraction else _SUFFIXES.get(text[-1:], Decimal(1))
     number = text[:-1] if is_fraction or text[-1:] in _SUFFIXES else text
@@ -128,7 +133,7 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
     except ArithmeticError:
         value = Decimal("nan")
     if not (math.isfinite(value) and value > 0):
-        such = "5" if name == "latency_ms" else "1e9, 500M"
+        such = {"latency_ms": "5", "size_bytes": "5MB, 800kB"}.get(name, "1e9, 500M")
         raise ConfigError(
             f"budget {name} is {given!r}; it must be a positive number such as {such}, or 60% of the main network"
         )
@@ -154,23 +159,6 @@ def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[
     return [candidate for _, candidate in front]
 
 
-def select(candidates: Sequence[Candidate], budget: Budget | Limits) -> Candidate:
-    """Choose the best candidate by its metric within a budget; among equally good ones, the one with the fewest FLOPs.
-
-    Args:
-        candidates: measured candidates.
-        budget: budget, or its limits in absolute units from `Budget.limits`.
-
-    Raises:
-        BudgetError: no candidate fits; the error names the one that misses by the smallest factor.
-    """
-    limits = _limits(candidates, budget)
-    possible = fitting(candidates, limits)
-    if not possible:
-        raise nothing_fits(candidates, limits, main_of(candidates))
-    return max(possible, key=lambda candidate: (candidate.merit, -_cost(candidate), -candidate.parameters))
-
-
 def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Candidate]:
     """List the candidates that fit every limit; one whose cost is not known does not fit a limit on it.
 
@@ -181,36 +169,16 @@ def fitting(candidates: Sequence[Candidate], budget: Budget | Limits) -> list[Ca
     Raises:
         BudgetError: there are no candidates.
     """
-    limits = _limits(candidates, budget)
+    limits = limits_of(candidates, budget)
     return [candidate for candidate in candidates if limits.excess(candidate) <= 1]
 
 
-def cheaper_alternative(
-    candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate
-) -> Candidate | None:
-    """Return the candidate with the fewest FLOPs within a budget that is not significantly worse than `chosen`.
+def limits_of(candidates: Sequence[Candidate], budget: Budget | Limits) -> Limits:
+    """Return a budget in absolute units.
 
-    Not significantly: the 95% interval of the difference of the two scores contains 0 (Newcombe 1998, method 10,
-    which takes the two as independent and so errs towards naming an alternative). Where the standard error of a score
-    is not known, only a candidate that is as good is one.
-
-    Args:
-        candidates: measured candidates.
-        budget: budget, as in `select`.
-        chosen: candidate to compare with, such as the result of `select`.
-
-    Returns:
-        The alternative; None where no cheaper candidate is as good.
+    Raises:
+        BudgetError: there are no candidates.
     """
-    alternatives = [
-        candidate
-        for candidate in fitting(candidates, budget)
-        if _cost(candidate) < _cost(chosen) and not _significantly_worse(candidate, chosen)
-    ]
-    return min(alternatives, key=_cost, default=None)
-
-
-def _limits(candidates: Sequence[Candidate], budget: Budget | Limits) -> Limits:
     if not candidates:
         raise BudgetError("there are no candidates to choose from; train a network first")
     return budget.limits(main_of(candidates)) if isinstance(budget, Budget) else budget
@@ -230,25 +198,6 @@ def near_misses(candidates: Sequence[Candidate], budget: Budget | Limits, chosen
         budget: budget, as in `select`.
         chosen: result of `select`.
     """
-    limits = _limits(candidates, budget)
+    limits = limits_of(candidates, budget)
     near = [each for each in candidates if 1 < limits.excess(each) <= 1 + NEAR and each.merit > chosen.merit]
     return sorted(near, key=limits.excess)
-
-
-def _cost(candidate: Candidate) -> float:
-    return math.inf if candidate.flops is None else candidate.flops
-
-
-def _significantly_worse(candidate: Candidate, chosen: Candidate) -> bool:
-    is_known = all(each.accuracy_error is not None or each.metric == "accuracy" for each in (candidate, chosen))
-    if not is_known or not candidate.samples or not chosen.samples or math.isinf(candidate.merit):
-        return candidate.merit < chosen.merit
-    return chosen.merit - candidate.merit > math.hypot(
-        _reach(chosen, towards_worse=True), _reach(candidate, towards_worse=False)
-    )
-
-
-def _reach(candidate: Candidate, *, towards_worse: bool) -> float:
-    """Return how far the interval of the score reaches in one direction."""
-    (low, high), score = candidate.score_interval, candidate.score or 0.0
-    return score - low if towards_worse != is_lower_better(candidate.metric) else high - score

@@ -19,6 +19,7 @@ from lctprune.measure.metrics import (
     macro_f1,
     mean_average_precision,
 )
+from lctprune.measure.paired import Answers, answers_of
 from lctprune.measure.target_kinds import as_classes, differ
 
 OF_COUNTS = {"balanced-accuracy": balanced_accuracy, "macro-f1": macro_f1}
@@ -41,6 +42,8 @@ class ClassTally:
     def __init__(self, ignored: Sequence[int]) -> None:
         self._ignored = torch.tensor(ignored, dtype=torch.long)
         self._counts: Tensor | int = 0  # [exits, FOLDS, 3, classes]
+        self._correct: list[Tensor] = []  # [exits, batch] each, where a sample has one target
+        self._true: list[Tensor] = []  # [batch] each; -1 does not count
 
     def add(self, outputs: Sequence[Tensor], targets: Tensor, first: int) -> Tensor:
         """Count one batch.
@@ -60,9 +63,11 @@ class ClassTally:
         counted = true >= 0
         samples = torch.arange(first, first + len(true), device=true.device)
         folds = (samples % FOLDS).view(-1, *[1] * (true.dim() - 1)).expand_as(true)
-        self._counts = self._counts + torch.stack(
-            [class_counts(output.argmax(1), true, folds, classes) for output in outputs]
-        )
+        answers = [output.argmax(1) for output in outputs]
+        self._counts = self._counts + torch.stack([class_counts(each, true, folds, classes) for each in answers])
+        if true.dim() == 1:
+            self._correct.append(torch.stack([each == true for each in answers]))
+            self._true.append(true)
         return counted.flatten(1).sum(1) if counted.dim() > 1 else counted.long()
 
     @property
@@ -70,6 +75,11 @@ class ClassTally:
         """The fraction of targets whose class is right, of each exit."""
         correct, _, true = self._total.double().sum(-1).unbind(-1)
         return (correct / true).tolist()
+
+    @property
+    def answers(self) -> list[Answers] | None:
+        """Which of the samples that count are right, of each exit; None where a sample has several targets."""
+        return answers_of(torch.cat(self._correct, 1), torch.cat(self._true)) if self._correct else None
 
     @property
     def recall(self) -> list[list[float | None]]:

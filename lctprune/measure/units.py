@@ -8,7 +8,13 @@ from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.utils.wording import counted
 
-COSTS: dict[Cost, str] = {"flops": "FLOPs", "macs": "MACs", "parameters": "parameters", "latency_ms": "ms"}  # and units
+COSTS: dict[Cost, str] = {  # and their units
+    "flops": "FLOPs",
+    "macs": "MACs",
+    "parameters": "parameters",
+    "latency_ms": "ms",
+    "size_bytes": "B",
+}
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
 
@@ -40,7 +46,7 @@ def amount(value: float, cost: str) -> str:
         return f"{value:.3g} ms"
     if cost not in COSTS:
         raise ConfigError(f"cost is {cost!r}; it must be one of {', '.join(COSTS)}")
-    return f"{engineering(value)} {COSTS[cost]}"
+    return f"{engineering(value)}{COSTS[cost]}" if cost == "size_bytes" else f"{engineering(value)} {COSTS[cost]}"
 
 
 def latency_conditions(candidates: Sequence[Candidate]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -48,6 +48,18 @@ def training_for_now(network: nn.Module) -> Iterator[None]:
 def device_of(network: nn.Module) -> torch.device:
     """Return the device of the network's tensors; the CPU if it has none."""
     return next(iter(network.state_dict().values()), torch.empty(0)).device
+
+
+@contextmanager
+def held_on(network: nn.Module, device: str) -> Iterator[None]:
+    """Hold a network on a device inside the block, in full single precision; put it back on exit."""
+    before = device_of(network)
+    network.to(device)
+    try:
+        with nullcontext() if device == "cpu" else torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        network.to(before)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lctprune.errors import BudgetError, ConfigError, NetworkError
 from lctprune.measure.candidates import Candidate, exit_name
-from lctprune.measure.selection import Budget, Limits, select
+from lctprune.measure.choice import select
+from lctprune.measure.selection import Budget, Limits
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.pruning.dependencies import explained, prunable

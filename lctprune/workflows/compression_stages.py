@@ -19,7 +19,8 @@ from lctprune.data.dataset import Data
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.errors import BudgetError, ConfigError, NetworkError, NetworkWarning, RunError
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.selection import Limits, select
+from lctprune.measure.choice import select
+from lctprune.measure.selection import Limits
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.files import write_json

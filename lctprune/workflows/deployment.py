@@ -19,11 +19,13 @@ from torch import nn
 
 from lctprune.config.reading import FORMAT
 from lctprune.config.runtime import Runtime
+from lctprune.config.training import TrainConfig
 from lctprune.errors import RunError, RunWarning
 from lctprune.exporting.formats import Format
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
+from lctprune.measure.rules import Rule
 from lctprune.measure.runtimes import runtimes_for
 from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
@@ -31,6 +33,8 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
+from lctprune.utils.modules import held_on
+from lctprune.workflows.answers import answers_record
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
 from lctprune.workflows.from_pixels import with_pixels
@@ -113,6 +117,7 @@ def measure_run(
         "conditions": conditions,
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
+        "answers": answers_record(candidates),
     }
     if keep:
         write_json(folder / CANDIDATES, document)
@@ -130,7 +135,10 @@ def _dependent(candidates: Iterable[Candidate]) -> dict[str, str]:
 
 
 def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
-    """Score all members of a run, with one pass over the validation split for each run that holds some."""
+    """Score all members of a run, with one pass over the validation split for each run that holds some.
+
+    An accelerator does so where there is one; latencies are the CPU's.
+    """
     exits = []
     for _, together in itertools.groupby(members, key=lambda member: member.run.path):
         group = list(together)
@@ -140,7 +148,8 @@ def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, me
         networks = {each.name: network.subnetwork(each.exit) for each in group}
         found = dependences(networks, loaded.data.val)
         batch_size = scoring_batch(found, latency_batch=latency_batch)
-        scores = score_exits(network, loaded.data.val, batch_size=batch_size, metric=metric)
+        with held_on(network, TrainConfig().resolved().device):
+            scores = score_exits(network, loaded.data.val, batch_size=batch_size, metric=metric)
         exits += [
             ScoredExit(
                 each.number,
@@ -179,6 +188,7 @@ def deploy(
     apart: bool = False,
     with_preprocessing: bool = False,
     budget: Mapping[str, float] | None = None,
+    rule: Rule | None = None,
     measure_test: bool = False,
     loaded: LoadedRun | None = None,
 ) -> Deployment:
@@ -194,6 +204,7 @@ def deploy(
         with_preprocessing: whether the files take uint8 images of any size, [batch, height, width, channels], and give
             probabilities.
         budget: limits that led to this exit, for the model card.
+        rule: rule that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
             exit that has been chosen, not for choosing one.
         loaded: the run's data and networks, if the caller has used them.
@@ -232,6 +243,7 @@ def deploy(
         **{name: files[0][name] for name in ("file", "format", "sha256")},
         "files": files,
         "budget": dict(budget or {}),
+        "rule": dataclasses.asdict(rule or Rule()),
         "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
         **environment(),
     }
@@ -248,7 +260,8 @@ def _test_scores(
     """Score the chosen network and the main network on the test split."""
     batch_size = scoring_batch(_dependent([chosen, main_of(candidates)]), latency_batch=chosen.latency_batch)
     networks, metric = [subnetwork, loaded.network()], loaded.run.config.training.metric
-    return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
+    with held_on(nn.ModuleList(networks), TrainConfig().resolved().device):
+        return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
 
 
 def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkWarning, RunError, RunWarning
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_known_flops, count_parameters, size_bytes
+from lctprune.measure.paired import Answers
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.runtimes import FORMATS
 from lctprune.models.external import is_own_function
 from lctprune.utils.files import read_regular
+from lctprune.workflows.answers import RecordedAnswers
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.members import Member
 
@@ -36,6 +38,7 @@ class _Record(Candidate):
 
     accuracy: float | None  # type: ignore[assignment]
     loss: float | None  # type: ignore[assignment]
+    answers: None = None  # which the file has beside its candidates
 
     def __post_init__(self) -> None:
         counts = ("exit", "flops", "macs", "parameters", "size_bytes", "samples", "latency_batch", "latency_threads")
@@ -59,9 +62,9 @@ class _Record(Candidate):
         if self.flops is not None and self.macs != self.flops // 2:
             raise ConfigError(f"flops are {self.flops} and macs {self.macs}; macs must be half as many")
 
-    def candidate(self) -> Candidate:
+    def candidate(self, answers: Answers | None) -> Candidate:
         """Return the candidate, with nan for what JSON has no number for."""
-        values = dict(vars(self))
+        values = dict(vars(self)) | {"answers": answers}
         for name in ("accuracy", "loss"):  # an accuracy of targets without classes, a loss that is not finite
             values[name] = math.nan if values[name] is None else values[name]
         return Candidate(**values)
@@ -95,18 +98,23 @@ class Measurements:
         candidates: measured candidates, at least one.
         recall: recall of each class; None where it was not measured.
         example_shape: shape of the input that costs were measured on; None where an earlier version did not record it.
+        answers: samples that each candidate classified correctly; None where that was not recorded.
     """
 
     conditions: dict[str, Any]
     candidates: tuple[_Record, ...]
     recall: _Recall | None = None
     example_shape: tuple[int, ...] | None = None
+    answers: RecordedAnswers | None = None
 
     def __post_init__(self) -> None:
         if not self.candidates:
             raise ConfigError("candidates is empty; it must have one candidate per exit")
         if len({each.metric for each in self.candidates}) > 1:
             raise ConfigError("candidates are compared by several metrics; it must be one")
+        for each in self.candidates:
+            if self.answers is not None and (wrong := self.answers.contradiction(each.exit, each.accuracy)):
+                raise ConfigError(wrong)
 
 
 def read_measurements(path: Path) -> Measurements | None:
@@ -164,7 +172,8 @@ def read_candidates(
     given = {"runtime": "torchscript"} | found.conditions  # earlier versions knew no other
     if any(given.get(name) != conditions[name] for name in compared):
         return []
-    candidates = [record.candidate() for record in found.candidates]
+    answers = found.answers.by_exit() if found.answers else {}
+    candidates = [record.candidate(answers.get(record.exit)) for record in found.candidates]
     if problem := _contradiction(candidates, found.example_shape, members, loaded):
         warnings.warn(f"{path}: {problem}: all is measured again", RunWarning, stacklevel=3)
         return []

@@ -21,7 +21,8 @@ MODEL_CARD = "model.json"
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:
     """Return a candidate as plain JSON values, with the 95% intervals of its accuracy and its score."""
-    record = dataclasses.asdict(candidate)
+    record = dataclasses.asdict(dataclasses.replace(candidate, answers=None))
+    del record["answers"]  # which candidates.json has beside its candidates
     for name, interval in (("accuracy", candidate.accuracy_interval), ("score", candidate.score_interval)):
         low, high = interval if record[name] is not None and math.isfinite(record[name]) else (None, None)
         record |= {f"{name}_low": low, f"{name}_high": None if high is None else known(high)}

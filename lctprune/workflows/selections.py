@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lctprune.config.metric import METRIC_NAMES
 from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
+from lctprune.measure.rules import Rule
 from lctprune.measure.selection import Limits
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
@@ -60,6 +61,7 @@ class _Card:
     test: _OnTest | None
     main_network: _Main
     budget: dict[str, float]
+    rule: Rule = field(default_factory=Rule)
 
     def __post_init__(self) -> None:
         if self.file != Path(self.file).name or not self.file:

@@ -1,0 +1,54 @@
+"""Say in plain text why a network was chosen, and how it compares with others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lctprune.config.metric import best_text, score_text
+from lctprune.measure.candidates import Candidate
+from lctprune.measure.choice import select
+from lctprune.measure.paired import pairing
+from lctprune.measure.rules import Rule
+from lctprune.measure.selection import Limits, main_of
+from lctprune.measure.units import amount
+
+
+def reason(candidates: Sequence[Candidate], chosen: Candidate, limits: Mapping[str, float], rule: Rule) -> str:
+    """Say by what rule a candidate was chosen."""
+    best = best_text(chosen.metric) if rule.preference == "best" else "the cheapest"
+    if rule.has_limits:
+        best += f" with {rule.text(main_of(candidates))}"
+    if rule.preference == "cheapest-equivalent":
+        best += " that is not significantly worse than the best"
+    if not limits:
+        return f"{best} of all at {shown(chosen)} (no budget was given)"
+
+    bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
+    return f"{best} that fits {bounds}: {shown(chosen)} on validation"
+
+
+def against_best(candidates: Sequence[Candidate], chosen: Candidate, limits: Mapping[str, float]) -> str:
+    """Compare the chosen candidate with the best that fits; "" if it is as good."""
+    best = select(candidates, Limits(limits))
+    if best.merit <= chosen.merit:
+        return ""
+    return f"The best that fits is {best.name}: {shown(best)} on {best.samples} samples{tested(best, chosen)}."
+
+
+def tested(best: Candidate, other: Candidate) -> str:
+    """Give the result of the paired test; "" where there is none."""
+    found = pairing(best, other) if best.metric == "accuracy" else None
+    if found is None:
+        return ""
+    only = f"{found.only_first} that it alone has right, {found.only_second} that {other.name} alone has"
+    return f" ({only}; exact McNemar test: p = {found.p_value:.2g})"
+
+
+def shown(candidate: Candidate) -> str:
+    """Write the score of a candidate."""
+    return score_text(candidate.score, candidate.metric)
+
+
+def fraction(cost: float | None, whole: float | None) -> str:
+    """Write a cost as a percentage of another."""
+    return f"{cost / whole:.0%}" if cost is not None and whole else "an unknown fraction"

@@ -1,0 +1,87 @@
+"""Compare candidates on the samples that they were measured on together: McNemar's exact test."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lctprune.measure.candidates import Candidate
+
+LEVEL = 0.05  # of significance
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which samples of a split a network classified correctly.
+
+    Attributes:
+        samples: number of samples.
+        targets: SHA-256 of the true classes in their order; networks with other targets cannot be compared in pairs.
+        correct: a bit per sample, 1 where it is right, the first sample in the highest bit; filled up with zeros.
+    """
+
+    samples: int
+    targets: str
+    correct: bytes
+
+    @property
+    def right(self) -> int:
+        """The number of samples that are right."""
+        return int.from_bytes(self.correct).bit_count()
+
+
+class Pairing(NamedTuple):
+    """Two candidates on the same samples.
+
+    Attributes:
+        only_first: number of samples that only the first candidate has right.
+        only_second: number of samples that only the second candidate has right.
+        p_value: two-sided p-value of McNemar's exact test that both are as often right.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Compute the two-sided p-value of McNemar's exact test (McNemar 1947).
+
+    Of the samples that one of two classifiers alone has right, either has half in the mean if both are as good: a
+    binomial test.
+
+    Args:
+        only_first: number of samples that only the first classifier has right.
+        only_second: number of samples that only the second classifier has right.
+    """
+    from scipy.special import bdtr  # takes half a second to import
+
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
+
+
+def pairing(first: Candidate, second: Candidate) -> Pairing | None:
+    """Compare two candidates on the same samples; None where they have others, or their answers are not known."""
+    if first.answers is None or second.answers is None or first.answers.targets != second.answers.targets:
+        return None
+    ours, theirs = (int.from_bytes(each.correct) for each in (first.answers, second.answers))
+    counts = (ours & ~theirs).bit_count(), (theirs & ~ours).bit_count()
+    return Pairing(*counts, mcnemar(*counts))
+
+
+def answers_of(correct: Tensor, true: Tensor) -> list[Answers]:
+    """Return the answers of networks to the samples of a split that count.
+
+    Args:
+        correct: whether a network has a sample right, [networks, n].
+        true: true classes, [n]; a negative one does not count.
+    """
+    counted = (true >= 0).cpu()
+    targets = true.cpu().long()[counted].numpy().astype("<i8")
+    digest = hashlib.sha256(targets.tobytes()).hexdigest()
+    bits = numpy.packbits(correct.cpu()[:, counted].numpy(), axis=1)
+    return [Answers(len(targets), digest, row.tobytes()) for row in bits]

@@ -1,0 +1,142 @@
+"""Find, measure and export ensembles of a run's exits.
+
+ensemble/model.pt    the ensemble as one TorchScript file
+ensemble/model.json  how to feed it, which exits it asks with which weights, how good it is
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lctprune.ensembles import EnsembleNetwork
+from lctprune.exporting.writing import convert, write_exported
+from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
+from lctprune.measure.ensembling import Ensemble, ensembles
+from lctprune.measure.outputs import exit_outputs, halves, require_combinable
+from lctprune.measure.paired import answers_of
+from lctprune.measure.scores import ExitScores
+from lctprune.measure.selection import pareto_front
+from lctprune.workflows.combined_card import write_card
+from lctprune.workflows.exported_files import COMPARED_SAMPLES
+from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import exit_names
+from lctprune.workflows.model_card import candidate_record
+from lctprune.workflows.progressive import exit_costs
+
+ENSEMBLE = "ensemble"
+
+
+class Found(NamedTuple):
+    """The ensembles of a run that are worth measuring.
+
+    Attributes:
+        candidates: every exit, then the ensembles; the main network is the last of the exits.
+        ensembles: ensembles by the number of their candidate.
+        tried: number of ensembles whose accuracy and FLOPs were compared.
+    """
+
+    candidates: list[Candidate]
+    ensembles: dict[int, Ensemble]
+    tried: int
+
+
+def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
+    """Evaluate every subset of the run's own exits on the validation split, and measure those that may be chosen.
+
+    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs.
+
+    Args:
+        loaded: run of at least two exits, of a classification with one class per sample.
+        latency_batch: samples per timed call.
+
+    Raises:
+        NetworkError: the exits cannot be combined, or their FLOPs are not known.
+        DataError: there are too few samples.
+    """
+    network, data = loaded.network(), loaded.data
+    require_combinable(network, data.val)
+    outputs = exit_outputs(network, data.val)
+    costs = exit_costs(network, data.example)
+    tried = ensembles(outputs, halves(outputs, loaded.run.config.training.seed), costs)
+    names = exit_names(loaded.run)
+    kept = [each for each in tried if not any(_beats(other, each) for other in tried)]
+    correct = torch.cat([outputs.correct, torch.stack([each.correct for each in kept])])
+    log_probabilities = outputs.logits.double().log_softmax(2)
+    losses = -log_probabilities[:, torch.arange(len(outputs.targets)), outputs.targets].mean(1)
+    scores = ExitScores(
+        accuracy=correct.double().mean(1).tolist(),
+        loss=[*losses.tolist(), *(each.loss for each in kept)],
+        samples=len(outputs.targets),
+        answers=answers_of(correct, outputs.targets),
+    )
+    exits = [ScoredExit(exit, name, network.subnetwork(exit), scores, exit) for exit, name in enumerate(names)]
+    for number, each in enumerate(kept, start=len(names)):
+        together = EnsembleNetwork(network, each.exits, each.weights).eval()
+        name = " + ".join(names[exit] for exit in each.exits)
+        origin = "weights fitted on validation" if each.is_fitted else "plain sum"
+        exits.append(ScoredExit(number, name, together, scores, number, origin))
+    candidates = measure_costs(exits, data.example, latency_batch=latency_batch)
+    return Found(candidates, dict(enumerate(kept, start=len(names))), len(tried))
+
+
+def _beats(other: Ensemble, each: Ensemble) -> bool:
+    """Tell whether an ensemble is better in accuracy or FLOPs and worse in neither; the loss decides a tie."""
+    theirs = (int(other.correct.sum()), -other.flops)
+    own = (int(each.correct.sum()), -each.flops)
+    if theirs == own:
+        return other.loss < each.loss
+    return theirs[0] >= own[0] and theirs[1] >= own[1]
+
+
+def on_front(found: Found) -> list[Candidate]:
+    """Return the ensembles that are on the common front with the exits."""
+    return [each for each in pareto_front(found.candidates) if each.exit in found.ensembles]
+
+
+def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: Path | None) -> dict[str, Any]:
+    """Measure an ensemble on the test split, which is read once, and write it into a folder, if there is one.
+
+    Args:
+        loaded: the run.
+        found: its ensembles.
+        chosen: the ensemble to export.
+        folder: output folder, for `model.pt` and `model.json`.
+
+    Returns:
+        What was found, as plain JSON values.
+
+    Raises:
+        ExportError: the file would not do what the network does, or cannot be written.
+    """
+    network, ensemble, names = loaded.network(), found.ensembles[chosen.exit], exit_names(loaded.run)
+    test = exit_outputs(network, loaded.data.test)
+    probabilities = test.logits.double().softmax(2)[list(ensemble.exits)]
+    weights = torch.tensor(ensemble.weights, dtype=torch.double)
+
+    def accuracy(of: torch.Tensor) -> float:
+        return (torch.einsum("e,enc->nc", of, probabilities).argmax(1) == test.targets).double().mean().item()
+
+    record = {
+        "exits": [
+            {"exit": exit, "name": names[exit], "weight": weight}
+            for exit, weight in zip(ensemble.exits, ensemble.weights, strict=True)
+        ],
+        "is_fitted": ensemble.is_fitted,
+        "validation": {**candidate_record(chosen), "plain_sum_accuracy": ensemble.sum_accuracy},
+        "test": {
+            "samples": len(test.targets),
+            "accuracy": accuracy(weights),
+            "plain_sum_accuracy": accuracy(torch.full_like(weights, 1 / len(weights))),
+            "exit_accuracies": dict(zip(names, test.correct.double().mean(1).tolist(), strict=True)),
+        },
+    }
+    if folder is not None:
+        samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
+        together = EnsembleNetwork(network, ensemble.exits, ensemble.weights).eval()
+        (content,) = convert(together, samples, ["torchscript"], dependence=None)
+        write_exported(folder / "model.pt", content)
+        write_card(loaded, record, folder)
+    return record
