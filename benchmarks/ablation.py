@@ -8,8 +8,8 @@ A variant is trained with every seed: the same network (ResNet-18 of some width)
 objective, critics or groups. Printed and written to a CSV file: accuracy of every exit on the validation
 split, mean and deviation over the seeds; MACs of every exit; the time of training; and the differences from the default
 with the same seed, with their standard errors. `alone K` is the architecture of exit K of 4 groups trained by
-backpropagation, by itself; `recipe, ...` is backpropagation with one setting changed; `blocks B` is the experiment of
-`blocks.py`, where `blocks 1` is joint training with critics that distil. The test split is not touched.
+backpropagation, by itself; `recipe, ...` is backpropagation with one setting changed; `blocks B` is `--blocks B`, where
+`blocks 1` is joint training with critics that distil. The test split is not touched.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from blocks import training_in_blocks
 from common import describe_scale, exit_accuracies, load, macs, make_quick, mean_and_deviation, scale_options, trained
 
 import lctprune as lct
@@ -43,7 +41,6 @@ class Variant(NamedTuple):
 
     network: Mapping[str, Any] = MappingProxyType({})
     training: Mapping[str, Any] = MappingProxyType({})
-    blocks: int | None = None  # of the experiment
 
 
 DEFAULT = "distill 0:0.5"
@@ -56,7 +53,7 @@ def variants() -> dict[str, Variant]:
     found = {
         "backprop": Variant({"groups": 1}, {"method": "backprop"}),
         "joint": Variant(training={"method": "joint"}),
-        **{f"blocks {blocks}": Variant(blocks=blocks) for blocks in (1, 2)},
+        **{f"blocks {blocks}": Variant(training={"blocks": blocks}) for blocks in (1, 2)},
         **{
             f"recipe, {name} {value:g}": Variant({"groups": 1}, {"method": "backprop", name: value})
             for name, value in (
@@ -145,13 +142,11 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     if changes.get("critic_width") == ():
         changes["critic_width"] = (arguments.width / 64,)
     recipe = fitted(lct.NetworkConfig(model="resnet18", model_args={"width": arguments.width}, **changes), data)
-    config = lct.TrainConfig(
-        epochs=arguments.epochs, batch_size=arguments.batch_size, seed=seed, device=arguments.device, **variant.training
-    )
+    training = {"method": "local-critic", "device": arguments.device} | variant.training
+    config = lct.TrainConfig(epochs=arguments.epochs, batch_size=arguments.batch_size, seed=seed, **training)
     torch.manual_seed(seed)
     network = lct.build_network(recipe)
-    with training_in_blocks(variant.blocks) if variant.blocks else nullcontext():
-        seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
+    seconds = trained(network, config, data, run_dir=run_directory(arguments, name, seed)).seconds
     return {
         "scale": scale(arguments),
         "variant": name,

@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def resolved(model: str, arguments: argparse.Namespace) -> ResolvedTrainConfig:
-    config = lct.TrainConfig(batch_size=arguments.batch_size, optimizer=arguments.optimizer)
+    config = lct.TrainConfig(method="local-critic", batch_size=arguments.batch_size, optimizer=arguments.optimizer)
     return config.resolved(images=model != "lstm", convolutional=model != "lstm")
 
 

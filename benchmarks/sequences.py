@@ -36,7 +36,7 @@ def main() -> None:
         for groups in (arguments.groups, 1):
             accuracies, seconds = [], 0.0
             for seed in range(arguments.seeds):
-                config = lct.TrainConfig(epochs=arguments.epochs, seed=seed)
+                config = lct.TrainConfig(method="local-critic", epochs=arguments.epochs, seed=seed)
                 run = trained(lct.NetworkConfig(model=model, model_args=model_args, groups=groups), config, data)
                 accuracies.append(exit_accuracies(run.network, data.test))
                 seconds += run.seconds

@@ -40,7 +40,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tail": {"critic": "tail"},
     "pooled": {"critic": "pooled"},
 }
-CONFIG = lct.TrainConfig().resolved()
+CONFIG = lct.TrainConfig(method="local-critic").resolved()
 
 
 def main() -> None:

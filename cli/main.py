@@ -49,7 +49,7 @@ from lctprune.utils.names import require_utf8, visible
 
 app = typer.Typer(
     name="lctprune",
-    help="Train a network with local critics, and choose one of its sub-networks under a budget.",
+    help="Train a network with critics, and choose one of its sub-networks under a budget.",
     epilog="Start with: lctprune train resnet, then: lctprune select --budget-flops 80%",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -100,7 +100,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Train a network with local critics, and choose one of its sub-networks under a budget."""
+    """Train a network with critics, and choose one of its sub-networks under a budget."""
 
 
 def main() -> NoReturn:

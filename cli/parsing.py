@@ -15,7 +15,7 @@ from lctprune.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 RAMPS = ("matching", "distill")
-OBJECTIVE = (*RAMPS, "critic_period")
+OBJECTIVE = (*RAMPS, "critic_period")  # None unless given
 
 
 def group_count(network: Mapping[str, Any]) -> int:
@@ -82,6 +82,25 @@ def data_places(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, **places}
 
 
+def with_objective(training: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Fill in what critics learn where that is not given; where it is, or --blocks, --method auto is local-critic.
+
+    Returns:
+        The settings, and what to say of the method.
+    """
+    given = [name for name in (*OBJECTIVE, "blocks") if training[name] is not None]
+    filled = {**training, **{name: getattr(TrainConfig, name) for name in OBJECTIVE if name not in given}}
+    if training["method"] != "auto" or not given:
+        return filled, None
+    note = f"{flag(given[0])} is of local critics, so --method is local-critic"
+    return {**filled, "method": "local-critic"}, note
+
+
+def flag(name: str) -> str:
+    """Return the option of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
 def require_effect(method: str, given: Mapping[str, Any]) -> None:
     """Refuse options of `train` that differ from their defaults and change nothing with a method.
 
@@ -100,5 +119,4 @@ def require_effect(method: str, given: Mapping[str, Any]) -> None:
     for name in unused:
         own, plain = (Ramp.parse(name, each) if name in RAMPS else each for each in (given[name], defaults[name]))
         if own != plain:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} {given[name]} changes nothing with --method {method}; leave it out")
+            raise ConfigError(f"{flag(name)} {given[name]} changes nothing with --method {method}; leave it out")

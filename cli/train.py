@@ -19,7 +19,7 @@ from lctprune.cli.options import (
     ThreadsOption,
     with_settings,
 )
-from lctprune.cli.parsing import data_places, group_count, require_effect
+from lctprune.cli.parsing import OBJECTIVE, data_places, group_count, require_effect, with_objective
 from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
@@ -43,7 +43,7 @@ def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=help_of(NetworkConfig, "model"))],
     data: Annotated[dict[str, Any], Settings(DataConfig, names={"name": "data"})],
     network: Annotated[dict[str, Any], Settings(NetworkConfig, without=INPUTS, unset=("groups",))],
-    training: Annotated[dict[str, Any], Settings(TrainConfig)],
+    training: Annotated[dict[str, Any], Settings(TrainConfig, unset=OBJECTIVE)],
     weights: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +99,7 @@ def train(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Train a network with local critics: every exit becomes a network of its own.
+    """Train a network with critics: every exit becomes a network of its own.
 
     Examples:
     lctprune train resnet
@@ -110,14 +110,18 @@ def train(
     """
     if training["method"] == "backprop" and (network["split_at"] or network["groups"] not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
+    training, note = with_objective(training)
     if not resume:
         require_effect(training["method"], network | training)
     groups = 1 if training["method"] == "backprop" else group_count(network)
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
     with stderr().status("Loading PyTorch"):  # which takes seconds
+        from lctprune.training.distributed.process_group import process_count
         from lctprune.workflows.session import SessionSettings
 
+    if note and not resume and process_count(processes) == 1:
+        stderr().print(f"Note: {note}.")
     settings = SessionSettings(
         network=NetworkConfig(model=model, **network | {"groups": groups}),
         data=DataConfig(**data_places(data), seed=config.seed),
@@ -145,8 +149,9 @@ def start(
     from lctprune.training.distributed.pipeline import require_one_process, require_processes
     from lctprune.training.distributed.process_group import is_started, process_count
 
-    require_processes(process_count(processes), groups=settings.network.groups, replicas=replicas)
-    require_one_process(settings.training, process_count(processes))
+    count = process_count(processes)
+    require_processes(count, groups=settings.network.groups, replicas=replicas, blocks=settings.training.blocks)
+    require_one_process(settings.training_in(count), count)
     if processes > 1 and not is_started():
         from lctprune.cli.progress import InterruptedCommand
         from lctprune.training.distributed.launcher import launch
@@ -242,6 +247,7 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
     sizes = split_sizes(data)
     outputs = f"{len(data.classes)} classes" if data.classes else "regression"
     arguments = ", ".join(f"{name}={value}" for name, value in network.model_args.items())
+    method = training.method + (f" in {counted(training.blocks, 'block')}" if training.blocks else "")
     console.print(
         f"Training {network.model}{f' ({arguments})' if arguments else ''} in {counted(network.groups, 'group')} on "
         f"{data.config.name if data.config else 'data'} ({sizes['train']} train, {sizes['val']} validation, "
@@ -259,5 +265,5 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
         f"{quantity(parameters)} parameters; {counted(training.epochs, 'epoch')}, batch {training.batch_size}, "
         f"{training.optimizer}, {training.precision} on {training.device} with "
         f"{counted(torch.get_num_threads(), 'thread')}{f' in each of {group.size} processes' if group else ''}"
-        f"{'' if training.method == 'local-critic' else f', method {training.method}'}; run directory {run.path}"
+        f", method {method}; run directory {run.path}"
     )

@@ -1,4 +1,4 @@
-"""Train a network with local critics, measure every sub-network, choose one under a budget, export it.
+"""Train a network with critics, measure every sub-network, choose one under a budget, export it.
 
 network = lctprune.attach_critics(model, example, num_outputs=10)
 run = lctprune.train(network, data, lctprune.TrainConfig(epochs=10))

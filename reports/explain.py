@@ -18,6 +18,7 @@ from lctprune.measure.rules import Rule
 from lctprune.measure.selection import Limits, fitting, main_of
 from lctprune.measure.units import amount
 from lctprune.runs import Run
+from lctprune.utils.wording import counted
 
 
 def describe_run(run: Run) -> dict[str, str]:
@@ -32,7 +33,7 @@ def describe_run(run: Run) -> dict[str, str]:
     facts = {
         "model": _network(config.network),
         "data": _data(config.data),
-        "method": training.get("method"),
+        "method": _method(training),
         "epochs": f"{len(run.metrics)} of {training['epochs']}" if "epochs" in training else None,
         "matching": _ramp(
             critics.get("matching"), "0: critics learn from the labels only; 1: they match the next exit's loss"
@@ -160,6 +161,11 @@ def _minute(created: str) -> str:
 def _command(command: Sequence[str]) -> str:
     """Write a command without the folder of its program."""
     return shlex.join([PurePath(command[0]).name, *command[1:]]) if command else ""
+
+
+def _method(training: Mapping[str, Any]) -> str | None:
+    blocks = training.get("blocks")
+    return training.get("method") if blocks is None else f"{training.get('method')} in {counted(blocks, 'block')}"
 
 
 def _ramp(weight: object, meaning: str) -> str | None:

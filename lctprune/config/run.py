@@ -153,7 +153,10 @@ class RunConfig:
     @cached_property
     def training(self) -> TrainConfig:
         """The settings of the training, as resolved for the machine that trained."""
-        return self._read("training", TrainConfig)
+        recorded = self.document["training"]
+        if isinstance(recorded, Mapping) and "method" not in recorded:  # an earlier version's, which had one method
+            recorded = {**recorded, "method": "local-critic"}
+        return from_json(TrainConfig, recorded, "training", file=self.path / CONFIG)
 
     @cached_property
     def data(self) -> DataRecord | None:

@@ -16,7 +16,8 @@ from lctprune.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-Method = Literal["local-critic", "joint", "backprop"]
+Method = Literal["auto", "local-critic", "joint", "backprop"]
+LOCAL = ("matching", "distill", "critic_period", "diagnostics", "blocks")  # settings of local critics alone
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
 FINETUNING_LR = {"muon": 1e-4, "sgd": 1e-3, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
 NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a classifier beside it
@@ -31,9 +32,10 @@ class TrainConfig(LongTraining):
     """
 
     method: Method = setting(
-        "local-critic",
-        "local-critic; or, for comparison, joint (the same critics, gradients through the whole network: deep "
-        "supervision) or backprop (the plain network without critics).",
+        "auto",
+        "joint (gradients of all exits run through the whole network: deep supervision), local-critic (no gradient "
+        "crosses from group to group), backprop (the plain network without critics), or auto: joint in one process, "
+        "local-critic in several and with --freeze-main or options that only local critics have.",
         panel=FIRST,
     )
     epochs: int = setting(
@@ -77,6 +79,12 @@ class TrainConfig(LongTraining):
     distill: float | str | Ramp = setting(
         "0:0.5",
         "Weight of imitating the next exit's outputs in what critics learn, 0 to 1. A number, or FROM:TO.",
+        panel=CRITICS,
+    )
+    blocks: int | None = setting(
+        None,
+        "Blocks of groups for local-critic: groups of one block learn jointly, from the exits of their block; no "
+        "gradient crosses from block to block. Fewer are better and need more memory. Default: each group is one.",
         panel=CRITICS,
     )
     critic_period: int = setting(1, "Update critics in every k-th step only.", panel=CRITICS)
@@ -165,17 +173,43 @@ class TrainConfig(LongTraining):
             raise ConfigError(
                 f"--recompute {self.recompute} runs groups in parts, and --compile as a whole; leave one of them out"
             )
-        if self.diagnostics and (self.freeze_main or self.method != "local-critic"):
+        _require(self, "blocks", self.blocks is None or self.blocks >= 1, "at least 1")
+        if self.blocks is not None and (self.method in ("joint", "backprop") or self.freeze_main or self.diagnostics):
+            other = "--freeze-main" if self.freeze_main else "--diagnostics" if self.diagnostics else ""
+            raise ConfigError(
+                f"--blocks {self.blocks} divides local critic training into blocks, which does not go with "
+                f"{other or f'--method {self.method}'}; leave one of them out"
+            )
+        if self.diagnostics and (self.freeze_main or self.method not in ("auto", "local-critic")):
             other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
             raise ConfigError(
                 f"--diagnostics examines the local gradients that groups learn from, and with {other} there are none; "
                 "leave one of them out"
             )
 
+    def method_in(self, processes: int) -> Method:
+        """Decide `auto`: return the method of a training in so many processes.
+
+        It is joint training, which makes the better exits, where one process holds the network; and local critic
+        training in several, with a frozen main network, and with other values than the defaults of `LOCAL`.
+        """
+        if self.method != "auto":
+            return self.method
+        is_local = processes > 1 or self.freeze_main or any(self._has_own(name) for name in LOCAL)
+        return "local-critic" if is_local else "joint"
+
+    def _has_own(self, name: str) -> bool:
+        own, default = getattr(self, name), getattr(TrainConfig, name)
+        if name in ("matching", "distill"):
+            return Ramp.parse(name, own) != Ramp.parse(name, default)
+        return bool(own != default)
+
     def resolved(
         self, *, images: bool = True, convolutional: bool = True, pretrained: bool = False
     ) -> ResolvedTrainConfig:
         """Return the settings that training follows: every `auto` decided for this machine and network, ramps parsed.
+
+        `method` is decided as for one process.
 
         Resolving resolved settings changes nothing.
 
@@ -207,6 +241,7 @@ class TrainConfig(LongTraining):
             batch_norm = "keep" if pretrained else "train"
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found: dict[str, Any] = {
+            "method": self.method_in(1),
             "device": device,
             "precision": precision,
             "optimizer": optimizer,
@@ -223,7 +258,7 @@ class TrainConfig(LongTraining):
 class ResolvedTrainConfig(TrainConfig):
     """Settings of a training run as it follows them, without `auto`, and with a learning rate and parsed ramps.
 
-    `TrainConfig.resolved` makes them. `device`, `precision` and `optimizer` name what is used.
+    `TrainConfig.resolved` makes them. `method`, `device`, `precision` and `optimizer` name what is used.
     """
 
     lr: float
@@ -233,7 +268,7 @@ class ResolvedTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("device", "precision", "optimizer", "batch_norm"):
+        for name in ("device", "precision", "optimizer", "batch_norm", "method"):
             _require(self, name, getattr(self, name) != "auto", "resolved; use TrainConfig(...).resolved()")
 
     def to_dict(self) -> dict[str, Any]:

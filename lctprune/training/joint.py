@@ -1,4 +1,4 @@
-"""Joint training of groups and critics, as a reference: all gradients go through the whole network."""
+"""Joint training of groups and critics: all gradients go through the whole network."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ statistics advance once. So weights after a step are those without recomputation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -41,13 +41,16 @@ class Recomputed:
         return x
 
 
-def plan(groups: Sequence[nn.Module], inputs: Tensor, config: ResolvedTrainConfig) -> dict[int, list[RecomputedPart]]:
+def plan(
+    groups: Sequence[nn.Module], inputs: Tensor, config: ResolvedTrainConfig, *, freed_after: Collection[int]
+) -> dict[int, list[RecomputedPart]]:
     """Return the parts of the groups to recompute, by their position, after a look at what a few samples take.
 
     Args:
         groups: consecutive groups in training mode; only `.grad` and the random generator may change.
         inputs: input of the first group, [batch, ...].
         config: settings of the training.
+        freed_after: groups, by position, whose backward pass comes before the next group runs.
     """
     measured, x = [], inputs[:SAMPLES].clone()
     for group in groups:
@@ -57,7 +60,7 @@ def plan(groups: Sequence[nn.Module], inputs: Tensor, config: ResolvedTrainConfi
     memories = [memory for _, memory in measured]
     chosen = set(range(len(measured)))
     if config.recompute == "auto":
-        chosen = choose(memories, one_by_one=config.method == "local-critic")
+        chosen = choose(memories, freed_after=freed_after)
     return {index: measured[index][0] for index in chosen}
 
 

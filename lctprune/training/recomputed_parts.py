@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -42,28 +42,27 @@ def divided(fine: Sequence[RecomputedPart]) -> tuple[list[RecomputedPart], Memor
     return parts, Memory(plain, sum(part.input_bytes for part in parts), _peak(parts))
 
 
-def choose(memories: Sequence[Memory], *, one_by_one: bool) -> set[int]:
+def choose(memories: Sequence[Memory], *, freed_after: Collection[int]) -> set[int]:
     """Choose the groups to recompute: those with the largest activations, as long as the peak of all falls.
 
     Args:
         memories: memory of each group.
-        one_by_one: whether each group's backward pass comes before the next group runs (local critics).
+        freed_after: groups whose backward pass comes before the next group runs: with local critics, all.
     """
     chosen: set[int] = set()
     for index in sorted(range(len(memories)), key=lambda each: -memories[each].plain):
         more = chosen | {index}
-        if _overall(memories, more, one_by_one) < _overall(memories, chosen, one_by_one):
+        if _overall(memories, more, freed_after) < _overall(memories, chosen, freed_after):
             chosen = more
     return chosen
 
 
-def _overall(memories: Sequence[Memory], chosen: set[int], one_by_one: bool) -> int:
+def _overall(memories: Sequence[Memory], chosen: set[int], freed_after: Collection[int]) -> int:
     """Return the peak of all groups together."""
     peak = held = 0
     for index, memory in enumerate(memories):
-        before = 0 if one_by_one else held
-        peak = max(peak, before + (memory.peak if index in chosen else memory.plain))
-        held += memory.kept if index in chosen else memory.plain
+        peak = max(peak, held + (memory.peak if index in chosen else memory.plain))
+        held = 0 if index in freed_after else held + (memory.kept if index in chosen else memory.plain)
     return peak
 
 

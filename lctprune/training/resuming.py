@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lctprune.config.training import Method, TrainConfig
 from lctprune.data.builtin import NAMED
 from lctprune.errors import RunError
 from lctprune.runs import Run
@@ -39,6 +40,13 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
                     f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "
                     "resume with the same settings"
                 )
+
+
+def method_to_train_by(config: TrainConfig, run: Run | None, processes: int) -> Method:
+    """Return the method of a training: if `auto`, that of the run that is resumed, or else as `method_in` decides."""
+    if config.method == "auto" and run is not None:
+        return run.config.training.method_in(processes)
+    return config.method_in(processes)
 
 
 def is_of_earlier_rates(run: Run) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from lctprune.measure.scores import ExitScores, ScoreSheet, even_batch_size
 from lctprune.network import LocalCriticNetwork
 from lctprune.training.accelerator import searching_algorithms
 from lctprune.training.agreement import GroupAgreement, measure_agreement
+from lctprune.training.blocks import block_step
 from lctprune.training.group_trainer import GroupTrainer, StepSettings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links
@@ -51,6 +52,7 @@ class Stage:
         distance: distance of a critic's output from the next exit's, per sample, for critics that distil.
         links: links to other processes.
         layout: memory layout of the whole network, from `training_layout`.
+        ends: numbers of the groups that end a block of `block_step`; by default groups learn by the method alone.
 
     Attributes:
         means: mean training losses of the exits here, set by the training loop; `step` tells the process before.
@@ -69,6 +71,7 @@ class Stage:
         distance: Distance = softened_distance,
         links: Links | None = None,
         layout: torch.memory_format = torch.channels_last,
+        ends: Collection[int] = (),
     ) -> None:
         self.trainers = list(trainers)
         self.links = links or Links()
@@ -79,6 +82,7 @@ class Stage:
         self._keeps = False  # whether a checkpoint follows this step
         self._later_means: list[float] = []
         self._config, self._loss, self._distance, self._layout = config, loss, distance, layout
+        self._ends = ends
         self._modules = nn.ModuleList(trainer.modules for trainer in self.trainers)
         self._pending: tuple[Exit, StepSettings] | None = None  # the last critic's, from the step before
         self._must_plan = config.recompute != "off" and not config.freeze_main
@@ -149,6 +153,8 @@ class Stage:
         if self._config.method == "joint":
             return joint_step(parts, inputs, targets, loss=loss)
         objective = self._objective(settings) if settings.update_critics else None
+        if self._ends:
+            return block_step(parts, inputs, targets, loss=loss, objective=objective, ends=self._ends)
         return local_critic_step(parts, inputs, targets, loss=loss, objective=objective)
 
     def _plan_recomputation(self, inputs: Tensor) -> None:
@@ -157,9 +163,18 @@ class Stage:
             self._must_plan = False
             with training_for_now(self._modules), torch.enable_grad():
                 self.train_mode()
-                found = plan([each.group for each in self.trainers], inputs, self._config)
+                found = plan(
+                    [each.group for each in self.trainers], inputs, self._config, freed_after=self._freed_after
+                )
             for index, parts in found.items():
                 self.trainers[index].recompute(parts)
+
+    @property
+    def _freed_after(self) -> set[int]:
+        """The groups here, by position, after whose backward pass no activations are held."""
+        if self._config.method == "joint":
+            return set()
+        return {position for position, each in enumerate(self.trainers) if not self._ends or each.index in self._ends}
 
     def _objective(self, settings: StepSettings) -> Objective:
         return Objective(settings.matching, settings.distill, self._distance)

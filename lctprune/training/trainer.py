@@ -1,4 +1,4 @@
-"""Train a network with local critics, in one process or in several."""
+"""Train a network with critics, in one process or in several."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from lctprune.optim.optimizers import resolved_for
 from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run, create_run
 from lctprune.training.accelerator import tuned_for
+from lctprune.training.blocks import require_blocks
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
@@ -35,7 +36,7 @@ from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
 from lctprune.training.reporting import write_epoch
-from lctprune.training.resuming import is_of_earlier_rates, require_equal_settings
+from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings
 from lctprune.utils.locking import locked
 from lctprune.utils.modules import laid_out, moved, training_layout
 
@@ -51,9 +52,11 @@ def train(
     distance: Distance | None = None,
     progress: bool | Callable[[Progress], object] = False,
 ) -> Run:
-    """Train a network with local critics, in place, and record the training in a run directory.
+    """Train a network with critics, in place, and record the training in a run directory.
 
-    The updates are equations 1 to 7 of Lee, Hsieh, Lee 2022, as in `local_critic_backward`. A network of one group,
+    By default each group learns from all exits behind it (deep supervision: Lee et al. 2015, arXiv 1409.5185). With the
+    method "local-critic", also chosen by settings that only it has and by `distance`, the updates are equations 1 to 7
+    of Lee, Hsieh, Lee 2022, as in `local_critic_backward`. A network of one group,
     `LocalCriticNetwork([model])`, is trained by plain backpropagation. PyTorch's global random generator is seeded in
     every step, so that a resumed run repeats an uninterrupted one.
 
@@ -73,12 +76,17 @@ def train(
 
     Raises:
         ConfigError: this machine does not have the device; or without critics `freeze_main` leaves nothing to train, or
-            `diagnostics` nothing to examine.
+            `diagnostics` nothing to examine; or there are more blocks than groups, or `distance` has no effect.
         NetworkError: the network does not run on the data, or cannot be trained in parts; see `require_trainable`.
         RunError: `run_dir` is not empty, or cannot be resumed or written to.
         TrainingError: a loss is not finite. The checkpoint of the last whole epoch stays.
     """
-    run = open_run(network, data, config or TrainConfig(), run_dir=run_dir, resume=resume, loss=loss)
+    config = config or TrainConfig()
+    if distance is not None and not resume:
+        if config.method == "auto":
+            config = dataclasses.replace(config, method="local-critic")
+        _require_distilling(config, distance)
+    run = open_run(network, data, config, run_dir=run_dir, resume=resume, loss=loss)
     report = progress if callable(progress) else write_epoch if progress else None
     for each in train_steps(network, data, run, loss=loss, distance=distance):
         if report is not None:
@@ -96,6 +104,7 @@ def open_run(
     origin: Origin | None = None,
     loss: Loss | None = None,
     given: Callable[[], Given] | None = None,
+    processes: ProcessGroup | None = None,
 ) -> Run:
     """Create the run directory that `train_steps` then fills, or open it again to resume the run.
 
@@ -110,12 +119,17 @@ def open_run(
         origin: record of the run that this one is added to, if it is added to one.
         loss: loss per sample, as for `train_steps`, which decides by what exits are compared.
         given: function that measures a network that was trained before, once it and the data have been checked.
+        processes: processes that will train, which decide on the method `auto`; None if this one is alone.
     """
     if config.epochs < 1 and given is None:
         raise ConfigError(f"epochs is {config.epochs}; it must be at least 1")
-    is_earlier = resume and run_dir is not None and is_of_earlier_rates(Run(run_dir))
+    resumed = Run(run_dir) if resume and run_dir is not None else None
+    is_earlier = resumed is not None and is_of_earlier_rates(resumed)
     new = () if is_earlier else config.new_parameters or network.new_parameters
-    config = dataclasses.replace(config, new_parameters=new)
+    method = method_to_train_by(config, resumed, processes.size if processes else 1)
+    if resumed is None and config.method == "auto" and method == "joint" and not network.critics:
+        method = "backprop"  # which is the same
+    config = dataclasses.replace(config, new_parameters=new, method=method)
     if config.method == "backprop" and network.critics:
         raise ConfigError(f"backprop trains a network of 1 group; this one has {len(network.groups)}; use 1 group")
     if config.freeze_main and not network.critics and not config.new_parameters:
@@ -124,6 +138,7 @@ def open_run(
         raise ConfigError(
             "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
         )
+    require_blocks(config.blocks, groups=len(network.groups))
     require_mixable(data.example, config)
     require_tensorboard(config)
     if config.accumulate > (steps := max(1, sample_count(data.train) // config.batch_size)):
@@ -181,7 +196,8 @@ def train_steps(
         replicas: number of pipelines side by side, among which each batch of `batch_size` samples is split.
 
     Raises:
-        ConfigError: the number of processes does not fit the groups and replicas, or the method.
+        ConfigError: the number of processes does not fit the groups, blocks and replicas, or the method; or `distance`
+            does not fit the method.
         ProcessLostError: another process has ended.
     """
     with locked(run.path / CONFIG, str(run.path)) if run else nullcontext():
@@ -213,10 +229,13 @@ def _train_steps(
     assert plan is not None, "a process alone needs data and a run"
     config = TrainConfig(**plan.training).resolved()
     require_one_process(config, processes.size if processes else 1)
+    _require_distilling(config, distance)
     if distance is None:
         distils = config.method == "local-critic" and any(config.distill) and len(network.critics) > 0
         distance = distance_of(plan, loss, distils=distils)
-    pipeline = Pipeline(processes, groups=len(network.groups), replicas=replicas, device=config.device)
+    pipeline = Pipeline(
+        processes, groups=len(network.groups), replicas=replicas, device=config.device, blocks=config.blocks
+    )
     validation_loss = validation_loss or loss
     if data is not None:
         _require_same_loss(config.metric, data, validation_loss)
@@ -242,6 +261,15 @@ def _train_steps(
         for trainer in stage.trainers:
             trainer.keep_averages()
         network.eval()
+
+
+def _require_distilling(config: TrainConfig, distance: Distance | None) -> None:
+    """Refuse a distance of outputs where critics compare no outputs."""
+    if distance is not None and config.method == "joint":
+        raise ConfigError(
+            "distance compares a critic's outputs with the next exit's, which the method joint does not do; leave it "
+            "out, or train with method='local-critic'"
+        )
 
 
 def _require_same_loss(metric: str, data: Data, loss: Loss | None) -> None:

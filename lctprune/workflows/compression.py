@@ -89,7 +89,12 @@ def begin_compression(
     require_engine()
     config = config or CompressConfig()
     training = dataclasses.replace(
-        training or TrainConfig(), method="local-critic", freeze_main=True, diagnostics=False, epochs=_whole(config)
+        training or TrainConfig(),
+        method="local-critic",
+        freeze_main=True,
+        blocks=None,
+        diagnostics=False,
+        epochs=_whole(config),
     )
     network = NetworkConfig(model=model) if isinstance(model, str) else model
     folder = None if out is None else Path(out)

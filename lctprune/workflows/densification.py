@@ -94,6 +94,7 @@ def begin_dense(
         matching="0",
         distill="0",
         critic_period=1,
+        blocks=None,
         diagnostics=False,
         device=device,  # by default not that of the run: this machine may be another one
     )

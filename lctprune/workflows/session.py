@@ -16,6 +16,7 @@ import torch
 from lctprune.config.data import DataConfig
 from lctprune.config.given import Given
 from lctprune.config.network import NetworkConfig
+from lctprune.config.run import CONFIG
 from lctprune.config.training import TrainConfig
 from lctprune.data.builtin import CLUTTERED
 from lctprune.data.cluttered_digits import SIZE
@@ -31,6 +32,7 @@ from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.loop import Progress
+from lctprune.training.resuming import method_to_train_by
 from lctprune.training.trainer import open_run, train_steps
 from lctprune.workflows.added_critics import critics_to_add
 from lctprune.workflows.earlier_critics import match_saved
@@ -91,6 +93,12 @@ class SessionSettings:
             object.__setattr__(self, "network", dataclasses.replace(self.network, model_args=arguments))
         if self.weights not in (None, "default"):
             object.__setattr__(self, "weights", str(Path(self.weights).resolve()))
+
+    def training_in(self, processes: int) -> TrainConfig:
+        """Return the settings of the training with the method that so many processes will train by."""
+        known = self.resume and self.out is not None and (self.out / CONFIG).exists()
+        method = method_to_train_by(self.training, Run(self.out) if known and self.out else None, processes)
+        return dataclasses.replace(self.training, method=method)
 
     @property
     def common(self) -> dict[str, Any]:
@@ -157,9 +165,9 @@ def begin(settings: SessionSettings, processes: ProcessGroup | None = None, *, r
         RunError: the run directory cannot be created or resumed.
     """
     if processes is None:
-        return _begin(settings)
+        return _begin(settings, None)
     processes.require_equal({**settings.common, "replicas": replicas})
-    session = _begin(settings) if processes.rank == 0 else None
+    session = _begin(settings, processes) if processes.rank == 0 else None
     recipe = processes.broadcast(session and session.network.recipe and session.network.recipe.to_dict())
     if session is not None:
         return session
@@ -188,9 +196,11 @@ def skeleton(recipe: NetworkConfig, *, seed: int) -> LocalCriticNetwork:
     return build_network(recipe)
 
 
-def _begin(settings: SessionSettings) -> Session:
+def _begin(settings: SessionSettings, processes: ProcessGroup | None) -> Session:
     network, data, training, given = prepare(settings)
-    run = open_run(network, data, training, run_dir=settings.out, resume=settings.resume, given=given)
+    run = open_run(
+        network, data, training, run_dir=settings.out, resume=settings.resume, given=given, processes=processes
+    )
     return Session(network, data, run)
 
 

@@ -129,6 +129,7 @@ def _config(run: Run, *, epochs: int | None, lr: float | None, is_resumed: bool,
             device="auto",  # this machine may be another one
             matching="0",
             distill="0",
+            blocks=None,
             epochs=EPOCHS,
             lr=rate,
         )

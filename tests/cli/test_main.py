@@ -54,11 +54,24 @@ def test_train_tells_what_it_did(cli: Cli, image_folder: Path, tmp_path: Path) -
     assert result.code == 0
     assert "Training resnet18 in 3 groups" in result.err
     assert "54 train, 6 validation, 18 test samples, 3 classes" in result.err
+    assert "method joint" in result.err
     assert "validation accuracy" in result.err
     assert [f" {epoch}/2 " in result.err for epoch in (1, 2)] == [True, True]
     assert "main network" in result.out
     assert "1 FLOP is one multiply or one add" in result.out
     assert "lctprune select" in result.out
+
+
+def test_options_of_local_critics_choose_them(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
+    arguments = ("train", "vgg-lct", "--data", image_folder, "--out", tmp_path / "run", *QUICK)
+    result = cli(*arguments, "--distill", "0:0.5")  # the default, but given
+    assert "Note: --distill is of local critics, so --method is local-critic." in result.err
+    assert lct.Run(tmp_path / "run").config.training.method == "local-critic"
+    again = cli(*arguments, "--resume")
+    assert (again.code, "Note" in again.err) == (0, False)
+    other = cli(*arguments, "--resume", "--method", "joint")
+    assert_one_line(other, code=1)
+    assert "method was 'local-critic', is 'joint'" in other.err
 
 
 def test_train_with_json_prints_one_document(cli: Cli, image_folder: Path, tmp_path: Path) -> None:

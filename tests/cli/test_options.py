@@ -20,7 +20,7 @@ from lctprune.config.training import TrainConfig
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {option.name: option for option in COMMANDS["train"].params}
 RECORDS = ("num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary")  # the data says them
-UNSET = ("groups",)  # None unless given
+UNSET = ("groups", "matching", "distill", "critic_period")  # None unless given
 
 
 def fields() -> list[tuple[type, dataclasses.Field[Any], str]]:

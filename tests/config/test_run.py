@@ -114,7 +114,10 @@ def test_a_run_of_an_earlier_version_is_measured_all_the_same(trained: lct.Run) 
     known = lct.measure_run(trained)
     changed(trained, "data.columns")
     changed(trained, "network.critic_pool")
+    changed(trained, "training.method")
+    changed(trained, "training.blocks")
     config = changed(trained, "training.bygone", 1)
+    assert (config.training.method, config.training.blocks) == ("local-critic", None)  # it knew nothing else
     assert config.data is not None
     assert config.data.columns is None
     again = lct.measure_run(lct.Run(trained.path), again=True)

@@ -118,6 +118,28 @@ def test_a_ramp_has_one_way_of_writing(given: float | str, text: str) -> None:
     assert Ramp.parse("distill", text) == Ramp.parse("distill", ramp) == ramp
 
 
+@pytest.mark.parametrize(
+    ("given", "processes", "method"),
+    [
+        ({}, 1, "joint"),
+        ({}, 2, "local-critic"),
+        ({"freeze_main": True}, 1, "local-critic"),
+        ({"matching": "0:1"}, 1, "local-critic"),
+        ({"distill": 0}, 1, "local-critic"),
+        ({"critic_period": 2}, 1, "local-critic"),
+        ({"diagnostics": True}, 1, "local-critic"),
+        ({"matching": 0.0, "distill": Ramp(0, 0.5), "critic_period": 1}, 1, "joint"),  # the defaults
+        ({"method": "joint", "distill": 0}, 1, "joint"),
+        ({"method": "local-critic"}, 1, "local-critic"),
+        ({"method": "backprop"}, 2, "backprop"),
+    ],
+)
+def test_auto_is_joint_training_unless_that_cannot_be_meant(given: dict[str, Any], processes: int, method: str) -> None:
+    config = lct.TrainConfig(**given)
+    assert config.method_in(processes) == method
+    assert config.resolved().method == config.method_in(1)
+
+
 def test_settings_are_recorded_as_the_constructor_takes_them() -> None:
     resolved = lct.TrainConfig(matching="0:1", distill=0.1234567, lr=0.03).resolved()
     recorded = resolved.to_dict()

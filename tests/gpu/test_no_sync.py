@@ -43,17 +43,20 @@ def stage_of(network: lct.LocalCriticNetwork, **settings: object) -> tuple[Stage
     config = lct.TrainConfig(device="cuda", batch_size=16, **settings).resolved()  # type: ignore[arg-type]
     count = len(network.groups)
     loss = functools.partial(lct.cross_entropy, label_smoothing=0.1)
-    return Pipeline(None, groups=count, device="cuda").stage(network, [range(count)], config, loss), config
+    return Pipeline(None, groups=count, device="cuda", blocks=config.blocks).stage(
+        network, [range(count)], config, loss
+    ), config
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
-@pytest.mark.parametrize("method", ["local-critic", "joint", "backprop"])
+@pytest.mark.parametrize("method", ["local-critic", "2 blocks", "joint", "backprop"])
 def test_no_step_waits_for_the_device(method: str, optimizer: str, make_network: MakeNetwork) -> None:
     """Neither to get its batch, nor to compute, nor to hand its losses on."""
     network = make_network()
     if method == "backprop":
         network = lct.LocalCriticNetwork([torch.nn.Sequential(*network.groups)])
-    stage, config = stage_of(network, method=method, optimizer=optimizer)
+    chosen = {"blocks": 2} if method == "2 blocks" else {"method": method}
+    stage, config = stage_of(network, optimizer=optimizer, **chosen)
     split = SPLIT.on_device("cuda")
     reader, read = LossReader("cuda"), []
     stage.train_mode()

@@ -116,6 +116,7 @@ def test_several_processes_share_one_card(
     processes: int, image_folder: Path, device: str, tmp_path: Path, make_network: MakeNetwork
 ) -> None:
     options = "--image-size 16 --model-args width=4 --groups 3 --epochs 2 --batch-size 18 --precision fp32".split()
+    options += ["--method", "local-critic"]  # the default in several processes only
     states = {}
     for count in (1, processes):
         run = tmp_path / f"run{count}"

@@ -23,7 +23,9 @@ from lctprune.training.distributed.pipeline import require_one_process
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 Cli = Callable[..., Any]
 SEED = 11
-CONFIG = lct.TrainConfig(epochs=2, batch_size=16, precision="fp32", device="cpu", diagnostics=True)
+CONFIG = lct.TrainConfig(
+    method="local-critic", epochs=2, batch_size=16, precision="fp32", device="cpu", diagnostics=True
+)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def test_a_loss_of_ones_own_on_numbers_tells_how_far_outputs_are(tmp_path: Path)
         critic = torch.nn.Linear(4, 1)
         network = lct.LocalCriticNetwork([torch.nn.Linear(3, 4), torch.nn.Linear(4, 1)], [critic])
         distance = settings.pop("distance", None)
+        settings = {"method": "local-critic"} | settings
         config = lct.TrainConfig(epochs=1, batch_size=8, optimizer="sgd", **settings)
         lct.train(network, data, config, run_dir=tmp_path / name, loss=huber, distance=distance)
         return critic.weight

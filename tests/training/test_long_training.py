@@ -22,7 +22,9 @@ from lctprune.training.stage import Stage
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 BASE = lct.TrainConfig(epochs=2, batch_size=16, precision="fp32", device="cpu")
-LINEAR = lct.TrainConfig(precision="fp32", device="cpu", optimizer="sgd", weight_decay=0.0, label_smoothing=0.0)
+LINEAR = lct.TrainConfig(
+    method="local-critic", precision="fp32", device="cpu", optimizer="sgd", weight_decay=0.0, label_smoothing=0.0
+)
 
 
 def linear(seed: int = 0) -> lct.LocalCriticNetwork:

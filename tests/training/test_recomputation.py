@@ -55,6 +55,7 @@ def cut(model: str = "resnet18", groups: int = 3) -> lct.LocalCriticNetwork:
 NETWORKS: dict[str, tuple[str, Callable[[], lct.LocalCriticNetwork]]] = {
     "local critics": ("local-critic", cut),
     "by hand": ("local-critic", by_hand),
+    "blocks": ("2 blocks", cut),
     "joint": ("joint", cut),
     "joint, by hand": ("joint", by_hand),
     "backprop": ("backprop", lambda: cut(groups=1)),
@@ -62,10 +63,11 @@ NETWORKS: dict[str, tuple[str, Callable[[], lct.LocalCriticNetwork]]] = {
 
 
 def stage_of(network: lct.LocalCriticNetwork, method: str, recompute: str, **settings: Any) -> Stage:
-    given: dict[str, Any] = {"method": method, "recompute": recompute, "device": "cpu", **settings}
+    given: dict[str, Any] = {"recompute": recompute, "device": "cpu", **settings}
+    given |= {"blocks": 2} if method == "2 blocks" else {"method": method}
     config = lct.TrainConfig(**given).resolved()
     count = len(network.groups)
-    stage = Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
+    stage = Pipeline(None, groups=count, blocks=config.blocks).stage(network, [range(count)], config, lct.cross_entropy)
     stage.train_mode()
     return stage
 
@@ -105,10 +107,11 @@ def test_weights_and_statistics_are_those_without_it(name: str, recompute: str) 
 
 def test_the_largest_groups_are_recomputed() -> None:
     sizes = [Memory(100, 10, 40), Memory(50, 8, 20), Memory(25, 5, 12)]
-    assert choose(sizes, one_by_one=True) == {0, 1}  # the peak of 100 falls to 40: then 25 is below it
-    assert choose(sizes, one_by_one=False) == {0, 1, 2}  # 10 + 8 + 25 falls to 40, the peak of the first
-    assert choose([*sizes[:2], Memory(20, 5, 20)], one_by_one=False) == {0, 1}  # 10 + 8 + 20 is below 40 already
-    assert choose([Memory(10, 10, 20)], one_by_one=True) == set()
+    assert choose(sizes, freed_after=range(3)) == {0, 1}  # the peak of 100 falls to 40: then 25 is below it
+    assert choose(sizes, freed_after=[0]) == {0, 1}  # 50 + 25 falls to 8 + 25, below the 40 of the first
+    assert choose(sizes, freed_after=()) == {0, 1, 2}  # 10 + 8 + 25 falls to 40, the peak of the first
+    assert choose([*sizes[:2], Memory(20, 5, 20)], freed_after=()) == {0, 1}  # 10 + 8 + 20 is below 40 already
+    assert choose([Memory(10, 10, 20)], freed_after=[0]) == set()
 
 
 def test_compiled_groups_are_not_recomputed() -> None:

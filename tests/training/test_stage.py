@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.optim.optimizers import Optimizers, apply_gradients
+from lctprune.training.blocks import block_ends
 from lctprune.training.group_trainer import GroupTrainer, StepSettings, step_settings
 from lctprune.training.joint import joint_step
 from lctprune.training.links import Links, Message
@@ -99,7 +100,7 @@ def test_a_step_of_training_has_the_gradients_of_the_public_function(name: str, 
     inputs = torch.randn(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(4, (6,))
     expected = copy.deepcopy(network)
-    config = lct.TrainConfig(precision=precision, device="cpu").resolved()
+    config = lct.TrainConfig(method="local-critic", precision=precision, device="cpu").resolved()
     settings = step_settings(50, 100, config)
     assert (settings.matching, settings.distill) == (MATCHING, DISTILL)
 
@@ -149,7 +150,9 @@ class Mailbox:
         assert not self._incoming
 
 
-def row(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, sizes: Sequence[int]) -> list[Stage]:
+def row(
+    network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, sizes: Sequence[int], lasts: Sequence[int] = ()
+) -> list[Stage]:
     """Stages of so many groups each, linked as processes are."""
     trainers = [GroupTrainer(part, config) for part in network.parts()]
     stages, previous = [], None
@@ -157,7 +160,7 @@ def row(network: lct.LocalCriticNetwork, config: ResolvedTrainConfig, sizes: Seq
         ends: tuple[deque[Message], deque[Message]] = deque(), deque()
         following = Mailbox(*ends) if number < len(sizes) - 1 else None
         links = Links(source=previous, previous=previous, next=following)
-        stages.append(Stage(trainers[:size], config, lct.cross_entropy, links=links))
+        stages.append(Stage(trainers[:size], config, lct.cross_entropy, links=links, ends=lasts))
         trainers, previous = trainers[size:], Mailbox(*reversed(ends))
     return stages
 
@@ -204,15 +207,25 @@ def test_stages_do_what_the_update_rule_and_the_optimisers_do(
     assert same(network.state_dict(), expected.state_dict())
 
 
-@pytest.mark.parametrize("sizes", [[1, 2], [1, 1, 1]], ids=str)
-def test_averages_mixtures_and_accumulation_are_those_of_one_process(
-    sizes: list[int], make_network: MakeNetwork, data: lct.Data
+@pytest.mark.parametrize(
+    ("sizes", "blocks"), [([1, 2], None), ([1, 1, 1], None), ([1, 2], 2), ([2, 1], 3), ([1, 1, 1], 3)], ids=str
+)
+def test_blocks_averages_mixtures_and_accumulation_are_those_of_one_process(
+    sizes: list[int], blocks: int | None, make_network: MakeNetwork, data: lct.Data
 ) -> None:
-    changes = {"ema": 0.8, "mixup": 0.4, "cutmix": 1.0, "accumulate": 2, "clip_grad_norm": 0.5}
+    changes = {
+        "blocks": blocks,
+        "critic_period": 2,
+        "ema": 0.8,
+        "mixup": 0.4,
+        "cutmix": 1.0,
+        "accumulate": 2,
+        "clip_grad_norm": 0.5,
+    }
     config = lct.TrainConfig(epochs=1, matching=0.5, distill=0.3, precision="fp32", **changes).resolved()  # type: ignore[arg-type]
     found = []
     for each in ([3], sizes):
-        first, *others = row(deterministic(make_network()), config, each)
+        first, *others = row(make_network().train(), config, each, block_ends(3, blocks) if blocks else ())
         for step, (inputs, targets) in zip(range(6), data.train.shuffled(8, seed=0), strict=False):
             settings = step_settings(step, 6, config)
             first.step(inputs, targets, settings)

@@ -15,11 +15,13 @@ import torch
 from torch.nn import functional
 
 import lctprune as lct
+from lctprune.losses import mean_squared_error
 from lctprune.measure.scores import score_exits
 from lctprune.optim.muon import Muon
 from lctprune.optim.optimizers import Optimizers, apply_gradients
 from lctprune.optim.schedules import learning_rate
-from lctprune.training.trainer import open_run
+from lctprune.training.distributed.process_group import ProcessGroup
+from lctprune.training.trainer import open_run, train_steps
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 BASE = lct.TrainConfig(epochs=2, batch_size=16, precision="fp32", device="cpu")
@@ -41,6 +43,36 @@ def test_every_exit_learns(make_network: MakeNetwork, data: lct.Data, tmp_path: 
     assert min(score_exits(network, data.test).accuracy) > 0.8
 
 
+def test_the_method_is_joint_in_one_process_and_a_run_keeps_its_own(
+    make_network: MakeNetwork, data: lct.Data, tmp_path: Path
+) -> None:
+    def method(name: str) -> str:
+        return lct.Run(tmp_path / name).config.training.method
+
+    by_default = trained(make_network, data, tmp_path / "default", epochs=1)
+    assert_same_state(by_default, trained(make_network, data, tmp_path / "joint", epochs=1, method="joint"))
+    assert method("default") == "joint"
+    open_run(make_network(), data, BASE, run_dir=tmp_path / "two", processes=ProcessGroup(0, 2))
+    assert method("two") == "local-critic"
+    lct.train(
+        make_network(), data, dataclasses.replace(BASE, epochs=1), run_dir=tmp_path / "far", distance=mean_squared_error
+    )
+    assert method("far") == "local-critic"
+    with pytest.raises(lct.ConfigError, match=r"distance .* method joint"):
+        list(train_steps(by_default, data, lct.Run(tmp_path / "default"), distance=mean_squared_error))
+    local = trained(make_network, data, tmp_path / "local", method="local-critic")
+    config = dataclasses.replace(BASE, method="local-critic")
+    begun = make_network()
+    steps = train_steps(begun, data, open_run(begun, data, config, run_dir=tmp_path / "begun"))
+    next(progress for progress in steps if progress.val_loss is not None)
+    steps.close()
+    resumed = make_network(seed=5)
+    lct.train(resumed, data, BASE, run_dir=tmp_path / "begun", resume=True)  # which says nothing of the method
+    assert_same_state(resumed, local)
+    with pytest.raises(lct.RunError, match="method was 'local-critic', is 'joint'"):
+        lct.train(resumed, data, dataclasses.replace(BASE, method="joint"), run_dir=tmp_path / "begun", resume=True)
+
+
 def test_the_whole_network_without_critics_is_trained_by_backpropagation(data: lct.Data, tmp_path: Path) -> None:
     def model() -> torch.nn.Sequential:
         torch.manual_seed(3)
@@ -56,6 +88,8 @@ def test_the_whole_network_without_critics_is_trained_by_backpropagation(data: l
         functional.cross_entropy(reference(inputs), targets).backward()
         optimizer.step()
     torch.testing.assert_close(network.groups[0][1].weight, reference[1].weight)
+    one = lct.LocalCriticNetwork([model()])
+    assert open_run(one, data, BASE, run_dir=tmp_path / "auto").config.training.method == "backprop"
 
 
 def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: lct.Data, tmp_path: Path) -> None:
@@ -79,6 +113,7 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
         {"distill": 0.5},
         {"distill": 0},
         {"critic_period": 3},
+        {"blocks": 2},
         {"critic_optimizer": "adam"},
         {"precision": "bf16"},
         {"seed": 1},
@@ -99,8 +134,9 @@ def test_the_same_seed_gives_the_same_network(make_network: MakeNetwork, data: l
 def test_every_setting_changes_what_is_learnt(
     changes: dict[str, Any], make_network: MakeNetwork, data: lct.Data, tmp_path: Path
 ) -> None:
-    base = trained(make_network, data, tmp_path / "base").state_dict()
-    changed = trained(make_network, data, tmp_path / "changed", **changes).state_dict()
+    local = {"method": "local-critic"}  # which has all settings
+    base = trained(make_network, data, tmp_path / "base", **local).state_dict()
+    changed = trained(make_network, data, tmp_path / "changed", **local | changes).state_dict()
     assert any(not torch.equal(base[name], changed[name]) for name in base)
 
 
@@ -151,7 +187,8 @@ def test_a_run_directory_holds_settings_metrics_and_weights(
     make_network: MakeNetwork, data: lct.Data, tmp_path: Path
 ) -> None:
     network = trained(make_network, data, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv", "checkpoint.safetensors"}
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint.safetensors", "config.json", "metrics.csv", "metrics.jsonl"]
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["training"] == BASE.resolved().to_dict() | {"metric": "accuracy"}
     assert {"command", "versions", "machine", "created"} <= config.keys()

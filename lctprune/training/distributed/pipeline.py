@@ -26,19 +26,22 @@ from lctprune.errors import ConfigError
 from lctprune.losses import Distance, Loss, softened_distance
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.balancing import balance
+from lctprune.training.blocks import block_ends, require_blocks
 from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
 from lctprune.training.group_trainer import AllReduce, GroupTrainer, tensors_of
 from lctprune.training.links import Links
 from lctprune.training.stage import Stage
 from lctprune.utils.modules import moved, training_layout
+from lctprune.utils.wording import counted
 
 
-def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None:
-    """Refuse a number of processes that does not fit the groups and replicas.
+def require_processes(processes: int, *, groups: int, replicas: int = 1, blocks: int | None = None) -> None:
+    """Refuse a number of processes that does not fit the groups, blocks and replicas.
 
     Raises:
-        ConfigError: the number is not a multiple of `replicas`, or a replica has more processes than groups.
+        ConfigError: the number is not a multiple of `replicas`; or a replica has more processes than groups or blocks;
+            or there are more blocks than groups.
     """
     if processes < 1 or replicas < 1:
         raise ConfigError(f"{processes} processes in {replicas} replicas; there must be at least 1 of each")
@@ -46,10 +49,12 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1) -> None
         raise ConfigError(
             f"{processes} processes cannot form {replicas} equal replicas; give a multiple of {replicas} processes"
         )
-    if processes // replicas > groups:
+    require_blocks(blocks, groups=groups)
+    name, count = ("group", groups) if blocks is None else ("block", blocks)
+    if processes // replicas > count:
         raise ConfigError(
-            f"{processes // replicas} processes for {groups} groups: a group needs no more than one process; "
-            "give more --groups, fewer --processes, or --replicas"
+            f"{processes // replicas} processes for {counted(count, name)}: a {name} needs no more than one process; "
+            f"give more --{name}s, fewer --processes, or --replicas"
         )
 
 
@@ -61,13 +66,17 @@ def require_one_process(config: TrainConfig, processes: int) -> None:
     """
     if processes > 1 and (config.method == "joint" or config.diagnostics):
         option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
-        raise ConfigError(f"{option} needs the whole network in one process; leave out --processes")
+        other = "; in several, train by --method local-critic" if option == "--method joint" else ""
+        raise ConfigError(f"{option} needs the whole network in one process; leave out --processes{other}")
 
 
-def assign_groups(groups: int, processes: int, seconds: Sequence[float] | None = None) -> list[range]:
-    """Assign consecutive groups to each process, balanced by the `seconds` per group, or else by their number."""
-    cumulative = itertools.accumulate(seconds or [1.0] * groups)
-    ends = [last + 1 for last in balance([round(1e9 * upto) for upto in cumulative], processes)]
+def assign_groups(
+    groups: int, processes: int, seconds: Sequence[float] | None = None, blocks: int | None = None
+) -> list[range]:
+    """Assign consecutive whole blocks to each process, balanced by the `seconds` per group, or else by their number."""
+    cumulative = list(itertools.accumulate(seconds or [1.0] * groups))
+    lasts = block_ends(groups, groups if blocks is None else blocks)
+    ends = [lasts[cut] + 1 for cut in balance([round(1e9 * cumulative[last]) for last in lasts], processes)]
     return [range(first, end) for first, end in itertools.pairwise([0, *ends, groups])]
 
 
@@ -79,6 +88,7 @@ class Pipeline:
         groups: number of groups of the network.
         replicas: number of pipelines side by side, each on its part of every batch.
         device: device of the tensors.
+        blocks: number of blocks of groups, each of which one process holds; by default each group is one.
 
     Attributes:
         replica: number of the pipeline that this process belongs to, from 0.
@@ -88,12 +98,20 @@ class Pipeline:
         ConfigError: see `require_processes`.
     """
 
-    def __init__(self, group: ProcessGroup | None, *, groups: int, replicas: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        group: ProcessGroup | None,
+        *,
+        groups: int,
+        replicas: int = 1,
+        device: str = "cpu",
+        blocks: int | None = None,
+    ) -> None:
         self._group = group or ProcessGroup(0, 1)
-        require_processes(self._group.size, groups=groups, replicas=replicas)
+        require_processes(self._group.size, groups=groups, replicas=replicas, blocks=blocks)
         self._length = self._group.size // replicas
         self.replica, self.position = divmod(self._group.rank, self._length)
-        self._groups, self._device, self.replicas = groups, device, replicas
+        self._groups, self._blocks, self._device, self.replicas = groups, blocks, device, replicas
         self._all_reduce_gradients: AllReduce | None = None
         self._links = Links()
         self._reports: list[Channel] = []  # to rank 0; in rank 0, to all others
@@ -116,12 +134,12 @@ class Pipeline:
 
     def assign(self, seconds: Sequence[float] | None) -> list[range]:
         """Return which groups each process of a replica holds; see `assign_groups`."""
-        return assign_groups(self._groups, self._length, seconds)
+        return assign_groups(self._groups, self._length, seconds, self._blocks)
 
     @property
     def must_balance(self) -> bool:
         """Whether `assign` needs to know how long each group takes."""
-        return 1 < self._length < self._groups
+        return 1 < self._length < (self._blocks or self._groups)
 
     def stage(
         self,
@@ -153,7 +171,9 @@ class Pipeline:
             GroupTrainer(part, config, replica=self.replica, all_reduce_gradients=self._all_reduce_gradients)
             for part in own
         ]
-        return Stage(trainers, config, loss, distance=distance, links=self._links, layout=layout)
+        is_blocked = self._blocks is not None and self._blocks < self._groups
+        ends = block_ends(self._groups, self._blocks or self._groups) if is_blocked else []
+        return Stage(trainers, config, loss, distance=distance, links=self._links, layout=layout, ends=ends)
 
     def scatter(self, stage: Stage, tensors: Mapping[str, Tensor] | None, assignment: Sequence[range]) -> None:
         """Give every process its part of rank 0's checkpoint, so that all begin with the same weights."""

@@ -109,6 +109,12 @@ def columns() -> lct.LocalCriticNetwork:
     return lct.LocalCriticNetwork([*groups, nn.Linear(6, 1)], [nn.Linear(6, 1) for _ in groups])
 
 
+def eight() -> lct.LocalCriticNetwork:
+    """Eight groups on rows of a table."""
+    groups = [nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.1), nn.Tanh()) for _ in range(7)]
+    return lct.LocalCriticNetwork([*groups, nn.Linear(6, 1)], [nn.Linear(6, 1) for _ in groups])
+
+
 def images() -> lct.Data:
     torch.manual_seed(5)
     train, val = (
@@ -142,12 +148,15 @@ CASES: dict[str, Case] = {
     "frozen": (convolutional, images, {"freeze_main": True}),
     "guarded": (guarded, images, {"precision": "bf16"}),
     "regression": (columns, table, {"distill": 0.5}),
+    "blocks": (eight, table, {"distill": 0.5, "blocks": 4}),
 }
 
 
 def train(name: str, folder: Path, group: ProcessGroup | None, replicas: int) -> None:
     make_network, make_data, settings = CASES[name]
-    config = lct.TrainConfig(**{"epochs": 2, "batch_size": 8, "precision": "fp32", **settings})
+    config = lct.TrainConfig(
+        **{"method": "local-critic", "epochs": 2, "batch_size": 8, "precision": "fp32", **settings}
+    )
     torch.manual_seed(group.rank if group else 0)  # rank 0's weights are what counts
     network, data, run = make_network(), None, None
     if group is None or group.rank == 0:
