@@ -53,7 +53,7 @@ def describe_run(run: Run) -> dict[str, str]:
         "platform": config.machine.get("platform"),
         "versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
         "started": _minute(config.created),
-        "command": _command(config.command),
+        "command": command_text(config.command),
     }
     return {term: str(fact) for term, fact in facts.items() if fact}
 
@@ -137,7 +137,7 @@ def _minute(created: str) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
 
 
-def _command(command: Sequence[str]) -> str:
+def command_text(command: Sequence[str]) -> str:
     """Write a command without the folder of its program."""
     return shlex.join([PurePath(command[0]).name, *command[1:]]) if command else ""
 

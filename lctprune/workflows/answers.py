@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lctprune.data.splits import Split
 from lctprune.measure.batch_dependence import scoring_batch
@@ -97,10 +98,10 @@ def read_answers(
     has_pictures = _has_pictures(loaded)
     gallery, log = _Gallery(), _Log(loaded, exit, split)
     if split == "test" or not has_pictures:
-        for targets, outputs in _outputs(loaded, chosen, getattr(loaded.data, split), candidates):
-            log.add(targets[1], outputs[exit])
+        for _, targets, outputs in _outputs(loaded, chosen, getattr(loaded.data, split), candidates):
+            log.add(targets, outputs[exit])
     if has_pictures:
-        for (inputs, targets), outputs in _outputs(loaded, members, loaded.data.val, candidates):
+        for inputs, targets, outputs in _outputs(loaded, members, loaded.data.val, candidates):
             gallery.add(inputs, targets, outputs)
             if split == "val":
                 log.add(targets, outputs[exit])
@@ -115,29 +116,29 @@ def _has_pictures(loaded: LoadedRun) -> bool:
 
 def _outputs(
     loaded: LoadedRun, members: Sequence[Member], split: Split, candidates: Sequence[Candidate]
-) -> Iterator[tuple[tuple[Tensor, Tensor], dict[int, Tensor]]]:
+) -> Iterator[tuple[Tensor, Tensor, dict[int, Tensor]]]:
     """Yield each batch with the outputs by the number of the candidate; networks of one run share their groups."""
     dependent = {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
     size = scoring_batch(dependent, latency_batch=candidates[0].latency_batch)
-    runs = {member.run.path: member.run for member in members}
-    whole: dict[object, Callable[[Tensor], Sequence[Tensor]]] = {}
-    for path, run in runs.items():
-        exits = [member.exit for member in members if member.run.path == path]
-        network = loaded.network(run)
-        single = network.subnetwork(exits[0])  # which runs no deeper group than it needs
-        whole[path] = network.exits if len(exits) > 1 else lambda inputs, single=single: [single(inputs)]
-    positions = {
-        member.number: member.exit if sum(each.run.path == member.run.path for each in members) > 1 else 0
-        for member in members
-    }
+    networks: list[tuple[list[Member], Callable[[Tensor], Sequence[Tensor]]]] = []
+    for _, together in itertools.groupby(members, key=lambda member: member.run.path):
+        group = list(together)
+        network = loaded.network(group[0].run)
+        networks.append((group, network.exits if len(group) > 1 else _alone(network.subnetwork(group[0].exit))))
     device = device_of(loaded.network())
     with torch.no_grad():
         for inputs, targets in split.batches(even_batch_size(split, size)):
-            found = {path: exits(sent(inputs, device)) for path, exits in whole.items()}
-            yield (
-                (inputs, targets),
-                {each.number: found[each.run.path][positions[each.number]].float().cpu() for each in members},
-            )
+            outputs = {}
+            for group, exits in networks:
+                found = exits(sent(inputs, device))
+                for member in group:
+                    outputs[member.number] = found[member.exit if len(group) > 1 else 0].float().cpu()
+            yield inputs, targets, outputs
+
+
+def _alone(network: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Make a network that has no deeper groups than it needs look as one with several exits."""
+    return lambda inputs: [network(inputs)]
 
 
 class _Log:
@@ -163,7 +164,9 @@ class _Log:
         else:
             statistics = self._loaded.data.target_normalization
             mean, std = (statistics.mean[0], statistics.std[0]) if statistics else (0.0, 1.0)
-            self._columns.append((targets.flatten().double() * std + mean, output.flatten().double() * std + mean, None))
+            self._columns.append(
+                (targets.flatten().double() * std + mean, output.flatten().double() * std + mean, None)
+            )
 
     def result(self) -> NetworkAnswers | None:
         if not self._columns:
