@@ -82,7 +82,7 @@ def select(
     alternative = cheaper_alternative(candidates, limits, chosen)
     with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
         deployment = deploy(found, candidates, chosen.exit, folder, budget=limits, measure_test=True, loaded=loaded)
-    write_results(candidates, results, chosen=chosen, limits=limits)
+    write_results(found, candidates, results, chosen=chosen, limits=limits)
     if json:
         print_json(_record(loaded, candidates, chosen, alternative, deployment, limits))
     else:

@@ -4,6 +4,7 @@ Importing this package takes a second, as it imports pandas and matplotlib: impo
 """
 
 from lctprune.reports.curves import training_curves, training_figure
+from lctprune.reports.explain import validation_data
 from lctprune.reports.figures import save_figure
 from lctprune.reports.page import report_page
 from lctprune.reports.plots import pareto_figure, plot_pareto
@@ -21,5 +22,6 @@ __all__ = [
     "save_figure",
     "training_curves",
     "training_figure",
+    "validation_data",
     "write_candidates",
 ]

@@ -58,6 +58,19 @@ def describe_run(run: Run) -> dict[str, str]:
     return {term: str(fact) for term, fact in facts.items() if fact}
 
 
+def validation_data(run: Run) -> str:
+    """Name the samples that a run's candidates were measured on, for a title.
+
+    Args:
+        run: run with its config.json.
+    """
+    data = run.config.data
+    if data is None:
+        return "validation split of data made in a program"
+    count = data.samples.get("val")
+    return f"{PurePath(data.config.name).name}, {f'{count:,} ' if count else ''}validation samples"
+
+
 def explain_choice(candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float]) -> list[str]:
     """Say why a candidate was chosen, or that it would not be chosen now because the run has changed.
 

@@ -63,7 +63,7 @@
       .filter((point) => point.score !== null);
     const barred = points.filter((point) => points.length <= 13 || point.on_front || point.exit === chosen);
     const width = Math.max(280, holder.clientWidth), height = width < 560 ? 300 : 400;
-    const margins = { marginLeft: 52, marginRight: 14, marginTop: 24, marginBottom: 42 };
+    const margins = { marginLeft: 52, marginRight: 14, marginTop: 26, marginBottom: 42 };
     const greatest = d3.max(points, (point) => Math.max(point.cost, point.cost_high ?? 0)) || 1;
     const x = [0, 1.08 * Math.max(greatest, limit !== null && limit <= 2 * greatest ? limit : 0)];
     const y = paddedDomain(points.flatMap((point) => [point.score, point.low, point.high]), 0.01);
@@ -76,7 +76,7 @@
       width, height, ...margins, style: { fontSize: "12px", overflow: "visible" },
       x: { domain: x, label: cost().label, labelAnchor: "center", labelArrow: "none", ticks: width / 90,
         tickFormat: cost().name === "latency_ms" ? (value) => `${+value.toPrecision(6)}` : inPowers },
-      y: { domain: y, label: `validation ${report.front.metric} (${better})`, labelArrow: "none", grid: true,
+      y: { domain: y, label: `validation ${report.front.metric} (${better})`, labelArrow: "none", grid: true, tickSize: 0,
         ticks: 6, tickFormat: inPercent(report.front.is_percent) },
       marks: [
         shaded ? Plot.rect([limit], { x1: limit, x2: x[1], y1: y[0], y2: y[1], fill: "currentColor", fillOpacity: 0.07 })
@@ -106,9 +106,9 @@
   function tell() {
     const { exit, text, percent } = choice();
     const found = exit === null ? null : byExit.get(exit);
-    told.replaceChildren(Object.assign(document.createElement("span"), { textContent: `${text}: ` }),
-      Object.assign(document.createElement("strong"), { textContent: found ? found.name : "nothing fits" }),
-      Object.assign(document.createElement("span"), { textContent: found ? `, ${found.lines.join(", ")}` : "" }));
+    const part = (tag, textContent) => Object.assign(document.createElement(tag), { textContent });
+    told.replaceChildren(part("span", `${text} → `), part("strong", found ? found.name : "nothing fits"),
+      part("small", found ? found.lines.join(" · ") : ""));
     slider.setAttribute("aria-valuetext", `${text}: ${found ? found.name : "nothing fits"}`);
     const command = cost().option && percent && found ? `${report.front.command} ${cost().option} ${percent}%` : "";
     document.querySelector("#budget-command").textContent = command;
@@ -176,7 +176,7 @@
       marginRight: 16 + 6.9 * Math.min(24, d3.max(ends, (row) => row.name.length)), style: { fontSize: "12px" },
       x: { label: "epoch", labelAnchor: "center", labelArrow: "none", inset: 4, ticks: Math.min(6, epochs.length - 1 || 1),
         domain: d3.extent(epochs), tickFormat: (epoch) => (Number.isInteger(epoch) ? epoch : "") },
-      y: { label, labelArrow: "none", domain: y, grid: true, ticks: 5, tickFormat: show },
+      y: { label, labelArrow: "none", domain: y, grid: true, tickSize: 0, ticks: 5, tickFormat: show },
       marks: [
         Plot.line(rows, { ...lineOptions, z: "name", strokeWidth: (row) => (row.place === last ? 2.2 : 1.7) }),
         epochs.length <= 12 ? Plot.dot(rows, { x: "epoch", y: "value", fill: literal(color), r: 2.8 }) : null,
@@ -195,9 +195,9 @@
     const size = Math.min(420, Math.max(280, element.clientWidth)), unit = { domain: [0, 1], tickFormat: inPercent(true) };
     const range = ({ low, high }) => `confidence ${Math.round(100 * low)} to ${Math.round(100 * high)}%`;
     element.replaceChildren(Plot.plot({
-      width: size, height: size, marginLeft: 52, marginBottom: 42, style: { fontSize: "12px" },
+      width: size, height: size, marginLeft: 52, marginTop: 28, marginBottom: 42, style: { fontSize: "12px" },
       x: { ...unit, label: "confidence", labelAnchor: "center", labelArrow: "none", ticks: 5 },
-      y: { ...unit, label: "fraction that is right", labelArrow: "none", grid: true, ticks: 5 },
+      y: { ...unit, label: "fraction that is right", labelArrow: "none", grid: true, tickSize: 0, ticks: 5 },
       marks: [
         Plot.rect(bins, { x1: "low", x2: "high", y1: 0, y2: "accuracy", fill: "var(--front)", fillOpacity: 0.55,
           inset: 1 }),
@@ -216,7 +216,7 @@
     element.replaceChildren(Plot.plot({
       width: size, height: size, marginLeft: 60, marginBottom: 42, style: { fontSize: "12px" },
       x: { domain, label: "target", labelAnchor: "center", labelArrow: "none", ticks: 5, tickFormat: show },
-      y: { domain, label: "prediction", labelArrow: "none", grid: true, ticks: 5, tickFormat: show },
+      y: { domain, label: "prediction", labelArrow: "none", grid: true, tickSize: 0, ticks: 5, tickFormat: show },
       marks: [
         diagonal(...domain),
         Plot.dot(points, { x: "target", y: "answer", fill: "var(--front)", fillOpacity: 0.55, r: 3 }),

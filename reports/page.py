@@ -1,7 +1,7 @@
 """Render one self-contained HTML page about a run: nothing is loaded from elsewhere.
 
-The functions here compute what the page says as plain data; `page.html.jinja` lays it out and escapes it, `page.js` draws
-plots from the same data, with Observable Plot. Without scripts the page shows the plots of matplotlib instead.
+The functions here compute what the page says as plain data; `page.html.jinja` lays it out and escapes it, `page.js`
+draws plots from the same data, with Observable Plot. Without scripts the page shows the plots of matplotlib instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from lctprune.config.metric import is_lower_better, score_text
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.candidates import Candidate, candidate_of, wilson_interval
 from lctprune.measure.recall import ClassRecall
-from lctprune.measure.selection import main_of
 from lctprune.reports.answers import Card, cards, confusion, confusions, predictions_payload, reliability_payload
 from lctprune.reports.candidate_table import candidate_table
 from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure

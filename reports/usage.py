@@ -18,7 +18,7 @@ LOADERS = {"torchscript": ("import torch", "torch.jit.load({file!r})")}  # by th
 class Usage:
     """A short program that loads the exported file, and what has to be known besides."""
 
-    code: str
+    lines: Sequence[str]
     note: str
 
 
@@ -46,8 +46,8 @@ def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
     ]
     if classes:
         lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
-    note = f"An input: {taken['preprocessing']}. An output: {given['meaning']}. model.json has all numbers that this needs."
-    return Usage(code="\n".join(lines), note=note)
+    note = f"An input: {taken['preprocessing']}. An output: {given['meaning']}. All numbers for this are in model.json."
+    return Usage(lines=lines, note=note)
 
 
 def _shape(shape: Sequence[object]) -> str:
