@@ -80,7 +80,8 @@ def confusions(answers: NetworkAnswers, classes: Sequence[str]) -> Table | None:
     for index in counts.argsort(descending=True, stable=True)[:MOST_CONFUSIONS].tolist():
         true, answer = pairs[:, index].tolist()
         samples = int((answers.targets == true).sum())
-        cells = [Cell(classes[true]), Cell(classes[answer]), Cell(f"{counts[index]:,} of {samples:,}")]
+        count, names = int(counts[index]), (classes[true], classes[answer])
+        cells = [*(Cell(name, value=name) for name in names), Cell(f"{count:,} of {samples:,}", value=count)]
         rows.append(Row(cells=cells, chosen=False))
     note = f"The most frequent of {len(counts):,} confusions among {len(classes):,} classes."
     return Table(columns=("class", "taken for", "samples"), rows=rows, note=note)

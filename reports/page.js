@@ -18,7 +18,7 @@
     if (state.step !== null) return cost().steps[state.step];
     const { limit, limit_text: text, steps } = cost();
     const chosen = report.front.chosen;
-    return chosen === null ? steps.at(-1) : { limit, text: text ?? "as selected", exit: chosen, percent: null };
+    return chosen === null ? steps.at(-1) : { limit, text: text ?? "As selected", exit: chosen, percent: null };
   }
 
   function colorOf(point, chosen) {

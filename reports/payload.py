@@ -123,7 +123,7 @@ def _cost(cost: PageCost, candidates: Sequence[Candidate], main: Candidate, limi
         "label": cost.label.format(batch=candidates[0].latency_batch),
         "option": cost.option,
         "limit": limit,
-        "limit_text": None if limit is None else f"at most {_amount(limit, cost.name)}, as selected",
+        "limit_text": None if limit is None else f"At most {_amount(limit, cost.name)}, as selected",
         "missing": f"Not shown, as not measured: {', '.join(missing)}." if missing else "",
         "points": sorted(points, key=lambda point: (point["cost"], point["exit"])),
         "steps": _steps(cost, candidates, main),
@@ -152,12 +152,12 @@ def _steps(cost: PageCost, candidates: Sequence[Candidate], main: Candidate) -> 
                 {
                     "percent": percentage,
                     "limit": limit,
-                    "text": f"at most {percentage}% of the main network: {_amount(limit, cost.name)}",
+                    "text": f"At most {percentage}% of the main network: {_amount(limit, cost.name)}",
                     "exit": select(fits, Limits({})).exit if fits else None,
                 }
             )
     best = select(candidates, Limits({})).exit
-    return [*steps, {"percent": None, "limit": None, "text": "no limit", "exit": best}]
+    return [*steps, {"percent": None, "limit": None, "text": "No limit", "exit": best}]
 
 
 def curves_payload(
