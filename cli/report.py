@@ -9,8 +9,8 @@ from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, PartialOption, RunArgument
 
 if TYPE_CHECKING:
+    from lctprune.measure.answers import Answers
     from lctprune.measure.candidates import Candidate
-    from lctprune.workflows.answers import Answers
     from lctprune.workflows.loading import LoadedRun
 
 

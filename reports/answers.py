@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from lctprune.data.preprocessing import Normalization
+from lctprune.measure.answers import NetworkAnswers, Picture
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.reliability import confusion_matrix, reliability
 from lctprune.reports.formats import percent
 from lctprune.reports.grid import Cell, Row, Table
-from lctprune.workflows.answers import NetworkAnswers, Picture
 
 MOST_CLASSES = 20  # in a confusion matrix; of more classes, the most frequent confusions are listed
 MOST_CONFUSIONS = 15

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from lctprune.config.metric import is_lower_better, score_text
 from lctprune.data.preprocessing import Normalization
+from lctprune.measure.answers import Answers
 from lctprune.measure.candidates import Candidate, candidate_of, wilson_interval
 from lctprune.measure.recall import ClassRecall
 from lctprune.reports.answers import Card, cards, confusion, confusions, predictions_payload, reliability_payload
@@ -37,7 +38,6 @@ from lctprune.reports.tiles import headline_tiles, main_score, own_score
 from lctprune.reports.usage import commands, hashes, usage
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word, visible
-from lctprune.workflows.answers import Answers
 
 METHODS = {
     "local-critic": "Trained with local critics: every exit is a network of its own.",

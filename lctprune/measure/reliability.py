@@ -34,7 +34,7 @@ def reliability(is_right: Tensor, confidence: Tensor, bins: int = BINS) -> Relia
         confidence: probability that the network gave its answer, 0 to 1, [samples].
         bins: number of bins; a confidence on an edge is in the lower one.
     """
-    places = (confidence.double() * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    places = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     samples = places.bincount(minlength=bins)
     sure = places.bincount(confidence.double(), minlength=bins)
     right = places.bincount(is_right.double(), minlength=bins)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lctprune.data.splits import Split
+from lctprune.measure.answers import Answers, NetworkAnswers, Picture
 from lctprune.measure.batch_dependence import scoring_batch
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import even_batch_size
@@ -22,55 +22,6 @@ from lctprune.workflows.members import Member, members_of
 
 MOST_PICTURES = 12  # samples that are kept with their inputs
 SPLITS: dict[Literal["val", "test"], str] = {"val": "validation", "test": "test"}  # and their names for people
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkAnswers:
-    """Every answer of one network on a split.
-
-    Attributes:
-        exit: number of the network's candidate.
-        split: name of the split: "validation" or "test".
-        targets: class numbers, or numbers to predict in their own unit, [samples].
-        answers: numbers of the classes that won, or predictions in the targets' unit, [samples].
-        confidence: probability of the class that won, [samples]; None where targets are no classes.
-    """
-
-    exit: int
-    split: str
-    targets: Tensor
-    answers: Tensor
-    confidence: Tensor | None
-
-
-class Picture(NamedTuple):
-    """A validation image and what each network says of it.
-
-    Attributes:
-        image: input of the networks, normalised, [channels, height, width].
-        target: number of its class.
-        answers: number of the class that won, by the number of the candidate.
-        confidence: probability of that class, by the number of the candidate.
-    """
-
-    image: Tensor
-    target: int
-    answers: Mapping[int, int]
-    confidence: Mapping[int, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """Answers for a report.
-
-    Attributes:
-        network: answers of one network; None where targets are neither one class nor one number per sample.
-        pictures: validation images, those with the most different answers first; empty where inputs are no images or
-            targets are no classes.
-    """
-
-    network: NetworkAnswers | None
-    pictures: Sequence[Picture] = ()
 
 
 def read_answers(
