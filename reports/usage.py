@@ -11,6 +11,7 @@ from lctprune.reports.explain import command_text
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word, visible
 
+MODEL_CARD = "model.json"
 LOADERS = {"torchscript": ("import torch", "torch.jit.load({file!r})")}  # by the format of model.json
 
 
@@ -30,23 +31,24 @@ def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
         card: content of its model.json.
         folder: folder of the file.
     """
-    if card.get("format") not in LOADERS:
+    try:
+        needs, load = LOADERS[card["format"]]
+        taken, given = card["input"], card["output"]
+        shapes = f"{taken['dtype']} {_shape(taken['shape'])} to {_shape(given['shape'])}"
+        note = f"An input: {taken['preprocessing']}. An output: {given['meaning']}. Numbers: {MODEL_CARD}."
+    except (KeyError, TypeError):  # another format, or a card that lacks what the program needs
         return None
-    needs, load = LOADERS[card["format"]]
-    taken, given = card["input"], card["output"]
-    classes = list(run.config.data.classes) if run.config.data else []
-    shape = f"{taken['dtype']} {_shape(taken['shape'])}"
     lines = [
         "import json",
+        "from pathlib import Path",
         needs,
         "",
         f"network = {load.format(file=visible(str(folder / card['file'])))}",
-        f"about = json.load(open({visible(str(folder / 'model.json'))!r}))",
-        f"outputs = network(inputs)  # {shape} to {_shape(given['shape'])}",
+        f"about = json.loads(Path({visible(str(folder / MODEL_CARD))!r}).read_text())",
+        f"outputs = network(inputs)  # {shapes}",
     ]
-    if classes:
+    if run.config.data and run.config.data.classes:
         lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
-    note = f"An input: {taken['preprocessing']}. An output: {given['meaning']}. All numbers for this are in model.json."
     return Usage(lines=lines, note=note)
 
 

@@ -258,6 +258,23 @@ def test_report_is_one_page_that_knows_the_selection(cli: Cli, copied: Path) -> 
     assert commands.splitlines()[-1] == f"lctprune report {copied}"
 
 
+@pytest.mark.parametrize(("task", "shown"), [("classification", "Confusion matrix"), ("regression", "Predictions")])
+def test_report_of_a_table_and_of_a_run_whose_data_is_gone(
+    cli: Cli, table_run: Callable[..., lct.Run], task: str, shown: str
+) -> None:
+    run = table_run(task=task)
+    assert cli("report", run.path).code == 0
+    page = (run.path / "report.html").read_text()
+    assert f"<h3>{shown}</h3>" in page
+    assert "<img" not in page
+    Path(run.config.data.config.name).unlink()  # type: ignore[union-attr]
+    result = cli("report", run.path)
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert "Note: the page shows no answers: " in result.err
+    assert "Answers of" not in (run.path / "report.html").read_text()
+
+
 def test_a_broken_test_image_leaves_the_last_selection_whole(cli: Cli, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
     path = tmp_path / "run"
