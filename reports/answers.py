@@ -75,7 +75,7 @@ def confusions(answers: NetworkAnswers, classes: Sequence[str]) -> Table | None:
     if answers.confidence is None or len(classes) <= MOST_CLASSES:
         return None
     wrong = answers.targets != answers.answers
-    pairs, counts = torch.stack([answers.targets[wrong], answers.answers[wrong]]).unique(dim=1, return_counts=True)
+    pairs, counts = torch.stack([answers.targets[wrong], answers.answers[wrong]]).unique(dim=1, return_counts=True)  # type: ignore[no-untyped-call]
     rows = []
     for index in counts.argsort(descending=True, stable=True)[:MOST_CONFUSIONS].tolist():
         true, answer = pairs[:, index].tolist()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -113,7 +115,7 @@ def _draw_curves(ax: Axes, curves: pandas.DataFrame, names: Mapping[int, str]) -
             markersize=3.5,
             linewidth=2.2 if main else 1.6,
             color=INK if main else colors(0.8 - 0.5 * position / max(1, last - 1)),
-            label=names.get(exit, MAIN if main else f"exit {exit}"),
+            label=names.get(int(exit), MAIN if main else f"exit {exit}"),
         )
     _name_ends(ax)
 
@@ -122,8 +124,8 @@ def _name_ends(ax: Axes) -> None:
     """Write the name of each curve beside its end, and names apart from each other; make room on the right."""
     ends = []
     for line in ax.lines:
-        known = [(x, y) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True) if y == y]
-        if known:
+        points: list[list[float]] = numpy.asarray(line.get_xydata()).tolist()
+        if known := [(x, y) for x, y in points if math.isfinite(y)]:
             ends.append((*known[-1], line))
     labels = [
         ax.annotate(

@@ -94,11 +94,12 @@ def report_page(
     """
     metric, metrics = candidates[0].metric, metrics_frame(run)
     names = {candidate.exit: candidate.name for candidate in candidates}
-    names |= {exit: names.get(exit, f"exit {exit}") for exit in training_curves(metrics, "train_loss").columns}
+    trained = map(int, training_curves(metrics, "train_loss").columns)
+    names |= {exit: names.get(exit, f"exit {exit}") for exit in trained}
     quantities = (score_quantity(metrics, metric), "train_loss")
     facts, found = describe_run(run), _answers(run, answers, candidates)
     facts.pop("command", None)
-    payload = {
+    payload: dict[str, Any] = {
         "front": front_payload(candidates, chosen, budget or {}, f"lctprune select {shell_word(run.path)}"),
         "curves": curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names),
         "reliability": found and found["reliability"],

@@ -179,7 +179,7 @@ def curves_payload(
         curves = curves.iloc[:: -(-len(curves) // MOST_EPOCHS)]
         series = [
             {
-                "name": visible(names[exit]),
+                "name": visible(names[int(exit)]),
                 "values": [value if math.isfinite(value) else None for value in curves[exit]],
             }
             for exit in curves.columns

@@ -64,7 +64,7 @@ def commands(run: Run, card: Mapping[str, Any] | None) -> list[str]:
         card: content of the model.json of the selected network.
     """
     recorded = [run.config.command, *([card.get("command")] if card else [])]
-    texts = [command_text(each) for each in recorded if _is_command(each)]
+    texts = [command_text(each) for each in recorded if each is not None and _is_command(each)]
     return [*texts, f"lctprune report {shell_word(run.path)}"]
 
 
