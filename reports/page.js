@@ -93,7 +93,7 @@
         Plot.dot(points, { x: "cost", y: "score", r: (point) => (point.exit === chosen ? 8 : 5.5), fill: color,
           stroke: "var(--page)", symbol: (point) => (point.exit === chosen ? "diamond" : "circle") }),
         ...placeNames(points, chosen, toX, toY, [margins.marginLeft, width - margins.marginRight]),
-        Plot.tip(points, Plot.pointer({ x: "cost", y: "score", maxRadius: 60, lineWidth: 26, fontSize: 12.5,
+        Plot.tip(points, Plot.pointer({ x: "cost", y: "score", maxRadius: 60, lineWidth: 26, fontSize: 12.5, lineHeight: 1.25,
           title: (point) => [point.name, ...point.lines].join("\n") })),
       ],
       r: { type: "identity" },
@@ -182,7 +182,7 @@
         epochs.length <= 12 ? Plot.dot(rows, { x: "epoch", y: "value", fill: literal(color), r: 2.8 }) : null,
         Plot.text(ends, { x: "epoch", y: (row, index) => places[index], text: "name", dx: 8, textAnchor: "start",
           fill: literal(color) }),
-        Plot.tip(rows, Plot.pointer({ x: "epoch", y: "value", maxRadius: 60,
+        Plot.tip(rows, Plot.pointer({ x: "epoch", y: "value", maxRadius: 60, lineHeight: 1.25,
           title: (row) => `${row.name}\nepoch ${row.epoch}: ${show(row.value)}` })),
       ],
     }));
