@@ -147,7 +147,13 @@ def _dumps(payload: object, **options: Any) -> str:
 def _assets() -> dict[str, Markup]:
     """Read the style and the scripts, which are the page's own and not escaped."""
     folder = files("lctprune.reports")
-    names = {"css": "page.css", "js": "page.js", "d3": "vendor/d3.min.js", "plot": "vendor/plot.umd.min.js"}
+    names = {
+        "css": "page.css",
+        "js": "page.js",
+        "charts": "charts.js",
+        "d3": "vendor/d3.min.js",
+        "plot": "vendor/plot.umd.min.js",
+    }
     return {key: Markup((folder / name).read_text(encoding="utf-8")) for key, name in names.items()}
 
 
