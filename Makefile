@@ -12,7 +12,7 @@ WITHOUT_CUDA := command -v nvidia-smi > /dev/null || test "$$(uname)" != Linux |
 	$(PIP) --index-url $(CPU_INDEX) --retries 0 --timeout 10 torch torchvision || \
 	echo "That index does not answer: PyTorch comes from PyPI, with some gigabytes of CUDA libraries."; }
 
-.PHONY: demo test test-slow test-gpu test-oldest check audit release docs format clean
+.PHONY: demo test test-slow test-gpu test-browser test-oldest check audit release docs format clean
 
 demo: $(DEMO)  ## the two commands of the README; installs no tools of development
 	$(BIN)/lctprune train resnet
@@ -26,6 +26,10 @@ test-slow: $(READY)  ## the tests that take minutes
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
+
+test-browser: $(READY)  ## the tests of the report page in Chromium (apt-get install chromium)
+	$(PIP) --quiet --editable '.[browser]'
+	$(BIN)/pytest -m browser
 
 check: $(READY)  ## formatting, lint, what is installed, import contracts, types, documentation
 	$(BIN)/ruff format --check .

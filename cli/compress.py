@@ -160,7 +160,7 @@ def _train(begun: Compression) -> None:
 def _write_results(result: Compressed) -> None:
     from lctprune.cli.results import write_results
 
-    write_results(result.candidates, result.run.path, chosen=result.chosen, limits=result.limits)
+    write_results(result.run, result.candidates, result.run.path, chosen=result.chosen, limits=result.limits)
 
 
 def _show(result: Compressed) -> None:

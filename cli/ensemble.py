@@ -67,7 +67,7 @@ def ensemble(
     chosen = select(together, limits)
     with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
         record = export_ensemble(loaded, found, chosen, folder)
-    write_results(found.candidates, folder, chosen=chosen, limits=limits)
+    write_results(opened_run, found.candidates, folder, chosen=chosen, limits=limits)
     if json:
         print_json(
             {

@@ -73,7 +73,7 @@ def progressive(
     if folder is not None:
         write_progressive(loaded, deployed, record, folder)
     candidates = compared_candidates(loaded, fitted, measured)
-    write_results(candidates, folder, chosen=candidates[-1])
+    write_results(found, candidates, folder, chosen=candidates[-1])
     if json:
         records = [candidate_record(each) for each in candidates]
         print_json({"run": str(found.path), **record, "candidates": records, "folder": folder and str(folder)})

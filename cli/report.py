@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from lctprune.cli.console import print_json, stdout
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, PartialOption, RunArgument
+
+if TYPE_CHECKING:
+    from lctprune.measure.answers import Answers
+    from lctprune.measure.candidates import Candidate
+    from lctprune.workflows.loading import LoadedRun
 
 
 def report(
@@ -38,22 +46,45 @@ def report(
     path = folder / "report.html"
     selection = present_selection(loaded)
     recall = read_recall(folder / CANDIDATES) or read_recall(found.path / CANDIDATES)
-    if selection is None:
-        page = report_page(found, candidates, recall=recall)
-    else:
-        main = selection["main_network"]["test"]
-        test = {**selection["test"], "main_accuracy": main["accuracy"], "main_score": main.get("score")}
-        page = report_page(
-            found,
-            candidates,
-            chosen=candidate_of(candidates, selection["exit"]),
-            budget=selection["budget"],
-            rule=Rule(**selection.get("rule", {})),
-            test=test,
-            recall=recall,
-        )
+    chosen = None if selection is None else candidate_of(candidates, selection["exit"])
+    page = report_page(
+        found,
+        candidates,
+        chosen=chosen,
+        budget=selection and selection["budget"],
+        rule=Rule(**selection.get("rule", {})) if selection else None,
+        test=selection and _on_test(selection),
+        recall=recall,
+        answers=_answers(loaded, candidates, chosen),
+        model_card=selection,
+        checkpoint_sha256=loaded.checkpoint().sha256,
+    )
     write_atomically(path, page.encode())
     if json:
         print_json({"run": str(found.path), "report": str(path)})
     else:
         stdout().print(f"Wrote {path}", soft_wrap=True)
+
+
+def _on_test(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return the test results of the selected network, with those of the main network beside them."""
+    main = selection["main_network"]["test"]
+    return {**selection["test"], "main_accuracy": main["accuracy"], "main_score": main.get("score")}
+
+
+def _answers(loaded: LoadedRun, candidates: Sequence[Candidate], chosen: Candidate | None) -> Answers | None:
+    """Read the answers of the chosen network on the test split, of the main network on validation if none was chosen.
+
+    The page does without them where the data cannot be read any more; a note on stderr says so.
+    """
+    from lctprune.errors import DataError, RunError
+    from lctprune.measure.selection import main_of
+    from lctprune.workflows.answers import read_answers
+
+    exit, split = (main_of(candidates).exit, "val") if chosen is None else (chosen.exit, "test")
+    try:
+        with stderr().status("Reading the answers of the networks"):
+            return read_answers(loaded, candidates, exit, split="val" if split == "val" else "test")
+    except (DataError, RunError) as error:
+        stderr().print(f"Note: the page shows no answers: {error}.")
+        return None

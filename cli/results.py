@@ -132,13 +132,14 @@ def refresh_results(loaded: LoadedRun, candidates: Sequence[Candidate], folder: 
     """Write the files of `write_results` again, with the choice if one was made from this checkpoint."""
     selection = present_selection(loaded)
     if selection is None:
-        write_results(candidates, folder)
+        write_results(loaded.run, candidates, folder)
     else:
         chosen = candidate_of(candidates, selection["exit"])
-        write_results(candidates, folder, chosen=chosen, limits=selection["budget"])
+        write_results(loaded.run, candidates, folder, chosen=chosen, limits=selection["budget"])
 
 
 def write_results(
+    run: Run,
     candidates: Sequence[Candidate],
     folder: Path | None,
     *,
@@ -151,7 +152,8 @@ def write_results(
     from lctprune import reports  # pandas and matplotlib take a second to import
 
     reports.write_candidates(candidates, folder / CSV)
-    figure = reports.pareto_figure(candidates, chosen=chosen, budget=limits)
+    title = f"{run.path.resolve().name}: {reports.validation_data(run)}"
+    figure = reports.pareto_figure(candidates, chosen=chosen, budget=limits, title=title)
     reports.save_figure(figure, folder / "pareto")
 
 

@@ -129,7 +129,7 @@ def select(
             measure_test=True,
             loaded=loaded,
         )
-    write_results(candidates, results, chosen=chosen, limits=limits)
+    write_results(found, candidates, results, chosen=chosen, limits=limits)
     runs = {name: candidates} | measured_all(dict(others), latency_batch=latency_batch) if others else {}
     if runs and results:
         write_comparison(runs, results)

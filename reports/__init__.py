@@ -5,6 +5,7 @@ Importing this package takes a second, as it imports pandas and matplotlib: impo
 
 from lctprune.reports.comparison import comparison_figure, comparison_frame, plot_comparison
 from lctprune.reports.curves import training_curves, training_figure
+from lctprune.reports.explain import validation_data
 from lctprune.reports.figures import save_figure
 from lctprune.reports.page import report_page
 from lctprune.reports.plots import pareto_figure, plot_pareto
@@ -25,5 +26,6 @@ __all__ = [
     "save_figure",
     "training_curves",
     "training_figure",
+    "validation_data",
     "write_candidates",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lctprune.config.metric import SCORE_COLUMNS
 from lctprune.errors import ConfigError
+from lctprune.measure.candidates import MAIN
 from lctprune.reports.figures import INK, panels, percent_formatter, say_instead, style
 
 QUANTITIES = {
@@ -28,7 +32,7 @@ QUANTITIES = {
     "gap": "mean |loss - main network's loss|",
 }
 DIAGNOSTICS = ("cosine", "gap", "gradient_norm")  # measured only in runs that were trained with diagnostics
-LEGEND_WIDTH = 1.25  # inches
+LABEL_GAP = 12  # points between names at the ends of curves
 MOST_MARKED_EPOCHS = 12  # with more, markers would hide the curves
 
 
@@ -59,6 +63,7 @@ def training_figure(
     *,
     quantities: Sequence[str] = ("val_accuracy", "train_loss"),
     metric: str = "accuracy",
+    names: Mapping[int, str] | None = None,
 ) -> Figure:
     """Draw the curves of every exit by epoch, one panel per quantity.
 
@@ -66,19 +71,18 @@ def training_figure(
         metrics: table from `metrics_frame`.
         quantities: quantities of the panels; `training_curves` lists them.
         metric: name of the quantity "val_accuracy": accuracy, or in a run of an earlier version R2.
+        names: names of the exits by their numbers; by default "exit 0" and so on, and "main network" for the last.
 
     Raises:
         ConfigError: there is no such quantity.
     """
     with style():
-        figure, axes = panels(len(quantities), right=LEGEND_WIDTH)
+        figure, axes = panels(len(quantities))
         for ax, quantity in zip(axes, quantities, strict=True):
-            _draw_curves(ax, training_curves(metrics, quantity))
+            _draw_curves(ax, training_curves(metrics, quantity), names or {})
             ax.set_ylabel(QUANTITIES[quantity].format(metric=metric))
             if quantity.startswith("val_") and quantity != "val_loss":
                 ax.yaxis.set_major_formatter(percent_formatter())
-        if axes[-1].lines:
-            axes[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, reverse=True)
     return figure
 
 
@@ -93,7 +97,7 @@ def score_quantity(metrics: pandas.DataFrame, metric: str) -> str:
     return "val_accuracy" if training_curves(metrics, quantity).empty else quantity
 
 
-def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
+def _draw_curves(ax: Axes, curves: pandas.DataFrame, names: Mapping[int, str]) -> None:
     ax.set_xlabel("epoch")
     if curves.empty:
         say_instead(ax, "not measured" if len(curves) else "no epoch was finished")
@@ -111,5 +115,53 @@ def _draw_curves(ax: Axes, curves: pandas.DataFrame) -> None:
             markersize=3.5,
             linewidth=2.2 if main else 1.6,
             color=INK if main else colors(0.8 - 0.5 * position / max(1, last - 1)),
-            label="main network" if main else f"exit {exit}",
+            label=names.get(int(exit), MAIN if main else f"exit {exit}"),
         )
+    _name_ends(ax)
+
+
+def _name_ends(ax: Axes) -> None:
+    """Write the name of each curve beside its end, and names apart from each other; make room on the right."""
+    ends = []
+    for line in ax.lines:
+        points: list[list[float]] = numpy.asarray(line.get_xydata()).tolist()
+        if known := [(x, y) for x, y in points if math.isfinite(y)]:
+            ends.append((*known[-1], line))
+    labels = [
+        ax.annotate(
+            str(line.get_label()),
+            (x, y),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=line.get_color(),
+            parse_math=False,
+        )
+        for x, y, line in ends
+    ]
+    if not labels:
+        return
+    scale = 72 / ax.figure.dpi
+    widest = max(label.get_window_extent().width for label in labels) + 16 / scale
+    left, right = ax.get_xlim()
+    width = ax.get_window_extent().width
+    ax.set_xlim(left, right + (right - left) * widest / max(width - widest, width / 4))
+    heights = [ax.transData.transform((x, y))[1] * scale for x, y, _ in ends]
+    for label, height, place in zip(labels, heights, spread(heights, LABEL_GAP), strict=True):
+        label.xyann = (8, place - height)
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Move places apart so that each is at least a gap above the next lower one, about as much up as down.
+
+    Args:
+        places: places, in any order.
+        gap: least distance.
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    result = list(places)
+    for below, above in itertools.pairwise(order):
+        result[above] = max(result[above], result[below] + gap)
+    excess = (result[order[-1]] - places[order[-1]]) / 2 if order else 0.0
+    return [place - excess for place in result]

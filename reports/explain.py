@@ -57,9 +57,22 @@ def describe_run(run: Run) -> dict[str, str]:
         "platform": config.machine.get("platform"),
         "versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
         "started": _minute(config.created),
-        "command": _command(config.command),
+        "command": command_text(config.command),
     }
     return {term: str(fact) for term, fact in facts.items() if fact}
+
+
+def validation_data(run: Run) -> str:
+    """Name the samples that a run's candidates were measured on, for a title.
+
+    Args:
+        run: run with its config.json.
+    """
+    data = run.config.data
+    if data is None:
+        return "validation split of data made in a program"
+    count = data.samples.get("val")
+    return f"{PurePath(data.config.name).name}, {f'{count:,} ' if count else ''}validation samples"
 
 
 def explain_choice(
@@ -158,7 +171,7 @@ def _minute(created: str) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
 
 
-def _command(command: Sequence[str]) -> str:
+def command_text(command: Sequence[str]) -> str:
     """Write a command without the folder of its program."""
     return shlex.join([PurePath(command[0]).name, *command[1:]]) if command else ""
 

@@ -1,53 +1,50 @@
-"""Render one self-contained HTML page about a run: no script, nothing loaded from elsewhere.
+"""Render one self-contained HTML page about a run: nothing is loaded from elsewhere.
 
-The functions here compute what the page says as plain data; `page.html.jinja` lays it out and escapes it.
+The functions here compute what the page says as plain data; `page.html.jinja` lays it out and escapes it, `page.js`
+draws plots from the same data, with Observable Plot. Without scripts the page shows the plots of matplotlib instead.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import pandas
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from lctprune.config.metric import is_lower_better, score_text
-from lctprune.measure.candidates import Candidate, wilson_interval
+from lctprune.data.preprocessing import Normalization
+from lctprune.measure.answers import Answers
+from lctprune.measure.candidates import Candidate, candidate_of, wilson_interval
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.rules import Rule
-from lctprune.measure.selection import main_of, pareto_front
-from lctprune.measure.units import engineering, latency_conditions
+from lctprune.reports.answers import Card, cards, confusion, confusions, predictions_payload, reliability_payload
+from lctprune.reports.candidate_table import candidate_table
 from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure
 from lctprune.reports.explain import describe_run, explain_choice
 from lctprune.reports.figures import inline_svg
-from lctprune.reports.formats import percent, percent_interval
-from lctprune.reports.grid import Cell, Row, Table
+from lctprune.reports.formats import begun, percent, percent_interval
+from lctprune.reports.payload import curves_payload, front_payload
 from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.recall import recall_table
+from lctprune.reports.strip import strip
 from lctprune.reports.tables import metrics_frame
 from lctprune.reports.tiles import headline_tiles, main_score, own_score
+from lctprune.reports.usage import commands, hashes, usage
 from lctprune.runs import Run
-from lctprune.utils.names import visible
+from lctprune.utils.names import shell_word, visible
 
 METHODS = {
     "local-critic": "Trained with local critics: every exit is a network of its own.",
     "joint": "Trained by deep supervision, with the gradients of all exits: every exit is a network of its own.",
     "backprop": "Trained whole, by backpropagation.",
 }
-WILSON, NORMAL = "Wilson's 95% interval", "the 95% interval of the normal distribution"
-UNITS = (
-    "{Scores}: on the validation split, with {interval}; loss is the mean per sample. "
-    "FLOPs: per sample, where 1 FLOP is one multiply or one add (one multiply-add, MAC, is 2 FLOPs). "
-    "Latency: median of one call at batch {batch} in {conditions}, on the machine that evaluated the run, with 5th and "
-    "95th percentile. "
-    "Size: of weights and buffers; 1 MB is 1,000,000 bytes. "
-    "Front: no other exit is at least as good in {metric} at no more FLOPs, and better in one of the two."
-)
-COLUMNS = ("exit", "{metric}", "loss", "FLOPs", "of main", "parameters", "size", "latency", "front")
-UNKNOWN = "not known"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +72,9 @@ def report_page(
     rule: Rule | None = None,
     test: Mapping[str, Any] | None = None,
     recall: ClassRecall | None = None,
+    answers: Answers | None = None,
+    model_card: Mapping[str, Any] | None = None,
+    checkpoint_sha256: str | None = None,
 ) -> str:
     """Render the report of one run as the text of an HTML file.
 
@@ -87,12 +87,27 @@ def report_page(
         test: results of the chosen network on the test split: `metric`, `score` (by default `accuracy`), `samples`, and
             `main_score` (by default `main_accuracy`), that of the main network.
         recall: recall of each class on the validation split, if it was measured.
+        answers: answers of one network, and images with the answers of all, from `read_answers`.
+        model_card: content of the model.json of the selected network, which is in the run's folder selected/.
+        checkpoint_sha256: hash of the run's checkpoint.
 
     Raises:
         ConfigError: the budget names something else, or a limit is not a positive number.
         RunError: metrics.csv holds something that is not a number.
     """
     metric, metrics = candidates[0].metric, metrics_frame(run)
+    names = {candidate.exit: candidate.name for candidate in candidates}
+    trained = map(int, training_curves(metrics, "train_loss").columns)
+    names |= {exit: names.get(exit, f"exit {exit}") for exit in trained}
+    quantities = (score_quantity(metrics, metric), "train_loss")
+    facts, found = describe_run(run), _answers(run, answers, candidates)
+    facts.pop("command", None)
+    payload: dict[str, Any] = {
+        "front": front_payload(candidates, chosen, budget or {}, f"lctprune select {shell_word(run.path)}"),
+        "curves": curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names),
+        "reliability": found and found["reliability"],
+        "predictions": found and found["predictions"],
+    }
     environment = Environment(
         loader=PackageLoader("lctprune.reports", ""),
         autoescape=True,
@@ -104,17 +119,74 @@ def report_page(
     )
     return environment.get_template("page.html.jinja").render(
         name=run.path.resolve().name,
-        heading=_begun(metric),
+        heading=begun(metric),
         method=METHODS[run.config.training.method],
         tiles=headline_tiles(candidates, chosen, test),
         choice=_choice(candidates, chosen, budget or {}, rule, test),
-        table=_table(candidates, chosen),
-        recall=recall_table(recall, run, candidates, chosen) if recall else None,
+        strip=strip(candidates, chosen),
+        added=any(candidate.origin for candidate in candidates),
+        costs=payload["front"]["costs"],
         pareto=_pareto(candidates, chosen, budget),
-        curves=_curves(metrics, (score_quantity(metrics, metric), "train_loss"), "Curve of every exit", metric),
-        agreement=_curves(metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric),
-        facts=describe_run(run),
+        table=candidate_table(candidates, chosen),
+        drawings=_curves(metrics, quantities, "Curve of every exit", metric, names),
+        agreement=_curves(
+            metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric, names
+        ),
+        answers=found,
+        recall=recall_table(recall, run, candidates, chosen) if recall else None,
+        cards=_cards(run, answers, candidates),
+        usage=usage(run, model_card, run.path / "selected") if model_card else None,
+        commands=commands(run, model_card),
+        facts={**facts, **hashes(run, model_card, checkpoint_sha256)},
+        payload=htmlsafe_json_dumps(payload, dumps=_dumps),
+        assets=_assets(),
     )
+
+
+def _dumps(payload: object, **options: Any) -> str:
+    return json.dumps(payload, allow_nan=False, separators=(",", ":"), **options)
+
+
+def _assets() -> dict[str, Markup]:
+    """Read the style and the scripts, which are the page's own and not escaped."""
+    folder = files("lctprune.reports")
+    names = {
+        "css": "page.css",
+        "js": "page.js",
+        "charts": "charts.js",
+        "d3": "vendor/d3.min.js",
+        "plot": "vendor/plot.umd.min.js",
+    }
+    return {key: Markup((folder / name).read_text(encoding="utf-8")) for key, name in names.items()}
+
+
+def _answers(run: Run, answers: Answers | None, candidates: Sequence[Candidate]) -> dict[str, Any] | None:
+    """Return what the page says of the answers of one network; None where they are not known."""
+    if answers is None or answers.network is None or run.config.data is None:
+        return None
+    network, classes = answers.network, run.config.data.classes
+    right = ""
+    if network.confidence is not None:
+        fraction = float((network.targets == network.answers).double().mean())
+        right = f", of which {percent(fraction, 2)} are classified correctly"
+    return {
+        "name": candidate_of(candidates, network.exit).name,
+        "split": network.split,
+        "samples": f"{len(network.targets):,}",
+        "score": right,
+        "confusion": confusion(network, classes),
+        "confusions": confusions(network, classes),
+        "reliability": reliability_payload(network),
+        "predictions": predictions_payload(network),
+    }
+
+
+def _cards(run: Run, answers: Answers | None, candidates: Sequence[Candidate]) -> list[Card]:
+    if answers is None or not answers.pictures or run.config.data is None:
+        return []
+    data = run.config.data
+    normalization = Normalization(data.mean, data.std) if data.mean else None
+    return cards(answers.pictures, candidates, data.classes, normalization)
 
 
 def _shown(value: object) -> object:
@@ -152,57 +224,6 @@ def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
     return f"{sentence} The main network's: {score_text(main, metric, 2)}; the difference is {difference}."
 
 
-def _table(candidates: Sequence[Candidate], chosen: Candidate | None) -> Table:
-    front = pareto_front(candidates, "flops")
-    main, metric = main_of(candidates), candidates[0].metric
-    rows = []
-    for candidate in candidates:
-        is_chosen = chosen is not None and candidate.exit == chosen.exit
-        rows.append(Row(cells=_cells(candidate, main, candidate in front, is_chosen), chosen=is_chosen))
-    samples = {candidate.samples for candidate in candidates if candidate.samples}
-    counted = f"Validation samples: {', '.join(f'{count:,}' for count in sorted(samples))}. " if samples else ""
-    units = UNITS.format(
-        Scores=_begun(metric) + ("" if metric == "loss" else " and loss"),
-        metric=metric,
-        interval=WILSON if metric == "accuracy" else NORMAL,
-        batch=candidates[0].latency_batch,
-        conditions=latency_conditions(candidates),
-    )
-    columns = [column.format(metric=metric) for column in COLUMNS if metric != "loss" or column != "loss"]
-    return Table(columns=columns, rows=rows, note=counted + units)
-
-
-def _begun(text: str) -> str:
-    """Write a metric's name as it begins a sentence."""
-    return text if text == "mAP" else text[0].upper() + text[1:]
-
-
-def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: bool) -> list[Cell]:
-    """Return the cells of a candidate's row, in the order of `COLUMNS`."""
-    score = score_text(candidate.score, candidate.metric)
-    flops, latency = candidate.flops, candidate.latency_ms
-    p5, p95 = candidate.latency_p5_ms, candidate.latency_p95_ms
-    low, high = candidate.score_interval
-    as_loss = is_lower_better(candidate.metric)
-    bounds = f"{low:.4g} to {high:.4g}" if as_loss else percent_interval(low, high)
-    interval = [bounds] if candidate.samples else []
-    names = [*([candidate.origin] if candidate.origin else []), *(["chosen"] if is_chosen else [])]
-    return [
-        Cell(candidate.name, names),
-        Cell(score, interval),
-        *([] if as_loss else [Cell(f"{candidate.loss:.3f}")]),
-        Cell(UNKNOWN) if flops is None else Cell(engineering(flops), [f"{engineering(flops / 2)} MACs"]),
-        Cell(percent(flops / main.flops, 0) if flops and main.flops else UNKNOWN),
-        Cell(engineering(candidate.parameters)),
-        Cell(f"{candidate.size_bytes / 1e6:.3g} MB"),
-        Cell(
-            "not measured" if latency is None else f"{latency:.3g} ms",
-            [] if p5 is None or p95 is None else [f"{p5:.3g} to {p95:.3g} ms"],
-        ),
-        Cell("yes" if on_front else "no" if flops is not None else UNKNOWN),
-    ]
-
-
 def _pareto(
     candidates: Sequence[Candidate], chosen: Candidate | None, budget: Mapping[str, float] | None
 ) -> list[Drawing]:
@@ -210,18 +231,20 @@ def _pareto(
     for cost in measured_costs(candidates):
         figure = pareto_figure(candidates, chosen=chosen, budget=budget, costs=[cost])
         kind = "latency" if cost == "latency_ms" else "FLOPs"
-        metric = _begun(candidates[0].metric)
+        metric = begun(candidates[0].metric)
         label = f"{metric} of every exit against its {kind}; the numbers are in the table of candidates"
         drawings.append(Drawing(label=label, svg=inline_svg(figure, f"pareto-{cost}")))
     return drawings
 
 
-def _curves(metrics: pandas.DataFrame, quantities: Sequence[str], label: str, metric: str) -> list[Drawing]:
+def _curves(
+    metrics: pandas.DataFrame, quantities: Sequence[str], label: str, metric: str, names: Mapping[int, str]
+) -> list[Drawing]:
     """Draw the quantities that the run measured, one figure per quantity."""
     return [
         Drawing(
             label=f"{label}, by epoch: {QUANTITIES[quantity].format(metric=metric)}",
-            svg=inline_svg(training_figure(metrics, quantities=[quantity], metric=metric), quantity),
+            svg=inline_svg(training_figure(metrics, quantities=[quantity], metric=metric, names=names), quantity),
         )
         for quantity in quantities
         if not training_curves(metrics, quantity).empty

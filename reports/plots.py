@@ -28,6 +28,7 @@ AXIS_LABELS = {
 }
 UNDRAWN: tuple[Cost, ...] = ("parameters", "latency_ms", "size_bytes")  # limits that may have no panel
 FARTHEST_LIMIT = 2.0  # times the greatest cost; showing a limit beyond it would squeeze the points into a corner
+FREE_COST = 1.12  # right end of the axis, as a multiple of the greatest cost: room for labels
 MOST_LABELS = 13  # with more candidates, those off the front have none
 ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 
@@ -38,7 +39,7 @@ def plot_pareto(
     """Draw the candidates' metric with its 95% interval against a cost.
 
     With more than `MOST_LABELS` candidates, only the front, the chosen one and the main network are named, and only
-    they have bars of latency.
+    they have bars.
 
     Args:
         ax: axes to draw on, in their final position in the figure, as labels are placed for it.
@@ -65,7 +66,7 @@ def plot_pareto(
         ax.yaxis.set_major_formatter(percent_formatter())
     chosen_exit = None if chosen is None else chosen.exit
     named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
-    lines = _draw_intervals(ax, points, named, chosen_exit) + _draw_front(ax, points)
+    lines = _draw_intervals(ax, named, chosen_exit) + _draw_front(ax, points, chosen_exit)
     _draw_others(ax, points, chosen_exit)
     if limit is not None:
         lines.append(_draw_limit(ax, cost, limit))
@@ -138,10 +139,8 @@ def _cost_label(candidates: Sequence[Candidate], points: Sequence[ParetoPoint], 
 def _set_axes(ax: Axes, points: Sequence[ParetoPoint], cost: str, limit: float | None) -> None:
     ax.set_ylim(_around((value for point in points for value in (point.score, point.low, point.high)), least=0.01))
     costs = [value for point in points for value in (point.cost, point.cost_low, point.cost_high) if value is not None]
-    greatest = max(costs)
-    shown = [limit] if limit is not None and limit <= FARTHEST_LIMIT * greatest else []
-    left, right = _around(costs + shown, least=0.2 * greatest)
-    ax.set_xlim(max(0.0, left), right)
+    shown = [limit] if limit is not None and limit <= FARTHEST_LIMIT * max(costs) else []
+    ax.set_xlim(0, FREE_COST * max(costs + shown) or 1)  # from 0, whatever the cost, so that panels can be compared
     ax.xaxis.set_major_formatter("{x:g}" if cost == "latency_ms" else EngFormatter(sep=""))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=ROUND_STEPS))
@@ -154,16 +153,14 @@ def _around(values: Iterable[float | None], *, least: float) -> tuple[float, flo
     return middle - half, middle + half
 
 
-def _draw_intervals(
-    ax: Axes, points: Sequence[ParetoPoint], named: Sequence[ParetoPoint], chosen_exit: int | None
-) -> list[Segment]:
+def _draw_intervals(ax: Axes, named: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Segment]:
     lines: list[Segment] = []
-    for point in points:
+    for point in named:
         color = CHOSEN if point.exit == chosen_exit else FRONT if point.on_front else BEATEN
         drawn: list[Segment] = []
         if point.low is not None and point.high is not None:
             drawn.append(((point.cost, point.low), (point.cost, point.high)))
-        if point.cost_low is not None and point.cost_high is not None and point in named:
+        if point.cost_low is not None and point.cost_high is not None:
             drawn.append(((point.cost_low, point.score), (point.cost_high, point.score)))
         for (x1, y1), (x2, y2) in drawn:
             ax.plot([x1, x2], [y1, y2], color=color, alpha=0.55, lw=1.5, solid_capstyle="butt", zorder=2)
@@ -171,13 +168,13 @@ def _draw_intervals(
     return lines
 
 
-def _draw_front(ax: Axes, points: Sequence[ParetoPoint]) -> list[Segment]:
+def _draw_front(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Segment]:
     """Draw the front as steps: under a limit between two candidates, the cheaper one is the best that fits."""
     front = [(point.cost, point.score) for point in points if point.on_front]
     costs, accuracies = [x for x, _ in front], [y for _, y in front]
-    ax.plot(
-        costs, accuracies, "o-", ds="steps-post", color=FRONT, lw=1.8, ms=7, mec="white", zorder=3, label="Pareto front"
-    )
+    is_hidden = all(point.exit == chosen_exit for point in points if point.on_front)  # below the mark of the choice
+    label = "_" if is_hidden else "Pareto front"
+    ax.plot(costs, accuracies, "o-", ds="steps-post", color=FRONT, lw=1.8, ms=7, mec="white", zorder=3, label=label)
     return [
         line
         for (x1, y1), (x2, y2) in itertools.pairwise(front)

@@ -33,13 +33,22 @@ def recall_table(recall: ClassRecall, run: Run, candidates: Sequence[Candidate],
     rows = []
     for _, number in sorted(measured)[:MOST_CLASSES]:
         recalls = [_cell(values[number]) for values in networks.values()]
-        rows.append(Row(cells=[Cell(labels[number]), Cell(f"{recall.samples[number]:,}"), *recalls], chosen=False))
+        rows.append(
+            Row(
+                cells=[
+                    Cell(labels[number], value=labels[number]),
+                    Cell(f"{recall.samples[number]:,}", value=recall.samples[number]),
+                    *recalls,
+                ],
+                chosen=False,
+            )
+        )
     columns = ["class", "validation samples", *(f"recall of {name}" for name in networks)]
     return Table(columns=columns, rows=rows, note=_note(recall, labels, len(measured)))
 
 
 def _cell(value: float | None) -> Cell:
-    return Cell("-" if value is None else percent(value))
+    return Cell("-" if value is None else percent(value), value=value)
 
 
 def _note(recall: ClassRecall, labels: Sequence[str], measured: int) -> str:

@@ -34,7 +34,6 @@ from lctprune.runs import Run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
 from lctprune.utils.modules import held_on
-from lctprune.workflows.answers import answers_record
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
 from lctprune.workflows.from_pixels import with_pixels
@@ -42,6 +41,7 @@ from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
+from lctprune.workflows.recorded_answers import answers_record
 
 SELECTED = "selected"
 

@@ -21,9 +21,9 @@ from lctprune.measure.recall import ClassRecall
 from lctprune.measure.runtimes import FORMATS
 from lctprune.models.external import is_own_function
 from lctprune.utils.files import read_regular
-from lctprune.workflows.answers import RecordedAnswers
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.members import Member
+from lctprune.workflows.recorded_answers import RecordedAnswers
 
 CANDIDATES = "candidates.json"
 LARGEST = 2**62  # of counts in a table

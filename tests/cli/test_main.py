@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
+import warnings
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -250,12 +253,39 @@ def test_report_is_one_page_that_knows_the_selection(cli: Cli, copied: Path) -> 
     assert cli("report", copied).code == 0
     plain = (copied / "report.html").read_text()
     assert "Test accuracy" not in plain
+    assert "On the validation split" in plain
     cli("select", copied, "--budget-flops", "90%")
     assert parse_strictly(cli("report", copied, "--json").out)["report"] == str(copied / "report.html")
     page = (copied / "report.html").read_text()
     HTMLParser().feed(page)
     assert "Test accuracy" in page
     assert "<svg" in page
+    assert "On the test split, 18 samples, of which" in page
+    assert page.count("data:image/png") == 6  # validation images
+    code, commands = (unescape(text) for text in re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL))
+    names = {"inputs": lct.Run(copied).load_data().example}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
+        exec(code, names)
+    assert names["names"][0] in lct.Run(copied).config.data.classes
+    assert commands.splitlines()[-1] == f"lctprune report {copied}"
+
+
+@pytest.mark.parametrize(("task", "shown"), [("classification", "Confusion matrix"), ("regression", "Predictions")])
+def test_report_of_a_table_and_of_a_run_whose_data_is_gone(
+    cli: Cli, table_run: Callable[..., lct.Run], task: str, shown: str
+) -> None:
+    run = table_run(task=task)
+    assert cli("report", run.path).code == 0
+    page = (run.path / "report.html").read_text()
+    assert f"<h3>{shown}</h3>" in page
+    assert "<img" not in page
+    Path(run.config.data.config.name).unlink()  # type: ignore[union-attr]
+    result = cli("report", run.path)
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert "Note: the page shows no answers: " in result.err
+    assert "Answers of" not in (run.path / "report.html").read_text()
 
 
 def test_a_broken_test_image_leaves_the_last_selection_whole(cli: Cli, image_folder: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_loss_of_ones_own_is_what_exits_are_compared_by(make_network: MakeNetw
     assert lct.select(candidates, lct.Budget()) is min(candidates, key=lambda each: each.loss)
     page = report_page(run, candidates)
     assert "validation loss of main network" in page
-    assert "accuracy" not in page.lower().replace("val_accuracy", "")
+    assert "accuracy" not in page.split("<script>")[0].lower().replace("val_accuracy", "")  # before the libraries
 
 
 def test_the_metric_changes_no_weight_and_is_kept_by_what_is_added(

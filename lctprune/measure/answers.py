@@ -1,0 +1,58 @@
+"""Hold the answers of networks: what they said of samples, beside what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkAnswers:
+    """Every answer of one network on a split.
+
+    Attributes:
+        exit: number of the network's candidate.
+        split: name of the split: "validation" or "test".
+        targets: class numbers, or numbers to predict in their own unit, [samples].
+        answers: numbers of the classes that won, or predictions in the targets' unit, [samples].
+        confidence: probability of the class that won, [samples]; None where targets are no classes.
+    """
+
+    exit: int
+    split: str
+    targets: Tensor
+    answers: Tensor
+    confidence: Tensor | None
+
+
+class Picture(NamedTuple):
+    """A validation image and what each network says of it.
+
+    Attributes:
+        image: input of the networks, normalised, [channels, height, width].
+        target: number of its class.
+        answers: number of the class that won, by the number of the candidate.
+        confidence: probability of that class, by the number of the candidate.
+    """
+
+    image: Tensor
+    target: int
+    answers: Mapping[int, int]
+    confidence: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Answers for a report.
+
+    Attributes:
+        network: answers of one network; None where targets are neither one class nor one number per sample.
+        pictures: validation images, those with the most different answers first; empty where inputs are no images or
+            targets are no classes.
+    """
+
+    network: NetworkAnswers | None
+    pictures: Sequence[Picture] = ()
