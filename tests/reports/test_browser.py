@@ -13,7 +13,8 @@ import pytest
 
 import lctprune as lct
 from lctprune import reports
-from lctprune.measure.selection import Budget, select
+from lctprune.measure.choice import select
+from lctprune.measure.selection import Budget
 from lctprune.workflows.answers import read_answers
 from lctprune.workflows.loading import LoadedRun
 
