@@ -183,11 +183,18 @@ def show_candidates(
     slow, unsure = not_faster(candidates), straddling(candidates, limits or {})
     marks = {each.exit: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates), marks=marks)
+    if any(each.rmse is not None for each in candidates):
+        console.print(f"\nRMSE is in the units of the target{_target(run)}.", end="")
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
     if slow:
         console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
     if unsure:
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
+
+
+def _target(run: Run) -> str:
+    data = run.config.data
+    return f", {data.config.target}" if data and data.config.target else ""
 
 
 def given_record(run: Run) -> dict[str, Any]:

@@ -136,9 +136,7 @@ def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
 def _require_numbers(file: Path, prefix: str, tensors: Mapping[str, Tensor]) -> None:
     if broken := [name for name, tensor in tensors.items() if _has_nan(tensor)]:
         more = f" and {len(broken) - 1} more" if broken[1:] else ""
-        raise RunError(
-            f"{file} has NaN in {prefix}{broken[0]}{more}; restore it from a copy, or train again"
-        )
+        raise RunError(f"{file} has NaN in {prefix}{broken[0]}{more}; restore it from a copy, or train again")
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:

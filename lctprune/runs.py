@@ -136,7 +136,10 @@ class Run:
         header = self.header
         file = kept_file(self.path, self.config.training.keep, header)
         found = read_checkpoint(file)
-        if file.name == CHECKPOINT and (found.epoch, found.step) != (header.epoch, header.step):  # training wrote one meanwhile
+        if file.name == CHECKPOINT and (found.epoch, found.step) != (
+            header.epoch,
+            header.step,
+        ):  # training wrote one meanwhile
             return self.load_checkpoint()
         return found._replace(last=header.epoch)
 
