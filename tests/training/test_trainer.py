@@ -151,7 +151,8 @@ def test_a_run_directory_holds_settings_metrics_and_weights(
     make_network: MakeNetwork, data: lct.Data, tmp_path: Path
 ) -> None:
     network = trained(make_network, data, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "metrics.csv", "checkpoint.safetensors"}
+    files = {"config.json", "metrics.csv", "metrics.jsonl", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == files
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["training"] == BASE.resolved().to_dict() | {"metric": "accuracy"}
     assert {"command", "versions", "machine", "created"} <= config.keys()
