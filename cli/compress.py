@@ -164,7 +164,7 @@ def _write_results(result: Compressed) -> None:
 
 
 def _show(result: Compressed) -> None:
-    from lctprune.cli.console import quantity
+    from lctprune.cli.console import megabytes, quantity
     from lctprune.config.metric import score_text
 
     main, chosen, deployment, console = result.main, result.chosen, result.deployment, stdout()
@@ -182,7 +182,7 @@ def _show(result: Compressed) -> None:
                 "FLOPs": quantity(candidate.flops),
                 "params": quantity(candidate.parameters),
                 "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms",
-                "size": f"{candidate.size_bytes / 2**20:.2f} MiB",
+                "size": megabytes(candidate.size_bytes),
             }
         )
     console.print(f"\n{chosen.name}: {chosen.origin or 'an exit of the network'}\n")

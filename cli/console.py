@@ -162,6 +162,7 @@ def _cells(candidate: Candidate, mark: str) -> dict[str, str]:
         candidate.metric: score_text(candidate.score, candidate.metric),
         "95% interval": interval_text(*candidate.score_interval, candidate.metric),
     } | {
+        **({} if candidate.rmse is None else {"RMSE": f"{candidate.rmse:.4g}"}),
         "loss": f"{candidate.loss:.3f}",
         "FLOPs": quantity(candidate.flops),
         "MACs": quantity(candidate.macs),

@@ -22,6 +22,7 @@ from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import candidate_record
+from lctprune.workflows.next_steps import better_epoch
 from lctprune.workflows.run_choice import newer_unfinished, newest_run
 from lctprune.workflows.selections import read_selection
 
@@ -89,9 +90,12 @@ def measured(
     console, loaded = stderr(), loaded or LoadedRun(run)
     if loaded.epochs_done() < (epochs := run.config.training.epochs):
         console.print(
-            f"Note: {run.path} is at epoch {loaded.checkpoint().epoch} of {epochs}, still training or interrupted "
-            f"(lctprune resume {shell_word(run.path)}); all figures and files are of that epoch."
+            f"Note: {run.path} is at epoch {loaded.epochs_done()} of {epochs}, still training or interrupted "
+            f"(lctprune resume {shell_word(run.path)}); all figures and files are of "
+            f"{'that epoch' if loaded.checkpoint().epoch == loaded.epochs_done() else 'the best one so far'}."
         )
+    if note := better_epoch(run):
+        console.print(f"Note: {note}.")
     require_whole(loaded)
     for note in notes(loaded):
         console.print(f"Note: {note}.")
@@ -181,11 +185,18 @@ def show_candidates(
     slow, unsure = not_faster(candidates), straddling(candidates, limits or {})
     marks = {each.exit: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates), marks=marks)
+    if any(each.rmse is not None for each in candidates):
+        console.print(f"\nRMSE is in the units of the target{_target(run)}.", end="")
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
     if slow:
         console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
     if unsure:
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
+
+
+def _target(run: Run) -> str:
+    data = run.config.data
+    return f", {data.config.target}" if data and data.config.target else ""
 
 
 def given_record(run: Run) -> dict[str, Any]:

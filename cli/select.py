@@ -179,8 +179,8 @@ def _show(
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
-        f"{score_text(deployment.test_score, chosen.metric)}; main network "
-        f"{score_text(deployment.main_test_score, chosen.metric)}."
+        f"{score_text(deployment.test_score, chosen.metric)}{_error(deployment.test_rmse)}; main network "
+        f"{score_text(deployment.main_test_score, chosen.metric)}{_error(deployment.main_test_rmse)}."
     )
     if results is None or deployment.model_card is None:
         console.print("Not exported: the run cannot be written; --out DIR writes elsewhere.")
@@ -188,6 +188,10 @@ def _show(
     card = deployment.model_card.name
     console.print(f"Exported: {deployment.model} (how to feed it: {card} beside it).", soft_wrap=True)
     console.print(f"Tables and plots: {results}/candidates.csv, pareto.png, pareto.svg.", soft_wrap=True)
+
+
+def _error(rmse: float | None) -> str:
+    return "" if rmse is None else f", RMSE {rmse:.4g}"
 
 
 def _record(

@@ -256,6 +256,9 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
     if data.preprocessing:
         numbers = [",".join(f"{each:.4g}" for each in values) for values in data.normalization or ()]
         console.print(f"Images: {data.preprocessing}{', mean {}, std {}'.format(*numbers) if numbers else ''}")
+    elif data.example.dim() == 4:
+        height, width = data.example.shape[-2:]
+        console.print(f"Images: {height} x {width} pixels")
     if given := run.config.given:
         console.print(
             f"Given network, before training: {given.metric} {score_text(given.score, given.metric)}, loss "

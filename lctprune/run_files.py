@@ -17,10 +17,12 @@ from lctprune.config.checkpoint import Header
 from lctprune.config.history import from_csv, history_problem, merged
 from lctprune.config.reading import parse_object
 from lctprune.config.run import CONFIG, PARTS, RunConfig
+from lctprune.config.stopping import best_epoch
 from lctprune.errors import RunError, first_line
 from lctprune.utils.files import open_regular, read_regular, require_regular
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
+BEST = "best.safetensors"  # the network's weights after the best epoch, if that was not the last one
 NETWORK_PREFIX = "network."  # of the network's tensors in a checkpoint
 
 
@@ -32,12 +34,14 @@ class Checkpoint(NamedTuple):
         sha256: hash of the file.
         network: tensors of the network by their names in its state dict.
         step: number of steps taken of the next epoch.
+        last: number of whole epochs of the training, which is more than `epoch` where an earlier one was better.
     """
 
     epoch: int
     sha256: str
     network: dict[str, Tensor]
     step: int = 0
+    last: int = 0
 
 
 def read_config(path: Path) -> RunConfig:
@@ -85,74 +89,88 @@ def read_header(path: Path) -> Header:
     file = path / CHECKPOINT
     if not os.path.lexists(file):
         return Header(epoch=0)
-    with _open_checkpoint(path) as checkpoint:
+    with _open_checkpoint(file) as checkpoint:
         return Header.of(checkpoint.metadata() or {}, file)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the checkpoint in a run directory, once: the hash and the weights are of the same bytes.
+def kept_file(path: Path, keep: str, header: Header) -> Path:
+    """Return the file with the networks that a run stands for: of its best epoch, or of its last.
+
+    Args:
+        path: run directory.
+        keep: setting of the run, "best" or another.
+        header: header of its checkpoint, which is the best one itself until an epoch is worse.
+    """
+    best = best_epoch(header.history or ()) if keep == "best" else None
+    return path / (CHECKPOINT if best is None or (best == header.epoch and not header.step) else BEST)
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Read a checkpoint, once: the hash and the weights are of the same bytes.
 
     Raises:
         RunError: there is no whole checkpoint, or a weight is NaN.
     """
-    with _readable(path):
-        with open_regular(path / CHECKPOINT) as file:
-            content = file.read()
+    with _readable(file):
+        with open_regular(file) as opened:
+            content = opened.read()
         tensors = safetensors.torch.load(content)
-    document = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], path / CHECKPOINT)
-    header = Header.of(document.get("__metadata__") or {}, path / CHECKPOINT)
+    document = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], file)
+    header = Header.of(document.get("__metadata__") or {}, file)
     network = {
         name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(NETWORK_PREFIX)
     }
-    _require_numbers(path, NETWORK_PREFIX, network)
-    return Checkpoint(header.epoch, hashlib.sha256(content).hexdigest(), network, header.step)
+    _require_numbers(file, NETWORK_PREFIX, network)
+    return Checkpoint(header.epoch, hashlib.sha256(content).hexdigest(), network, header.step, header.epoch)
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     """Read tensors of a run's checkpoint; see `Run.read_checkpoint`."""
-    with _open_checkpoint(path) as checkpoint:
+    with _open_checkpoint(path / CHECKPOINT) as checkpoint:
         names = [name for name in checkpoint.keys() if name.startswith(prefix)]  # noqa: SIM118, not a dict
         tensors = {name.removeprefix(prefix): checkpoint.get_tensor(name) for name in names}
-    _require_numbers(path, prefix, tensors)
+    _require_numbers(path / CHECKPOINT, prefix, tensors)
     return tensors
 
 
-def _require_numbers(path: Path, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+def _require_numbers(file: Path, prefix: str, tensors: Mapping[str, Tensor]) -> None:
     if broken := [name for name, tensor in tensors.items() if _has_nan(tensor)]:
         more = f" and {len(broken) - 1} more" if broken[1:] else ""
-        raise RunError(
-            f"{path / CHECKPOINT} has NaN in {prefix}{broken[0]}{more}; restore it from a copy, or train again"
-        )
+        raise RunError(f"{file} has NaN in {prefix}{broken[0]}{more}; restore it from a copy, or train again")
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read the names and shapes of the tensors in a run's checkpoint, without reading the tensors.
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of the tensors in a checkpoint, without reading the tensors.
 
     Raises:
         RunError: there is no whole checkpoint.
     """
-    with _open_checkpoint(path) as checkpoint:
+    with _open_checkpoint(file) as checkpoint:
         names = list(checkpoint.keys())
         return {name: tuple(checkpoint.get_slice(name).get_shape()) for name in names}
 
 
-def _open_checkpoint(path: Path) -> Any:
-    with _readable(path):
-        require_regular(path / CHECKPOINT)
-        return safetensors.safe_open(path / CHECKPOINT, framework="pt")
+def _open_checkpoint(file: Path) -> Any:
+    with _readable(file):
+        require_regular(file)
+        return safetensors.safe_open(file, framework="pt")
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(file: Path) -> Iterator[None]:
     """Turn errors raised inside the block into a `RunError`: the checkpoint is missing or damaged."""
+    what = f"{file.parent} has no readable {file.name}"
+    remedy = "train it again"
+    if file.name == BEST:
+        remedy = f'to use the last epoch, set "keep" to "last" in {file.parent / CONFIG}'
     try:
         yield
     except FileNotFoundError as error:
-        raise RunError(f"{path} has no readable {CHECKPOINT} (no epoch was finished?); train it again") from error
+        if file.name == BEST:
+            raise RunError(f"{what}, the networks of its best epoch; restore it from a copy; {remedy}") from error
+        raise RunError(f"{what} (no epoch was finished?); {remedy}") from error
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} has no readable {CHECKPOINT} ({first_line(error)}); restore it from a copy, or train it again"
-        ) from error
+        raise RunError(f"{what} ({first_line(error)}); restore it from a copy, or {remedy}") from error
 
 
 def _has_nan(tensor: Tensor) -> bool:

@@ -3,6 +3,7 @@
 config.json              every setting as resolved, the command, versions, machine
 metrics.csv              one row per epoch
 checkpoint.safetensors   weights and optimiser states after the last whole epoch or step, and the rows of metrics.csv
+best.safetensors         with `keep` best: weights after the best epoch on the validation split
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
 from lctprune.errors import DataWarning, RunError, RunWarning
 from lctprune.run_files import (
+    BEST,
     CHECKPOINT,
     METRICS,
+    NETWORK_PREFIX,
     Checkpoint,
+    kept_file,
     read_checkpoint,
     read_config,
     read_header,
@@ -118,13 +122,26 @@ class Run:
         """Whether it was trained to its end."""
         return self.epochs_done >= self.config.training.epochs
 
+    @property
+    def kept_file(self) -> Path:
+        """The file with the networks that the run stands for: of its best epoch with `keep` best, else of its last."""
+        return kept_file(self.path, self.config.training.keep, self.header)
+
     def load_checkpoint(self) -> Checkpoint:
-        """Read the checkpoint, once.
+        """Read the networks that the run stands for, from `kept_file`, once.
 
         Raises:
             RunError: there is no whole checkpoint, or a weight is NaN.
         """
-        return read_checkpoint(self.path)
+        header = self.header
+        file = kept_file(self.path, self.config.training.keep, header)
+        found = read_checkpoint(file)
+        if file.name == CHECKPOINT and (found.epoch, found.step) != (
+            header.epoch,
+            header.step,
+        ):  # training wrote one meanwhile
+            return self.load_checkpoint()
+        return found._replace(last=header.epoch)
 
     def load_data(self) -> Data:
         """Load the data set that the run was trained on, with the same splits and normalisation.
@@ -190,9 +207,11 @@ class Run:
             RunWarning: metrics.csv was damaged; its rows were restored, or are lost.
         """
         require_writable(self.path, "copy it to where you may write, and resume that")
-        for name in (CHECKPOINT, METRICS):
+        for name in (CHECKPOINT, BEST, METRICS):
             remove_leftovers(self.path, name)
         header = self.header
+        if self.config.training.keep == "best" and header.epoch and self.kept_file.name == CHECKPOINT:
+            self.write_best(header.epoch, self.read_checkpoint(""))  # a killed process may not have come to that
         try:
             _, problem = self.read_metrics()
         except RunError as error:
@@ -276,6 +295,12 @@ class Run:
         header = Header(epoch=epoch, step=step, totals=tuple(totals), history=history)
         with self._writing(CHECKPOINT) as file:
             write_tensors(file, tensors, header.to_metadata())
+
+    def write_best(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the weights of the best epoch, once they are the checkpoint; arguments and errors are its."""
+        weights = {name: tensor for name, tensor in tensors.items() if name.startswith(NETWORK_PREFIX)}
+        with self._writing(BEST) as file:
+            write_tensors(file, weights, Header(epoch=epoch).to_metadata())
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:

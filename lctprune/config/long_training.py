@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lctprune.config.fields import setting
 from lctprune.errors import ConfigError
@@ -50,6 +51,12 @@ class LongTraining:
     patience: int | None = setting(
         None,
         "End the training when no exit has become better on the validation split in so many epochs.",
+        panel=LONG,
+    )
+    keep: Literal["auto", "best", "last"] = setting(
+        "auto",
+        "Epoch whose networks are used: best (on the validation split, by the mean over exits), which is kept beside "
+        "the last; last; or auto: best with --patience, else last.",
         panel=LONG,
     )
     log_every: int = setting(50, "Steps from one line of metrics.jsonl to the next.", panel=LONG)

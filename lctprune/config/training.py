@@ -248,6 +248,7 @@ class TrainConfig(LongTraining):
             "lr": lr,
             "critic_lr": self.critic_lr or (NEW_PART_LR[optimizer] if moves else lr),
             "batch_norm": batch_norm,
+            "keep": ("best" if self.patience else "last") if self.keep == "auto" else self.keep,
             "matching": Ramp.parse("matching", self.matching),
             "distill": Ramp.parse("distill", self.distill),
         }
@@ -268,7 +269,7 @@ class ResolvedTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("device", "precision", "optimizer", "batch_norm", "method"):
+        for name in ("device", "precision", "optimizer", "batch_norm", "method", "keep"):
             _require(self, name, getattr(self, name) != "auto", "resolved; use TrainConfig(...).resolved()")
 
     def to_dict(self) -> dict[str, Any]:

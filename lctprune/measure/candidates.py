@@ -65,6 +65,7 @@ class Candidate:
         batch_dependence: description of how outputs depend on the rest of the batch, in which case scores are of
             `latency_batch` samples per batch; empty where they do not.
         score: value of the metric: `accuracy`, or `loss`, where that is the metric.
+        rmse: root mean squared error in the units of a regression's one target; None for all others.
         answers: which of the samples were classified correctly, for paired tests; None where a sample has several
             targets or no class.
     """
@@ -92,6 +93,7 @@ class Candidate:
     latency_runtime: str = "torchscript"
     latency_threads: int | None = None
     precision: str = "float32"
+    rmse: float | None = None
     answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -207,7 +209,9 @@ def exit_name(number: int, exits: int | None = None, places: Sequence[str] = ())
     """
     if exits is not None and number == exits - 1:
         return MAIN
-    return places[number] if number < len(places) and places.count(places[number]) == 1 else f"exit {number}"
+    place = places[number] if number < len(places) else ""
+    is_name = places.count(place) == 1 and not place.isdigit()  # "1", of an nn.Sequential, reads as a number of an exit
+    return place if is_name else f"exit {number}"
 
 
 class ScoredExit(NamedTuple):

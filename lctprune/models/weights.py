@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lctprune.config.run import CONFIG
 from lctprune.errors import NetworkError, NetworkWarning
 from lctprune.models.checkpoints import StateDicts, read_state_dicts, shown, weights_file_in
 from lctprune.models.weight_names import Fit, fit_names, is_counter
-from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
+from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX, kept_file, read_config, read_header
 from lctprune.utils.wording import counted
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights of one are converted to another
@@ -42,7 +43,8 @@ def read_weights(path: str | Path) -> StateDicts:
     """
     path = Path(path)
     if is_run(path):
-        return {"": _main_network_weights(read_state_dicts(path / CHECKPOINT)[""])}
+        keep = read_config(path).training.keep if (path / CONFIG).exists() else "last"
+        return {"": _main_network_weights(read_state_dicts(kept_file(path, keep, read_header(path)))[""])}
     return read_state_dicts(weights_file_in(path) or path if path.is_dir() else path)
 
 

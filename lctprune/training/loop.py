@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lctprune.config.history import Row
 from lctprune.config.metric import SCORE_COLUMNS
-from lctprune.config.stopping import has_stopped
+from lctprune.config.stopping import BEST_SO_FAR, has_stopped, is_best_so_far
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import STOPPED, LctpruneError, TrainingError, TrainingInterrupted, first_line
@@ -149,7 +149,10 @@ def _epochs(
         with _explained(epoch, progress.step - 1):
             agreements = stage.agreement(*examined) if examined else []
         rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
+        _mark(rows, report.metric)
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
+        if config.keep == "best" and rows[-1].get(BEST_SO_FAR):
+            run.write_best(epoch + 1, tensors)  # until it is there, the checkpoint is taken for it
         run.write_metrics(rows)  # last, as it can be restored from the checkpoint
         ends = config.patience and pipeline.broadcast(has_stopped(rows, config.patience, report.metric))
         if ends:
@@ -297,6 +300,12 @@ def _metrics_row(progress: Progress, report: _Report, lr: float) -> Row:
     for exit in range(len(report.losses)):
         row |= {f"exit{exit}_{name}": round(values[exit], 6) for name, values in columns.items()}
     return row
+
+
+def _mark(rows: Sequence[Row], metric: str) -> None:
+    """Say in the last row whether it is the best so far, unless an earlier version began the rows."""
+    if len(rows) == 1 or BEST_SO_FAR in rows[0]:
+        rows[-1][BEST_SO_FAR] = int(is_best_so_far(rows, metric))
 
 
 def _agreement_columns(agreements: Sequence[GroupAgreement]) -> Row:

@@ -27,6 +27,8 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
     _forget_location(settings, recorded)
     if "metric" not in run.config.to_dict()["training"]:  # an earlier version's
         settings["training"]["metric"] = recorded["training"]["metric"]
+    if "keep" not in run.config.to_dict()["training"]:
+        settings["training"]["keep"] = recorded["training"]["keep"]
     if is_of_earlier_rates(run):
         recorded["training"] |= {"critic_lr": recorded["training"]["lr"], "batch_norm": "train"}
     for part, values in settings.items():

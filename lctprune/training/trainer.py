@@ -61,7 +61,8 @@ def train(
     every step, so that a resumed run repeats an uninterrupted one.
 
     Args:
-        network: network to train; it is left on `config.device`, in evaluation mode.
+        network: network to train; it is left on `config.device`, in evaluation mode, with the weights of the last epoch
+            or, with `config.keep` "best", of the best one.
         data: data to train and validate on.
         config: settings of the training; by default `TrainConfig()`.
         run_dir: new or empty directory; by default a new one below `runs/`.
@@ -260,6 +261,8 @@ def _train_steps(
     if not processes:
         for trainer in stage.trainers:
             trainer.keep_averages()
+        if run and run.config.training.keep == "best" and run.kept_file.name != CHECKPOINT:
+            network.load_state_dict(run.load_checkpoint().network)
         network.eval()
 
 

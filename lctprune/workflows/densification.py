@@ -75,9 +75,7 @@ def begin_dense(
     loaded, folder = LoadedRun(run), run.path / DENSE
     resumed = run_to_resume(loaded, folder, resume=resume)
     if loaded.epochs_done() < run.config.training.epochs:
-        raise RunError(
-            f"{run.path} is not trained to its end; go on with lctprune train --resume --out {shell_word(run.path)}"
-        )
+        raise RunError(f"{run.path} is not trained to its end; go on with lctprune resume {shell_word(run.path)}")
     network, training = loaded.network(), recorded_training(run)
     data = run.load_data() if data is None else run.require_alike(data)
     with warnings.catch_warnings():

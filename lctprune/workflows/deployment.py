@@ -42,6 +42,7 @@ from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
 from lctprune.workflows.recorded_answers import answers_record
+from lctprune.workflows.target_units import in_target_units
 
 SELECTED = "selected"
 
@@ -96,12 +97,13 @@ def measure_run(
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
-        return known
+        return in_target_units(known, run.config.data)  # earlier versions did not record that
     folder = folder or run.path
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     exits = _scored(members, loaded, latency_batch, metric)
     candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
+    candidates = in_target_units(candidates, run.config.data)
     if added:  # by what they cost, the main network last
         candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
     document = {
@@ -220,7 +222,7 @@ def deploy(
     # first: it may find a file that is broken
     scores = _test_scores(loaded, subnetwork, candidates, chosen) if measure_test else None
     if folder is None:
-        return Deployment.of(scores)
+        return Deployment.of(scores, run.config.data)
     samples, targets = next(loaded.data.val.batches(COMPARED_SAMPLES))
     checked = Checked(
         samples=samples,
@@ -251,7 +253,7 @@ def deploy(
     if folder.resolve() == (run.path / SELECTED).resolve():
         remove_earlier(folder, files)
     models = tuple(folder / each["file"] for each in files)
-    return dataclasses.replace(Deployment.of(scores), model=models[0], models=models, model_card=card)
+    return dataclasses.replace(Deployment.of(scores, run.config.data), model=models[0], models=models, model_card=card)
 
 
 def _test_scores(

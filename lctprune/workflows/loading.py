@@ -23,7 +23,7 @@ from lctprune.errors import LctpruneError, NetworkWarning, RunError
 from lctprune.models.build import build_model, build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
-from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX, Checkpoint
+from lctprune.run_files import CHECKPOINT, Checkpoint
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.earlier_critics import match_saved
@@ -71,10 +71,10 @@ class LoadedRun:
         return self._checkpoints[run.path]
 
     def epochs_done(self, run: Run | None = None) -> int:
-        """Return the number of epochs in the checkpoint; 0 without a checkpoint."""
+        """Return the number of epochs of the training up to its checkpoint; 0 without a checkpoint."""
         run = run or self.run
         has_none = run.path not in self._checkpoints and not (run.path / CHECKPOINT).exists()
-        return 0 if has_none else self.checkpoint(run).epoch
+        return 0 if has_none else self.checkpoint(run).last
 
     @cached_property
     def data(self) -> Data:
@@ -116,7 +116,7 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
     """
     run = run if isinstance(run, Run) else Run(run, model=model)
     require_executable(run, model=model)
-    return _network_with(run, run.read_checkpoint(NETWORK_PREFIX))
+    return _network_with(run, run.load_checkpoint().network)
 
 
 def require_executable(run: Run, *, model: str | None = None) -> None:
@@ -228,7 +228,7 @@ def require_recipe(run: Run) -> NetworkConfig:
         RunError: the network was made in a program.
     """
     if run.config.network is None:
-        tensors = f"Run({str(run.path)!r}).read_checkpoint({NETWORK_PREFIX!r})"
+        tensors = f"Run({str(run.path)!r}).load_checkpoint().network"
         raise RunError(
             f"{run.path} was trained on a network made in a program; build it there and load {tensors} into it, for "
             "lct.evaluate and lct.export; all else needs a network that lct.build_network makes"

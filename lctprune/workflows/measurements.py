@@ -43,7 +43,7 @@ class _Record(Candidate):
     def __post_init__(self) -> None:
         counts = ("exit", "flops", "macs", "parameters", "size_bytes", "samples", "latency_batch", "latency_threads")
         costs = ("latency_ms", "latency_p5_ms", "latency_p95_ms", "accuracy_error")
-        limits: dict[str, float] = {**dict.fromkeys(counts, LARGEST), **dict.fromkeys(costs, LONGEST_MS)}
+        limits = {**dict.fromkeys(counts, LARGEST), **dict.fromkeys(costs, LONGEST_MS), "rmse": math.inf}
         for name, limit in limits.items():
             lowest = 1 if name in ("samples", "latency_batch", "latency_threads") else 0
             if (value := getattr(self, name)) is not None and not lowest <= value <= limit:

@@ -265,7 +265,7 @@ def _require_sound(added: Run, origin: Origin, *, current: str) -> None:
     if not header.epoch and not header.step and added.metrics:
         raise RunError(f"{added.path / CHECKPOINT} is missing")
     if origin.checkpoint_sha256 == current and header.epoch:
-        tensor_shapes(added.path)
+        tensor_shapes(added.kept_file)
 
 
 def _own_exits(run: Run) -> int:

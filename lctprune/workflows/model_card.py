@@ -15,6 +15,7 @@ from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import main_of
 from lctprune.runs import Run
+from lctprune.workflows.target_units import root_mean_squared_error
 
 MODEL_CARD = "model.json"
 
@@ -56,21 +57,22 @@ def model_card(
         "output": output_record(recipe, data),
         "costs_are_for": f"one sequence of {recipe.steps} steps" if recipe.steps else "one sample",
         "validation": candidate_record(candidate_of(candidates, exit)),
-        "test": scores and _on_test(scores, 0),
+        "test": scores and _on_test(scores, 0, data),
         "main_network": {
             "validation": candidate_record(main_of(candidates)),
-            "test": scores and _on_test(scores, 1),
+            "test": scores and _on_test(scores, 1, data),
         },
     }
 
 
-def _on_test(scores: ExitScores, index: int) -> dict[str, Any]:
+def _on_test(scores: ExitScores, index: int, data: DataRecord | None) -> dict[str, Any]:
     return {
         "accuracy": known(scores.accuracy[index]),
         "loss": known(scores.loss[index]),
         "samples": scores.samples,
         "metric": scores.metric,
         "score": known(scores.score[index]),
+        "rmse": root_mean_squared_error(scores.loss[index], data),
     }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
+from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.selection import main_of
@@ -46,22 +47,29 @@ def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple
 
 
 def better_epoch(run: Run) -> str:
-    """Say in which earlier epoch the main network was clearly better than after the last one, or else ""."""
+    """Say that the networks are of an earlier epoch than the last, or that one was clearly better; or else ""."""
+    kept = best_epoch(run.header.history or ()) if run.config.training.keep == "best" else None
     metric, network = METRIC_NAMES.get(run.config.training.metric, ""), run.config.network
-    if not metric or network is None or is_lower_better(metric):
+    of_best = f"the networks are of epoch {kept} of {run.epochs_done}, the best on the validation split"
+    if kept == run.epochs_done:
         return ""
+    if not metric or network is None or (is_lower_better(metric) and not kept):
+        return of_best if kept else ""
     column = f"exit{0 if network.exit is not None else network.groups - 1}_{SCORE_COLUMNS[metric]}"
     try:
         scores = [float(row[column]) for row in run.metrics]
     except (KeyError, TypeError, ValueError):
-        return ""
+        return of_best if kept else ""
+    now = score_text(scores[-1], metric) if scores else ""
+    if kept:
+        was = score_text(scores[kept - 1], metric)
+        return f"{of_best}; the main network's {metric} there was {was}, and {now} after the last epoch"
     best = max(scores, default=0.0)
     if not scores or best - scores[-1] < CLEARLY:
         return ""
-    was, now = score_text(best, metric), score_text(scores[-1], metric)
     return (
-        f"the main network's validation {metric} was {was} after epoch {scores.index(best) + 1} and is {now} after "
-        f"epoch {len(scores)}: fewer epochs or a lower learning rate may be better"
+        f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
+        f"and is {now} after epoch {len(scores)}: fewer epochs, a lower learning rate or --keep best may be better"
     )
 
 

@@ -202,6 +202,17 @@ def test_training_says_and_writes_what_it_did(cli: Cli, run: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["metric"] for row in rows] == ["R2", "R2"]
     assert [float(row["accuracy"]) for row in rows] == pytest.approx([record["accuracy"] for record in records])
+    data = lct.Run(run).load_data()
+    (mean,), (std,) = data.target_normalization or ((), ())
+    network = lct.load_network(run)
+    with torch.no_grad():
+        outputs = network.exits(torch.cat([inputs for inputs, _ in data.val.batches(64)]))
+    real = data.val.targets * std + mean
+    errors = [(output * std + mean - real).square().mean().sqrt().item() for output in outputs]
+    assert [record["rmse"] for record in records] == pytest.approx(errors, rel=1e-4)
+    assert [float(row["rmse"]) for row in rows] == pytest.approx(errors, rel=1e-4)
+    assert "RMSE is in the units of the target" in result.out
+    assert all(f"{error:.4g}" in result.out for error in errors)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
@@ -213,6 +224,8 @@ def test_model_json_gives_real_units_back(cli: Cli, run: Path) -> None:
     assert described["input"]["columns"] == ["area", "age", "noise"]
     assert described["classes"] == []
     assert described["test"]["metric"] == "R2"
+    assert described["test"]["rmse"] == document["test_rmse"] > 0
+    assert described["validation"]["rmse"] == document["selected"]["rmse"]
     feed, output = described["input"], described["output"]
     raw = torch.tensor([[50.0, 10.0, 0.0], [150.0, 5.0, 1.0], [100.0, 20.0, -1.0]])
     inputs = (raw - torch.tensor(feed["mean"])) / torch.tensor(feed["std"])
@@ -226,6 +239,7 @@ def test_select_and_report_speak_of_r2(cli: Cli, run: Path) -> None:
     result = cli("select", run, "--budget-params", "100%")
     assert result.code == 0, result.err
     assert "Test R2 (48 samples" in result.out
+    assert f"RMSE {cli('select', run, '--json').document['test_rmse']:.4g}" in result.out.partition("Test R2")[2]
     assert cli("report", run).code == 0
     page = (run / "report.html").read_text()
     HTMLParser().feed(page)
@@ -259,7 +273,8 @@ def test_r2_of_test_targets_that_do_not_differ_is_not_defined(cli: Cli, tmp_path
     card = json.loads((run / "selected" / "model.json").read_text())
     assert (card["test"]["score"], card["test"]["accuracy"], card["test"]["samples"]) == (None, None, 8)
     assert card["validation"]["score"] == result.document["selected"]["score"]
-    assert "Test R2 (8 samples, read for this only): -; main network -." in cli("select", run).out
+    assert "Test R2 (8 samples, read for this only): -, RMSE " in (text := cli("select", run).out)
+    assert "; main network -, RMSE " in text
     assert cli("report", run).code == 0
     page = (run / "report.html").read_text()
     assert "is not defined on these 8 samples" in page
