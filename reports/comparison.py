@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 from lctprune.config.metric import is_lower_better
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.comparison import compared
-from lctprune.measure.units import COSTS
+from lctprune.measure.units import COSTS, latency_conditions
 from lctprune.reports.figures import INK, panels, percent_formatter, say_instead, style
 from lctprune.reports.plots import AXIS_LABELS
 from lctprune.reports.points import measured_costs, pareto_points
@@ -62,7 +62,10 @@ def plot_comparison(ax: Axes, runs: Mapping[str, Sequence[Candidate]], cost: str
     entries = compared(runs)
     metric = entries[0].candidate.metric
     batches = sorted({each.candidate.latency_batch for each in entries})
-    label = AXIS_LABELS[cost if cost in COSTS else "flops"].format(batch=" and ".join(map(str, batches)))
+    conditions = dict.fromkeys(latency_conditions([each.candidate]) for each in entries)
+    label = AXIS_LABELS[cost if cost in COSTS else "flops"].format(
+        batch=" and ".join(map(str, batches)), conditions=" and ".join(conditions)
+    )
     ax.set(xlabel=label, ylabel=f"{metric} (bars: 95% interval)")
     known = {name: pareto_points(candidates, cost) for name, candidates in runs.items()}
     if not any(known.values()):
