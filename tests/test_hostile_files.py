@@ -124,24 +124,14 @@ def arguments_of(command: str, run: Path, folder: Path) -> list[object]:
         "export": ["--exit", 3, "--out", folder / "out"],
         "select": ["--out", folder / "out"],
     }
+    table, trained = folder / "family" / "t.csv", folder / "family" / "run"
     if command == "compare":
-        return [command, run, folder / "family" / "run", "--out", folder / "out", "--json"]
+        return [command, run, trained, "--out", folder / "out", "--json"]
     if command == "train":
-        return [
-            command,
-            *MODEL,
-            "--data",
-            folder / "family" / "t.csv",
-            "--weights",
-            run,
-            "--out",
-            folder / "out",
-            "--json",
-        ]
+        return [command, *MODEL, "--data", table, "--weights", run, "--out", folder / "out", "--json"]
     if command == "compress":
-        table, weights = (folder / "family" / name for name in ("t.csv", "run"))
-        given = ["--data", table, "--weights", weights, "--budget-flops", "70%", "--critic", "linear"]
-        return [command, *MODEL, *given, "--out", run, "--resume", "--json"]
+        given_too = ["--weights", trained, "--budget-flops", "70%", "--critic", "linear"]
+        return [command, *MODEL, "--data", table, *given_too, "--out", run, "--resume", "--json"]
     if command == "longer":
         return ["resume", run, "--epochs", 3, "--json"]
     if command == "resume added":
@@ -213,6 +203,31 @@ def test_no_mutation_gives_a_command_a_traceback(
     assert cli(*given, "--out", folder / "compressed").code == 0
     count, seed = (int(os.environ.get(name, value)) for name, value in (("MUTATIONS", "300"), ("SEED", "2")))
     run_commands(cli, tmp_path, count=count, seed=seed)
+
+
+@pytest.mark.parametrize("folder", ["dense", "finetuned/exit0", "narrowed/exit0-keep0.7"])
+def test_a_damaged_member_is_named_and_left_out_if_one_says_so(
+    folder: str, cli: Cli, family: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(family / "run", tmp_path / "run"))
+    (run / "candidates.json").write_text("kept")
+    whole = [member.number for member in members_of(lct.Run(run))]
+    for name, content in (("config.json", b"{}"), ("checkpoint.safetensors", b"garbage"), ("config.json", None)):
+        file = run / folder / name
+        before = file.read_bytes()
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        for command in (["evaluate", run], ["export", run, "--exit", 0], ["report", run], ["finetune", run]):
+            result = cli(*command)
+            assert (result.code, str(run / folder) in result.err, "--partial" in result.err) == (1, True, True)
+        assert (run / "candidates.json").read_text() == "kept"
+        some = lct.Run(run, partial=True)
+        assert 2 <= len(members_of(some)) < len(whole)
+        assert {member.number for member in members_of(some)} < {*whole}
+        assert any(str(run / folder) in note and "left out" in note for note in notes(some))
+        file.write_bytes(before)
+    assert [member.number for member in members_of(lct.Run(run))] == whole
 
 
 @pytest.mark.parametrize("name", ["t.csv", "folder/train.tsv", "folder/train/a/x.png", "weights.pt", "run/config.json"])
