@@ -218,7 +218,12 @@ def test_a_damaged_member_is_named_and_left_out_if_one_says_so(
         file.unlink()
         if content is not None:
             file.write_bytes(content)
-        for command in (["evaluate", run], ["export", run, "--exit", 0], ["report", run], ["finetune", run]):
+        for command in (
+            ["evaluate", run],
+            ["export", run, "--exit", 0],
+            ["report", run],
+            ["finetune", run, "--exit", 1],
+        ):
             result = cli(*command)
             assert (result.code, str(run / folder) in result.err, "--partial" in result.err) == (1, True, True)
         assert (run / "candidates.json").read_text() == "kept"
