@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lctprune.cli.console import stderr
+from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import (
     BudgetFlopsOption,
     BudgetLatencyOption,
@@ -77,17 +77,19 @@ def narrow(
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
     budget = Budget(**limits) if any(limits.values()) else None
     found = opened(run, model=model, data=data, threads=threads)
-    session = begin_narrowing(
-        found,
-        member_named(found, exit).number,
-        keep=keep,
-        budget=budget,
-        importance=importance,
-        epochs=epochs,
-        lr=lr,
-        distill=distill,
-        resume=resume,
-    )
+    number = member_named(found, exit).number
+    with printed_warnings(stderr()):
+        session = begin_narrowing(
+            found,
+            number,
+            keep=keep,
+            budget=budget,
+            importance=importance,
+            epochs=epochs,
+            lr=lr,
+            distill=distill,
+            resume=resume,
+        )
     stderr().print(f"Narrowed in {session.opened.path}; training it on with the main network as its teacher")
     show_interruptible(session.steps(), session.opened)
     show_all(found, json=json)

@@ -88,6 +88,10 @@ def read_header(path: Path) -> Header:
     """Read the header of a run's checkpoint; see `Run.header`."""
     file = path / CHECKPOINT
     if not os.path.lexists(file):
+        if os.path.lexists(path / METRICS):  # which is written after the checkpoint of its first epoch
+            raise RunError(
+                f"{file} is missing, and {METRICS} has epochs that were trained; restore it from a copy, or train again"
+            )
         return Header(epoch=0)
     with _open_checkpoint(file) as checkpoint:
         return Header.of(checkpoint.metadata() or {}, file)

@@ -6,184 +6,233 @@ import json
 import os
 import random
 import shutil
-import signal
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import pytest
+from matplotlib.figure import Figure
+from mutations import files_of, mutate, no_hang
 
 import lctprune as lct
+from lctprune.measure import latency
 from lctprune.reports import metrics_frame
+from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.measurements import read_measurements, read_recall
 from lctprune.workflows.members import members_of, notes
 from lctprune.workflows.selections import read_selection
 
 Cli = Callable[..., Any]
-SECONDS = 60  # after which a command hangs
-VALUES: list[Any] = [
-    *(None, True, -1, 0, 1, 2, 2.5, 1e308, -1e308, 10**12, 2**63, 10**40, 1e-320, float("nan"), float("inf")),
-    *("", "x", "x" * 300, "a\u202eb\x1b[31m", "[/red]", "/dev/zero", "..", "1e308", [], {}, [1], {"a": 1}, [[]] * 3),
-]
-COMMANDS = ("select", "evaluate", "report", "export", "densify", "finetune")
-
-
-@contextmanager
-def no_hang() -> Iterator[None]:
-    """Raise an error that no code expects where a command goes on for too long."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"it hangs at {frame}")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+COMMANDS = (
+    *("select", "evaluate", "report", "export", "compare", "progressive", "ensemble"),
+    *("densify", "finetune", "narrow", "resume", "longer", "resume added", "train"),
+)
+ALONE = (
+    "compare",
+    "progressive",
+    "ensemble",
+    "longer",
+    "resume added",
+    "train",
+    "compress",
+)  # which have other candidates
+NETWORK_FILES = ("config.json", "checkpoint.safetensors")
+MODEL = ("mlp", "--model-args", "width=8,layers=4", "--groups", "2", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a tiny perceptron with a densified front, a fine-tuned exit and a selection; 5 networks at least."""
+    """A folder with a run of a tiny perceptron, a densified front, a fine-tuned exit and a narrowed one in it."""
     folder = tmp_path_factory.mktemp("family")
     table = folder / "t.csv"
-    rows = [f"{number % 7},{number % 5},{number % 3},{number % 2}" for number in range(40)]
+    rows = [f"{number % 7},{number % 5},{number % 3},{number % 2}" for number in range(300)]
     table.write_text("a,b,c,y\n" + "\n".join(rows) + "\n")
     data = lct.load_data(lct.DataConfig(name=str(table)))
     recipe = lct.NetworkConfig(
         model="mlp", model_args={"width": 8, "layers": 4}, features=3, groups=2, num_outputs=2, critic="linear"
     )
-    config = lct.TrainConfig(epochs=2, batch_size=16)
+    config = lct.TrainConfig(epochs=2, batch_size=128, log_every=1)
     run = lct.train(lct.build_network(recipe), data, config, run_dir=folder / "run")
     lct.densify(run, epochs=1)
     lct.finetune(run, 0)
-    return run.path
+    lct.narrow(run, 0, keep=0.7, epochs=1)
+    return folder
 
 
-def files_of(run: Path) -> list[Path]:
-    return sorted(path.relative_to(run) for path in run.rglob("*") if path.suffix in (".json", ".csv", ".safetensors"))
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """List every place in a JSON value: what holds it, and its key."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, each in list(items) for place in [(value, key), *places(each)]]
-
-
-def mutate(path: Path, choice: random.Random) -> str:
-    """Change a file in one way, and say how."""
-    content = path.read_bytes()
-    kind = choice.choice(["value"] * 6 + ["remove", "cut", "empty", "byte", "byte", "folder", "pipe", "gone"])
-    if kind in ("value", "remove") and path.suffix == ".json":
-        document = json.loads(content)
-        holder, key = choice.choice(places(document))
-        what = f"{kind} {key}"
-        if kind == "remove":
-            del holder[key]
-        else:
-            holder[key] = choice.choice(VALUES)
-            what += f" {holder[key]!r:.50}"
-        path.write_text(json.dumps(document))
-        return what
-    if kind == "value" and path.suffix == ".csv":
-        lines = content.decode().splitlines()
-        line = choice.randrange(len(lines))
-        cells = lines[line].split(",")
-        cells[choice.randrange(len(cells))] = str(choice.choice(VALUES))
-        lines[line] = ",".join(cells)
-        path.write_text("\n".join(lines))
-        return f"{kind} in line {line}"
-    if kind in ("value", "remove", "byte"):
-        end = len(content) if path.suffix != ".safetensors" else 8 + int.from_bytes(content[:8], "little")
-        place = choice.randrange(end)
-        path.write_bytes(content[:place] + bytes([choice.randrange(256)]) + content[place + 1 :])
-        return f"byte {place}"
-    path.unlink()
-    if kind == "cut":
-        path.write_bytes(content[: choice.randrange(len(content))])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    return kind
-
-
-def read_all(run: lct.Run, loaded: Path) -> int:
-    """Read every file of the run, and build the network below `loaded`; return the number of networks."""
+def read_all(run: lct.Run, changed: Path | None = None) -> int:
+    """Read every file of the run, and build the network of the changed one; return the number of networks."""
     members = members_of(run)
     for folder in {member.run.path: member.run for member in members}.values():
-        if folder.path == loaded:
+        if changed is not None and folder.path == changed.parent and changed.name in NETWORK_FILES:
             lct.load_network(folder)
         metrics_frame(folder)
         folder.config.completed()
+        folder.rows_to_continue()
     read_measurements(run.path / "candidates.json")
     read_recall(run.path / "candidates.json")
     read_selection(run)
+    if (run.path / "compress.json").exists():
+        read_record(run.path / "compress.json")
     return len(members)
 
 
+def refusal(path: Path, file: Path, networks: int) -> str:
+    """Return the error that reading a mutated run raises; "" if it can be read, and then nothing was lost silently."""
+    with no_hang(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            run = lct.Run(path)
+            assert read_all(run, path / file) == networks or notes(run)
+            folder = lct.Run((path / file).parent) if file.name == "metrics.csv" else run
+            rows = folder.read_metrics()
+            assert len(rows[0]) == folder.epochs_done or rows[1] or caught
+        except lct.LctpruneError as error:
+            said = str(error)
+            assert said
+            assert "\n" not in said
+            assert len(said) < 1000
+            return said
+    return ""
+
+
 def test_no_mutation_gives_another_error_or_a_silent_loss(cli: Cli, family: Path, tmp_path: Path) -> None:
+    family = family / "run"
     assert cli("select", family).code == 0
     choice = random.Random(int(os.environ.get("SEED", "1")))
-    count = read_all(lct.Run(family), family)
-    refused = 0
+    count, refused = read_all(lct.Run(family)), 0
     for number in range(60):
-        run = tmp_path / str(number)
-        shutil.copytree(family, run)
+        run = Path(shutil.copytree(family, tmp_path / str(number)))
         file = choice.choice(files_of(run))
         what = f"mutation {number} of {file}: {mutate(run / file, choice)}"
-        with no_hang(), warnings.catch_warnings(record=True):
-            warnings.simplefilter("always")
-            try:
-                networks = read_all(lct.Run(run), (run / file).parent if number % 5 == 0 else run.parent)
-            except lct.LctpruneError as error:
-                refused += 1
-                said = str(error)
-            except Exception as error:
-                raise AssertionError(what) from error
-            else:
-                said = ""
-                assert networks == count or notes(lct.Run(run)), what
-            assert "\n" not in said, what
-            assert len(said) < 1000, what
+        try:
+            refused += bool(refusal(run, file, count))
+        except Exception as error:
+            raise AssertionError(what) from error
     assert refused > 12
 
 
-def run_commands(cli: Cli, family: Path, folder: Path, *, count: int, seed: int) -> None:
-    """Mutate a file, run a command, and check what it says, again and again."""
-    whole, run, choice = folder / "whole", folder / "run", random.Random(seed)
-    shutil.copytree(family, whole)
-    assert cli("select", whole).code == 0
-    wanted = len(cli("evaluate", whole, "--json").document["candidates"])
+def arguments_of(command: str, run: Path, folder: Path) -> list[object]:
+    """Return a command on a run, which may be one that `compress` made."""
+    given: dict[str, list[object]] = {
+        "finetune": ["--exit", 1],
+        "densify": ["--resume"],
+        "narrow": ["--exit", 0, "--keep", "70%", "--resume"],
+        "progressive": ["--max-drop", 50, "--out", folder / "out"],
+        "ensemble": ["--out", folder / "out"],
+        "export": ["--exit", 3, "--out", folder / "out"],
+        "select": ["--out", folder / "out"],
+    }
+    table, trained = folder / "family" / "t.csv", folder / "family" / "run"
+    if command == "compare":
+        return [command, run, trained, "--out", folder / "out", "--json"]
+    if command == "train":
+        return [command, *MODEL, "--data", table, "--weights", run, "--out", folder / "out", "--json"]
+    if command == "compress":
+        given_too = ["--weights", trained, "--budget-flops", "70%", "--critic", "linear"]
+        return [command, *MODEL, "--data", table, *given_too, "--out", run, "--resume", "--json"]
+    if command == "longer":
+        return ["resume", run, "--epochs", 3, "--json"]
+    if command == "resume added":
+        return ["resume", run / "finetuned" / "exit0", "--json"]
+    return [command, run, *given.get(command, ()), "--json"]
+
+
+def _draw_nothing(_: Figure, file: IO[bytes], **__: Any) -> None:
+    file.write(b"<svg></svg>")
+
+
+def run_commands(cli: Cli, folder: Path, *, count: int, seed: int) -> None:
+    """Mutate a file, read the run, run a command, and check what it says, again and again.
+
+    A run that can be read takes a command long: only every eighth of these gets one.
+    """
+    whole, choice = folder / "family", random.Random(seed)
+    networks = {name: read_all(lct.Run(whole / name)) for name in ("run", "compressed")}
     for number in range(count):
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(whole, run)
-        file = choice.choice(files_of(run))
+        for name in ("run", "out"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        kind = "compressed" if choice.random() < 0.1 else "run"
+        run = Path(shutil.copytree(whole / kind, folder / "run"))
+        file = choice.choice([Path("compress.json")] * 20 * (kind == "compressed") + files_of(run))
         what = f"mutation {number} of {file}: {mutate(run / file, choice)}"
-        command = choice.choice(COMMANDS)
-        more = {"finetune": ("--exit", 1), "densify": ("--resume",)}.get(command, ())
-        with no_hang():
-            result = cli(command, run, *more, "--json")
-        said = f"{what}; {command}: {result.code}\n{result.err}"
-        assert result.code in (0, 1, 2, 3), said
-        assert "unexpected" not in result.err, said
-        assert "Traceback" not in result.err, said
-        assert result.code == 0 or len(result.err.strip().splitlines()[-1]) < 1000, said
-        if result.code == 0 and "candidates" in (document := json.loads(result.out)):
-            assert len(document["candidates"]) >= wanted or "left out" in result.err, said
+        command = "compress" if kind == "compressed" else choice.choice(COMMANDS)
+        try:
+            refused = refusal(run, file, networks[kind])
+            if refused or choice.random() < 1 / 8:
+                check_command(cli, command, run, folder, networks[kind])
+        except Exception as error:
+            raise AssertionError(f"{what}; {command}") from error
+        report(f"{what}; {command}; {refused}")
+
+
+def report(line: str) -> None:
+    if "LOG" in os.environ:
+        with Path(os.environ["LOG"]).open("a") as log:
+            log.write(f"{time.process_time():.1f} {line}\n")
+
+
+def check_command(cli: Cli, command: str, run: Path, folder: Path, networks: int) -> None:
+    file = run / "candidates.json"
+    before = file.read_bytes() if file.is_file() else b""
+    with no_hang():
+        result = cli(*arguments_of(command, run, folder))
+    said = f"{result.code}\n{result.err}"
+    assert result.code in (0, 1, 2, 3), said
+    assert "unexpected" not in result.err, said
+    assert "Traceback" not in result.err, said
+    assert result.code == 0 or len(result.err.strip().splitlines()[-1]) < 1000, said
+    if result.code:
+        assert not before or file.read_bytes() == before, said
+    elif command not in ALONE and "candidates" in (document := json.loads(result.out)):
+        assert len(document["candidates"]) >= networks or "left out" in result.err, said
+    report(f"{command} {result.code} {result.err.strip()[-300:]!r}")
 
 
 @pytest.mark.slow
-def test_no_mutation_gives_a_command_a_traceback(cli: Cli, family: Path, tmp_path: Path) -> None:
-    count, seed = (int(os.environ.get(name, value)) for name, value in (("MUTATIONS", "2000"), ("SEED", "2")))
-    run_commands(cli, family, tmp_path, count=count, seed=seed)
+def test_no_mutation_gives_a_command_a_traceback(
+    cli: Cli, family: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(latency, "MAX_SECONDS", 0.0)  # one round of latencies, however busy the machine is
+    monkeypatch.setattr(Figure, "savefig", _draw_nothing)  # which takes most of the time
+    folder = Path(shutil.copytree(family, tmp_path / "family"))
+    run, table = folder / "run", folder / "t.csv"
+    assert cli("select", run).code == 0
+    given = ("compress", *MODEL, "--data", table, "--weights", run, "--budget-flops", "70%", "--critic", "linear")
+    assert cli(*given, "--out", folder / "compressed").code == 0
+    count, seed = (int(os.environ.get(name, value)) for name, value in (("MUTATIONS", "300"), ("SEED", "2")))
+    run_commands(cli, tmp_path, count=count, seed=seed)
+
+
+@pytest.mark.parametrize("folder", ["dense", "finetuned/exit0", "narrowed/exit0-keep0.7"])
+def test_a_damaged_member_is_named_and_left_out_if_one_says_so(
+    folder: str, cli: Cli, family: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(family / "run", tmp_path / "run"))
+    (run / "candidates.json").write_text("kept")
+    whole = [member.number for member in members_of(lct.Run(run))]
+    for name, content in (("config.json", b"{}"), ("checkpoint.safetensors", b"garbage"), ("config.json", None)):
+        file = run / folder / name
+        before = file.read_bytes()
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        for command in (
+            ["evaluate", run],
+            ["export", run, "--exit", 0],
+            ["report", run],
+            ["finetune", run, "--exit", 1],
+        ):
+            result = cli(*command)
+            assert (result.code, str(run / folder) in result.err, "--partial" in result.err) == (1, True, True)
+        assert (run / "candidates.json").read_text() == "kept"
+        some = lct.Run(run, partial=True)
+        assert 2 <= len(members_of(some)) < len(whole)
+        assert {member.number for member in members_of(some)} < {*whole}
+        assert any(str(run / folder) in note and "left out" in note for note in notes(some))
+        file.write_bytes(before)
+    assert [member.number for member in members_of(lct.Run(run))] == whole
 
 
 @pytest.mark.parametrize("name", ["t.csv", "folder/train.tsv", "folder/train/a/x.png", "weights.pt", "run/config.json"])

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import re
-import textwrap
 import types
 import typing
 from collections.abc import Hashable, Mapping, Sequence
@@ -121,9 +120,10 @@ def _located(path: Sequence[int | str], values: object, name: str) -> tuple[str,
 
 def _short(value: object) -> str:
     try:
-        return textwrap.shorten(repr(value), MAX_VALUE_LENGTH, placeholder=" ...")
+        text = " ".join(repr(value).split())
     except ValueError:  # an integer of thousands of digits
         return "a number of thousands of digits"
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 4]} ..."
 
 
 def _refuse(constant: str) -> NoReturn:

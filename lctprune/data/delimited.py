@@ -7,6 +7,8 @@ import csv
 import io
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ SAMPLED_LINES = 20  # that the separator is found by
 HEAD_BYTES = 2**20  # of a file, in which its first lines are
 _NUMBER = r"[+-]?(?:\d+{0}?\d*|{0}\d+)(?:[eE][+-]?\d+)?"
 POINT, COMMA = (re.compile(_NUMBER.format(mark), re.ASCII) for mark in (r"\.", ","))
+LONGEST_LINE = 2**24  # characters
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 Lines = list[tuple[int, list[str]]]  # line in the file, from 1, and cells
 
@@ -33,8 +36,15 @@ def read_cells(path: Path, *, most: int | None = None) -> tuple[Lines, str]:
         DataError: the file cannot be read, or is not text in UTF-8.
     """
     text = _text(path, None if most is None else HEAD_BYTES)
-    separator = _separator(text)
-    return _rows(path, text, separator, most), separator
+    for line, each in enumerate(io.StringIO(text), 1):
+        if len(each) > LONGEST_LINE:
+            raise DataError(
+                f"the table {path} cannot be read: line {line} has {len(each):,} characters; it may have "
+                f"{LONGEST_LINE:,}"
+            )
+    with _long_cells():
+        separator = _separator(text)
+        return _rows(path, text, separator, most), separator
 
 
 def is_number(text: str) -> bool:
@@ -74,6 +84,16 @@ def _separator(text: str) -> str:
         if (found := (numbers, 0 if numbers else len(cells))) > most:
             best, most = separator, found
     return best
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let Python's reader take cells as long as a line, inside the block; a line may look like one cell at first."""
+    before = csv.field_size_limit(LONGEST_LINE)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _reader(text: str, separator: str) -> Any:  # typeshed has no public name for it

@@ -43,7 +43,8 @@ def has_header(path: Path, rows: _Rows, is_number: Callable[[str], bool]) -> boo
     places = [index for index, cell in enumerate(first) if is_number(cell)]
     texts = [index for index, cell in enumerate(first) if not is_number(cell) and not is_missing(cell)]
     above_numbers = [index for index in texts if 2 * sum(map(is_number, columns[index])) > len(columns[index])]
-    others = [index for index in texts if index not in above_numbers]
+    headed = {*above_numbers}
+    others = [index for index in texts if index not in headed]
     recurs = any(first[index] in columns[index] for index in others)
     if not places:
         return bool(texts) and (bool(above_numbers) or not recurs)

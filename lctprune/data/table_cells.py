@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from collections.abc import Sequence
 
@@ -61,7 +60,7 @@ def _refuse_first(table: TableFile, columns: Sequence[int], target: str | None) 
             cell = cells[index].strip()
             if not is_number(cell) or not abs(float(cell)) <= LARGEST:
                 where = f"{table.path}, line {line}: {column_label(table, index)}"
-                shown = repr(textwrap.shorten(cell, SHOWN_CHARACTERS, placeholder="..."))
+                shown = repr(cell if len(cell) <= SHOWN_CHARACTERS else f"{cell[: SHOWN_CHARACTERS - 3]}...")
                 raise DataError(f"{where} is {_problem(table, index, cell, shown, target)}")
 
 

@@ -98,14 +98,15 @@ def _with_points(path: Path, rows: Lines) -> Lines:
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
+    numbers: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name:
             raise DataError(
                 f"{path}: column {number} has no name in the first line; give it one, or remove the column (pandas "
                 "writes an unnamed one without index=False)"
             )
-        if names.index(name) < number - 1:
+        if (first := numbers.setdefault(name, number)) < number:
             raise DataError(
-                f"{path}: columns {names.index(name) + 1} and {number} have the same name, {visible(name)!r}; give "
-                "every column another one"
+                f"{path}: columns {first} and {number} have the same name, {visible(name)!r}; give every column "
+                "another one"
             )

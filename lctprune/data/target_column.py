@@ -42,7 +42,8 @@ def target_column(table: TableFile, given: str | None, known: Sequence[str] | No
         return table.names.index(given)
     last = len(table.names) - 1
     if known is not None:
-        rest = [index for index, name in enumerate(table.names) if name not in known]
+        names = set(known)
+        rest = [index for index, name in enumerate(table.names) if name not in names]
         return rest[0] if len(rest) == 1 else last
     named = _of_usual_names(table)
     if last in named or not named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import textwrap
 import warnings
@@ -64,7 +65,7 @@ class LoadedRun:
         """
         run = run or self.run
         if run.path not in self._checkpoints:
-            if not (run.path / CHECKPOINT).exists():
+            if not os.path.lexists(run.path / CHECKPOINT) and not run.epochs_done:  # or that says that it is damaged
                 remedy = f"lctprune resume {shell_word(run.path)} goes on"
                 raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; {remedy}")
             self._checkpoints[run.path] = run.load_checkpoint()

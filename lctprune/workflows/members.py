@@ -219,7 +219,10 @@ def require_whole(run: Run | LoadedRun) -> list[tuple[Run, Origin]]:
     whole, damaged = _examined(loaded)
     if damaged and not loaded.run.partial:
         more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
-        raise RunError(f"{damaged[0]}{more}; restore it, remove its folder, or go on without it: --partial")
+        raise RunError(
+            f"{damaged[0]}{more}; restore it, or remove its folder (evaluate, select, report, export and compare do "
+            "without it, with --partial)"
+        )
     return whole
 
 

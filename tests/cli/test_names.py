@@ -67,7 +67,7 @@ def test_texts_are_no_formulas(text: str, expected: str) -> None:
 def hostile(tmp_path: Path) -> Path:
     """A table with a hostile name, whose columns and classes have hostile names, too."""
     path = tmp_path / f"data{NAME}.csv"
-    rows = [f'{index % 7},{index % 3},"{HOSTILE if index % 2 else "b"}"\n' for index in range(60)]
+    rows = [f'{index % 7},{index % 3},"{HOSTILE if index % 2 else "b"}"\n' for index in range(300)]
     path.write_text(f'"{HOSTILE}","@b",kind\n{"".join(rows)}')
     return path
 
@@ -131,6 +131,36 @@ def test_every_command_shows_names_as_they_are(cli: Cli, hostile: Path, tmp_path
     with (run / "candidates.csv").open() as file:
         assert {"name", "origin"} < set(next(csv.reader(file)))
     assert json.loads(cli("select", run, "--json").out)["run"] == str(run)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_further_commands_show_names_as_they_are(cli: Cli, hostile: Path, tmp_path: Path) -> None:
+    run, made = tmp_path / f"run{NAME}", tmp_path / f"made{NAME}"
+    mlp = ("mlp", "--model-args", "width=8,layers=4", "--groups", 2, "--epochs", 1, "--data", hostile)
+    compress = ("compress", *mlp, "--weights", run, "--budget-flops", "70%", "--out", made)
+    clean(cli("train", *mlp, "--out", run))
+    for code, arguments in (
+        (0, ["narrow", run, "--exit", 0, "--keep", "70%", "--epochs", 1]),
+        (1, ["narrow", run, "--exit", 0, "--keep", "70%", "--epochs", 1]),  # it is there
+        (0, ["progressive", run, "--max-drop", 90]),
+        (0, ["ensemble", run]),
+        (3, ["ensemble", run, "--budget-flops", 1]),
+        (0, compress),
+        (1, compress),  # it is there
+        (0, [*compress, "--resume"]),
+        (0, ["compare", run, made, "--out", f"{run}4"]),
+        (1, ["compare", run, f"{run}5"]),
+        (1, ["resume", run]),  # it is trained to its end
+        (1, ["resume", f"{run}5"]),
+        (0, ["resume", run, "--epochs", 2]),
+    ):
+        result = cli(*arguments)
+        text = clean(result)
+        assert result.code == code, text
+        assert code == 3 or "[b]x[red]" in text
+    for card in (*run.rglob("model.json"), *made.rglob("model.json")):
+        assert not RAW.search(card.read_text())
 
 
 def test_the_errors_of_tables_and_sentences(cli: Cli, tmp_path: Path) -> None:

@@ -156,6 +156,12 @@ def test_cells_without_content_are_no_line(tmp_path: Path) -> None:
     assert [line for line, _ in table.rows] == [*range(2, 7), *range(8, 33)]
 
 
+def test_a_table_may_be_wide(tmp_path: Path) -> None:
+    wide = [[*row[:1] * 1400, row[-1]] for row in NAMED]
+    wide[0] = [f"{number:0>100}" + "x" for number in range(1401)]  # longer than Python's reader takes a cell to be
+    assert len(read(tmp_path, joined(wide)).names) == 1401
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +180,7 @@ def test_cells_without_content_are_no_line(tmp_path: Path) -> None:
         (joined(NAMED).encode("utf-16"), "in UTF-16; save it as CSV in UTF-8"),
         (joined([*NAMED, ["1", "2", "3", "caf\u00e9"]]).encode("latin-1"), "line 31 is not UTF-8 (byte 0xe9)"),
         (b"PK\x03\x04\x00\x00", "no text file"),
+        (joined([*NAMED, ["x" * 2**24, "2", "3", "d"]]), "line 31 has 16,777,223 characters; it may have 16,777,216"),
     ],
     ids=itertools.count(),
 )

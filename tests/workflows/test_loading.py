@@ -162,5 +162,10 @@ def test_an_added_run_starts_from_one_checkpoint(trained: lct.Run) -> None:
     assert loaded.epochs == {"epoch": 2, "epochs": 2}
     (trained.path / "checkpoint.safetensors").unlink()
     assert new_origin(loaded, ["one more"]).checkpoint_sha256 == loaded.checkpoint().sha256
+    with pytest.raises(lct.RunError, match=r"checkpoint\.safetensors is missing, and metrics.csv has epochs"):
+        members_of(trained)
+    with pytest.raises(lct.RunError, match="is missing"):
+        trained.prepare_to_resume()
+    (trained.path / "metrics.csv").unlink()
     with pytest.raises(lct.RunError, match="no epoch was finished"):
         members_of(trained)
