@@ -142,7 +142,7 @@ def run(which: tuple[str, int], arguments: argparse.Namespace) -> dict[str, obje
     if changes.get("critic_width") == ():
         changes["critic_width"] = (arguments.width / 64,)
     recipe = fitted(lct.NetworkConfig(model="resnet18", model_args={"width": arguments.width}, **changes), data)
-    training = {"method": "local-critic", "device": arguments.device} | variant.training
+    training = {"method": "local-critic", "device": arguments.device, **variant.training}
     config = lct.TrainConfig(epochs=arguments.epochs, batch_size=arguments.batch_size, seed=seed, **training)
     torch.manual_seed(seed)
     network = lct.build_network(recipe)

@@ -86,14 +86,15 @@ def loaders(
     folder: Path, paths: list[Path], size: int, batch_size: int, workers: int
 ) -> dict[str, Callable[[int], Iterable[object]]]:
     """Return each loader as a function from the number of a pass to its batches."""
-    import timm.data  # of the extra of that name
+    from timm.data.dataset_factory import create_dataset  # of the extra of that name
+    from timm.data.loader import create_loader
 
     preprocessing = ImagePreprocessing.of(size)
     readers = ImageReaders(RandomChanges(preprocessing, Augmentation(crop=1, flip=True)), workers)
     targets = torch.zeros(len(paths), dtype=torch.int64)
     own = FolderSplit(paths, targets, IMAGENET, preprocessing=preprocessing, readers=readers)
-    loader = timm.data.create_loader(
-        timm.data.create_dataset("", str(folder)),
+    loader = create_loader(
+        create_dataset("", str(folder)),
         input_size=(3, size, size),
         batch_size=batch_size,
         is_training=True,
@@ -149,8 +150,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     if arguments.loaders:
         every = sorted(folder.glob("*/*.jpg"))
         for workers in arguments.workers:
-            ways = loaders(folder, every, arguments.image_size, arguments.batch_size, workers)
-            passes = {name: _pass_of(way, arguments.batch_size) for name, way in ways.items()}
+            own = loaders(folder, every, arguments.image_size, arguments.batch_size, workers)
+            passes = {name: _pass_of(way, arguments.batch_size) for name, way in own.items()}
             title = f"loaders, {workers} workers, batches of {arguments.batch_size} of {arguments.image_size} pixels"
             show(title, in_turns(passes, arguments.repeats, time.perf_counter), "timm")
 
