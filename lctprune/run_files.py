@@ -84,14 +84,23 @@ def read_metrics(path: Path, header: Header) -> tuple[list[dict[str, str]], str]
     return (merged(header.history, rows) if problem and header.history else rows), problem
 
 
+def require_no_lost_checkpoint(path: Path) -> None:
+    """Refuse a run whose checkpoint is gone: metrics.csv is written after the checkpoint of its first epoch.
+
+    Raises:
+        RunError: metrics.csv stands there without a checkpoint.
+    """
+    file = path / CHECKPOINT
+    if os.path.lexists(path / METRICS) and not os.path.lexists(file):
+        raise RunError(
+            f"{file} is missing, and {METRICS} has epochs that were trained; restore it from a copy, or train again"
+        )
+
+
 def read_header(path: Path) -> Header:
     """Read the header of a run's checkpoint; see `Run.header`."""
     file = path / CHECKPOINT
     if not os.path.lexists(file):
-        if os.path.lexists(path / METRICS):  # which is written after the checkpoint of its first epoch
-            raise RunError(
-                f"{file} is missing, and {METRICS} has epochs that were trained; restore it from a copy, or train again"
-            )
         return Header(epoch=0)
     with _open_checkpoint(file) as checkpoint:
         return Header.of(checkpoint.metadata() or {}, file)

@@ -38,6 +38,7 @@ from lctprune.run_files import (
     read_header,
     read_metrics,
     read_tensors,
+    require_no_lost_checkpoint,
 )
 from lctprune.utils.environment import environment
 from lctprune.utils.files import read_regular, remove_leftovers, require_writable, write_atomically, write_json
@@ -209,6 +210,7 @@ class Run:
         require_writable(self.path, "copy it to where you may write, and resume that")
         for name in (CHECKPOINT, BEST, METRICS):
             remove_leftovers(self.path, name)
+        require_no_lost_checkpoint(self.path)
         header = self.header
         if self.config.training.keep == "best" and header.epoch and self.kept_file.name == CHECKPOINT:
             self.write_best(header.epoch, self.read_checkpoint(""))  # a killed process may not have come to that

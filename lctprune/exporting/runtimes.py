@@ -137,7 +137,7 @@ def _main(format: str, file: str, given: str, results: str, threads: str) -> Non
     if "lctprune" in sys.modules:
         raise ImportError("lctprune was imported")
     numpy.savez(results, allow_pickle=False, **trial.outputs)
-    print(json.dumps(trial._replace(outputs={})._asdict()))  # noqa: T201, to the process that started this one
+    sys.stdout.write(json.dumps(trial._replace(outputs={})._asdict()))  # to the process that started this one
 
 
 if __name__ == "__main__":

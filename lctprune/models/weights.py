@@ -43,8 +43,9 @@ def read_weights(path: str | Path) -> StateDicts:
     """
     path = Path(path)
     if is_run(path):
-        keep = read_config(path).training.keep if (path / CONFIG).exists() else "last"
-        return {"": _main_network_weights(read_state_dicts(kept_file(path, keep, read_header(path)))[""])}
+        is_whole = (path / CONFIG).exists()
+        file = kept_file(path, read_config(path).training.keep, read_header(path)) if is_whole else path / CHECKPOINT
+        return {"": _main_network_weights(read_state_dicts(file)[""])}
     return read_state_dicts(weights_file_in(path) or path if path.is_dir() else path)
 
 

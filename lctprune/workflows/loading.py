@@ -24,7 +24,7 @@ from lctprune.errors import LctpruneError, NetworkWarning, RunError
 from lctprune.models.build import build_model, build_network
 from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
-from lctprune.run_files import CHECKPOINT, Checkpoint
+from lctprune.run_files import CHECKPOINT, Checkpoint, require_no_lost_checkpoint
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.earlier_critics import match_saved
@@ -66,6 +66,7 @@ class LoadedRun:
         run = run or self.run
         if run.path not in self._checkpoints:
             if not os.path.lexists(run.path / CHECKPOINT) and not run.epochs_done:  # or that says that it is damaged
+                require_no_lost_checkpoint(run.path)
                 remedy = f"lctprune resume {shell_word(run.path)} goes on"
                 raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; {remedy}")
             self._checkpoints[run.path] = run.load_checkpoint()

@@ -91,7 +91,10 @@ def test_what_is_fed_without_lctprune_is_what_was_trained_on(
     inputs, _ = next(data.test.batches(6))
     paths = sorted((phone_and_camera / "test").glob("*/*.png"))
     feed = prepare()
-    torch.testing.assert_close(torch.stack([feed(path, about) for path in paths]), inputs, atol=1e-5, rtol=1e-5)
+    fed = torch.stack([feed(path, about) for path in paths])
+    level = 1 / 255 / min(expected["std"])  # resized pixels may be one beside Pillow's
+    torch.testing.assert_close(fed, inputs, atol=1.01 * level, rtol=0)
+    assert (fed - inputs).abs().mean() < 0.1 * level
 
 
 def test_a_colour_that_there_is_not_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from lctprune.config.stopping import best_epoch, is_best_so_far
 from lctprune.models.weights import read_weights
 from lctprune.training.loop import Progress
 
-BASE = lct.TrainConfig(epochs=4, batch_size=16, precision="fp32", device="cpu", lr=0.05, critic_lr=0.05, keep="best")
+BASE = lct.TrainConfig(
+    method="local-critic",
+    epochs=4,
+    batch_size=16,
+    precision="fp32",
+    device="cpu",
+    lr=0.05,
+    critic_lr=0.05,
+    keep="best",
+)
 
 
 @pytest.fixture(scope="module")

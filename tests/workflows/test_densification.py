@@ -374,7 +374,7 @@ def test_only_a_finished_run(tmp_path: Path, trained: lct.Run) -> None:
     for progress in lct.train_steps(network, data, run):
         if progress.epoch == 2:
             break
-    with pytest.raises(lct.RunError, match="half is not trained to its end; go on with lctprune train --resume --out"):
+    with pytest.raises(lct.RunError, match="half is not trained to its end; go on with lctprune resume"):
         lct.densify(run)
     assert not (run.path / "dense").exists()
     with pytest.raises(lct.ConfigError, match="epochs is 0"):
