@@ -312,7 +312,8 @@ def unsteady(candidates: Sequence[Candidate]) -> str:
     if not varying:
         return ""
     factor, name, low, high = max(varying)
-    return f"latencies vary by {factor:.2g} times ({name}: {low:.3g} to {high:.3g} ms), so the machine is busy"
+    times = f"{factor:.{0 if factor >= 10 else 1}f}"
+    return f"latencies vary by {times} times ({name}: {low:.3g} to {high:.3g} ms), so the machine is busy"
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
