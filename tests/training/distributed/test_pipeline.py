@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from started import children, exists, learnt, start, wait_for
 
 import lctprune as lct
 from lctprune.measure.step_costs import group_seconds
@@ -48,12 +48,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def checkpoint(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "checkpoint.safetensors")
-
-
-def learnt(run: Path) -> list[dict[str, str]]:
-    """Read the rows of metrics.csv, without what depends on the clock."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "images_per_s"} for row in csv.DictReader(file)]
 
 
 def assert_same_runs(one: Path, other: Path) -> None:
@@ -102,36 +96,11 @@ def test_two_replicas_are_one_pipeline_with_the_whole_batch(alone: Path, tmp_pat
     )
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start the command line in a session of its own, as on a terminal."""
-    command = [sys.executable, "-m", "lctprune", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def children(process: int) -> list[int]:
-    """Of a process, in the order they were started."""
-    text = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True).stdout
-    return [int(pid) for pid in text.split()]
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def exists(process: int) -> bool:
-    return Path(f"/proc/{process}").exists()
-
-
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Start a long training on two processes, and wait for its first epoch."""
     process = start(*SLOW_TRAINING, "--epochs", "500", "--processes", "2", "--out", "run", cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None)
+    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None, PATIENCE)
     yield process
     with_children = [*children(process.pid), process.pid]
     for each in with_children:
@@ -149,7 +118,7 @@ def test_all_end_with_one_that_stops(training: subprocess.Popen[str], tmp_path: 
     assert err.count("error:") == 1
     assert "Traceback" not in err
     assert not out
-    wait_for(lambda: not any(exists(each) for each in ranks))
+    wait_for(lambda: not any(exists(each) for each in ranks), PATIENCE)
     assert lct.Run(tmp_path / "run").epochs_done >= 1
     assert len(lct.load_network(tmp_path / "run").groups) == 4
 
@@ -174,7 +143,7 @@ def test_processes_listen_on_the_loopback_interface_only_and_an_interrupt_ends_a
     assert err.count("error:") == 1
     assert "lctprune resume run\n" in err
     assert "Traceback" not in err
-    wait_for(lambda: not any(exists(each) for each in ranks))
+    wait_for(lambda: not any(exists(each) for each in ranks), PATIENCE)
     assert lct.Run(tmp_path / "run").epochs_done >= 1
 
 
@@ -182,7 +151,7 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     """One process killed at some moment, all end and say why; resumed in one process, as if nothing had been."""
     settings = [*SLOW_TRAINING, "--epochs", "5"]
     process = start(*settings, "--processes", "2", "--out", "run", cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists())
+    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists(), PATIENCE)
     time.sleep(0.7)
     ranks = children(process.pid)
     os.kill(ranks[0], signal.SIGKILL)

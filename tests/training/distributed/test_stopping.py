@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from started import children, exists, learnt, start, wait_for
 
 import lctprune as lct
 
 pytestmark = pytest.mark.slow
 PATIENCE = 200  # seconds
 TRAINING = (
-    "train lstm --data digits-rows --groups 4 --model-args layers=4,dropout=0.2 --threads 1 --batch-size 16 --epochs 2"
+    "train lstm --data digits-rows --method local-critic --groups 4 --model-args layers=4,dropout=0.2 "
+    "--threads 1 --batch-size 16 --epochs 2"
 ).split()
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lctprune", *arguments]
-    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -37,35 +31,18 @@ def ended(process: subprocess.Popen[str]) -> str:
     return err
 
 
-def children(process: int) -> list[int]:
-    text = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True).stdout
-    return [int(pid) for pid in text.split()]
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def learnt(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "images_per_s"} for row in csv.DictReader(file)]
-
-
 @pytest.mark.parametrize(
     ("number", "options"),
     [(signal.SIGTERM, []), (signal.SIGHUP, []), (signal.SIGINT, []), (signal.SIGKILL, ["--checkpoint-every", "10"])],
 )
 def test_a_signal_to_the_launcher_loses_no_step(number: int, options: list[str], tmp_path: Path) -> None:
     process = start(*TRAINING, "--processes", "2", "--out", "run", *options, cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None)
+    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None, PATIENCE)
     time.sleep(1)
     ranks = children(process.pid)
     os.kill(process.pid, number)
     said = ended(process)
-    wait_for(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks))
+    wait_for(lambda: not any(exists(rank) for rank in ranks), PATIENCE)
     header = lct.Run(tmp_path / "run").header
     assert header.step > 0
     if number != signal.SIGKILL:
@@ -86,7 +63,7 @@ def test_a_signal_to_the_launcher_loses_no_step(number: int, options: list[str],
 
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     process = start(*TRAINING, "--processes", "2", "--out", "run", cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None)
+    wait_for(lambda: (tmp_path / "run" / "checkpoint.safetensors").exists() or process.poll() is not None, PATIENCE)
     ranks = children(process.pid)
     os.kill(ranks[1], signal.SIGSTOP)  # so that no step is finished
     for _ in range(2):
@@ -95,12 +72,12 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert "lctprune resume run\n" in ended(process)
     assert time.monotonic() - begun < 15
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    assert not any(exists(rank) for rank in ranks)
 
 
 def test_processes_that_are_stopped_while_they_start_end_soon(tmp_path: Path) -> None:
     process = start(*TRAINING, "--processes", "2", "--out", "run", cwd=tmp_path)
-    wait_for(lambda: len(children(process.pid)) == 2)
+    wait_for(lambda: len(children(process.pid)) == 2, PATIENCE)
     ranks = children(process.pid)
     for rank in ranks:
         os.kill(rank, signal.SIGSTOP)
@@ -108,4 +85,4 @@ def test_processes_that_are_stopped_while_they_start_end_soon(tmp_path: Path) ->
     assert "has given no sign of life" in ended(process)
     assert time.monotonic() - begun < 60
     assert process.returncode == 1
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    assert not any(exists(rank) for rank in ranks)
