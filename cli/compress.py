@@ -26,7 +26,6 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.workflows.compression_stages import Compressed, Compression
@@ -90,6 +89,7 @@ def compress(
         torch.set_num_threads(threads)
     from lctprune.measure.selection import Budget
     from lctprune.workflows.compression import begin_compression
+    from lctprune.workflows.going_on import how_to_go_on_compressing
 
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
     with printed_warnings(stderr()):
@@ -108,8 +108,7 @@ def compress(
     try:
         _train(begun)
     except KeyboardInterrupt:
-        command = f"--resume --out {shell_word(begun.run.path)}"
-        stderr().print(f"To go on, give the same command with {command}", soft_wrap=True)
+        stderr().print(f"To go on: {how_to_go_on_compressing(begun.run)}", soft_wrap=True)
         raise
     with printed_warnings(stderr()), stderr().status("Measuring all candidates, then the chosen one on the test split"):
         result = begun.finish()
@@ -166,6 +165,7 @@ def _write_results(result: Compressed) -> None:
 def _show(result: Compressed) -> None:
     from lctprune.cli.console import megabytes, quantity
     from lctprune.config.metric import score_text
+    from lctprune.workflows.next_steps import selection
 
     main, chosen, deployment, console = result.main, result.chosen, result.deployment, stdout()
     metric = chosen.metric
@@ -190,8 +190,7 @@ def _show(result: Compressed) -> None:
     console.print(f"\nGiven up: {_given_up(result)}. Training cost {result.spent:.2f} epochs of the network's own.")
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
     console.print(
-        f"All candidates: {result.run.path}/candidates.csv; another budget: lctprune select "
-        f"{shell_word(result.run.path)} --budget-flops 40%",
+        f"All candidates: {result.run.path}/candidates.csv; another budget: {selection(result.run, result.candidates)}",
         soft_wrap=True,
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lctprune.data.load import relocated
 from lctprune.errors import ConfigError, RunError
 from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
+from lctprune.utils.names import shell_word
 from lctprune.workflows.compression_stages import COMPRESSION
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.finetuning import begin_finetuning
@@ -38,7 +39,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
             f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and --resume"
         )
     if (run.path / COMPRESSION).exists():
-        raise _of_compression(run.path)
+        raise _of_compression(run)
     if run.config.data is None:
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
     done = run.epochs_done
@@ -70,9 +71,9 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
     """
     path = added.path.resolve()
     owner_path = path.parent if path.name == DENSE else path.parents[1]
-    if (owner_path / COMPRESSION).exists():
-        raise _of_compression(owner_path)
     owner = Run(owner_path, model=model, data_path=data)
+    if (owner_path / COMPRESSION).exists():
+        raise _of_compression(owner)
     if path.name == DENSE:
         return owner, begin_dense(owner, resume=True)
     if path.parent.name == NARROWED:
@@ -80,8 +81,18 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
     return owner, begin_finetuning(owner, int(path.name.removeprefix("exit")), resume=True)
 
 
-def _of_compression(path: Path) -> RunError:
-    return RunError(f"{path} was begun by lctprune compress; go on with the same command and --resume")
+def _of_compression(run: Run) -> RunError:
+    return RunError(f"{run.path} was begun by a compression; to go on: {how_to_go_on_compressing(run)}")
+
+
+def how_to_go_on_compressing(run: Run) -> str:
+    """Return the command by which a compression goes on, or the call where a program began it."""
+    program, *words = run.config.command or ("",)
+    if words[:1] != ["compress"] or PurePath(program).stem not in ("lctprune", "__main__"):
+        return "lct.compress(..., resume=True) in the program that began it"
+    given = [word for word in words if word != "--resume"]
+    out = [] if any(word.split("=")[0] == "--out" for word in words) else ["--out", run.path]
+    return " ".join(shell_word(word) for word in ["lctprune", *given, *out, "--resume"])
 
 
 def unfinished_addition(run: Run) -> Run | None:

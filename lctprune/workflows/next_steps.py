@@ -22,12 +22,17 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
     """Return a sentence with the command that comes after the training of a run."""
     if len(candidates) == 1:
         return f"Next, train critics on it, which make smaller networks: {training_of_critics(run)}"
+    return f"Next, choose one under a budget: {selection(run, candidates)}"
+
+
+def selection(run: Run, candidates: Sequence[Candidate]) -> str:
+    """Return a command that selects a network of a run, under a budget that some network fits."""
     assert run.config.network is not None  # or it could not have been measured
     model = run.config.network.model
     named = f" --model {shell_word(model)}" if is_own_function(model) else ""
     cost, limit = budget_in_percent(candidates, main_of(candidates))
     option = {"parameters": "params"}.get(cost, cost)
-    return f"Next, choose one under a budget: lctprune select {shell_word(run.path)} --budget-{option} {limit}%{named}"
+    return f"lctprune select {shell_word(run.path)} --budget-{option} {limit}%{named}"
 
 
 def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple[Cost, int]:

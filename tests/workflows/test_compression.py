@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -214,17 +216,23 @@ def test_a_recurrent_network_in_memory_is_cut_in_depth_only(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(given: Path, image_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lctprune", "compress", "vgg-lct", "--weights", str(given), "--data"]
-    command += [str(image_folder), "--image-size", "8", "--model-args", "width=4", "--groups", "2", "--json"]
-    command += ["--batch-size", "18", "--epochs", "6", "--budget-flops", "50%", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_what_it_says_to_do_next_works_as_it_is_printed(given: Path, image_folder: Path, tmp_path: Path) -> None:
+    begun = [sys.executable, "-m", "lctprune"]
+    command = ["compress", "vgg-lct", "--weights", str(given), "--data", str(image_folder), "--image-size", "8"]
+    command += ["--model-args", "width=4", "--groups", "2", "--batch-size", "18", "--epochs", "6"]
+    run = tmp_path / "a run"
+    command += ["--budget-flops", "50%", "--out", str(run)]
+    process = subprocess.Popen([*begun, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("run/narrowed/*/config.json")) and time.monotonic() < deadline:
+    while not list(run.glob("narrowed/*/config.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
-    document = json.loads(done.stdout)
-    assert document["selected"]["flops"] <= document["budget"]["flops"]
-    assert Path(document["model"]).exists()
+    process.send_signal(signal.SIGINT)
+    (go_on,) = re.findall("To go on: lctprune (.*)", process.communicate()[1])
+    assert process.returncode == 130
+    refused = subprocess.run([*begun, "resume", str(run)], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert go_on in refused.stderr
+    done = subprocess.run([*begun, *shlex.split(go_on)], check=True, capture_output=True, text=True)
+    (select,) = re.findall("another budget: lctprune (.*)", done.stdout)
+    selected = subprocess.run([*begun, *shlex.split(select), "--json"], check=True, capture_output=True, text=True)
+    assert Path(json.loads(selected.stdout)["model"]).exists()
