@@ -15,11 +15,9 @@ from lctprune.cli.console import stderr
 from lctprune.config.metric import score_text
 from lctprune.errors import INTERRUPTED, LctpruneError, TrainingInterrupted
 from lctprune.measure.candidates import MAIN
-from lctprune.models.external import is_own_function
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import is_spoken_for
 from lctprune.training.loop import Progress
-from lctprune.utils.names import shell_word
 from lctprune.workflows.members import exit_names
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
@@ -121,12 +119,10 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
 
 def how_to_go_on(run: Run) -> str:
     """Say by which command an interrupted run goes on, and from where."""
-    model = run.config.network.model if run.config.network else ""
-    named = f" --model {shell_word(model)}" if is_own_function(model) else ""
     header, place = run.header, "from the start, as no epoch was finished"
     if header.epoch or header.step:
         place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"
-    return f"To go on {place}: lctprune resume {shell_word(run.path)}{named}"
+    return f"To go on {place}: {run.command('resume')}"
 
 
 def progress_line(progress: Progress) -> str:

@@ -17,7 +17,6 @@ from lctprune.measure.choice import not_faster, straddling
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
-from lctprune.utils.names import shell_word
 from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
@@ -91,7 +90,7 @@ def measured(
     if loaded.epochs_done() < (epochs := run.config.training.epochs):
         console.print(
             f"Note: {run.path} is at epoch {loaded.epochs_done()} of {epochs}, still training or interrupted "
-            f"(lctprune resume {shell_word(run.path)}); all figures and files are of "
+            f"({run.command('resume')}); all figures and files are of "
             f"{'that epoch' if loaded.checkpoint().epoch == loaded.epochs_done() else 'the best one so far'}."
         )
     if note := better_epoch(run):
@@ -173,7 +172,7 @@ def show_candidates(
 ) -> None:
     """Show the run's networks as a table below a headline, or as one JSON document."""
     if note := unsteady(candidates):
-        again = f"lctprune evaluate {shell_word(run.path)}"
+        again = run.command("evaluate")
         stderr().print(f"Note: {note}; do not rely on them: measure again when it is quiet, with {again}.")
     if json:
         records = [candidate_record(candidate) for candidate in candidates]

@@ -42,7 +42,6 @@ def resume(
     from lctprune.errors import RunError
     from lctprune.runs import Run
     from lctprune.training.distributed.process_group import is_started
-    from lctprune.utils.names import shell_word
     from lctprune.workflows.going_on import resume_added, resumed_settings, started_with, unfinished_addition
     from lctprune.workflows.run_choice import newest_unfinished
 
@@ -60,7 +59,7 @@ def resume(
         return
     if found.is_finished and not epochs:
         done = found.epochs_done
-        longer = f"lctprune resume {shell_word(path)} --epochs {2 * done}"
+        longer = found.command("resume", "--epochs", str(2 * done))
         raise RunError(f"{path} is trained to its end, epoch {done}; to train it longer: {longer}")
     settings = resumed_settings(found, epochs=epochs, data=data)
     if epochs is not None:

@@ -29,7 +29,6 @@ from lctprune.cli.options import (
     ThreadsOption,
 )
 from lctprune.errors import BudgetError
-from lctprune.utils.names import shell_word
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -108,8 +107,7 @@ def select(
     try:
         chosen = choose(candidates, limits, rule)
     except BudgetError as error:
-        densify = f"lctprune densify {shell_word(found.path)}{f' --model {shell_word(model)}' if model else ''}"
-        message = str(error).replace("lctprune densify", densify)
+        message = str(error).replace("lctprune densify", found.command("densify"))
         raise BudgetError(message, error.nearest, error.misses) from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")

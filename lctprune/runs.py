@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lctprune.config.checkpoint import Header
 from lctprune.config.history import Row, continued, from_csv, to_csv, to_history
+from lctprune.config.network import is_own_function
 from lctprune.config.reading import FORMAT
 from lctprune.config.run import CONFIG, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
@@ -43,7 +44,7 @@ from lctprune.run_files import (
 from lctprune.utils.environment import environment
 from lctprune.utils.files import read_regular, remove_leftovers, require_writable, write_atomically, write_json
 from lctprune.utils.locking import locked
-from lctprune.utils.names import require_utf8
+from lctprune.utils.names import require_utf8, shell_word
 from lctprune.utils.tensor_files import write_tensors
 
 RUNS = Path("runs")
@@ -86,6 +87,20 @@ class Run:
         model = self.config.network.model if self.config.network else "a network made in a program"
         epochs = f"epoch {self.epochs_done} of {self.config.training.epochs}"
         return f"Run({str(self.path)!r}: {model}, {epochs})"
+
+    def command(self, name: str, *options: str) -> str:
+        """Return a command of lctprune about this run, to copy, with the user's function and the data that it needs.
+
+        Args:
+            name: command, such as "select".
+            options: further words.
+        """
+        network, words = self.config.network, ["lctprune", name, str(self.path), *options]
+        if network is not None and is_own_function(network.model):
+            words += ["--model", network.model]
+        if self.data_path is not None:
+            words += ["--data", str(self.data_path)]
+        return " ".join(map(shell_word, words))
 
     @property
     def metrics(self) -> list[dict[str, str]]:

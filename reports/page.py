@@ -38,7 +38,7 @@ from lctprune.reports.tables import metrics_frame
 from lctprune.reports.tiles import headline_tiles, main_score, own_score
 from lctprune.reports.usage import commands, hashes, usage
 from lctprune.runs import Run
-from lctprune.utils.names import shell_word, visible
+from lctprune.utils.names import visible
 
 METHODS = {
     "local-critic": "Trained with local critics: every exit is a network of its own.",
@@ -103,7 +103,7 @@ def report_page(
     facts, found = describe_run(run), _answers(run, answers, candidates)
     facts.pop("command", None)
     payload: dict[str, Any] = {
-        "front": front_payload(candidates, chosen, budget or {}, f"lctprune select {shell_word(run.path)}"),
+        "front": front_payload(candidates, chosen, budget or {}, run.command("select")),
         "curves": curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names),
         "reliability": found and found["reliability"],
         "predictions": found and found["predictions"],

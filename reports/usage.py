@@ -9,7 +9,7 @@ from typing import Any
 
 from lctprune.reports.explain import command_text
 from lctprune.runs import Run
-from lctprune.utils.names import shell_word, visible
+from lctprune.utils.names import visible
 
 MODEL_CARD = "model.json"
 LOADERS = {"torchscript": ("import torch", "torch.jit.load({file!r})")}  # by the format of model.json
@@ -65,7 +65,7 @@ def commands(run: Run, card: Mapping[str, Any] | None) -> list[str]:
     """
     recorded = [run.config.command, *([card.get("command")] if card else [])]
     texts = [command_text(each) for each in recorded if each is not None and _is_command(each)]
-    return [*texts, f"lctprune report {shell_word(run.path)}"]
+    return [*texts, run.command("report")]
 
 
 def _is_command(value: object) -> bool:

@@ -17,6 +17,11 @@ MOST_INPUTS = 2**28  # numbers in one input
 ALIASES = {"resnet": "resnet18"}
 
 
+def is_own_function(name: str) -> bool:
+    """Tell whether a name is that of a user's function, `package.module:callable`, so that its use runs user code."""
+    return ":" in name
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Settings of a network with critics: which model, where it is cut, and which critics it gets.

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from lctprune.config.network import is_own_function
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
 from lctprune.models.transformers_models import (
     build_transformers_model,
@@ -41,11 +42,6 @@ def timm_names() -> list[str]:
     if importlib.util.find_spec("timm") is None:
         return []
     return [f"{TIMM}{name}" for name in _timm().list_models()]
-
-
-def is_own_function(name: str) -> bool:
-    """Tell whether a name is that of a user's function, `package.module:callable`, so that its use runs user code."""
-    return ":" in name
 
 
 def find_builder(name: str) -> Builder | None:

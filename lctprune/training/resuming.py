@@ -10,7 +10,6 @@ from lctprune.config.training import Method, TrainConfig
 from lctprune.data.builtin import NAMED
 from lctprune.errors import RunError
 from lctprune.runs import Run
-from lctprune.utils.names import shell_word
 
 
 def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
@@ -35,7 +34,7 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
             if part == "training" and [change.split()[0] for change in changed] == ["epochs"]:
-                longer = f"lctprune resume {shell_word(run.path)} --epochs {values['epochs']}"
+                longer = run.command("resume", "--epochs", str(values["epochs"]))
                 raise RunError(f"{run.path} was begun with another training ({changed[0]}); to change that: {longer}")
             if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
                 raise RunError(

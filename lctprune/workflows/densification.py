@@ -24,7 +24,6 @@ from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run
-from lctprune.utils.names import shell_word
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import DENSE, new_origin, run_to_resume
@@ -75,7 +74,7 @@ def begin_dense(
     loaded, folder = LoadedRun(run), run.path / DENSE
     resumed = run_to_resume(loaded, folder, resume=resume)
     if loaded.epochs_done() < run.config.training.epochs:
-        raise RunError(f"{run.path} is not trained to its end; go on with lctprune resume {shell_word(run.path)}")
+        raise RunError(f"{run.path} is not trained to its end; go on with {run.command('resume')}")
     network, training = loaded.network(), recorded_training(run)
     data = run.load_data() if data is None else run.require_alike(data)
     with warnings.catch_warnings():

@@ -15,14 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.network import NetworkConfig
+from lctprune.config.network import NetworkConfig, is_own_function
 from lctprune.config.reading import RESTORE
 from lctprune.config.run import CONFIG
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, NetworkWarning, RunError
 from lctprune.models.build import build_model, build_network
-from lctprune.models.external import is_own_function
 from lctprune.network import LocalCriticNetwork
 from lctprune.run_files import CHECKPOINT, Checkpoint, require_no_lost_checkpoint
 from lctprune.runs import Run
@@ -67,7 +66,7 @@ class LoadedRun:
         if run.path not in self._checkpoints:
             if not os.path.lexists(run.path / CHECKPOINT) and not run.epochs_done:  # or that says that it is damaged
                 require_no_lost_checkpoint(run.path)
-                remedy = f"lctprune resume {shell_word(run.path)} goes on"
+                remedy = f"{run.command('resume')} goes on"
                 raise RunError(f"{run.path} has no {CHECKPOINT}: no epoch was finished; {remedy}")
             self._checkpoints[run.path] = run.load_checkpoint()
         return self._checkpoints[run.path]

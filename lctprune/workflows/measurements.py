@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lctprune.config.metric import METRIC_NAMES
+from lctprune.config.network import is_own_function
 from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkWarning, RunError, RunWarning
 from lctprune.measure.candidates import Candidate
@@ -19,7 +20,6 @@ from lctprune.measure.costs import count_known_flops, count_parameters, size_byt
 from lctprune.measure.paired import Answers
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.runtimes import FORMATS
-from lctprune.models.external import is_own_function
 from lctprune.utils.files import read_regular
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.members import Member

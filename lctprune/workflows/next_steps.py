@@ -10,7 +10,6 @@ from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.selection import main_of
-from lctprune.models.external import is_own_function
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 
@@ -27,12 +26,9 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
 
 def selection(run: Run, candidates: Sequence[Candidate]) -> str:
     """Return a command that selects a network of a run, under a budget that some network fits."""
-    assert run.config.network is not None  # or it could not have been measured
-    model = run.config.network.model
-    named = f" --model {shell_word(model)}" if is_own_function(model) else ""
     cost, limit = budget_in_percent(candidates, main_of(candidates))
     option = {"parameters": "params"}.get(cost, cost)
-    return f"lctprune select {shell_word(run.path)} --budget-{option} {limit}%{named}"
+    return run.command("select", f"--budget-{option}", f"{limit}%")
 
 
 def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple[Cost, int]:

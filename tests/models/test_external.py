@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, get_model
 
 import lctprune as lct
-from lctprune.config.network import NetworkConfig
+from lctprune.config.network import NetworkConfig, is_own_function
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, NetworkWarning
 from lctprune.models.build import build_model, build_network, require_known
 from lctprune.models.external import (
     find_builder,
-    is_own_function,
     timm_names,
     torchvision_names,
     with_input_channels,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +200,20 @@ def test_a_run_is_resumed_by_name(run: Path, cli: Cli, image_folder: Path) -> No
     )
     assert (other.code, other.err.count("\n")) == (1, 1)
     assert "another network (width was None, is 5)" in other.err
+
+
+def test_commands_that_are_named_to_copy_name_the_function_and_where_the_data_is_now(
+    run: Path, cli: Cli, image_folder: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "moved data"
+    data.symlink_to(image_folder)
+    elsewhere = ("--model", "mynet:build", "--data", data)
+    (longer,) = re.findall("to train it longer: lctprune (.*)", cli("resume", run, *elsewhere).err)
+    resumed = cli(*shlex.split(longer))
+    assert resumed.code == 0, resumed.err
+    refused = cli("select", run, *elsewhere, "--budget-params", 3).err
+    (densify,) = re.findall("lctprune (densify .*data')", refused)
+    assert shlex.split(densify) == ["densify", str(run), *map(str, elsewhere)]
 
 
 def test_arguments_and_packages(folder: Path, cli: Cli, image_folder: Path) -> None:
