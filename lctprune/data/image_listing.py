@@ -59,9 +59,14 @@ class Omissions:
     other: list[str] = field(default_factory=list)  # files that are not images by their endings
     loose: list[str] = field(default_factory=list)  # images beside class folders
     dangling: list[str] = field(default_factory=list)  # links to nothing
+    special: list[str] = field(default_factory=list)  # pipes, sockets, devices, and links to these
     loops: list[str] = field(default_factory=list)  # links to a folder above them
     twice: list[tuple[str, str]] = field(default_factory=list)  # folders that are reached again, with their first path
     seen: dict[_Identity, str] = field(default_factory=dict)  # folders that were listed
+
+    def add_odd(self, entry: os.DirEntry[str]) -> None:
+        """Count an entry that is neither a file nor a folder."""
+        (self.special if os.path.exists(entry.path) else self.dangling).append(entry.path)  # noqa: PTH110, as above
 
     def warn(self, root: str | Path) -> None:
         """Warn of each kind of omission below `root` with one line.
@@ -76,6 +81,7 @@ class Omissions:
             (self.other, "file", f" not named as images are ({kinds}) left out"),
             (self.loose, "image", " in no class folder left out"),
             (self.dangling, "link", " to nothing left out"),
+            (self.special, "file", " left out that is a pipe, a socket or a device"),
             (self.loops, "link", " back to a folder above, or of too many, not followed"),
             (twice, "folder", " reached by several paths, with images that count each time"),
         ):
@@ -160,8 +166,8 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
                 raise DataError(f"{visible(entry.path)} is no name for a class (it holds what is no text); rename it")
             found.setdefault(nfc(entry.name), []).append(entry.path)
-        elif not is_file(entry) and entry.is_symlink():
-            omissions.dangling.append(entry.path)
+        elif not is_file(entry):
+            omissions.add_odd(entry)
         elif ending_of(entry.name) in ENDINGS:
             omissions.loose.append(entry.path)
     return dict(sorted(found.items()))
@@ -192,7 +198,7 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
             if is_folder(entry):
                 pending.append((entry.path, above | {key}))
             elif not is_file(entry):
-                omissions.dangling += [entry.path] if entry.is_symlink() else []
+                omissions.add_odd(entry)
             elif ending_of(entry.name) not in ENDINGS:
                 omissions.other.append(entry.path)
             else:

@@ -145,16 +145,20 @@ def test_folders_that_all_link_to_each_other_do_not_take_forever(tmp_path: Path)
     assert any("not followed" in note for note in notes)
 
 
-def test_links_to_nothing_are_counted(tmp_path: Path) -> None:
+def test_links_to_nothing_and_what_is_no_file_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, images("train/a train/b test/a test/b"))
     for link in ("train/a/gone.png", "train/b/folder"):
         (tmp_path / link).symlink_to(tmp_path / "nowhere")
     (tmp_path / "train/c").symlink_to("c")  # a link that leads to itself
-    listing, [note] = listed(tmp_path)
+    os.mkfifo(tmp_path / "test/a/pipe.png")
+    (tmp_path / "test/b/device.png").symlink_to("/dev/zero")
+    listing, [links, special] = listed(tmp_path)
     assert listing.classes == ("a", "b")
     assert sizes(listing) == (8, 2, 10)
-    assert "3 links to nothing" in note
-    assert str(tmp_path / "train/a/gone.png") in note
+    assert "3 links to nothing" in links
+    assert str(tmp_path / "train/a/gone.png") in links
+    assert "2 files left out" in special
+    assert "such as " + str(tmp_path / "test/a/pipe.png") in special
 
 
 def test_a_split_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
