@@ -91,7 +91,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--compress-rates", nargs="+", type=float, default=[None], help="of compress; by default its own")
     add("--distill", nargs="+", type=float, default=[0.0, 0.5], help="of torch-pruning and scratch")
     add("--batch-size", type=int, default=128)
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add("--processes", type=int, default=1, help="side by side on the device, one thread each")
     add("--minutes", type=float, help="for all; what is not reached by then is recorded as such")
     add("--device", default="cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -11,10 +12,16 @@ from pathlib import Path
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start the command line in a session of its own, as on a terminal."""
+    """Start the command line in a session of its own, as on a terminal, with its temporary files in the same place."""
     command = [sys.executable, "-m", "lctprune", *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=cwd,
+        env=os.environ | {"TMPDIR": str(cwd)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -118,8 +118,11 @@ class TrainConfig(LongTraining):
         "classes, R2 of a regression.",
         panel=TRAINING,
     )
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it.", panel=TRAINING
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        "fp32, bf16 or fp16 (autocast; fp16 with scaled losses), or auto: bf16 where the hardware computes in it, or "
+        "else fp16 on a GPU that is fast at it.",
+        panel=TRAINING,
     )
     diagnostics: bool = setting(
         False,
@@ -230,7 +233,7 @@ class TrainConfig(LongTraining):
             raise ConfigError(f"device is {self.device!r}; this machine has cpu{also}")
         precision = self.precision
         if precision == "auto":
-            precision = "bf16" if images and _computes_in_bf16(device) else "fp32"
+            precision = _fast_precision(device) if images else "fp32"
         optimizer = self.optimizer
         moves = pretrained and not self.freeze_main  # a trained network, gently
         if optimizer == "auto":
@@ -279,10 +282,25 @@ class ResolvedTrainConfig(TrainConfig):
 
     def autocast(self) -> torch.autocast:
         """Return a context that computes in the precision of training."""
-        import torch
+        return autocast(self.device, self.precision)
 
-        # every module runs once per step, so a cache of cast weights would only hold memory
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Return a context that computes in fp32, bf16 or fp16."""
+    import torch
+
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    # every module runs once per step, so a cache of cast weights would only hold memory
+    return torch.autocast(device, dtype, enabled=precision != "fp32", cache_enabled=False)
+
+
+def _fast_precision(device: str) -> Literal["fp32", "bf16", "fp16"]:
+    import torch
+
+    if _computes_in_bf16(device):
+        return "bf16"
+    is_fast_in_fp16 = device == "cuda" and torch.cuda.get_device_capability() >= (7, 0)  # it has tensor cores
+    return "fp16" if is_fast_in_fp16 else "fp32"
 
 
 def _computes_in_bf16(device: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import ResolvedTrainConfig
+from lctprune.config.training import ResolvedTrainConfig, autocast
 from lctprune.losses import Loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients
@@ -113,7 +113,7 @@ def training_bytes(activation_bytes: int, parameters: int, config: ResolvedTrain
         config: training whose batch size and precision are used.
     """
     batch = activation_bytes * config.batch_size
-    return (batch // 2 if config.precision == "bf16" else batch) + STATE_BYTES * parameters
+    return (batch // 2 if config.precision != "fp32" else batch) + STATE_BYTES * parameters
 
 
 def _one_run(segments: Sequence[nn.Module], x: Tensor) -> list[int]:
@@ -175,12 +175,12 @@ def output_bytes(network: LocalCriticNetwork, example: Tensor, *, precision: str
     Args:
         network: network in any mode.
         example: input, [batch, ...], of which the first sample is used.
-        precision: precision of training, fp32 or bf16; an output has the type that the group's last operation gives.
+        precision: precision of training: fp32, bf16 or fp16; an output has the type that its group's last operation
+            gives.
     """
     sizes = []
     x = example[:1].detach()
-    autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-    with evaluation_mode(network), torch.no_grad(), autocast:
+    with evaluation_mode(network), torch.no_grad(), autocast(x.device.type, precision):
         for group in network.groups:
             x = group(x)
             sizes.append(x.numel() * x.element_size())

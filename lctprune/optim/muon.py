@@ -60,6 +60,7 @@ class Muon(SGD):
             rate = {"lr": multiple * lr, "lr_factor": multiple}
             groups.append({"params": list(alike), "orthogonal": (momentum, dtype), **plain, **rate})
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
+        self._step_supports_amp_scaling = False  # a step by gradients that are not finite is left out, not masked
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -55,12 +55,21 @@ class Optimizers:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 
-def apply_gradients(optimizer: Optimizer, lr: float) -> None:
-    """Take one step at the schedule's rate (the paper's Adam of critics keeps its own), then free the gradients."""
+def apply_gradients(optimizer: Optimizer, lr: float, take_step: Callable[[Optimizer], None] | None = None) -> None:
+    """Take one step at the schedule's rate (the paper's Adam of critics keeps its own), then free the gradients.
+
+    Args:
+        optimizer: optimiser.
+        lr: learning rate.
+        take_step: function that takes the step, in place of the optimiser's own.
+    """
     if isinstance(optimizer, SGD | AdamW):
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
-    optimizer.step()
+    if take_step is None:
+        optimizer.step()
+    else:
+        take_step(optimizer)
     optimizer.zero_grad(set_to_none=True)
 
 

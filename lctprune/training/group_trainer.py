@@ -21,10 +21,12 @@ from lctprune.optim.schedules import learning_rate
 from lctprune.run_files import NETWORK_PREFIX
 from lctprune.training.averaging import Averages
 from lctprune.training.compilation import compiled
+from lctprune.training.loss_scaling import LossScale
 from lctprune.training.recomputation import Recomputed
 from lctprune.training.recomputed_parts import RecomputedPart
 
 LIVE_PREFIX = "live."  # in a checkpoint, of weights as they learn, where those of the network are averaged
+SCALE_PREFIX = "loss_scale."  # in a checkpoint, of the scale of losses
 AllReduce = Callable[[Iterable[nn.Parameter]], None]  # averages gradients over all replicas, in place
 
 
@@ -85,6 +87,7 @@ class GroupTrainer:
         config: settings of the training.
         replica: number of this copy of the pipeline, from 0; copies draw different dropout masks.
         all_reduce_gradients: gradient all-reduce over all replicas, if there are several.
+        loss_scale: scale of the losses of all groups in this process, if there is one.
 
     Attributes:
         index: number of the group, from 0.
@@ -99,13 +102,16 @@ class GroupTrainer:
         *,
         replica: int = 0,
         all_reduce_gradients: AllReduce | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self.index, self.group, self.critic = part
         self.modules = nn.ModuleList([self.group] if self.critic is None else [self.group, self.critic])
         self.modules.zero_grad(set_to_none=True)
-        self.part: Part = part
+        self.loss_scale = loss_scale
+        self.part = self._scaled(part)
         if config.compile:
-            self.part = self.index, compiled(self.group), None if self.critic is None else compiled(self.critic)
+            critic = None if self.critic is None else compiled(self.critic)
+            self.part = self._scaled((self.index, compiled(self.group), critic))
         self._optimizers = Optimizers(self.group, self.critic, config)
         parts = {"group": self.group} if self.critic is None else {"group": self.group, "critic": self.critic}
         self._averages = Averages(parts, config.ema) if config.ema else None
@@ -114,7 +120,15 @@ class GroupTrainer:
     def recompute(self, parts: Sequence[RecomputedPart]) -> None:
         """Let steps run the group in parts, each a second time before its backward pass."""
         group = Recomputed(parts, is_last=self.critic is None)
-        self.part = self.index, cast(nn.Module, group), self.critic
+        self.part = self._scaled((self.index, cast(nn.Module, group), self.critic))
+
+    def _scaled(self, part: Part) -> Part:
+        """Scale the gradient of the loss, where losses are scaled, at the module that makes the exit's output."""
+        if self.loss_scale is None:
+            return part
+        index, group, critic = part
+        scaled = self.loss_scale.scaled
+        return (index, scaled(group), None) if critic is None else (index, group, scaled(critic))
 
     def seed(self, part: Literal["group", "critic"], settings: StepSettings) -> None:
         """Seed the random generator for one module in one step.
@@ -137,12 +151,14 @@ class GroupTrainer:
             return
         if self._all_reduce_gradients is not None:
             self._all_reduce_gradients(module.parameters())
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(optimizer)
         if self._config.accumulate > 1:
             gradients = [each.grad for each in module.parameters() if each.grad is not None]
             torch._foreach_div_(gradients, self._config.accumulate)
         if self._config.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), self._config.clip_grad_norm)
-        apply_gradients(optimizer, settings.lr)
+        apply_gradients(optimizer, settings.lr, self.loss_scale and self.loss_scale.take_step)
         if self._averages is not None:
             self._averages.update(part, settings.update)
 
@@ -162,6 +178,8 @@ class GroupTrainer:
     def tensors(self) -> dict[str, Tensor]:
         """Return all that training changes, under its names in a checkpoint."""
         states = {f"{optimizer_prefix(self.index)}{name}": each for name, each in self._optimizers.tensors().items()}
+        if self.loss_scale is not None:
+            states[f"{SCALE_PREFIX}{self.index}"] = self.loss_scale.state()
         with self.averaged():  # what is evaluated and exported; training goes on from the others
             states |= self._weights()
         return states if self._averages is None else states | _renamed(self._weights(), NETWORK_PREFIX, LIVE_PREFIX)
@@ -175,6 +193,9 @@ class GroupTrainer:
                 self._load_weights({f"{NETWORK_PREFIX}{name}": each for name, each in live.items()})
         if states := _below(optimizer_prefix(self.index), tensors):
             self._optimizers.load_tensors(states)
+        scale = tensors.get(f"{SCALE_PREFIX}{self.index}")
+        if self.loss_scale is not None and scale is not None:
+            self.loss_scale.load(scale)
 
     def _weights(self) -> dict[str, Tensor]:
         return {
@@ -213,4 +234,5 @@ def tensors_of(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         f"{prefix}{part}.{index}." for prefix in (NETWORK_PREFIX, LIVE_PREFIX) for part in ("groups", "critics")
     )
     own = (*prefixes, optimizer_prefix(index))
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(own)}
+    scale = f"{SCALE_PREFIX}{index}"
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(own) or name == scale}

@@ -146,6 +146,8 @@ class Stage:
                     trainer.learn(part, settings)
                 case CriticPending(exit=exit):
                     self._pending = exit, settings
+        if (scale := self.trainers[0].loss_scale) is not None and settings.learns:
+            scale.update()
         return losses
 
     def _events(self, inputs: Tensor, targets: Tensor, settings: StepSettings, loss: Loss) -> Iterator[StepEvent]:

@@ -99,6 +99,8 @@ def _started(processes: int, arguments: Sequence[str], port: int, folder: str) -
         "LOCAL_WORLD_SIZE": str(processes),
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
+        # or each process that loses another prints a C++ stack as a warning, beside its own one line
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
     ranks = range(processes)
     return start_processes(

@@ -31,6 +31,7 @@ from lctprune.training.distributed.messages import Channel
 from lctprune.training.distributed.process_group import ProcessGroup, lost_processes
 from lctprune.training.group_trainer import AllReduce, GroupTrainer, tensors_of
 from lctprune.training.links import Links
+from lctprune.training.loss_scaling import LossScale
 from lctprune.training.stage import Stage
 from lctprune.utils.modules import moved, training_layout
 from lctprune.utils.wording import counted
@@ -167,8 +168,10 @@ class Pipeline:
                     if any(tensor.is_meta for tensor in module.parameters()):
                         module.to_empty(device=config.device)  # its weights come with `scatter`
                     moved(module, config.device, layout)
+        scale = LossScale(config.device) if config.precision == "fp16" else None
+        reduce = self._all_reduce_gradients
         trainers = [
-            GroupTrainer(part, config, replica=self.replica, all_reduce_gradients=self._all_reduce_gradients)
+            GroupTrainer(part, config, replica=self.replica, all_reduce_gradients=reduce, loss_scale=scale)
             for part in own
         ]
         is_blocked = self._blocks is not None and self._blocks < self._groups

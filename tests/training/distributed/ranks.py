@@ -141,6 +141,7 @@ CASES: dict[str, Case] = {
     "paper": (convolutional, images, {"matching": 1, "distill": 0, "critic_period": 3, "critic_optimizer": "adam"}),
     "bf16": (convolutional, images, {"matching": 0.5, "precision": "bf16"}),
     "bf16-period": (convolutional, images, {"matching": 0.5, "precision": "bf16", "critic_period": 3}),
+    "fp16": (convolutional, images, {"precision": "fp16"}),
     "sgd": (convolutional, images, {"optimizer": "sgd"}),
     "adamw": (convolutional, images, {"optimizer": "adamw", "schedule": "step"}),
     "turned": (turned, images, {}),

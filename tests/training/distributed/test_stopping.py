@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def test_a_signal_to_the_launcher_loses_no_step(number: int, options: list[str],
     resumed = start("resume", "run", cwd=tmp_path)
     ended(resumed)
     assert resumed.returncode == 0
-    assert not list(Path(tempfile.gettempdir()).glob("lctprune-ranks-*"))
+    assert not list(tmp_path.glob("lctprune-ranks-*"))
     whole = start(*TRAINING, "--out", "whole", cwd=tmp_path)
     ended(whole)
     one, other = (safetensors.torch.load_file(tmp_path / name / "checkpoint.safetensors") for name in ("run", "whole"))
