@@ -158,7 +158,7 @@ class GroupTrainer:
             torch._foreach_div_(gradients, self._config.accumulate)
         if self._config.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), self._config.clip_grad_norm)
-        apply_gradients(optimizer, settings.lr, self.loss_scale and self.loss_scale.take_step)
+        apply_gradients(optimizer, settings.lr, None if self.loss_scale is None else self.loss_scale.take_step)
         if self._averages is not None:
             self._averages.update(part, settings.update)
 

@@ -61,5 +61,5 @@ class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self._exit(x).float()  # in fp16 small gradients of a loss would be lost before they are scaled
         if output.requires_grad:
-            output.register_hook(self._scaler.scale)
+            output.register_hook(self._scaler.scale)  # type: ignore[no-untyped-call]
         return output

@@ -60,7 +60,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_precision_auto_is_resolved() -> None:
-    assert lct.TrainConfig().resolved().precision in ("bf16", "fp32")
+    assert lct.TrainConfig().resolved().precision in ("bf16", "fp16", "fp32")
     assert lct.TrainConfig(precision="fp32").resolved().precision == "fp32"
     assert lct.TrainConfig().resolved(images=False).precision == "fp32"
     assert lct.TrainConfig(precision="bf16").resolved(images=False).precision == "bf16"
