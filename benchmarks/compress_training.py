@@ -19,7 +19,7 @@ import lctprune as lct
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.losses import default_loss
 from lctprune.measure.scores import score_exits
-from lctprune.training.loop import Progress
+from lctprune.training.progress import Progress
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
 from lctprune.workflows.compression_plan import passes_for

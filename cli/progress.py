@@ -17,7 +17,7 @@ from lctprune.errors import INTERRUPTED, LctpruneError, TrainingInterrupted
 from lctprune.measure.candidates import MAIN
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import is_spoken_for
-from lctprune.training.loop import Progress
+from lctprune.training.progress import Progress
 from lctprune.workflows.members import exit_names
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal

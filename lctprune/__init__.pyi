@@ -88,7 +88,7 @@ from .training.agreement import GroupAgreement as GroupAgreement
 from .training.agreement import measure_agreement as measure_agreement
 from .training.distributed.process_group import ProcessGroup as ProcessGroup
 from .training.distributed.process_group import process_group as process_group
-from .training.loop import Progress as Progress
+from .training.progress import Progress as Progress
 from .training.trainer import open_run as open_run
 from .training.trainer import train as train
 from .training.trainer import train_steps as train_steps

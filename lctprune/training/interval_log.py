@@ -13,7 +13,7 @@ from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, RunError
 from lctprune.runs import Run
 from lctprune.training.group_trainer import step_settings
-from lctprune.training.loop import Progress
+from lctprune.training.progress import Progress
 from lctprune.utils.files import write_atomically
 
 LINES, EVENTS = "metrics.jsonl", "tensorboard"  # a file and a folder of the run

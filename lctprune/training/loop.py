@@ -3,71 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lctprune.config.history import Row
-from lctprune.config.metric import SCORE_COLUMNS
-from lctprune.config.stopping import BEST_SO_FAR, has_stopped, is_best_so_far
+from lctprune.config.stopping import BEST_SO_FAR, has_stopped
 from lctprune.config.training import ResolvedTrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import STOPPED, LctpruneError, TrainingError, TrainingInterrupted, first_line
 from lctprune.losses import Loss
 from lctprune.measure.counting import Counting
 from lctprune.runs import Run
-from lctprune.training.agreement import GroupAgreement
 from lctprune.training.compilation import compilation
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.distributed.process_group import is_spoken_for
+from lctprune.training.epoch_report import agreement_columns, chunks, epoch_report, mark_best, metrics_row
 from lctprune.training.finiteness import failure, not_finite, reason_in_batch, reason_in_split
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.keeping import Keeper
+from lctprune.training.progress import Progress
 from lctprune.training.reading import LossReader, measured, prepared_on
 from lctprune.training.stage import Stage
 
 TINY = 1e-9  # in place of a count of 0
-DIAGNOSTICS = ("cosine", "gradient_norm", "gap")  # fields of GroupAgreement that metrics.csv records
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Progress of a training: one after every step, and one after every epoch, with `val_accuracy`.
-
-    Attributes:
-        epoch: number of the epoch, from 1.
-        epochs: number of epochs of the training.
-        step: number of the step in the epoch, from 1.
-        steps: number of steps per epoch.
-        losses: mean training loss of each exit in this epoch so far; with several processes, those of later exits come
-            some steps late, at first not at all.
-        images_per_s: samples per second in this epoch so far, without evaluation.
-        seconds_left: seconds until training ends, at this pace.
-        val_accuracy: accuracy of each exit on the validation split, once the epoch is over; see `Candidate.accuracy`.
-        val_score: value of the metric of each exit on the validation split, once the epoch is over.
-        val_loss: mean loss of each exit on the validation split, once the epoch is over.
-        metric: name of the metric, once the epoch is over.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    losses: list[float]
-    images_per_s: float
-    seconds_left: float
-    val_accuracy: list[float] | None = None
-    val_score: list[float] | None = None
-    val_loss: list[float] | None = None
-    metric: str = ""
 
 
 class Plan(NamedTuple):
@@ -133,7 +97,7 @@ def _epochs(
         if progress is None:
             raise TrainingError("the training split has no samples")
         with _explained(epoch, progress.step - 1):
-            report = _report(stage, pipeline, data, validation_loss)
+            report = epoch_report(stage, pipeline, data, validation_loss)
         tensors = pipeline.collect(stage)
         if report is None or tensors is None or run is None or data is None:
             ends = config.patience and pipeline.broadcast()
@@ -148,8 +112,10 @@ def _epochs(
         lr = step_settings(position, config.epochs * plan.steps, config).lr
         with _explained(epoch, progress.step - 1):
             agreements = stage.agreement(*examined) if examined else []
-        rows.append(_metrics_row(progress, report, lr) | _agreement_columns(agreements))
-        _mark(rows, report.metric)
+        rows.append(
+            metrics_row(epoch + 1, report, lr=lr, images_per_s=progress.images_per_s) | agreement_columns(agreements)
+        )
+        mark_best(rows, report.metric)
         run.write_checkpoint(epoch + 1, tensors, rows=rows)
         if config.keep == "best" and rows[-1].get(BEST_SO_FAR):
             run.write_best(epoch + 1, tensors)  # until it is there, the checkpoint is taken for it
@@ -172,7 +138,7 @@ def _keep(stage: Stage, pipeline: Pipeline, run: Run | None, epoch: int, step: i
     if notes is None or tensors is None or run is None:
         return
     lines = []
-    for line in _chunks(notes, len(notes) // pipeline.replicas):
+    for line in chunks(notes, len(notes) // pipeline.replicas):
         *earlier, last = (each["totals"] for each in line)
         lines.append([value for each in earlier for value in each[:-1]] + last)
     totals = [statistics.fmean(values) for values in zip(*lines, strict=True)]
@@ -251,71 +217,6 @@ def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: in
             )
         total += values
         stage.means = (total[:-1] / total[-1].clamp(min=TINY)).tolist()
-
-
-class _Report(NamedTuple):
-    """The figures of one epoch, one per exit."""
-
-    losses: list[float]
-    val_accuracy: list[float]
-    val_loss: list[float]
-    val_score: list[float]
-    metric: str
-
-
-def _report(stage: Stage, pipeline: Pipeline, data: Data | None, loss: Loss | None) -> _Report | None:
-    """Evaluate, and put together in rank 0 what all processes know."""
-    note: dict[str, Any] = {"means": stage.means}
-    if pipeline.replica == 0:
-        scores = stage.evaluate(data.val if data else None, loss)
-        note |= {"accuracy": scores.accuracy, "loss": scores.loss, "score": scores.score, "metric": scores.metric}
-    notes = pipeline.gather(note)
-    if notes is None:
-        return None
-    scored = [each for each in notes if "loss" in each]  # only the first replica evaluates
-    lines = [itertools.chain.from_iterable(each["means"] for each in line) for line in _chunks(notes, len(scored))]
-    return _Report(
-        [statistics.fmean(means) for means in zip(*lines, strict=True)],
-        [value for each in scored for value in each["accuracy"]],
-        [value for each in scored for value in each["loss"]],
-        [value for each in scored for value in each["score"]],
-        scored[0]["metric"],
-    )
-
-
-def _chunks(notes: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    return (notes[start : start + size] for start in range(0, len(notes), size))
-
-
-def _metrics_row(progress: Progress, report: _Report, lr: float) -> Row:
-    row: Row = {
-        "epoch": progress.epoch,
-        "lr": lr,
-        "images_per_s": round(progress.images_per_s, 2),
-    }
-    scores = {SCORE_COLUMNS[report.metric]: report.val_score}
-    if not any(map(math.isnan, report.val_accuracy)) and report.val_accuracy != report.val_score:
-        scores["val_accuracy"] = report.val_accuracy
-    columns = {"train_loss": report.losses} | scores | {"val_loss": report.val_loss}
-    for exit in range(len(report.losses)):
-        row |= {f"exit{exit}_{name}": round(values[exit], 6) for name, values in columns.items()}
-    return row
-
-
-def _mark(rows: Sequence[Row], metric: str) -> None:
-    """Say in the last row whether it is the best so far, unless an earlier version began the rows."""
-    if len(rows) == 1 or BEST_SO_FAR in rows[0]:
-        rows[-1][BEST_SO_FAR] = int(is_best_so_far(rows, metric))
-
-
-def _agreement_columns(agreements: Sequence[GroupAgreement]) -> Row:
-    """Make columns of metrics.csv, to six digits, as norms may become very small; an undefined cosine is left empty."""
-    return {
-        f"exit{exit}_{name}": "" if math.isnan(value) else f"{value:.6g}"
-        for exit, agreement in enumerate(agreements)
-        for name, value in agreement._asdict().items()
-        if name in DIAGNOSTICS
-    }
 
 
 @contextmanager

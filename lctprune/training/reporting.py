@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from lctprune.config.metric import score_text
-from lctprune.training.loop import Progress
+from lctprune.training.progress import Progress
 
 
 def write_epoch(progress: Progress) -> None:

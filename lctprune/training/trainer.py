@@ -30,10 +30,11 @@ from lctprune.training.distributed.pipeline import Pipeline, require_one_process
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.frozen import frozen
 from lctprune.training.interval_log import logged, require_tensorboard
-from lctprune.training.loop import Plan, Progress, train_epochs
+from lctprune.training.loop import Plan, train_epochs
 from lctprune.training.mixing import require_mixable
 from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
+from lctprune.training.progress import Progress
 from lctprune.training.recalibration import recalibrate, with_possible_statistics
 from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings

@@ -31,7 +31,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import ProcessGroup
-from lctprune.training.loop import Progress
+from lctprune.training.progress import Progress
 from lctprune.training.resuming import method_to_train_by
 from lctprune.training.trainer import open_run, train_steps
 from lctprune.workflows.added_critics import critics_to_add

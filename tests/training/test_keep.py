@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.config.stopping import best_epoch, is_best_so_far
 from lctprune.models.weights import read_weights
-from lctprune.training.loop import Progress
+from lctprune.training.progress import Progress
 
 BASE = lct.TrainConfig(
     method="local-critic",
