@@ -1,8 +1,10 @@
-"""Measure the statistics of batch norm anew, for data that a trained network has not seen."""
+"""The running statistics of batch norm: measured anew for other data, and of the last epoch where it has few steps."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,6 +16,35 @@ from lctprune.errors import ConfigError
 from lctprune.measure.scores import even_batch_size
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import evaluation_mode, moved
+
+USUAL_MOMENTUM = 0.1  # PyTorch's default
+REACH = 3.0  # an epoch's steps times the momentum: what statistics keep of an earlier epoch is at most exp(-3), 5%
+
+
+@contextmanager
+def statistics_of_an_epoch(groups: nn.Module, steps: int) -> Iterator[None]:
+    """Let statistics inside the block follow the weights within an epoch, if they would take longer.
+
+    MobileNetV3 and others come with a momentum of 0.01 for trainings of many steps: after a few hundred, the network
+    would still be evaluated by statistics of its first weights.
+
+    Args:
+        groups: modules to train, whose own momenta come back on exit.
+        steps: steps of an epoch.
+    """
+    least = min(USUAL_MOMENTUM, REACH / steps)
+    slow = [
+        (each, each.momentum)
+        for each in groups.modules()
+        if isinstance(each, _NormBase) and each.momentum is not None and 0 < each.momentum < least
+    ]
+    for each, _ in slow:
+        each.momentum = least
+    try:
+        yield
+    finally:
+        for each, momentum in slow:
+            each.momentum = momentum
 
 
 def recalibrate(network: LocalCriticNetwork, split: Split, config: ResolvedTrainConfig) -> None:

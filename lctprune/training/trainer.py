@@ -35,7 +35,7 @@ from lctprune.training.mixing import require_mixable
 from lctprune.training.planning import distance_of, plan_of
 from lctprune.training.preflight import require_trainable
 from lctprune.training.progress import Progress
-from lctprune.training.recalibration import recalibrate, with_possible_statistics
+from lctprune.training.recalibration import recalibrate, statistics_of_an_epoch, with_possible_statistics
 from lctprune.training.reporting import write_epoch
 from lctprune.training.resuming import is_of_earlier_rates, method_to_train_by, require_equal_settings
 from lctprune.utils.locking import locked
@@ -255,7 +255,8 @@ def _train_steps(
             pipeline.scatter(stage, _checkpoint(network, run) if run else None, assignment)
         if processes:
             del network  # this process needs its own groups only
-        with tuned_for(config.device, plan.steps * (config.epochs - plan.epochs_done)):
+        remaining = plan.steps * (config.epochs - plan.epochs_done)
+        with tuned_for(config.device, remaining), statistics_of_an_epoch(own, plan.steps):
             steps = train_epochs(stage, pipeline, data, run, plan, config, validation_loss=validation_loss)
             yield from logged(steps, run, config) if run else steps
     pipeline.close()
