@@ -21,7 +21,6 @@ PAPER_CHANNELS = 128  # section IV of the paper: "one convolutional layer with 1
 TAIL_SIDE = 8  # a tail halves the feature map as long as it is at least this wide: 32 -> 4, 56 -> 7
 TAIL_FEATURES = 1.5  # pooled features per channel of a tail's last block
 TAIL_AREA = 4096  # limit of channels x side of a tail's first block; the wide maps of a ResNet-50 are narrowed to it
-LEAST_NORMALIZED = 8  # channels of a map from which on a normalised critic normalises each sample for itself
 POOLED_SIDE = 4  # side of the map that a pooled critic flattens
 
 
@@ -179,14 +178,12 @@ def linear_critic(shape: Sequence[int], num_outputs: int, depth: int | None = No
 def normalized_critic(
     shape: Sequence[int], num_outputs: int, depth: int | None = None, width: float = 1.0
 ) -> nn.Module:
-    """Make the cheapest critic for features of any size: pooling, layer normalisation and a linear layer.
+    """Make the cheapest critic for features of any size: batch normalisation, pooling and a linear layer.
 
-    Of fewer than `LEAST_NORMALIZED` channels, layer normalisation would leave little: they get batch normalisation.
+    Batch normalisation also takes away what all samples have in common, along which a linear layer at the rates of new
+    networks would diverge.
     """
-    pool, flatten, linear = linear_critic(shape, num_outputs).children()
-    if shape[0] < LEAST_NORMALIZED:
-        return nn.Sequential(nn.BatchNorm2d(shape[0]), pool, flatten, linear)
-    return nn.Sequential(pool, flatten, nn.LayerNorm(shape[0]), linear)
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), *linear_critic(shape, num_outputs).children())
 
 
 def token_mlp(width_in: int, num_outputs: int, pool: str = "mean", width: float = 1.0) -> nn.Sequential:
