@@ -23,7 +23,8 @@ class TableFile(NamedTuple):
 
     Attributes:
         path: the file.
-        names: name of each column; its number, from 1, in a table whose first line is not one of names.
+        names: name of each column; its number, from 1, in a table whose first line is not one of names. The first may
+            be "", if it is another one in every row, such as pandas' index.
         rows: line in the file and cells of each row; a decimal comma has been replaced by a point.
         is_named: whether the first line holds the names.
     """
@@ -71,7 +72,7 @@ def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
     is_named = set(known) <= set(first) if known is not None else has_header(path, rows, is_number)
     if not is_named:
         return TableFile(path, tuple(str(number) for number in range(1, len(first) + 1)), rows, False)
-    _check_names(path, first)
+    _check_names(path, first, rows[1:])
     return TableFile(path, tuple(first), rows[1:], True)
 
 
@@ -97,13 +98,12 @@ def _with_points(path: Path, rows: Lines) -> Lines:
     ]
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
+def _check_names(path: Path, names: Sequence[str], rows: Lines) -> None:
     numbers: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        if not name:
+        if not name and not (number == 1 and len({cells[0].strip() for _, cells in rows}) == len(rows)):
             raise DataError(
-                f"{path}: column {number} has no name in the first line; give it one, or remove the column (pandas "
-                "writes an unnamed one without index=False)"
+                f"{path}: column {number} has no name in the first line; give it one, or remove the column"
             )
         if (first := numbers.setdefault(name, number)) < number:
             raise DataError(

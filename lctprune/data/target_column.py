@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from lctprune.data.delimited import is_number
+from lctprune.data.header import is_missing
 from lctprune.data.table_cells import column_label
 from lctprune.data.table_files import TableFile
 from lctprune.errors import DataError, DataWarning
@@ -72,8 +73,13 @@ def _warn_of_doubt(table: TableFile, chosen: int, others: Sequence[int], *, is_n
         text = f"{label}, the last column, is predicted, and {inputs} is an input; remove it if it tells the same"
     elif is_named and not is_last:
         text = f"{label} is predicted, as its name says"
-    elif not is_named and all(is_number(cells[chosen].strip()) for _, cells in table.rows):
+    elif not is_named and (_holds_numbers(table, chosen) or not all(_holds_numbers(table, n) for n in range(chosen))):
         text = f"{label}, the last one, is predicted"
     else:
-        return  # a column of text cannot be an input
+        return  # the only column of text is what to predict
     warnings.warn(f"{table.path}: {text}; for another one: --target COLUMN", DataWarning, stacklevel=4)
+
+
+def _holds_numbers(table: TableFile, column: int) -> bool:
+    cells = [cells[column].strip() for _, cells in table.rows]
+    return all(is_number(cell) or is_missing(cell) for cell in cells)
