@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from lctprune.errors import ConfigError
 
+Kind = Literal["number", "date", "text", "unused"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnEncoding:
@@ -33,7 +35,7 @@ class ColumnEncoding:
     """
 
     name: str
-    kind: Literal["number", "date", "text", "unused"]
+    kind: Kind
     fill: float | None = None
     marks_gaps: bool = False
     categories: tuple[str, ...] = ()

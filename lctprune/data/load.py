@@ -60,9 +60,8 @@ def load_data(
     """
     if not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
-    statistics = Statistics(
-        normalization, target_normalization, preprocessing, tokenizer, columns and tuple(columns), encoding
-    )
+    known = None if columns is None else tuple(columns)
+    statistics = Statistics(normalization, target_normalization, preprocessing, tokenizer, known, encoding)
     data = _loaded(config, statistics, most=most, download=download)
     return dataclasses.replace(data, train=data.train.balanced()) if config.balance_classes else data
 

@@ -27,6 +27,11 @@ def column_label(table: TableFile, index: int) -> str:
     return visible(name) if table.is_named and name else f"column {name or index + 1}"
 
 
+def shown_cell(cell: str) -> str:
+    """Return a cell as messages show it: its beginning, if it is long."""
+    return repr(cell if len(cell) <= SHOWN_CHARACTERS else f"{cell[: SHOWN_CHARACTERS - 3]}...")
+
+
 def numbers_of(table: TableFile, columns: Sequence[int]) -> Tensor:
     """Read columns of numbers.
 
@@ -77,20 +82,20 @@ def cell_error(table: TableFile, line: int, index: int, *, otherwise: str = "") 
         otherwise: what the cell may be instead.
     """
     cell = next(cells for number, cells in table.rows if number == line)[index].strip()
-    shown = repr(cell if len(cell) <= SHOWN_CHARACTERS else f"{cell[: SHOWN_CHARACTERS - 3]}...")
     return DataError(
-        f"{table.path}, line {line}: {column_label(table, index)} is {_problem(table, index, cell, shown)}{otherwise}"
+        f"{table.path}, line {line}: {column_label(table, index)} is {_problem(table, index, cell, otherwise)}"
     )
 
 
-def _problem(table: TableFile, index: int, cell: str, shown: str) -> str:
+def _problem(table: TableFile, index: int, cell: str, otherwise: str) -> str:
+    shown = shown_cell(cell)
     if is_missing(cell):
         return f"missing ({shown}); it must be a number: fill it in, or remove the row or the column"
     if is_number(cell) or cell.lower().lstrip("+-") in INFINITE:
-        return f"{shown}; it must be a number between -{LARGEST:g} and {LARGEST:g}"
+        return f"{shown}; it must be a number between -{LARGEST:g} and {LARGEST:g}{otherwise}"
     texts = sum(not is_number(cells[index].strip()) for _, cells in table.rows)
-    if 2 * texts <= len(table.rows) or COMMA.fullmatch(cell):
-        return f"{shown}; it must be a number, with a decimal point and no other mark"
+    if otherwise or 2 * texts <= len(table.rows) or COMMA.fullmatch(cell):
+        return f"{shown}; it must be a number, with a decimal point and no other mark{otherwise}"
     return f"{shown}; it must be a number: to predict texts, leave out --task regression"
 
 

@@ -16,7 +16,15 @@ from lctprune.config.table import ColumnEncoding, TableEncoding
 from lctprune.data.delimited import is_number
 from lctprune.data.header import is_missing
 from lctprune.data.preprocessing import Normalization
-from lctprune.data.table_cells import INFINITE, LARGEST, cell_error, column_label, numbers_of, refuse_distant
+from lctprune.data.table_cells import (
+    INFINITE,
+    LARGEST,
+    cell_error,
+    column_label,
+    numbers_of,
+    refuse_distant,
+    shown_cell,
+)
 from lctprune.data.table_files import TableFile, read_table
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.names import visible
@@ -123,7 +131,7 @@ def encode(encoding: TableEncoding, table: TableFile) -> Tensor:
         elif found := _encode_numbers(column, table, index, block):
             marks[column.name] = found
     if marks:
-        shown = [f"{visible(name)} {', '.join(map(repr, found[:SHOWN]))}" for name, found in marks.items()]
+        shown = [f"{visible(name)} {', '.join(map(shown_cell, found[:SHOWN]))}" for name, found in marks.items()]
         text = f"{table.path}: texts among numbers are taken for missing: {'; '.join(shown[:SHOWN])}"
         warnings.warn(text, DataWarning, stacklevel=4)
     return values
@@ -163,7 +171,7 @@ def _encode_numbers(column: ColumnEncoding, table: TableFile, index: int, block:
 
 def _no_value(table: TableFile, line: int, index: int, column: ColumnEncoding) -> DataError:
     if column.kind == "number":
-        return cell_error(table, line, index, otherwise="; or empty where it is missing")
+        return cell_error(table, line, index, otherwise=", or empty where it is missing")
     where = f"{table.path}, line {line}: {column_label(table, index)}"
     return DataError(f"{where} must be a date as 2026-01-31, as in other rows, or empty where it is missing")
 

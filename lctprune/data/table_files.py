@@ -102,9 +102,7 @@ def _check_names(path: Path, names: Sequence[str], rows: Lines) -> None:
     numbers: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name and not (number == 1 and len({cells[0].strip() for _, cells in rows}) == len(rows)):
-            raise DataError(
-                f"{path}: column {number} has no name in the first line; give it one, or remove the column"
-            )
+            raise DataError(f"{path}: column {number} has no name in the first line; give it one, or remove the column")
         if (first := numbers.setdefault(name, number)) < number:
             raise DataError(
                 f"{path}: columns {first} and {number} have the same name, {visible(name)!r}; give every column "

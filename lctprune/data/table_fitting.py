@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy
 from torch import Tensor
 
-from lctprune.config.table import ColumnEncoding, TableEncoding
-from lctprune.data.table_cells import ROW_NUMBERS
+from lctprune.config.table import ColumnEncoding, Kind, TableEncoding
+from lctprune.data.table_cells import ROW_NUMBERS, shown_cell
 from lctprune.data.table_encoding import cells_of, is_mark, unused_columns, value_of
 from lctprune.data.table_files import TableFile
 from lctprune.errors import DataError
@@ -19,6 +19,8 @@ MOST_CATEGORIES = 50  # of a column, with that of all rare ones
 LEAST_ROWS = 2  # of a category with a number of its own
 MOST_STRAY = 0.1  # fraction of cells that are numbers written in another way, in a column of numbers
 LONGEST_CATEGORY = 1000  # characters
+_ALMOST_NUMBER = re.compile(r"[$€£¥<>~]?\s?[+-]?\d[\d.,']*\s?(?:%|°?[^\W\d_]{1,4})?")
+_ALMOST_DATE = re.compile(r"\d{1,4}([/.-])\d{1,2}\1\d{1,4}(?:\s.*)?")
 _IDENTIFIER = re.compile(r"(?:.*[\W_])?(?:id|idx|index|key|no|nr|row|row_?(?:id|names?|number))|unnamed: \d+|#")
 
 
@@ -71,9 +73,10 @@ def _fitted(name: str, cells: Sequence[str]) -> ColumnEncoding:
     return ColumnEncoding(name=name, kind=kind, fill=fill, marks_gaps=len(values) < len(cells))
 
 
-def _kind(present: Sequence[str]) -> str:
+def _kind(present: Sequence[str]) -> Kind:
     """Tell whether a column holds numbers, dates or texts, by its cells that are not missing."""
-    for kind in ("number", "date"):
+    kinds: tuple[Kind, ...] = ("number", "date")
+    for kind in kinds:
         strays = [cell for cell in present if value_of(cell, kind) is None]
         if not strays:
             return kind
@@ -102,7 +105,7 @@ def _text_encoding(name: str, cells: Sequence[str], present: Sequence[str]) -> C
     from sklearn.preprocessing import OneHotEncoder  # slow to import
 
     if _are_own(present):
-        return _unused(name, "most rows have a value of their own")
+        return _unused(name, _reason_of_own(present))
     encoder = OneHotEncoder(
         max_categories=MOST_CATEGORIES, min_frequency=LEAST_ROWS, handle_unknown="infrequent_if_exist"
     )
@@ -113,6 +116,15 @@ def _text_encoding(name: str, cells: Sequence[str], present: Sequence[str]) -> C
     if max(map(len, categories)) > LONGEST_CATEGORY:
         return _unused(name, f"texts of more than {LONGEST_CATEGORY} characters")
     return ColumnEncoding(name=name, kind="text", categories=categories, other=bool(rare))
+
+
+def _reason_of_own(present: Sequence[str]) -> str:
+    """Say why a column of texts, most of which occur once, is left out; what numbers or dates would be is named."""
+    for what, pattern in (("dates not written as 2026-01-31", _ALMOST_DATE), ("numbers with marks", _ALMOST_NUMBER)):
+        found = [cell for cell in present if pattern.fullmatch(cell) and value_of(cell, "number") is None]
+        if 2 * len(found) > len(present):
+            return f"{what}, such as {shown_cell(found[0])}"
+    return "most rows have a value of their own"
 
 
 def _uninformative(column: ColumnEncoding, cells: Sequence[str]) -> str:

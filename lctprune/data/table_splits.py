@@ -107,7 +107,7 @@ def split_rows(tables: Mapping[str, TableFile], targets: Tensor, config: DataCon
         DataError: there are too few rows, or too few of a class.
     """
     sizes = [len(table.rows) for table in tables.values()]
-    parts = dict(zip(tables, torch.arange(len(targets)).split(sizes), strict=True))
+    parts = dict(zip(tables, torch.split(torch.arange(len(targets)), sizes), strict=True))
     train = parts["train"]
     if "test" not in parts:
         kept, held_out = _held_out(targets[train], TEST_FRACTION, 0, label)

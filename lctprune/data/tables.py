@@ -114,7 +114,7 @@ def _refuse_distant(
     tables: Mapping[str, TableFile], columns: Sequence[str], values: Tensor, normalization: Normalization
 ) -> None:
     sizes = [len(table.rows) for table in tables.values()]
-    for table, part in zip(tables.values(), values.split(sizes), strict=True):
+    for table, part in zip(tables.values(), torch.split(values, sizes), strict=True):
         refuse_distant(table, columns, part, normalization)
 
 
