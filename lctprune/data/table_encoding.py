@@ -139,7 +139,9 @@ def encode(encoding: TableEncoding, table: TableFile) -> Tensor:
 
 def cells_of(table: TableFile, index: int) -> list[str]:
     """Return the cells of a column, without blanks around them; "" where they are missing."""
-    return ["" if is_missing(cells[index]) else cells[index].strip() for _, cells in table.rows]
+    cells = [cells[index] for _, cells in table.rows]
+    texts = {cell: "" if is_missing(cell) else cell.strip() for cell in {*cells}}
+    return [texts[cell] for cell in cells]
 
 
 def _encode_texts(column: ColumnEncoding, cells: Sequence[str], block: Tensor) -> None:
@@ -153,20 +155,18 @@ def _encode_texts(column: ColumnEncoding, cells: Sequence[str], block: Tensor) -
 def _encode_numbers(column: ColumnEncoding, table: TableFile, index: int, block: Tensor) -> list[str]:
     """Fill in the numbers of a column, and return the texts in it that are taken for missing."""
     cells = cells_of(table, index)
-    numbers, marks = [], {}
-    for (line, _), cell in zip(table.rows, cells, strict=True):
-        number = value_of(cell, column.kind)
-        if number is None and cell and not is_mark(cell):
+    numbers = {cell: value_of(cell, column.kind) for cell in {*cells}}
+    unread = {cell for cell, number in numbers.items() if number is None and cell}
+    for (line, _), cell in zip(table.rows, cells, strict=True) if unread else ():
+        if cell in unread and not is_mark(cell):
             raise _no_value(table, line, index, column)
-        if number is None and cell:
-            marks[cell] = True
-        numbers.append(float("nan") if number is None else number)
-    values = torch.tensor(numbers, dtype=torch.float64)
+    nan = float("nan")
+    values = torch.tensor([nan if (number := numbers[cell]) is None else number for cell in cells], dtype=torch.float64)
     gaps = values.isnan()
     block[:, 0] = values.where(~gaps, torch.tensor(column.fill, dtype=torch.float64))
     if column.marks_gaps:
         block[:, 1] = gaps
-    return [*marks]
+    return sorted(unread)
 
 
 def _no_value(table: TableFile, line: int, index: int, column: ColumnEncoding) -> DataError:

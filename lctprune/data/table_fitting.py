@@ -39,8 +39,8 @@ def fit_encoding(table: TableFile, columns: Sequence[int], train: Tensor) -> Tab
     Raises:
         DataError: there is no column that can be used.
     """
-    cells = {index: cells_of(table, index) for index in columns}
-    cells = {index: [texts[row] for row in train.tolist()] for index, texts in cells.items()}
+    trained_on = table._replace(rows=[table.rows[row] for row in train.tolist()])
+    cells = {index: cells_of(trained_on, index) for index in columns}
     fitted = {index: _fitted(table.names[index], texts) for index, texts in cells.items()}
     if any(each.kind != "number" or each.marks_gaps for each in fitted.values() if each.name):
         for index, each in fitted.items():
@@ -75,36 +75,34 @@ def _fitted(name: str, cells: Sequence[str]) -> ColumnEncoding:
 
 def _kind(present: Sequence[str]) -> Kind:
     """Tell whether a column holds numbers, dates or texts, by its cells that are not missing."""
+    counts = Counter(present)
     kinds: tuple[Kind, ...] = ("number", "date")
     for kind in kinds:
-        strays = [cell for cell in present if value_of(cell, kind) is None]
+        strays = {cell: count for cell, count in counts.items() if value_of(cell, kind) is None}
         if not strays:
             return kind
-        is_most = 2 * len(strays) < len(present) and not _are_categories(present)
-        written_otherwise = sum(not is_mark(cell) for cell in strays)
-        if is_most and (not written_otherwise or (kind == "number" and len(strays) <= _most_stray(present))):
+        if 2 * sum(strays.values()) >= len(present) or _are_categories(counts):
+            continue
+        are_few = kind == "number" and sum(strays.values()) <= max(1, MOST_STRAY * len(present))
+        if are_few or all(map(is_mark, strays)):
             return kind
     return "text"
 
 
-def _most_stray(present: Sequence[str]) -> float:
-    return max(1, MOST_STRAY * len(present))
-
-
-def _are_categories(present: Sequence[str]) -> bool:
+def _are_categories(counts: Counter[str]) -> bool:
     """Whether a few values stand in most rows."""
-    return len({*present}) <= MOST_CATEGORIES and not _are_own(present)
+    return len(counts) <= MOST_CATEGORIES and not _are_own(counts)
 
 
-def _are_own(present: Sequence[str]) -> bool:
+def _are_own(counts: Counter[str]) -> bool:
     """Whether most cells hold a value that no other one has."""
-    return 2 * sum(count == 1 for count in Counter(present).values()) > len(present)
+    return 2 * sum(count == 1 for count in counts.values()) > counts.total()
 
 
 def _text_encoding(name: str, cells: Sequence[str], present: Sequence[str]) -> ColumnEncoding:
     from sklearn.preprocessing import OneHotEncoder  # slow to import
 
-    if _are_own(present):
+    if _are_own(Counter(present)):
         return _unused(name, _reason_of_own(present))
     encoder = OneHotEncoder(
         max_categories=MOST_CATEGORIES, min_frequency=LEAST_ROWS, handle_unknown="infrequent_if_exist"
