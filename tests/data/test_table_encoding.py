@@ -1,4 +1,4 @@
-"""Tables of texts, dates and gaps: encoded as scikit-learn does, by the training split alone, recorded and read back."""
+"""Tables of texts, dates and gaps: encoded by the training split alone, as by scikit-learn; recorded and read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import random
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
