@@ -54,10 +54,13 @@ def encode_rows(record: DataRecord, rows: Path | Sequence[Mapping[str, object]])
     """
     encoding = record.encoding
     names = record.columns or () if encoding is None else [column.name for column in encoding.used]
-    table = read_table(rows, known=names) if isinstance(rows, Path) else _as_table(rows, names)
+    is_named = not all(map(str.isdecimal, names))  # the columns of a table without names have numbers
+    known = () if is_named else names
+    table = read_table(rows, known=known, least=1) if isinstance(rows, Path) else _as_table(rows, names)
     require_columns(table, names)
     if encoding is None:
-        values = numbers_of(table, [table.names.index(name) for name in names])
+        places = table.places
+        values = numbers_of(table, [places[name] for name in names])
         sources: Sequence[str] = names
     else:
         values, sources = encode(encoding, table), sources_of(encoding)
@@ -73,7 +76,8 @@ def require_columns(table: TableFile, names: Sequence[str]) -> None:
     Raises:
         DataError: columns are missing.
     """
-    missing = [name for name in names if name not in table.names]
+    places = table.places
+    missing = [name for name in names if name not in places]
     if missing:
         raise DataError(
             f"{table.path} has no {'column' if len(missing) == 1 else 'columns'} {listed(missing)}, which the training "
@@ -122,9 +126,9 @@ def encode(encoding: TableEncoding, table: TableFile) -> Tensor:
             "of text, or rows"
         )
     values = torch.zeros(len(table.rows), len(encoding.names), dtype=torch.float64)
-    start, marks = 0, {}
+    start, marks, places = 0, {}, table.places
     for column in encoding.used:
-        index = table.names.index(column.name)
+        index = places[column.name]
         block = values[:, start : (start := start + len([*column.names]))]
         if column.kind == "text":
             _encode_texts(column, cells_of(table, index), block)

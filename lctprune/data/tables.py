@@ -99,9 +99,11 @@ def _plain(tables: Mapping[str, TableFile], columns: Sequence[str], *, is_known:
     """
     if not all(columns) or not all({*columns} <= {*table.names} for table in tables.values()):
         return None  # a column without a name is left out
-    places = {name: [table.names.index(column) for column in columns] for name, table in tables.items()}
     read = numbers_of if is_known else plain_numbers
-    parts = [read(table, places[name]) for name, table in tables.items()]
+    parts = []
+    for table in tables.values():
+        places = table.places
+        parts.append(read(table, [places[name] for name in columns]))
     values = [part for part in parts if part is not None]
     if len(values) < len(parts):
         return None

@@ -130,7 +130,9 @@ def _table_input(data: DataRecord) -> dict[str, Any]:
             "encode each cell as its entry of encoding says, in order: of kind number it is itself, of kind date the "
             "days since 1970-01-01 in UTC, in both fill where it is missing, and with marks_gaps then 1 where it is "
             "missing and else 0; of kind text, one number per category, 1 for its own and else 0 (the category '' is a "
-            f"missing cell), and with other then 1 for any other text and else 0; {standardization}"
+            "missing cell), and with other then 1 for any other text and else 0; a cell is missing if, in lower case "
+            "and without blanks around it, it is in missing, or is a text without digits among numbers; "
+            f"{standardization}"
         ),
         "missing": sorted(MISSING),
         "encoding": [column.to_dict() for column in data.encoding.used],
