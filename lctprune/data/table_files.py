@@ -60,8 +60,8 @@ def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2
     rows, separator = read_cells(path)
     if max((len(cells) for _, cells in rows), default=0) < least:
         raise DataError(
-            f"{path} has no line of {counted(least, 'column')} or more; separate them by commas, semicolons or tabs, as "
-            "in a,b,kind"
+            f"{path} has no line of {counted(least, 'column')} or more; separate them by commas, semicolons or tabs, "
+            "as in a,b,kind"
         )
     if separator != "," and any("," in cell for _, cells in rows for cell in cells):
         rows = _with_points(path, rows)
