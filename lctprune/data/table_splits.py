@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.held_out import hold_out, stratified
+from lctprune.data.image_listing import folders_in, has_images
 from lctprune.data.table_encoding import listed
 from lctprune.data.table_files import TableFile, read_table
 from lctprune.data.target_column import OTHER_TARGET
@@ -35,8 +36,26 @@ class RowSplits(NamedTuple):
 
 
 def holds_tables(folder: Path) -> bool:
-    """Whether a folder has train.csv, and no folder of that name, which would hold images that the file lists."""
-    return (folder / TRAIN_FILE).is_file() and not (folder / "train").is_dir()
+    """Whether a folder has train.csv, and no images, which it would list or describe.
+
+    Raises:
+        DataError: it has tables only, but no train.csv.
+    """
+    if (
+        not folder.is_dir()
+        or (folder / "train").is_dir()
+        or any(map(has_images, [folder, *folders_in(folder).values()]))
+    ):
+        return False
+    if (folder / TRAIN_FILE).is_file():
+        return True
+    tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".csv")
+    if tables and not folders_in(folder):
+        raise DataError(
+            f"{folder} has tables, but no {TRAIN_FILE} ({listed(tables)}); rename the one to train on, or give "
+            f"--data {folder / tables[0]}"
+        )
+    return False
 
 
 def read_tables(config: DataConfig, known: Sequence[str] | None) -> dict[str, TableFile]:
