@@ -107,11 +107,11 @@ def _require_no_table(config: DataConfig) -> None:
     Raises:
         ConfigError: such an option is given.
     """
-    for name, value in (("--task regression", config.task == "regression"), ("--target", config.target is not None)):
-        if value:
-            raise ConfigError(
-                f"{name} is for tables, and {config.name} has no {TRAIN_TABLE}; leave it out, or give FILE.csv"
-            )
+    data = f"the data is {config.name}, which has no {TRAIN_TABLE}"
+    if config.task == "regression":
+        raise ConfigError(f"regression needs a table, FILE.csv; {data}")
+    if config.target is not None:
+        raise ConfigError(f"target is {config.target!r}, a column of a table; but {data}")
 
 
 def _require_no_normalization(config: DataConfig, what: str) -> None:

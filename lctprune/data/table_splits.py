@@ -41,21 +41,18 @@ def holds_tables(folder: Path) -> bool:
     Raises:
         DataError: it has tables only, but no train.csv.
     """
-    if (
-        not folder.is_dir()
-        or (folder / "train").is_dir()
-        or any(map(has_images, [folder, *folders_in(folder).values()]))
-    ):
+    tables = sorted(path.name for path in folder.glob("*.[cC][sS][vV]"))
+    if not tables or (folder / "train").is_dir():
         return False
-    if (folder / TRAIN_FILE).is_file():
-        return True
-    tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".csv")
-    if tables and not folders_in(folder):
+    folders = folders_in(folder)
+    if has_images(folder) or any(map(has_images, folders.values())):
+        return False
+    if TRAIN_FILE not in tables and not folders:
         raise DataError(
             f"{folder} has tables, but no {TRAIN_FILE} ({listed(tables)}); rename the one to train on, or give "
             f"--data {folder / tables[0]}"
         )
-    return False
+    return TRAIN_FILE in tables
 
 
 def read_tables(config: DataConfig, known: Sequence[str] | None) -> dict[str, TableFile]:

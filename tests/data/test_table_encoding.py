@@ -356,9 +356,12 @@ def test_a_test_table_that_does_not_fit_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_for_tables_is_refused_for_other_folders(image_folder: Path) -> None:
-    with pytest.raises(lct.ConfigError, match=r"--target is for tables, and .* has no train\.csv"):
+def test_what_is_for_tables_is_refused_for_other_folders(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(lct.ConfigError, match=r"target is 'Survived', a column of a table; but .* has no train\.csv"):
         load(image_folder)
+    write(tmp_path / "people.csv", passengers())
+    with pytest.raises(lct.DataError, match=r"no train\.csv \(people\.csv\); .* give --data .*people\.csv"):
+        load(tmp_path)
 
 
 def test_an_unnamed_column_of_row_numbers_is_left_out(tmp_path: Path) -> None:
