@@ -192,7 +192,7 @@ def each(text: str, count: int = 60) -> list[str]:
         ("row_id", each("{}"), "numbers the rows"),
         ("paid", each("{}"), "paid"),
         ("a", each("name {}"), "most rows have a value of their own"),
-        ("a", [*each("PC 1{}", 20), *each("{}55", 40)], "most rows have a value of their own"),
+        ("a", [*each("PC 1{}", 20), *each("{}55", 40)], "numbers beside texts, such as 'PC 1"),
         ("a", each("{} kg"), "numbers with marks, such as '"),
         ("a", each("${},000.50"), "numbers with marks, such as '"),
         ("a", each("{}/1/2020"), "dates not written as 2026-01-31, such as '"),
