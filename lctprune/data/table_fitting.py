@@ -117,7 +117,7 @@ def _text_encoding(name: str, cells: Sequence[str], present: Sequence[str]) -> C
 
 
 def _reason_of_own(present: Sequence[str]) -> str:
-    """Say why a column of texts, most of which occur once, is left out, and what keeps it from being numbers or dates."""
+    """Say why a column is left out, in which most texts occur once: they may be almost numbers, or dates."""
     for what, pattern in (("dates not written as 2026-01-31", _ALMOST_DATE), ("numbers with marks", _ALMOST_NUMBER)):
         found = [cell for cell in present if pattern.fullmatch(cell) and value_of(cell, "number") is None]
         if 2 * len(found) > len(present):
