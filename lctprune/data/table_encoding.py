@@ -36,7 +36,7 @@ SECONDS_A_DAY = 86400
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?", re.ASCII)
 
 
-def encode_rows(record: DataRecord, rows: Path | Sequence[Mapping[str, object]]) -> Tensor:
+def encode_rows(record: DataRecord, rows: str | Path | Sequence[Mapping[str, object]]) -> Tensor:
     """Turn raw rows into inputs of a run's network, encoded and standardised as its training data was.
 
     Columns are found by name, in any order, and may have further ones beside them.
@@ -56,7 +56,12 @@ def encode_rows(record: DataRecord, rows: Path | Sequence[Mapping[str, object]])
     names = record.columns or () if encoding is None else [column.name for column in encoding.used]
     is_named = not all(map(str.isdecimal, names))  # the columns of a table without names have numbers
     known = () if is_named else names
-    table = read_table(rows, known=known, least=1) if isinstance(rows, Path) else _as_table(rows, names)
+    if isinstance(rows, str | Path):
+        table = read_table(Path(rows), known=known, least=1)
+    else:
+        table = _as_table(rows, names)
+    if not table.rows:
+        raise DataError(f"{table.path} has no rows to encode; give at least 1")
     require_columns(table, names)
     if encoding is None:
         places = table.places

@@ -17,6 +17,7 @@ from lctprune.utils.names import visible
 TARGETS = ("label", "labels", "class", "classes", "classname", "classlabel", "classid", "target", "targets") + (
     *("category", "species", "variety", "y", "ytrue", "outcome", "response", "diagnosis", "groundtruth"),
 )
+SAMPLED_ROWS = 100  # in which texts are looked for
 OTHER_TARGET = "give another column to predict (--target COLUMN)"
 
 
@@ -73,7 +74,7 @@ def _warn_of_doubt(table: TableFile, chosen: int, others: Sequence[int], *, is_n
         text = f"{label}, the last column, is predicted, and {inputs} is an input; remove it if it tells the same"
     elif is_named and not is_last:
         text = f"{label} is predicted, as its name says"
-    elif not is_named and (_holds_numbers(table, chosen) or not all(_holds_numbers(table, n) for n in range(chosen))):
+    elif not is_named and (_holds_numbers(table, chosen) or _has_texts(table, chosen)):
         text = f"{label}, the last one, is predicted"
     else:
         return  # the only column of text is what to predict
@@ -81,5 +82,10 @@ def _warn_of_doubt(table: TableFile, chosen: int, others: Sequence[int], *, is_n
 
 
 def _holds_numbers(table: TableFile, column: int) -> bool:
-    cells = [cells[column].strip() for _, cells in table.rows]
-    return all(is_number(cell) or is_missing(cell) for cell in cells)
+    return all(is_number(cells[column].strip()) for _, cells in table.rows)
+
+
+def _has_texts(table: TableFile, before: int) -> bool:
+    """Whether a column before another one has texts, in the first rows."""
+    cells = (cell.strip() for _, cells in table.rows[:SAMPLED_ROWS] for cell in cells[:before])
+    return not all(is_number(cell) or is_missing(cell) for cell in cells)

@@ -251,7 +251,7 @@ def test_a_record_encodes_the_same_rows_alike(tmp_path: Path) -> None:
         tmp_path / "new.csv", [[row[name] for name in NAMES[:-1][::-1]] for row in held_out], NAMES[:-1][::-1]
     )
     used = [{key: row[key] or None for key in ("Sex", "Age", "Town", "Fare", "Port", "Born")} for row in held_out]
-    for found in (inputs_of(again.val), encode_rows(record, shuffled), encode_rows(record, used)):
+    for found in (inputs_of(again.val), encode_rows(record, str(shuffled)), encode_rows(record, used)):
         assert torch.equal(found, inputs_of(data.val))
     typed = encode_rows(record, [{**used[0], "Fare": 7.25, "Age": math.nan}])
     assert torch.equal(typed, encode_rows(record, [{**used[0], "Fare": "7.25", "Age": ""}]))
@@ -277,6 +277,26 @@ def test_rows_that_cannot_be_encoded_are_refused(change: dict[str, str], words: 
     del row["Sex"], row["Town"]
     with pytest.raises(lct.DataError, match="row 1 has no Sex, Town, which the training data has; it has Id"):
         encode_rows(record, [row])
+    with pytest.raises(lct.DataError, match="no rows"):
+        encode_rows(record, [])
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.filterwarnings("ignore::lctprune.errors.DataWarning")
+def test_rows_of_a_table_of_numbers_are_standardised(named: bool, tmp_path: Path) -> None:
+    rows = [[f"{index}.5", index % 2] for index in range(40)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["size,kind"] * named + [f"{size},{kind}" for size, kind in rows]))
+    data = lct.load_data(table)
+    assert data.encoding is None
+    column = tmp_path / "new.csv"
+    column.write_text("\n".join(["size"] * named + ["3.5", "4.5"]))
+    size = "size" if named else "1"
+    found = encode_rows(record_of(data), column)
+    assert torch.equal(found, encode_rows(record_of(data), [{size: 3.5}, {size: "4.5", "more": 1}]))
+    assert data.normalization is not None
+    (mean,), (std,) = data.normalization
+    torch.testing.assert_close(found[:, 0], (torch.tensor([3.5, 4.5]) - mean) / std)
 
 
 def by_hand(card: dict[str, Any], row: dict[str, str]) -> list[float]:
