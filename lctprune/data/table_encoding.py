@@ -56,10 +56,7 @@ def encode_rows(record: DataRecord, rows: str | Path | Sequence[Mapping[str, obj
     names = record.columns or () if encoding is None else [column.name for column in encoding.used]
     is_named = not all(map(str.isdecimal, names))  # the columns of a table without names have numbers
     known = () if is_named else names
-    if isinstance(rows, str | Path):
-        table = read_table(Path(rows), known=known, least=1)
-    else:
-        table = _as_table(rows, names)
+    table = read_table(Path(rows), known=known, least=1) if isinstance(rows, str | Path) else _as_table(rows, names)
     if not table.rows:
         raise DataError(f"{table.path} has no rows to encode; give at least 1")
     require_columns(table, names)
