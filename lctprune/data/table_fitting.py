@@ -24,7 +24,7 @@ _ALMOST_DATE = re.compile(r"\d{1,4}([/.-])\d{1,2}\1\d{1,4}(?:\s.*)?")
 _IDENTIFIER = re.compile(r"(?:.*[\W_])?(?:id|idx|index|key|no|nr|row|row_?(?:id|names?|number))|unnamed: \d+|#")
 
 
-def fit_encoding(table: TableFile, columns: Sequence[int], train: Tensor) -> TableEncoding:
+def fit_encoding(table: TableFile, columns: Sequence[str], train: Tensor) -> TableEncoding:
     """Choose how the columns of a table become numbers.
 
     Columns in which the rows that are trained on have numbers only are all used, as a table of numbers' are. Beside
@@ -33,19 +33,20 @@ def fit_encoding(table: TableFile, columns: Sequence[int], train: Tensor) -> Tab
 
     Args:
         table: the table.
-        columns: indices of the input columns.
+        columns: names of the input columns.
         train: indices of the rows that are trained on, [n].
 
     Raises:
         DataError: there is no column that can be used.
     """
     trained_on = table._replace(rows=[table.rows[row] for row in train.tolist()])
-    cells = {index: cells_of(trained_on, index) for index in columns}
-    fitted = {index: _fitted(table.names[index], texts) for index, texts in cells.items()}
+    places = table.places
+    cells = {name: cells_of(trained_on, places[name]) for name in columns}
+    fitted = {name: _fitted(name, texts) for name, texts in cells.items()}
     if any(each.kind != "number" or each.marks_gaps for each in fitted.values() if each.name):
-        for index, each in fitted.items():
-            if reason := _uninformative(each, cells[index]):
-                fitted[index] = _unused(each.name, reason)
+        for name, each in fitted.items():
+            if reason := _uninformative(each, cells[name]):
+                fitted[name] = _unused(name, reason)
     encoding = TableEncoding(tuple(fitted.values()))
     if not encoding.used:
         raise DataError(

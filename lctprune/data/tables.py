@@ -56,21 +56,14 @@ def table_data(
     require_alike(tables, target)
     targets, classes = _values(tables, target) if is_regression else _labels(tables, target)
     rows = split_rows(tables, targets, config, column_label(first, position))
-    inputs = [index for index in range(len(first.names)) if index != position]
-    columns = tuple(first.names[index] for index in inputs)
+    columns = tuple(name for name in first.names if name != target)
     values = None if encoding else _plain(tables, columns, is_known=known is not None)
     if values is None:
-        encoding = encoding or fit_encoding(first, inputs, rows.train)
-        for table in tables.values():
-            require_columns(table, [column.name for column in encoding.used])
-        values = torch.cat([encode(encoding, table) for table in tables.values()])
+        encoding = encoding or fit_encoding(first, columns, rows.train)
+        values = _encoded(tables, encoding)
     sources: Sequence[str] = sources_of(encoding) if encoding else columns
-    if normalization and len(normalization.mean) != len(sources):
-        raise DataError(
-            f"{config.name} has {len(sources)} columns besides {visible(target)}; the network expects "
-            f"{len(normalization.mean)}"
-        )
     normalization = normalization or _statistics(values[rows.train], encoding)
+    _require_width(normalization, len(sources), config.name, target)
     if is_regression:
         target_normalization = target_normalization or _statistics(targets[rows.train, None])
         targets = standardized(targets[:, None], target_normalization)
@@ -92,6 +85,13 @@ def table_data(
     )
 
 
+def _require_width(normalization: Normalization, width: int, name: str, target: str) -> None:
+    if len(normalization.mean) != width:
+        raise DataError(
+            f"{name} has {width} columns besides {visible(target)}; the network expects {len(normalization.mean)}"
+        )
+
+
 def _plain(tables: Mapping[str, TableFile], columns: Sequence[str], *, is_known: bool) -> Tensor | None:
     """Return the cells of tables of numbers, [rows, columns]; None if they hold something else.
 
@@ -110,6 +110,12 @@ def _plain(tables: Mapping[str, TableFile], columns: Sequence[str], *, is_known:
     if not is_known:
         warn_of_row_numbers(tables["train"], columns, values[0])
     return torch.cat(values)
+
+
+def _encoded(tables: Mapping[str, TableFile], encoding: TableEncoding) -> Tensor:
+    for table in tables.values():
+        require_columns(table, [column.name for column in encoding.used])
+    return torch.cat([encode(encoding, table) for table in tables.values()])
 
 
 def _refuse_distant(
