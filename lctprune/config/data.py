@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,8 +28,9 @@ class DataConfig:
     name: str = setting(
         "digits-cluttered",
         "digits-cluttered, digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of "
-        "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or "
-        "FILE.csv, a table of numbers, or paths and labels of images.",
+        "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; "
+        "FILE.csv, a table of numbers, or paths and labels of images; Parquet files, tar files of WebDataset, a folder "
+        "of datasets.save_to_disk, or hf:NAME of the Hugging Face hub.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
@@ -115,11 +117,11 @@ class DataConfig:
             raise ConfigError(f"randaugment is {self.randaugment}; it must be between 0 (none) and 30")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
-        if self.task == "regression" and not self.is_table:
+        if self.task == "regression" and not (self.is_table or self.may_be_packed):
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.task == "regression" and self.balance_classes:
             raise ConfigError("--balance-classes needs classes, and a regression has none; leave it out")
-        if self.target is not None and not self.is_table:
+        if self.target is not None and not (self.is_table or self.may_be_packed):
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
         if self.image_root is not None and not self.is_table:
             raise ConfigError(
@@ -155,3 +157,8 @@ class DataConfig:
         """Whether the data is a table in one file; a folder may have such a name, too."""
         name = self.name.lower()
         return name.endswith(".csv") or (name.endswith(TABLES) and not Path(self.name).is_dir())
+
+    @property
+    def may_be_packed(self) -> bool:
+        """Whether the data may be packed into files with columns, as far as the name tells; the data may have moved."""
+        return self.name.startswith("hf:") or bool({"/", os.sep, "."} & {*self.name}) or Path(self.name).is_dir()

@@ -15,10 +15,15 @@ from lctprune.config.data import TABLES, DataConfig
 from lctprune.config.images import ImagePreprocessing
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data
+from lctprune.data.hub import PREFIX as HUB
+from lctprune.data.hub import fetched
 from lctprune.data.image_folder import image_data
 from lctprune.data.image_labels import lists_images
+from lctprune.data.packed_kinds import packed_kind
+from lctprune.data.packed_listing import list_arrow, list_tars
 from lctprune.data.preprocessing import Normalization
-from lctprune.data.sentences import TRAIN_FILE, text_data
+from lctprune.data.sentences import TRAIN_FILE, packed_text_data, text_data
+from lctprune.data.shards import find_shards, kind_of
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
@@ -78,12 +83,27 @@ def _loaded(
         _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
+    shards = None if config.is_table else find_shards(_place_of(config.name))
+    if shards is not None:
+        found = None if shards.kind == "tar" else packed_kind(shards, config.target, config.task)
+        if found is None or found.kind == "images":
+            _require_classification(config)
+            listing = list_tars(shards, config) if found is None else list_arrow(shards, found, config)
+            return image_data(config, normalization, preprocessing, most=most, listing=listing)
+        if found.kind == "texts":
+            _require_no_normalization(config, "texts")
+            return packed_text_data(config, shards, found, tokenizer=tokenizer)
+        _require_no_normalization(config, "a table, whose columns have their own")
+        return table_data(config, normalization, target_normalization, known=columns, shards=shards)
     if config.is_table and lists_images(config):
         return image_data(config, normalization, preprocessing, most=most)
     if config.is_table:
         _require_no_normalization(config, "a table, whose columns have their own")
         return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
+    _require_classification(config)
+    if config.target is not None:
+        raise ConfigError(f"--target is a column of a table, and {config.name} has none; leave it out")
     if not root.is_dir():
         known = ", ".join(NAMED)
         raise UnknownDataError(
@@ -95,6 +115,15 @@ def _loaded(
     return image_data(config, normalization, preprocessing, most=most)
 
 
+def _place_of(name: str) -> Path:
+    return fetched(name) if name.startswith(HUB) else Path(name)
+
+
+def _require_classification(config: DataConfig) -> None:
+    if config.task == "regression":
+        raise ConfigError(f"regression needs a table, and {config.name} is none; leave out --task regression")
+
+
 def _require_no_normalization(config: DataConfig, what: str) -> None:
     if config.randaugment:
         raise ConfigError(f"--randaugment is for images, and {config.name} is {what}; leave it out")
@@ -104,7 +133,7 @@ def _require_no_normalization(config: DataConfig, what: str) -> None:
 
 def location(config: DataConfig) -> Path | None:
     """Return the folder or file that holds the data; None for data that comes with lctprune."""
-    if config.name in EMBEDDED:
+    if config.name in EMBEDDED or config.name.startswith(HUB):
         return None
     return Path(config.data_dir if config.name in TORCHVISION else config.name)
 
@@ -120,9 +149,9 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     place = Path(place).absolute()
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))
-    if config.is_table and place.is_dir():
+    if (config.is_table or (kind_of(config.name) and not Path(config.name).is_dir())) and place.is_dir():
         table = place / Path(config.name).name
-        if not table.exists() and lists_images(config):  # only the images have moved
+        if config.is_table and not table.exists() and lists_images(config):  # only the images have moved
             return dataclasses.replace(config, image_root=str(place))
         place = table
     return dataclasses.replace(config, name=str(place), image_root=_relocated_root(config, place))

@@ -11,7 +11,9 @@ from torch import Tensor
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import hold_out, stratified
+from lctprune.data.packed_tables import packed_tables, table_fingerprint
 from lctprune.data.preprocessing import Normalization
+from lctprune.data.shards import Shards
 from lctprune.data.table_cells import column_label, numbers_of, refuse_distant, warn_of_row_numbers
 from lctprune.data.table_files import TableFile, read_table
 from lctprune.data.target_column import OTHER_TARGET, target_column
@@ -31,6 +33,7 @@ def table_data(
     target_normalization: Normalization | None = None,
     *,
     known: Sequence[str] | None = None,
+    shards: Shards | None = None,
 ) -> Data:
     """Load a table's rows, one column of which is to be predicted; a fifth, always the same, is the test split.
 
@@ -42,13 +45,15 @@ def table_data(
         normalization: mean and deviation of each input column.
         target_normalization: mean and deviation of a regression's target.
         known: names of the input columns by which a run knows this table; see `read_table`.
+        shards: Parquet or Arrow files that hold the rows instead, of each split or of all.
 
     Raises:
         DataError: the file is missing, malformed or too small, has no such column, or has another number of columns
             than `normalization`.
     """
     path = Path(config.name)
-    table = read_table(path, known=known)
+    tables = packed_tables(shards) if shards else {"train": read_table(path, known=known)}
+    table = tables["train"]._replace(rows=[row for each in tables.values() for row in each.rows])
     if len(table.rows) < LEAST_ROWS:
         raise DataError(f"{path} has {len(table.rows)} rows; three splits need at least {LEAST_ROWS}")
     position = target_column(table, config.target, known)
@@ -60,9 +65,14 @@ def table_data(
     is_regression = config.task == "regression"
     targets, classes = _values(table, position) if is_regression else _labels(table, position)
     label = column_label(table, position)
-    train, test = _held_out(targets, TEST_FRACTION, 0, label)
-    inner, val_part = _held_out(targets[train], config.val_fraction, config.seed, label)
-    train, val = train[inner], train[val_part]
+    sizes = [len(each.rows) for each in tables.values()]
+    parts = dict(zip(tables, torch.split(torch.arange(len(targets)), sizes), strict=True))
+    train = parts["train"]
+    for split, fraction, seed in (("test", TEST_FRACTION, 0), ("val", config.val_fraction, config.seed)):
+        if split not in parts:
+            inner, part = _held_out(targets[train], fraction, seed, label)
+            train, parts[split] = train[inner], train[part]
+    val, test = parts["val"], parts["test"]
     if normalization and len(normalization.mean) != len(columns):
         raise DataError(
             f"{path} has {len(columns)} columns besides {visible(target)}; the network expects "
@@ -81,11 +91,11 @@ def table_data(
         test=TensorSplit(inputs[test], targets[test]),
         classes=classes,
         normalization=normalization,
-        fingerprint=sha256(path),
+        fingerprint=table_fingerprint(shards) if shards else sha256(path),
         config=config,
         columns=columns,
         target_normalization=target_normalization if is_regression else None,
-        val_from_train=True,
+        val_from_train="val" not in tables,
     )
 
 

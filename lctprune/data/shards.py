@@ -1,0 +1,205 @@
+"""Find the files of a data set that is packed into few large ones, and the splits that their names tell.
+
+Parquet files, as the Hugging Face hub keeps them; Arrow files, as `datasets.save_to_disk` writes them; and tar files of
+WebDataset.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from lctprune.data.image_listing import entries, folders_in, has_images, is_file, some
+from lctprune.data.image_splits import SPLIT_WORDS, split_of, without_eval
+from lctprune.errors import DataError, DataWarning
+from lctprune.utils.files import read_regular
+from lctprune.utils.wording import counted
+
+Kind = Literal["parquet", "arrow", "tar"]
+KINDS: Mapping[str, Kind] = {".parquet": "parquet", ".arrow": "arrow", ".tar": "tar"}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+_COUNTED = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(?:-[0-9a-f]+)?")  # train-00000-of-00004
+_STATE, _SPLITS = "state.json", "dataset_dict.json"  # as datasets.save_to_disk writes them
+_DEPTH = 3  # of folders that are searched: data/train/0000.parquet
+
+
+class Shards(NamedTuple):
+    """Files of a data set, in the order of their names.
+
+    Attributes:
+        root: folder that they lie in, or the file.
+        kind: what they are.
+        splits: files of train, val and test, or of "all" if nothing names a split.
+    """
+
+    root: Path
+    kind: Kind
+    splits: dict[str, list[Path]]
+
+    def name_of(self, path: Path) -> str:
+        """Return the path of a file below the folder, with slashes."""
+        return path.name if path == self.root else path.relative_to(self.root).as_posix()
+
+
+def kind_of(name: str) -> Kind | None:
+    """Return what a file is by its ending, in any letter case; None if it is none of these."""
+    return KINDS.get(Path(name).suffix.lower())
+
+
+def find_shards(root: Path) -> Shards | None:
+    """Find the files of a packed data set: a file of such a kind, or a folder that holds some.
+
+    Raises:
+        DataError: shards are compressed, of several kinds, or some are missing; or two names stand for one split; or
+            there are folders of images, too.
+
+    Warns:
+        DataWarning: files that name no split are left out.
+    """
+    if not root.is_dir():
+        _refuse_compressed([root.name] if root.is_file() else [], root)
+        kind = kind_of(root.name)
+        return Shards(root, kind, {"all": [root]}) if kind and root.exists() else None
+    if (root / _SPLITS).is_file():
+        return Shards(root, "arrow", _saved_splits(root))
+    if (root / _STATE).is_file():
+        return Shards(root, "arrow", {"all": _saved_files(root)})
+    files = _files_below(root)
+    if not files:
+        return None
+    kinds = {kind: [file for file in files if kind_of(file.name) == kind] for kind in KINDS.values()}
+    kinds = {kind: found for kind, found in kinds.items() if found}
+    if len(kinds) > 1:
+        examples = some([str(min(found)) for found in kinds.values()])
+        raise DataError(f"{root} holds files of several kinds ({examples}); give a folder with those of one kind")
+    _refuse_images(root)
+    _require_all(files)
+    [(kind, found)] = kinds.items()
+    return Shards(root, kind, _by_split(root, sorted(found)))
+
+
+def _files_below(folder: Path, depth: int = 1) -> list[Path]:
+    """Return the files in a folder, or else in those below it that are called data or as a split is."""
+    found = entries(folder)
+    names = [entry.name for entry in found if is_file(entry) and not entry.name.startswith("cache-")]
+    files = [folder / name for name in names if kind_of(name)]
+    if not files:
+        _refuse_compressed(names, folder)
+    if files or depth == _DEPTH:
+        return files
+    inner = [name for name in folders_in(folder) if name.lower() == "data" or _split_in(name)]
+    return [file for name in inner for file in _files_below(folder / name, depth + 1)]
+
+
+def _refuse_compressed(names: Iterable[str], place: Path) -> None:
+    if packed := [name for name in names if name.lower().endswith(COMPRESSED)]:
+        raise DataError(
+            f"{counted(len(packed), 'compressed tar file')} in {place} ({some(packed)}), of which single images cannot "
+            "be read; decompress them to .tar files (gunzip), or unpack them"
+        )
+
+
+def _refuse_images(root: Path) -> None:
+    for folder in folders_in(root).values():
+        if has_images(folder) or any(map(has_images, folders_in(folder).values())):
+            raise DataError(
+                f"{root} holds packed data and folders of images, such as {folder}; give a folder with one of the two"
+            )
+
+
+def _require_all(files: Sequence[Path]) -> None:
+    """Refuse files of which the names say that there are more, as train-00000-of-00004 does.
+
+    Raises:
+        DataError: some are missing.
+    """
+    numbers: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        if match := _COUNTED.fullmatch(file.stem):
+            numbers.setdefault((file.parent, match[1], int(match[3])), set()).add(int(match[2]))
+    for (folder, name, count), found in numbers.items():
+        if len(found) < count:
+            first = next(number for number in range(count) if number not in found)
+            raise DataError(
+                f"{folder} holds {len(found)} of the {count} files of {name or 'the data'}; number {first} is missing: "
+                "fetch them all"
+            )
+
+
+def _split_in(name: str) -> str | None:
+    """Return the split that a name tells: the last of its words that does."""
+    match = _COUNTED.fullmatch(name)
+    words = re.split(r"[-_. ]+", (match[1] if match else name).casefold())
+    found = [SPLIT_WORDS[word] for word in (each.rstrip("0123456789") for each in words) if word in SPLIT_WORDS]
+    return found[-1] if found else split_of(name)
+
+
+def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files of each split, by their names or those of the folders that they lie in."""
+    found: dict[str, dict[str, list[Path]]] = {}
+    unknown = []
+    for file in files:
+        places = (file.stem, *(folder.name for folder in file.parents if folder != root and root in folder.parents))
+        split, word = next(((split, name) for name in places if (split := _split_in(name))), (None, ""))
+        if split is None:
+            unknown.append(file)
+        else:
+            found.setdefault(split, {}).setdefault(re.sub(r"[-_. ]*\d.*", "", word), []).append(file)
+    if not found:
+        return {"all": list(files)}
+    named = without_eval({split: [*words] for split, words in found.items()}, root)
+    splits = {split: next(each[word] for each in found.values() if word in each) for split, word in named.items()}
+    if "train" not in splits:
+        raise DataError(f"{root} has only the split {some(sorted(splits))}; it needs files of train, too")
+    if unknown:
+        text = f"{root}: {counted(len(unknown), 'file')} that names no split left out, such as {unknown[0]}"
+        warnings.warn(text, DataWarning, stacklevel=4)
+    return splits if len(splits) > 1 else {"all": splits["train"]}
+
+
+def _saved_splits(root: Path) -> dict[str, list[Path]]:
+    """Return the files of each split that `DatasetDict.save_to_disk` wrote."""
+    names = _strings(root / _SPLITS, "splits", None)
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if split := _split_in(name):
+            found.setdefault(split, []).append(name)
+    named = without_eval(found, root)
+    if left := sorted({*names} - {*named.values()}):
+        text = f"{root}: {counted(len(left), 'split')} of other names left out: {some(left)}"
+        warnings.warn(text, DataWarning, stacklevel=4)
+    if "train" not in named:
+        raise DataError(f"{root} has the splits {some(names)}; it needs one called train")
+    splits = {split: _saved_files(root / name) for split, name in named.items()}
+    return splits if len(splits) > 1 else {"all": splits["train"]}
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """Return the files of a data set that `save_to_disk` wrote."""
+    return [folder / name for name in _strings(folder / _STATE, "_data_files", "filename")]
+
+
+def _strings(path: Path, key: str, inner: str | None) -> list[str]:
+    """Read names of files or folders beside a JSON file.
+
+    Raises:
+        DataError: the file cannot be read, or has no such names.
+    """
+    try:
+        content = json.loads(read_regular(path, DataError))
+        names = [each if inner is None else each[inner] for each in content[key]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is not as datasets.save_to_disk writes it; save the data set again") from error
+    if not names or not all(isinstance(name, str) and _is_plain(name) for name in names):
+        raise DataError(f"{path} has no {key}, or one outside its folder; save the data set again")
+    if isinstance(content, dict) and (content.get("_indices_data_files") or content.get("_indices_files")):
+        raise DataError(f"{path} selects rows of its files; save the data set after flatten_indices()")
+    return names
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
