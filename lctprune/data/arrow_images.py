@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from lctprune.data.arrow_files import arrow, mapped, opened_arrow, opened_parquet, readable
 from lctprune.data.packed import Shard
 from lctprune.data.shards import Kind
-from lctprune.errors import DataError, DataWarning
+from lctprune.errors import DataError, DataWarning, first_line
 from lctprune.utils.cache import cache_folder, made_once
 from lctprune.utils.wording import counted
 
@@ -150,19 +150,24 @@ def _write_copy(path: Path, kind: Kind, column: str, copy: Path) -> None:
     pyarrow = arrow()
     schema = pyarrow.schema([(column, pyarrow.large_binary())])
 
-    def write(temporary: Path) -> None:
+    def parts() -> Iterator[Any]:
         row = 0
-        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as out:
+        with readable(path):
             for batch in _batches(path, kind, column):
                 content = _bytes_of(path, batch.column(column), row)
                 row += len(content)
-                out.write_batch(pyarrow.record_batch([content.cast(pyarrow.large_binary())], schema=schema))
+                yield pyarrow.record_batch([content.cast(pyarrow.large_binary())], schema=schema)
+
+    def write(temporary: Path) -> None:
+        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as out:
+            for part in parts():
+                out.write_batch(part)
 
     try:
-        with readable(path):
-            made_once(copy, write)
-    except PermissionError as error:
-        raise DataError(f"{copy.parent} cannot be written; name another folder by XDG_CACHE_HOME") from error
+        made_once(copy, write)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise DataError(f"{copy.parent} cannot be written ({reason}); name another by XDG_CACHE_HOME") from error
 
 
 def _batches(path: Path, kind: Kind, column: str) -> Any:

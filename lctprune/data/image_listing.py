@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lctprune.data.packed import ImageSource
 from lctprune.errors import DataError, DataWarning
-from lctprune.utils.names import is_utf8, visible
+from lctprune.utils.names import is_text, is_utf8, visible
 from lctprune.utils.wording import counted
 
 _PHOTOS = ".jpg .jpeg .jpe .jif .jfif .mpo .png .apng .gif .webp .avif .tif .tiff .bmp .dib"
@@ -158,7 +158,7 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for entry in entries(folder):
         if is_folder(entry):
-            if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
+            if not is_text(entry.name):
                 raise DataError(f"{visible(entry.path)} is no name for a class (it holds what is no text); rename it")
             found.setdefault(nfc(entry.name), []).append(entry.path)
         elif not is_file(entry) and entry.is_symlink():

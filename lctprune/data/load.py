@@ -23,7 +23,7 @@ from lctprune.data.packed_kinds import packed_kind
 from lctprune.data.packed_listing import list_arrow, list_tars
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, packed_text_data, text_data
-from lctprune.data.shards import find_shards, kind_of
+from lctprune.data.shards import KINDS, find_shards, kind_of
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
@@ -83,7 +83,7 @@ def _loaded(
         _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
-    shards = None if config.is_table else find_shards(_place_of(config.name))
+    shards = None if config.is_table or _holds_sentences(config) else find_shards(_place_of(config.name))
     if shards is not None:
         found = None if shards.kind == "tar" else packed_kind(shards, config.target, config.task)
         if found is None or found.kind == "images":
@@ -107,12 +107,17 @@ def _loaded(
     if not root.is_dir():
         known = ", ".join(NAMED)
         raise UnknownDataError(
-            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set ({known})"
+            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), a packed file "
+            f"({', '.join(KINDS)}), nor a known data set ({known})"
         )
-    if (root / TRAIN_FILE).is_file():
+    if _holds_sentences(config):
         _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=tokenizer)
     return image_data(config, normalization, preprocessing, most=most)
+
+
+def _holds_sentences(config: DataConfig) -> bool:
+    return (Path(config.name) / TRAIN_FILE).is_file()
 
 
 def _place_of(name: str) -> Path:
@@ -146,6 +151,8 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     """
     if config.name in EMBEDDED:
         raise ConfigError(f"{config.name} comes with lctprune and is not read from {place}; leave out --data")
+    if str(place).startswith(HUB):
+        return dataclasses.replace(config, name=str(place))
     place = Path(place).absolute()
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))

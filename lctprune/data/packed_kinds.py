@@ -11,6 +11,7 @@ from lctprune.data.label_table import LABELS, PATHS, column_key
 from lctprune.data.packed_labels import Labels
 from lctprune.data.shards import Shards
 from lctprune.errors import DataError
+from lctprune.utils.names import visible
 
 TEXTS = ("text", "sentence", "sentences", "content", "review", "document", "comment", "tweet", "question", "title")
 INDEX = "__index_level_"  # in the names of columns that pandas adds
@@ -47,16 +48,14 @@ def packed_kind(shards: Shards, target: str | None, task: str = "classification"
     first = next(iter(shards.splits.values()))[0]
     features = read_schema(first, shards.kind)
     if target is not None and target not in features.columns:
-        raise DataError(f"{first} has no column {target!r}; it has {', '.join(features.columns)}")
+        raise DataError(f"{first} has no column {target!r}; it has {some(map(visible, features.columns), 8)}")
     images = _images(features, target)
     texts = [] if images or task == "regression" else _texts(features, target)
     if not images and not texts:
         return PackedKind("table")
     if len(images or texts) > 1:
-        raise DataError(
-            f"{first} has several columns of {'images' if images else 'text'} ({some(images or texts)}); keep one of "
-            "them, or call it image or text"
-        )
+        what, shown = ("images" if images else "text"), some(map(visible, images or texts))
+        raise DataError(f"{first} has several columns of {what} ({shown}); keep one, or call it image or text")
     [column] = images or texts
     label = _label(str(first), features, target, column)
     return PackedKind("images" if images else "texts", column, label, features.classes.get(label, ()))
@@ -72,7 +71,7 @@ def read_labels(shards: Shards, column: str) -> dict[str, Labels]:
     for split, paths in shards.splits.items():
         parts = [_values(path, read_columns(path, shards.kind, [column]).column(column), column) for path in paths]
         if not (values := [value for part in parts for value in part]):
-            raise DataError(f"{shards.root} has no samples of the split {split}; add some, or remove its files")
+            raise DataError(f"{shards.root} has no rows of {split}; add some, or remove its files")
         labels[split] = Labels.of(values)
     return labels
 
@@ -153,6 +152,12 @@ def _label(path: str, features: Features, target: str | None, column: str) -> st
     usual = [name for name in found or names if column_key(name) in LABELS]
     chosen = found if len(found) == 1 else usual
     if len(chosen) != 1:
-        what = f"several columns of labels ({some(chosen or found)})" if chosen or found else "no column of labels"
-        raise DataError(f"{path} has {what} among {some(names, 8) or 'none'}; say which it is: --target COLUMN")
+        what = (
+            f"several columns of labels ({some(map(visible, chosen or found))})"
+            if chosen or found
+            else "no column of labels"
+        )
+        raise DataError(
+            f"{path} has {what} among {some(map(visible, names), 8) or 'none'}; say which it is: --target COLUMN"
+        )
     return chosen[0]

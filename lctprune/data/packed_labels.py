@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lctprune.data.image_listing import nfc, some
 from lctprune.errors import DataError, DataWarning
+from lctprune.utils.names import is_text
 from lctprune.utils.wording import counted
 
 Value = str | int | None  # None, and -1 where classes have names, is no label
@@ -65,6 +66,8 @@ def numbered_classes(
         shown = f" ({some(map(str, found))})" if found else ""
         raise DataError(f"{source} has {counted(len(found), 'class')}{shown}; classification needs at least 2")
     order: list[str | int] = [name for name in names if name in found] if names else _sorted(found)
+    if odd := [name for name in order if isinstance(name, str) and not is_text(name)]:
+        raise DataError(f"{source}: {odd[0]!r} is no name for a class (it holds what is no text); rename it")
     if names and len(order) < len(names):
         left = some([name for name in names if name not in found])
         text = (

@@ -31,6 +31,8 @@ def packed_tables(shards: Shards) -> dict[str, TableFile]:
     for split, paths in shards.splits.items():
         place = paths[0] if len(paths) == 1 else shards.root
         rows = [row for path in paths for row in _rows(path, shards, names)]
+        if not rows:
+            raise DataError(f"{place} has no rows; add some, or remove it")
         tables[{"all": "train"}.get(split, split)] = TableFile(place, tuple(names), [*enumerate(rows, 1)], True)
     return tables
 

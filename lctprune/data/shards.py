@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -54,21 +54,24 @@ def find_shards(root: Path) -> Shards | None:
     """Find the files of a packed data set: a file of such a kind, or a folder that holds some.
 
     Raises:
-        DataError: shards are compressed, of several kinds, or some are missing; or two names stand for one split; or
-            there are folders of images, too.
+        DataError: shards are compressed, of several kinds, or some are missing; or two names stand for one split.
 
     Warns:
-        DataWarning: files that name no split are left out.
+        DataWarning: files that name no split are left out, or all of them beside folders of images.
     """
     if not root.is_dir():
-        _refuse_compressed([root.name] if root.is_file() else [], root)
+        _refuse_compressed([root] if root.is_file() and _is_compressed(root.name) else [], root)
         kind = kind_of(root.name)
         return Shards(root, kind, {"all": [root]}) if kind and root.exists() else None
     if (root / _SPLITS).is_file():
         return Shards(root, "arrow", _saved_splits(root))
     if (root / _STATE).is_file():
         return Shards(root, "arrow", {"all": _saved_files(root)})
-    files = _files_below(root)
+    files, compressed = _files_below(root)
+    if (files or compressed) and _holds_images(root):
+        _warn_of(root, "not used beside folders of images", [*files, *compressed])
+        return None
+    _refuse_compressed([] if files else compressed, root)
     if not files:
         return None
     kinds = {kind: [file for file in files if kind_of(file.name) == kind] for kind in KINDS.values()}
@@ -76,39 +79,46 @@ def find_shards(root: Path) -> Shards | None:
     if len(kinds) > 1:
         examples = some([str(min(found)) for found in kinds.values()])
         raise DataError(f"{root} holds files of several kinds ({examples}); give a folder with those of one kind")
-    _refuse_images(root)
     _require_all(files)
     [(kind, found)] = kinds.items()
     return Shards(root, kind, _by_split(root, sorted(found)))
 
 
-def _files_below(folder: Path, depth: int = 1) -> list[Path]:
-    """Return the files in a folder, or else in those below it that are called data or as a split is."""
-    found = entries(folder)
-    names = [entry.name for entry in found if is_file(entry) and not entry.name.startswith("cache-")]
+def _files_below(folder: Path, depth: int = 1) -> tuple[list[Path], list[Path]]:
+    """Return the files in a folder, or else in those below it that are called data or as a split is.
+
+    Returns:
+        Files of the kinds that are read, and compressed ones.
+    """
+    names = [entry.name for entry in entries(folder) if is_file(entry) and not entry.name.startswith("cache-")]
     files = [folder / name for name in names if kind_of(name)]
-    if not files:
-        _refuse_compressed(names, folder)
+    compressed = [folder / name for name in names if _is_compressed(name)]
     if files or depth == _DEPTH:
-        return files
+        return files, compressed
     inner = [name for name in folders_in(folder) if name.lower() == "data" or _split_in(name)]
-    return [file for name in inner for file in _files_below(folder / name, depth + 1)]
+    below = [_files_below(folder / name, depth + 1) for name in inner]
+    return [file for found, _ in below for file in found], compressed + [file for _, found in below for file in found]
 
 
-def _refuse_compressed(names: Iterable[str], place: Path) -> None:
-    if packed := [name for name in names if name.lower().endswith(COMPRESSED)]:
+def _is_compressed(name: str) -> bool:
+    return name.lower().endswith(COMPRESSED)
+
+
+def _refuse_compressed(files: Sequence[Path], place: Path) -> None:
+    if files:
         raise DataError(
-            f"{counted(len(packed), 'compressed tar file')} in {place} ({some(packed)}), of which single images cannot "
-            "be read; decompress them to .tar files (gunzip), or unpack them"
+            f"{counted(len(files), 'compressed tar file')} in {place} ({some([each.name for each in files])}), of "
+            "which single images cannot be read; decompress them to .tar files, or unpack them to folders of images"
         )
 
 
-def _refuse_images(root: Path) -> None:
-    for folder in folders_in(root).values():
-        if has_images(folder) or any(map(has_images, folders_in(folder).values())):
-            raise DataError(
-                f"{root} holds packed data and folders of images, such as {folder}; give a folder with one of the two"
-            )
+def _holds_images(root: Path) -> bool:
+    folders = folders_in(root).values()
+    return any(has_images(folder) or any(map(has_images, folders_in(folder).values())) for folder in folders)
+
+
+def _warn_of(root: Path, what: str, files: Sequence[Path]) -> None:
+    warnings.warn(f"{root}: {counted(len(files), 'file')} {what}, such as {files[0]}", DataWarning, stacklevel=5)
 
 
 def _require_all(files: Sequence[Path]) -> None:
@@ -156,8 +166,7 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     if "train" not in splits:
         raise DataError(f"{root} has only the split {some(sorted(splits))}; it needs files of train, too")
     if unknown:
-        text = f"{root}: {counted(len(unknown), 'file')} that names no split left out, such as {unknown[0]}"
-        warnings.warn(text, DataWarning, stacklevel=4)
+        _warn_of(root, "left out, of which no name tells the split", unknown)
     return splits if len(splits) > 1 else {"all": splits["train"]}
 
 

@@ -22,6 +22,7 @@ from lctprune.data.packed import Shard
 from lctprune.data.packed_labels import Value
 from lctprune.errors import DataError, DataWarning, first_line
 from lctprune.utils.files import open_regular
+from lctprune.utils.names import visible
 from lctprune.utils.wording import counted
 
 MOST_LABEL_BYTES = 2**20
@@ -69,7 +70,7 @@ def read_tar(path: Path, target: str | None = None) -> TarShard:
         raise DataError(f"{path} holds no images; a sample is an image and its label, such as 0.jpg and 0.cls")
     if left_out:
         what = "that is no regular file, or no image with a label, left out"
-        text = f"{path}: {counted(len(left_out), 'member')} {what}, such as {some(left_out, 1)}"
+        text = f"{path}: {counted(len(left_out), 'member')} {what}, such as {visible(left_out[0])}"
         warnings.warn(text, DataWarning, stacklevel=5)
     offsets, sizes = (torch.tensor([getattr(each, name) for each in samples]) for name in ("offset", "size"))
     names = tuple(each.name for each in samples)
@@ -107,8 +108,11 @@ def _samples(path: Path, file: IO[bytes], target: str | None, left_out: list[str
         if target is not None and "json" in labels:
             label = labels["json"]
         if not labels:
-            raise DataError(f"{path}: {image.name} has no label beside it; add a member with its name and .cls")
-        yield _Sample(image.name, image.offset_data, image.size, label)
+            raise DataError(
+                f"{path}: {visible(image.name)} has no label right beside it; a sample is members that follow one "
+                "another, such as 0.jpg and 0.cls (a tar file of folders of classes has to be unpacked)"
+            )
+        yield _Sample(visible(image.name), image.offset_data, image.size, label)
 
 
 def _parts(member: tarfile.TarInfo) -> tuple[str, str]:
@@ -126,9 +130,11 @@ def _only_image(path: Path, images: list[tarfile.TarInfo]) -> tarfile.TarInfo:
     """
     plain = [image for image in images if "." not in _parts(image)[1]] or images
     if len(plain) > 1:
-        raise DataError(f"{path} has several images of one sample ({some([image.name for image in plain])}); keep one")
+        raise DataError(
+            f"{path} has several images of one sample ({some([visible(image.name) for image in plain])}); keep one"
+        )
     if not plain[0].size:
-        raise DataError(f"{path}: {plain[0].name} has 0 bytes; restore or remove it")
+        raise DataError(f"{path}: {visible(plain[0].name)} has 0 bytes; restore or remove it")
     return plain[0]
 
 
@@ -144,7 +150,9 @@ def _files(path: Path, file: IO[bytes], left_out: list[str]) -> Iterator[tarfile
             if member.offset <= last or member.size < 0:
                 raise DataError(f"{path} is damaged at byte {member.offset:,}; fetch it again")
             last = member.offset
-            if member.isreg() and member.sparse is None:
+            if member.name.rpartition("/")[2].startswith("."):
+                pass  # hidden, such as what a Mac adds
+            elif member.isreg() and member.sparse is None:
                 yield member
             elif not member.isdir():
                 left_out.append(member.name)
@@ -163,7 +171,9 @@ def _label(path: Path, file: IO[bytes], member: tarfile.TarInfo, target: str | N
         DataError: it is too large, or of another kind.
     """
     if member.size > MOST_LABEL_BYTES:
-        raise DataError(f"{path}: {member.name} has {member.size:,} bytes; a label has at most {MOST_LABEL_BYTES:,}")
+        raise DataError(
+            f"{path}: {visible(member.name)} has {member.size:,} bytes; a label has at most {MOST_LABEL_BYTES:,}"
+        )
     file.seek(member.offset_data)
     text = file.read(member.size).decode().strip()
     if member.name.lower().endswith("cls"):
@@ -176,5 +186,5 @@ def _label(path: Path, file: IO[bytes], member: tarfile.TarInfo, target: str | N
     if value is None or isinstance(value, str) or type(value) is int:
         return value
     raise DataError(
-        f"{path}: {key} of {member.name} is {str(value)[:40]!r}; it must be a name or whole number of a class"
+        f"{path}: {key} of {visible(member.name)} is {str(value)[:40]!r}; it must be a name or whole number of a class"
     )
