@@ -45,7 +45,7 @@ def packed_kind(shards: Shards, target: str | None, task: str = "classification"
     Raises:
         DataError: a file cannot be read, or it is not clear which column is which.
     """
-    first = next(iter(shards.splits.values()))[0]
+    first = shards.first
     features = read_schema(first, shards.kind)
     if target is not None and target not in features.columns:
         raise DataError(f"{first} has no column {target!r}; it has {some(map(visible, features.columns), 8)}")
@@ -61,14 +61,18 @@ def packed_kind(shards: Shards, target: str | None, task: str = "classification"
     return PackedKind("images" if images else "texts", column, label, features.classes.get(label, ()))
 
 
-def read_labels(shards: Shards, column: str) -> dict[str, Labels]:
+def read_labels(shards: Shards, found: PackedKind) -> dict[str, Labels]:
     """Read the labels of each split.
 
     Raises:
-        DataError: a file cannot be read, or they are neither names nor whole numbers.
+        DataError: a file cannot be read, or has other classes than the first; or labels are neither names nor whole
+            numbers.
     """
-    labels = {}
+    labels, column = {}, found.label
     for split, paths in shards.splits.items():
+        for path in paths:
+            if read_schema(path, shards.kind).classes.get(column, ()) != found.classes:
+                raise DataError(f"{path} names other classes of {column} than {shards.first}; write both anew, alike")
         parts = [_values(path, read_columns(path, shards.kind, [column]).column(column), column) for path in paths]
         if not (values := [value for part in parts for value in part]):
             raise DataError(f"{shards.root} has no rows of {split}; add some, or remove its files")

@@ -24,7 +24,7 @@ def list_arrow(shards: Shards, found: PackedKind, config: DataConfig) -> ImageLi
     Raises:
         DataError: a file cannot be read; or an image or a label is missing, or a class is too small.
     """
-    labels = read_labels(shards, found.label)
+    labels = read_labels(shards, found)
     classes, targets = numbered_classes(shards.root, labels, found.classes)
     images = {split: image_shards(shards.splits[split], shards.kind, found.column) for split in targets}
     return _listing(shards, images, targets, classes, config)

@@ -23,12 +23,12 @@ def packed_tables(shards: Shards) -> dict[str, TableFile]:
         DataError: a file cannot be read, or has other columns than the first; or a column holds neither numbers, nor
             texts, nor dates.
     """
-    first = next(iter(shards.splits.values()))[0]
+    first = shards.first
     names = [name for name in read_schema(first, shards.kind).columns if not name.startswith(INDEX)]
     if "" in names:
         raise DataError(f"{first}: column {names.index('') + 1} has no name; give it one, or remove it")
     tables = {}
-    for split, paths in shards.splits.items():
+    for split, paths in sorted(shards.splits.items(), key=lambda item: item[0] not in ("train", "all")):
         place = paths[0] if len(paths) == 1 else shards.root
         rows = [row for path in paths for row in _rows(path, shards, names)]
         if not rows:

@@ -82,7 +82,7 @@ def packed_text_data(config: DataConfig, shards: Shards, found: PackedKind, *, t
     Raises:
         DataError: a file cannot be read; or a text or a label is missing, or a class is too small.
     """
-    classes, targets = numbered_classes(shards.root, read_labels(shards, found.label), found.classes)
+    classes, targets = numbered_classes(shards.root, read_labels(shards, found), found.classes)
     texts = {split: read_texts(shards, split, found.column) for split in targets}
     parts = {split: (texts[split], targets[split]) for split in targets}
     if "train" in parts and len(parts) == 1:  # the other splits had no labels

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -39,6 +39,11 @@ class Shards(NamedTuple):
     root: Path
     kind: Kind
     splits: dict[str, list[Path]]
+
+    @property
+    def first(self) -> Path:
+        """The first file of the training split, which says what all hold."""
+        return (self.splits.get("train") or self.splits["all"])[0]
 
     def name_of(self, path: Path) -> str:
         """Return the path of a file below the folder, with slashes."""
@@ -95,7 +100,7 @@ def _files_below(folder: Path, depth: int = 1) -> tuple[list[Path], list[Path]]:
     compressed = [folder / name for name in names if _is_compressed(name)]
     if files or depth == _DEPTH:
         return files, compressed
-    inner = [name for name in folders_in(folder) if name.lower() == "data" or _split_in(name)]
+    inner = [name for name in folders_in(folder) if name.lower() == "data" or _split_word(name)]
     below = [_files_below(folder / name, depth + 1) for name in inner]
     return [file for found, _ in below for file in found], compressed + [file for _, found in below for file in found]
 
@@ -140,51 +145,51 @@ def _require_all(files: Sequence[Path]) -> None:
             )
 
 
-def _split_in(name: str) -> str | None:
-    """Return the split that a name tells: the last of its words that does."""
+def _split_word(name: str) -> str | None:
+    """Return the word in a name that tells a split: the last one that does."""
     match = _COUNTED.fullmatch(name)
     words = re.split(r"[-_. ]+", (match[1] if match else name).casefold())
-    found = [SPLIT_WORDS[word] for word in (each.rstrip("0123456789") for each in words) if word in SPLIT_WORDS]
+    found = [word for word in (each.rstrip("0123456789") for each in words) if word in SPLIT_WORDS]
     return found[-1] if found else split_of(name)
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     """Return the files of each split, by their names or those of the folders that they lie in."""
-    found: dict[str, dict[str, list[Path]]] = {}
+    found: dict[str, list[Path]] = {}
     unknown = []
     for file in files:
-        places = (file.stem, *(folder.name for folder in file.parents if folder != root and root in folder.parents))
-        split, word = next(((split, name) for name in places if (split := _split_in(name))), (None, ""))
-        if split is None:
-            unknown.append(file)
-        else:
-            found.setdefault(split, {}).setdefault(re.sub(r"[-_. ]*\d.*", "", word), []).append(file)
+        places = [file.stem, *(folder.name for folder in file.parents if root in folder.parents)]
+        word = next((word for name in places if (word := _split_word(name))), None)
+        (unknown if word is None else found.setdefault(word, [])).append(file)
     if not found:
-        return {"all": list(files)}
-    named = without_eval({split: [*words] for split, words in found.items()}, root)
-    splits = {split: next(each[word] for each in found.values() if word in each) for split, word in named.items()}
-    if "train" not in splits:
-        raise DataError(f"{root} has only the split {some(sorted(splits))}; it needs files of train, too")
+        return {"all": unknown}
     if unknown:
         _warn_of(root, "left out, of which no name tells the split", unknown)
-    return splits if len(splits) > 1 else {"all": splits["train"]}
+    return {split: found[word] for split, word in _splits_of(root, found).items()}
+
+
+def _splits_of(root: Path, words: Iterable[str]) -> dict[str, str]:
+    """Return the word of each split; a single split is "all".
+
+    Raises:
+        DataError: two words stand for one split, or none for train.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        found.setdefault(SPLIT_WORDS[word], []).append(word)
+    named = without_eval(found, root)
+    if "train" not in named:
+        raise DataError(f"{root} has the splits {some(sorted(named)) or 'of other names'}; it needs one called train")
+    return named if len(named) > 1 else {"all": named["train"]}
 
 
 def _saved_splits(root: Path) -> dict[str, list[Path]]:
     """Return the files of each split that `DatasetDict.save_to_disk` wrote."""
-    names = _strings(root / _SPLITS, "splits", None)
-    found: dict[str, list[str]] = {}
-    for name in names:
-        if split := _split_in(name):
-            found.setdefault(split, []).append(name)
-    named = without_eval(found, root)
-    if left := sorted({*names} - {*named.values()}):
-        text = f"{root}: {counted(len(left), 'split')} of other names left out: {some(left)}"
-        warnings.warn(text, DataWarning, stacklevel=4)
-    if "train" not in named:
-        raise DataError(f"{root} has the splits {some(names)}; it needs one called train")
-    splits = {split: _saved_files(root / name) for split, name in named.items()}
-    return splits if len(splits) > 1 else {"all": splits["train"]}
+    names = {name: _split_word(name) for name in _strings(root / _SPLITS, "splits", None)}
+    known = {word: name for name, word in names.items() if word}
+    if left := [root / name for name in names if name not in known.values()]:
+        _warn_of(root, "left out, of which no name tells the split", left)
+    return {split: _saved_files(root / known[word]) for split, word in _splits_of(root, known).items()}
 
 
 def _saved_files(folder: Path) -> list[Path]:
