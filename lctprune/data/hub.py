@@ -19,7 +19,7 @@ from lctprune.errors import ConfigError, DataError, first_line
 PREFIX = "hf:"
 CONVERTED = "refs/convert/parquet"  # the hub's revision with its conversion
 SECONDS = 10  # that the hub has to answer
-_NAME = re.compile(r"hf:([\w.-]+(?:/[\w.-]+)?)(?::([\w. -]+))?(?:@([\w./-]+))?")
+_NAME = re.compile(r"hf:(\w[\w.-]*(?:/\w[\w.-]*)?)(?::([\w. -]+))?(?:@([\w./-]+))?")
 
 
 def fetched(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -32,7 +33,6 @@ from packing import (
     write_parquet,
     write_tar,
 )
-from safetensors.torch import load_file
 
 import lctprune as lct
 from lctprune.data.image_files import FolderSplit
@@ -128,24 +128,44 @@ def test_a_file_without_splits_is_divided_as_a_folder_of_classes(kind: str, imag
     assert load(config.name)[0].fingerprint == data.fingerprint
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_is_resumed_and_evaluated(kind: str, images: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
-    options = "--model-args width=2 --groups 2 --critic pooled --batch-size 8 --threads 1 --image-size 8".split()
-    root = packed(kind, images, tmp_path / "packed")
-    arguments = ("train", "vgg-lct", "--data", root, *options)
-    for run, epochs in (("whole", 2), ("halves", 1)):
-        trained = cli(*arguments, "--epochs", epochs, "--out", tmp_path / run)
-        assert trained.code == 0, trained.err
-    assert cli("resume", tmp_path / "halves", "--epochs", 2).code == 0
-    ends = [lct.Run(tmp_path / run).config for run in ("whole", "halves")]
-    assert ends[0].data == ends[1].data
-    weights = [load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "halves")]
-    assert same(*weights)
+def test_a_run_resumes_to_the_bit_with_another_number_of_workers(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lctprune.data.image_folder.SMALL_IMAGE", 7)  # pixels: those of 8 are streamed
+    root = packed("parquet", images, tmp_path / "packed")
+    config = lct.TrainConfig(epochs=2, batch_size=8)
+    data, beside = (load(root, workers=workers)[0] for workers in (0, 2))
+    recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 2}, groups=2, critic="pooled", num_outputs=2)
+
+    def network() -> lct.LocalCriticNetwork:
+        torch.manual_seed(0)
+        return lct.build_network(dataclasses.replace(recipe, image_size=8))
+
+    whole = lct.train(network(), data, config, run_dir=tmp_path / "whole")
+    parts = lct.open_run(network(), data, config, run_dir=tmp_path / "parts")
+    for progress in lct.train_steps(network(), data, parts):
+        if progress.epoch == 1 and progress.val_loss is not None:
+            break
+    lct.train(network(), beside, config, run_dir=tmp_path / "parts", resume=True)
+    assert same(parts.load_checkpoint().network, whole.load_checkpoint().network)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_commands_on_a_run_read_the_data_where_it_is(
+    kind: str, images: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    options = "--model-args width=2 --groups 2 --critic pooled --batch-size 8 --threads 1 --epochs 1".split()
+    root, run = packed(kind, images, tmp_path / "packed"), tmp_path / "run"
+    trained = cli("train", "vgg-lct", "--data", root, "--out", run, *options)
+    assert trained.code == 0, trained.err
+    assert json.loads((run / "config.json").read_text())["data"]["config"]["name"] == str(root)
     moved = shutil.move(root, tmp_path / "moved")
-    assert "--data" in cli("evaluate", tmp_path / "whole").err
-    for command in (("evaluate",), ("select", "--max-drop", 100), ("report",)):
-        result = cli(*command[:1], tmp_path / "whole", *command[1:], "--data", moved)
-        assert (result.code, "Traceback" in result.err) == (0, False), result.err
+    assert f"not in {root}" in cli("evaluate", run).err
+    result = cli("select", run, "--budget-flops", "100%", "--data", moved)
+    assert result.code == 0, result.err
+    path = sorted(moved.iterdir())[-1]
+    path.rename(path.with_name(f"{path.name.replace('0000', '0001')}"))
+    assert cli("evaluate", run, "--data", moved).code == 1
 
 
 # --- what is refused or left out -------------------------------------------------------------------------------------
