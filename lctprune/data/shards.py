@@ -156,7 +156,7 @@ def _split_word(name: str) -> str | None:
 def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     """Return the files of each split, by their names or those of the folders that they lie in."""
     found: dict[str, list[Path]] = {}
-    unknown = []
+    unknown: list[Path] = []
     for file in files:
         places = [file.stem, *(folder.name for folder in file.parents if root in folder.parents)]
         word = next((word for name in places if (word := _split_word(name))), None)
