@@ -241,6 +241,7 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
 
     from lctprune.config.metric import score_text
     from lctprune.data.dataset import split_sizes
+    from lctprune.data.table_encoding import summary
 
     network, training = run.config.network, run.config.training
     assert network is not None  # a session builds it by its settings
@@ -256,6 +257,8 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
     if data.preprocessing:
         numbers = [",".join(f"{each:.4g}" for each in values) for values in data.normalization or ()]
         console.print(f"Images: {data.preprocessing}{', mean {}, std {}'.format(*numbers) if numbers else ''}")
+    elif data.encoding:
+        console.print(f"Table: {summary(data.encoding)}")
     elif data.example.dim() == 4:
         height, width = data.example.shape[-2:]
         console.print(f"Images: {height} x {width} pixels")

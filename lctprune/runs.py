@@ -175,7 +175,7 @@ class Run:
         Raises:
             RunError: the data has other classes, words, columns or normalisation than the run was trained on.
         """
-        return self._require_equal(data, "classes", "vocabulary", "columns", "preprocessing", "mean", "std")
+        return self._require_equal(data, "classes", "vocabulary", "columns", "encoding", "preprocessing", "mean", "std")
 
     def _require_equal(self, data: Data, *fields: str) -> Data:
         for field, was, now in self.differences(data, *fields):

@@ -29,8 +29,8 @@ class DataConfig:
         "digits-cluttered",
         "digits-cluttered, digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of "
         "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; "
-        "FILE.csv, a table of numbers, or paths and labels of images; Parquet files, tar files of WebDataset, a folder "
-        "of datasets.save_to_disk, or hf:NAME of the Hugging Face hub.",
+        "FILE.csv, a table, or paths and labels of images, or a folder with train.csv and test.csv; Parquet files, tar "
+        "files of WebDataset, a folder of datasets.save_to_disk, or hf:NAME of the Hugging Face hub.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
@@ -117,11 +117,11 @@ class DataConfig:
             raise ConfigError(f"randaugment is {self.randaugment}; it must be between 0 (none) and 30")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
-        if self.task == "regression" and not (self.is_table or self.may_be_packed):
+        if self.task == "regression" and not self._may_be_table:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.task == "regression" and self.balance_classes:
             raise ConfigError("--balance-classes needs classes, and a regression has none; leave it out")
-        if self.target is not None and not (self.is_table or self.may_be_packed):
+        if self.target is not None and not self._may_be_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
         if self.image_root is not None and not self.is_table:
             raise ConfigError(
@@ -159,6 +159,7 @@ class DataConfig:
         return name.endswith(".csv") or (name.endswith(TABLES) and not Path(self.name).is_dir())
 
     @property
-    def may_be_packed(self) -> bool:
-        """Whether the data may be packed into files with columns, as far as the name tells; the data may have moved."""
-        return self.name.startswith("hf:") or bool({"/", os.sep, "."} & {*self.name}) or Path(self.name).is_dir()
+    def _may_be_table(self) -> bool:
+        """Whether the data is a table, or a path whose content is looked at when it is loaded."""
+        may_be_path = bool({"/", os.sep, "."} & {*self.name}) or Path(self.name).is_dir()
+        return self.is_table or self.name.startswith("hf:") or may_be_path

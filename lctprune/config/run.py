@@ -15,6 +15,7 @@ from lctprune.config.given import Given
 from lctprune.config.images import MOST_PIXELS, ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.reading import from_json, unknown_fields
+from lctprune.config.table import TableEncoding
 from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, RunError
 
@@ -57,7 +58,8 @@ class DataRecord:
         vocabulary: words of a text, by their numbers; None where an earlier version did not record it.
         tokenizer: name of the rule that splits a text into tokens; None for data that is no text, and for the rule of
             earlier versions, which did not record it.
-        columns: names of a table's input columns; None where an earlier version did not record them.
+        columns: names of the numbers that a table's rows become; None where an earlier version did not record them.
+        encoding: how the cells of a table become numbers; None for data that is no table, or one of numbers.
         target: normalisation of a regression's target.
         preprocessing: steps from an image file to pixels; None for data that is not images.
     """
@@ -72,6 +74,7 @@ class DataRecord:
     vocabulary: tuple[str, ...] | None = None
     tokenizer: str | None = None
     columns: tuple[str, ...] | None = None
+    encoding: TableEncoding | None = None
     target: StatisticsRecord | None = None
     preprocessing: ImagePreprocessing | None = None
 

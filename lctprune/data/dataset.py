@@ -10,6 +10,7 @@ from torch import Tensor
 from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
 from lctprune.config.run import DataRecord, StatisticsRecord
+from lctprune.config.table import TableEncoding
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.splits import Split, sample_count
 from lctprune.data.tokens import FIRST_TOKENIZER
@@ -30,7 +31,8 @@ class Data:
         config: settings that the data was loaded with; None for data made in a program.
         vocabulary: words of a text, in the order of their ids.
         tokenizer: name of the rule that splits a text into tokens; None for data that is no text.
-        columns: names of a table's input columns.
+        columns: names of the numbers that a table's rows become.
+        encoding: how the cells of a table become numbers; None for data that is no table, or one of numbers.
         target_normalization: mean and deviation of a regression's target; networks predict the standardised target.
         typical: input of typical length, [1, ...], where inputs differ in length.
         val_from_train: whether the validation split was cut from samples that are given for training.
@@ -47,6 +49,7 @@ class Data:
     vocabulary: tuple[str, ...] = ()
     tokenizer: str | None = None
     columns: tuple[str, ...] = ()
+    encoding: TableEncoding | None = None
     target_normalization: Normalization | None = None
     typical: Tensor | None = None
     val_from_train: bool = False
@@ -89,6 +92,7 @@ def data_record(data: Data) -> DataRecord | None:
         std=tuple(normalization.std),
         vocabulary=data.vocabulary,
         columns=data.columns,
+        encoding=data.encoding,
         preprocessing=data.preprocessing,
         tokenizer=None if data.tokenizer == FIRST_TOKENIZER else data.tokenizer,  # as earlier versions wrote it
         target=target and StatisticsRecord(mean=tuple(target.mean), std=tuple(target.std)),
@@ -109,6 +113,7 @@ class Statistics(NamedTuple):
         preprocessing: steps from an image file to pixels.
         tokenizer: name of the rule that splits text into tokens; None for the present one.
         columns: names of a table's input columns; None if the table is not known.
+        encoding: how the cells of a table become numbers; None for one of numbers.
     """
 
     normalization: Normalization | None = None
@@ -116,18 +121,21 @@ class Statistics(NamedTuple):
     preprocessing: ImagePreprocessing | None = None
     tokenizer: str | None = None
     columns: tuple[str, ...] | None = None
+    encoding: TableEncoding | None = None
 
 
 def recorded_statistics(recorded: DataRecord | None) -> Statistics:
     """Return how a run's data was read and normalised."""
     if recorded is None:
         return Statistics()
+    encoding = recorded.encoding
     return Statistics(
         normalization=_normalization(recorded),
         target_normalization=_normalization(recorded.target) if recorded.target else None,
         preprocessing=recorded.preprocessing,
         tokenizer=recorded.tokenizer or FIRST_TOKENIZER,
-        columns=recorded.columns or None,
+        columns=(encoding and tuple(column.name for column in encoding.columns)) or recorded.columns or None,
+        encoding=encoding,
     )
 
 

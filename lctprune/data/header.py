@@ -25,7 +25,7 @@ def has_header(path: Path, rows: _Rows, is_number: Callable[[str], bool]) -> boo
     """Tell whether the first line holds the names of the columns; warn where that line holds numbers.
 
     - A line without numbers holds names, unless one of its texts occurs again further down in its column.
-    - A line of numbers, and of texts that occur again further down, is a row.
+    - A line of numbers, and of texts that occur again further down and none of which stands above numbers, is a row.
     - A line of numbers in an order in which those of other lines are not, such as 0 to 783, with a text that stands
       nowhere else in its column, holds names.
 
@@ -35,8 +35,9 @@ def has_header(path: Path, rows: _Rows, is_number: Callable[[str], bool]) -> boo
         is_number: function that says whether a cell is a number.
 
     Raises:
-        DataError: it may be either: texts that stand nowhere else are beside numbers in no order, or there are only
-            numbers, in an order in which those of other lines are not, such as years.
+        DataError: it may be either: texts that stand nowhere else are beside numbers in no order, texts above numbers
+            are beside a text that occurs again, or there are only numbers, in an order in which those of other lines
+            are not, such as years.
     """
     first, below = [cell.strip() for cell in rows[0][1]], rows[1 : SAMPLED_ROWS + 1]
     columns = [_present(cells[index] for _, cells in below) for index in range(len(first))]
@@ -48,6 +49,8 @@ def has_header(path: Path, rows: _Rows, is_number: Callable[[str], bool]) -> boo
     recurs = any(first[index] in columns[index] for index in others)
     if not places:
         return bool(texts) and (bool(above_numbers) or not recurs)
+    if recurs and above_numbers:
+        _refuse(path, rows[0], "it holds text above numbers, and text that stands again in its column")
     if recurs:
         return _as_row(path, len(first))
     numbers = [float(first[place]) for place in places]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from lctprune.config.data import TABLES, DataConfig
 from lctprune.config.images import ImagePreprocessing
+from lctprune.config.table import TableEncoding
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
-from lctprune.data.dataset import Data
+from lctprune.data.dataset import Data, Statistics
 from lctprune.data.hub import PREFIX as HUB
 from lctprune.data.hub import fetched
 from lctprune.data.image_folder import image_data
@@ -23,7 +24,9 @@ from lctprune.data.packed_kinds import packed_kind
 from lctprune.data.packed_listing import list_arrow, list_tars
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.sentences import TRAIN_FILE, packed_text_data, text_data
-from lctprune.data.shards import KINDS, find_shards, kind_of
+from lctprune.data.shards import KINDS, Shards, find_shards, kind_of
+from lctprune.data.table_splits import TRAIN_FILE as TRAIN_TABLE
+from lctprune.data.table_splits import holds_tables
 from lctprune.data.tables import table_data
 from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
@@ -37,6 +40,7 @@ def load_data(
     preprocessing: ImagePreprocessing | None = None,
     tokenizer: str | None = None,
     columns: Sequence[str] | None = None,
+    encoding: TableEncoding | None = None,
     most: int | None = None,
     download: bool = False,
 ) -> Data:
@@ -51,6 +55,7 @@ def load_data(
             default chosen by the settings and a sample of the training images.
         tokenizer: name of the rule that splits text into tokens; by default the present one of `lctprune.data.tokens`.
         columns: names of the input columns by which a run knows a table.
+        encoding: encoding by which a run knows a table, such as that of other data (`data.encoding`).
         most: largest side that is chosen for images in files where the settings give none; by default 224.
         download: whether torchvision's data sets may be downloaded.
 
@@ -60,73 +65,87 @@ def load_data(
     """
     if not isinstance(config, DataConfig):
         config = DataConfig(name=str(config))
-    data = _loaded(
-        config, normalization, target_normalization, preprocessing, tokenizer, columns, most=most, download=download
-    )
+    known = None if columns is None else tuple(columns)
+    statistics = Statistics(normalization, target_normalization, preprocessing, tokenizer, known, encoding)
+    data = _loaded(config, statistics, most=most, download=download)
     return dataclasses.replace(data, train=data.train.balanced()) if config.balance_classes else data
 
 
-def _loaded(
-    config: DataConfig,
-    normalization: Normalization | None,
-    target_normalization: Normalization | None,
-    preprocessing: ImagePreprocessing | None,
-    tokenizer: str | None,
-    columns: Sequence[str] | None,
-    *,
-    most: int | None,
-    download: bool,
-) -> Data:
+def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, download: bool) -> Data:
+    normalization, preprocessing = statistics.normalization, statistics.preprocessing
     require_utf8(config.data_dir if config.name in TORCHVISION else config.name, "the data's path")
     require_utf8(config.image_root or "", "the images' path")
     if config.name == "digits-rows":
         _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
-    shards = None if config.is_table or _holds_sentences(config) else find_shards(_place_of(config.name))
-    if shards is not None:
-        found = None if shards.kind == "tar" else packed_kind(shards, config.target, config.task)
-        if found is None or found.kind == "images":
-            _require_classification(config)
-            listing = list_tars(shards, config) if found is None else list_arrow(shards, found, config)
-            return image_data(config, normalization, preprocessing, most=most, listing=listing)
-        if found.kind == "texts":
-            _require_no_normalization(config, "texts")
-            return packed_text_data(config, shards, found, tokenizer=tokenizer)
-        _require_no_normalization(config, "a table, whose columns have their own")
-        return table_data(config, normalization, target_normalization, known=columns, shards=shards)
     if config.is_table and lists_images(config):
         return image_data(config, normalization, preprocessing, most=most)
-    if config.is_table:
-        _require_no_normalization(config, "a table, whose columns have their own")
-        return table_data(config, normalization, target_normalization, known=columns)
     root = Path(config.name)
-    _require_classification(config)
-    if config.target is not None:
-        raise ConfigError(f"--target is a column of a table, and {config.name} has none; leave it out")
+    if config.is_table or _is_folder_of_tables(root):
+        _require_no_normalization(config, "a table, whose columns have their own")
+        target, known = statistics.target_normalization, statistics.columns
+        return table_data(config, normalization, target, known=known, encoding=statistics.encoding)
+    shards = None if _holds_sentences(root) else find_shards(_place_of(config.name))
+    if shards is not None:
+        return _packed_data(config, shards, statistics, most=most)
     if not root.is_dir():
-        known = ", ".join(NAMED)
+        known_names = ", ".join(NAMED)
         raise UnknownDataError(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), a packed file "
-            f"({', '.join(KINDS)}), nor a known data set ({known})"
+            f"({', '.join(KINDS)}), nor a known data set ({known_names})"
         )
-    if _holds_sentences(config):
+    _require_no_table(config)
+    if _holds_sentences(root):
         _require_no_normalization(config, "sentences")
-        return text_data(config, tokenizer=tokenizer)
+        return text_data(config, tokenizer=statistics.tokenizer)
     return image_data(config, normalization, preprocessing, most=most)
 
 
-def _holds_sentences(config: DataConfig) -> bool:
-    return (Path(config.name) / TRAIN_FILE).is_file()
+def _packed_data(config: DataConfig, shards: Shards, statistics: Statistics, *, most: int | None) -> Data:
+    """Load images, texts or a table from a few large files."""
+    found = None if shards.kind == "tar" else packed_kind(shards, config.target, config.task)
+    if found is None or found.kind == "images":
+        if config.task == "regression":
+            raise ConfigError(f"regression needs a table, and {config.name} is none; leave out --task regression")
+        listing = list_tars(shards, config) if found is None else list_arrow(shards, found, config)
+        return image_data(config, statistics.normalization, statistics.preprocessing, most=most, listing=listing)
+    if found.kind == "texts":
+        _require_no_normalization(config, "texts")
+        return packed_text_data(config, shards, found, tokenizer=statistics.tokenizer)
+    _require_no_normalization(config, "a table, whose columns have their own")
+    target, known = statistics.target_normalization, statistics.columns
+    return table_data(
+        config, statistics.normalization, target, known=known, encoding=statistics.encoding, shards=shards
+    )
 
 
 def _place_of(name: str) -> Path:
     return fetched(name) if name.startswith(HUB) else Path(name)
 
 
-def _require_classification(config: DataConfig) -> None:
+def _holds_sentences(root: Path) -> bool:
+    return (root / TRAIN_FILE).is_file()
+
+
+def _is_folder_of_tables(root: Path) -> bool:
+    """Whether a folder has tables for splits, and they do not list images."""
+    if _holds_sentences(root) or not holds_tables(root):
+        return False
+    return not lists_images(DataConfig(name=str(root / TRAIN_TABLE)))
+
+
+def _require_no_table(config: DataConfig) -> None:
+    """Refuse what is for tables only.
+
+    Raises:
+        ConfigError: such an option is given.
+    """
+    data = f"the data is {config.name}, which has no {TRAIN_TABLE}"
     if config.task == "regression":
-        raise ConfigError(f"regression needs a table, and {config.name} is none; leave out --task regression")
+        raise ConfigError(f"regression needs a table, FILE.csv; {data}")
+    if config.target is not None:
+        raise ConfigError(f"target is {config.target!r}, a column of a table; but {data}")
 
 
 def _require_no_normalization(config: DataConfig, what: str) -> None:

@@ -16,22 +16,28 @@ from lctprune.errors import DataError, DataWarning
 from lctprune.utils.names import visible
 
 LARGEST = 1e100  # of a cell: the squares of larger numbers have no sum
+INFINITE = ("inf", "infinity")  # in lower case and without a sign
 SHOWN_CHARACTERS = 40  # of a cell in a message
 ROW_NUMBERS = ("id", "index", "unnamed: 0")  # names of columns that number the rows, in lower case
 
 
 def column_label(table: TableFile, index: int) -> str:
     """Name a column in a message: by its name, or as "column 3" if it has none."""
-    return visible(table.names[index]) if table.is_named else f"column {table.names[index]}"
+    name = table.names[index]
+    return visible(name) if table.is_named and name else f"column {name or index + 1}"
 
 
-def numbers_of(table: TableFile, columns: Sequence[int], target: str | None) -> Tensor:
+def shown_cell(cell: str) -> str:
+    """Return a cell as messages show it: its beginning, if it is long."""
+    return repr(cell if len(cell) <= SHOWN_CHARACTERS else f"{cell[: SHOWN_CHARACTERS - 3]}...")
+
+
+def numbers_of(table: TableFile, columns: Sequence[int]) -> Tensor:
     """Read columns of numbers.
 
     Args:
         table: the table.
         columns: indices of the columns.
-        target: name of the column to predict as the user gave it; None if it was left to be the last.
 
     Returns:
         float64 [rows, columns].
@@ -39,41 +45,58 @@ def numbers_of(table: TableFile, columns: Sequence[int], target: str | None) -> 
     Raises:
         DataError: a cell is missing, no number, or too large.
     """
+    values = plain_numbers(table, columns)
+    if values is None:
+        line, index = next(
+            (line, index) for line, cells in table.rows for index in columns if not _is_usable(cells[index].strip())
+        )
+        raise cell_error(table, line, index)
+    return values
+
+
+def plain_numbers(table: TableFile, columns: Sequence[int]) -> Tensor | None:
+    """Read columns of numbers, as `numbers_of` does; None if a cell is missing, no number, or too large."""
+    lines = (cells for _, cells in table.rows if "_" in "".join(cells))  # float takes 1_000 for a number
+    if any("_" in cells[index] for cells in lines for index in columns):
+        return None
     try:
-        if any("_" in "".join(cells) for _, cells in table.rows):  # float takes 1_000 for a number
-            _refuse_first(table, columns, target)
         values = torch.tensor(
             [[float(cells[index]) for index in columns] for _, cells in table.rows], dtype=torch.float64
         )
     except ValueError:
-        _refuse_first(table, columns, target)
-        raise
-    if not (values.abs() <= LARGEST).all():  # not so of NaN either
-        _refuse_first(table, columns, target)
-    return values
+        return None
+    return values if (values.abs() <= LARGEST).all() else None  # not so of NaN either
 
 
-def _refuse_first(table: TableFile, columns: Sequence[int], target: str | None) -> None:
-    """Refuse the first cell that is no number that can be computed with."""
-    for line, cells in table.rows:
-        for index in columns:
-            cell = cells[index].strip()
-            if not is_number(cell) or not abs(float(cell)) <= LARGEST:
-                where = f"{table.path}, line {line}: {column_label(table, index)}"
-                shown = repr(cell if len(cell) <= SHOWN_CHARACTERS else f"{cell[: SHOWN_CHARACTERS - 3]}...")
-                raise DataError(f"{where} is {_problem(table, index, cell, shown, target)}")
+def _is_usable(cell: str) -> bool:
+    return is_number(cell) and abs(float(cell)) <= LARGEST
 
 
-def _problem(table: TableFile, index: int, cell: str, shown: str, target: str | None) -> str:
+def cell_error(table: TableFile, line: int, index: int, *, otherwise: str = "") -> DataError:
+    """Return the error that says why a cell is no number that can be computed with.
+
+    Args:
+        table: the table.
+        line: line of the file.
+        index: index of the column.
+        otherwise: what the cell may be instead.
+    """
+    cell = next(cells for number, cells in table.rows if number == line)[index].strip()
+    return DataError(
+        f"{table.path}, line {line}: {column_label(table, index)} is {_problem(table, index, cell, otherwise)}"
+    )
+
+
+def _problem(table: TableFile, index: int, cell: str, otherwise: str) -> str:
+    shown = shown_cell(cell)
     if is_missing(cell):
         return f"missing ({shown}); it must be a number: fill it in, or remove the row or the column"
-    if is_number(cell) or cell.lower().lstrip("+-") in ("inf", "infinity"):
-        return f"{shown}; it must be a number between -{LARGEST:g} and {LARGEST:g}"
+    if is_number(cell) or cell.lower().lstrip("+-") in INFINITE:
+        return f"{shown}; it must be a number between -{LARGEST:g} and {LARGEST:g}{otherwise}"
     texts = sum(not is_number(cells[index].strip()) for _, cells in table.rows)
-    if 2 * texts <= len(table.rows) or COMMA.fullmatch(cell):
-        return f"{shown}; it must be a number, with a decimal point and no other mark"
-    predict = "" if target is not None else f" (if it is what to predict: --target {visible(table.names[index])})"
-    return f"{shown}; it must be a number: encode the text as numbers, or remove the column{predict}"
+    if otherwise or 2 * texts <= len(table.rows) or COMMA.fullmatch(cell):
+        return f"{shown}; it must be a number, with a decimal point and no other mark{otherwise}"
+    return f"{shown}; it must be a number: to predict texts, leave out --task regression"
 
 
 def refuse_distant(table: TableFile, names: Sequence[str], values: Tensor, normalization: Normalization) -> None:

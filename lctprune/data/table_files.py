@@ -14,6 +14,7 @@ from lctprune.data.delimited import COMMA, SEPARATORS, Lines, is_number, read_ce
 from lctprune.data.header import has_header
 from lctprune.errors import DataError
 from lctprune.utils.names import visible
+from lctprune.utils.wording import counted
 
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
@@ -23,7 +24,8 @@ class TableFile(NamedTuple):
 
     Attributes:
         path: the file.
-        names: name of each column; its number, from 1, in a table whose first line is not one of names.
+        names: name of each column; its number, from 1, in a table whose first line is not one of names. The first may
+            be "", if it is another one in every row, such as pandas' index.
         rows: line in the file and cells of each row; a decimal comma has been replaced by a point.
         is_named: whether the first line holds the names.
     """
@@ -33,8 +35,13 @@ class TableFile(NamedTuple):
     rows: Lines
     is_named: bool
 
+    @property
+    def places(self) -> dict[str, int]:
+        """Index of each column, by its name."""
+        return {name: index for index, name in enumerate(self.names)}
 
-def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
+
+def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2) -> TableFile:
     """Read a table whose columns are separated by commas, semicolons, tabs or bars, in UTF-8.
 
     Lines without any content are left out. The first line holds the names of the columns unless `has_header` finds it
@@ -44,15 +51,17 @@ def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
         path: the file.
         known: names of columns by which an earlier reading knew this table; if they stand in the first line, it holds
             the names.
+        least: number of columns that there must be: an input and the target, or 1 without the target.
 
     Raises:
         DataError: the file cannot be read, its lines differ in length, its first line is neither certainly a row nor
             certainly one of names, a name is missing or occurs twice, or it cannot be told what a comma means.
     """
     rows, separator = read_cells(path)
-    if max((len(cells) for _, cells in rows), default=0) < 2:
+    if max((len(cells) for _, cells in rows), default=0) < least:
         raise DataError(
-            f"{path} has no line of 2 columns or more; separate them by commas, semicolons or tabs, as in a,b,kind"
+            f"{path} has no line of {counted(least, 'column')} or more; separate them by commas, semicolons or tabs, "
+            "as in a,b,kind"
         )
     if separator != "," and any("," in cell for _, cells in rows for cell in cells):
         rows = _with_points(path, rows)
@@ -71,7 +80,7 @@ def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
     is_named = set(known) <= set(first) if known is not None else has_header(path, rows, is_number)
     if not is_named:
         return TableFile(path, tuple(str(number) for number in range(1, len(first) + 1)), rows, False)
-    _check_names(path, first)
+    _check_names(path, first, rows[1:])
     return TableFile(path, tuple(first), rows[1:], True)
 
 
@@ -97,14 +106,11 @@ def _with_points(path: Path, rows: Lines) -> Lines:
     ]
 
 
-def _check_names(path: Path, names: Sequence[str]) -> None:
+def _check_names(path: Path, names: Sequence[str], rows: Lines) -> None:
     numbers: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        if not name:
-            raise DataError(
-                f"{path}: column {number} has no name in the first line; give it one, or remove the column (pandas "
-                "writes an unnamed one without index=False)"
-            )
+        if not name and not (number == 1 and len({cells[0].strip() for _, cells in rows}) == len(rows)):
+            raise DataError(f"{path}: column {number} has no name in the first line; give it one, or remove the column")
         if (first := numbers.setdefault(name, number)) < number:
             raise DataError(
                 f"{path}: columns {first} and {number} have the same name, {visible(name)!r}; give every column "

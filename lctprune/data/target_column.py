@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from lctprune.data.delimited import is_number
+from lctprune.data.header import is_missing
 from lctprune.data.table_cells import column_label
 from lctprune.data.table_files import TableFile
 from lctprune.errors import DataError, DataWarning
@@ -16,6 +17,7 @@ from lctprune.utils.names import visible
 TARGETS = ("label", "labels", "class", "classes", "classname", "classlabel", "classid", "target", "targets") + (
     *("category", "species", "variety", "y", "ytrue", "outcome", "response", "diagnosis", "groundtruth"),
 )
+SAMPLED_ROWS = 100  # in which texts are looked for
 OTHER_TARGET = "give another column to predict (--target COLUMN)"
 
 
@@ -72,8 +74,18 @@ def _warn_of_doubt(table: TableFile, chosen: int, others: Sequence[int], *, is_n
         text = f"{label}, the last column, is predicted, and {inputs} is an input; remove it if it tells the same"
     elif is_named and not is_last:
         text = f"{label} is predicted, as its name says"
-    elif not is_named and all(is_number(cells[chosen].strip()) for _, cells in table.rows):
+    elif not is_named and (_holds_numbers(table, chosen) or _has_texts(table, chosen)):
         text = f"{label}, the last one, is predicted"
     else:
-        return  # a column of text cannot be an input
+        return  # the only column of text is what to predict
     warnings.warn(f"{table.path}: {text}; for another one: --target COLUMN", DataWarning, stacklevel=4)
+
+
+def _holds_numbers(table: TableFile, column: int) -> bool:
+    return all(is_number(cells[column].strip()) for _, cells in table.rows)
+
+
+def _has_texts(table: TableFile, before: int) -> bool:
+    """Whether a column before another one has texts, in the first rows."""
+    cells = (cell.strip() for _, cells in table.rows[:SAMPLED_ROWS] for cell in cells[:before])
+    return not all(is_number(cell) or is_missing(cell) for cell in cells)

@@ -10,6 +10,7 @@ from typing import Any
 from lctprune.config.images import ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
+from lctprune.data.header import MISSING
 from lctprune.data.tokens import FIRST_TOKENIZER, tokenizer_of
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import ExitScores
@@ -108,7 +109,7 @@ def input_record(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
             "shape": ["batch", recipe.features],
             "dtype": "float32",
             "columns": None if data.columns is None else list(data.columns),
-            "preprocessing": "subtract mean, divide by std, each of its column",
+            **_table_input(data),
             **normalization,
         }
     return {
@@ -116,6 +117,25 @@ def input_record(recipe: NetworkConfig, data: DataRecord) -> dict[str, Any]:
         "dtype": "float32",
         "preprocessing": "scale to 0..1, subtract mean, divide by std; steps of zeros at the end are padding",
         **normalization,
+    }
+
+
+def _table_input(data: DataRecord) -> dict[str, Any]:
+    """Say how a row of a table becomes an input, in words and as values that a program can read."""
+    standardization = "subtract mean, divide by std, each of its column"
+    if data.encoding is None:
+        return {"preprocessing": standardization}
+    return {
+        "preprocessing": (
+            "encode each cell as its entry of encoding says, in order: of kind number it is itself, of kind date the "
+            "days since 1970-01-01 in UTC, in both fill where it is missing, and with marks_gaps then 1 where it is "
+            "missing and else 0; of kind text, one number per category, 1 for its own and else 0 (the category '' is a "
+            "missing cell), and with other then 1 for any other text and else 0; a cell is missing if, in lower case "
+            "and without blanks around it, it is in missing, or is a text without digits among numbers; "
+            f"{standardization}"
+        ),
+        "missing": sorted(MISSING),
+        "encoding": [column.to_dict() for column in data.encoding.used],
     }
 
 

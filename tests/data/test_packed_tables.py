@@ -258,3 +258,12 @@ def test_features_that_are_damaged_are_as_none(tmp_path: Path) -> None:
         table = arrow_table([("x", b"x", 0)]).replace_schema_metadata({"huggingface": features})
         pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
         assert "1 class (0)" in refusal(tmp_path / "x.parquet")
+
+
+def test_texts_and_gaps_of_a_table_are_encoded_as_those_of_the_csv_file(tmp_path: Path) -> None:
+    table = numbers(60).append_column("city", pyarrow.array([("u", "v", None)[row % 3] for row in range(60)]))
+    table.to_pandas().to_csv(tmp_path / "t.csv", index=False)
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    data = load(tmp_path / "t.parquet", target="kind")
+    assert data.encoding is not None
+    assert_equal(data, load(tmp_path / "t.csv", target="kind"))

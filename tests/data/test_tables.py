@@ -217,28 +217,18 @@ ROWS = [(i, i % 2) for i in range(20)]
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
-        ("foo", "width is 'foo'; it must be a number, with a decimal point"),
-        ("", "width is missing (''); it must be a number"),
-        ("nan", "width is missing ('nan')"),
-        ("?", "width is missing ('?')"),
+        ("12 cm", "width is '12 cm'; it must be a number, with a decimal point and no other mark, or empty where"),
         ("inf", "width is 'inf'; it must be a number between -1e+100 and 1e+100"),
         ("1e308", "width is '1e308'; it must be a number between"),
         ("-1e999", "width is '-1e999'; it must be a number between"),
         ("1,5", "width is '1,5'; it must be a number, with a decimal point"),
         ("1_000", "width is '1_000'; it must be a number"),
-        ("long " * 40, "width is 'long long long"),
+        ("long 1 " * 40, "width is 'long 1 long 1 long 1 long 1 long 1 lo...'"),
     ],
 )
 def test_a_cell_that_is_no_number_is_named(cell: str, words: str, tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "width,y", [*ROWS[:10], (f'"{cell}"', 1), *ROWS[10:]])
     assert f"t.csv, line 12: {words}" in error_of(table)
-
-
-def test_a_column_of_text_may_be_what_to_predict(tmp_path: Path) -> None:
-    table = write(tmp_path / "t.csv", "width,kind,y", [(i, "ab"[i % 2], i) for i in range(20)])
-    assert "line 2: kind is 'a'; it must be a number: encode the text" in error_of(table)
-    assert "--target kind" in error_of(table)
-    assert load(table, target="kind").classes == ("a", "b")
 
 
 def test_a_value_far_from_the_training_split_is_refused(tmp_path: Path) -> None:
@@ -262,7 +252,11 @@ def test_a_column_that_numbers_the_rows_gets_a_warning(name: str, tmp_path: Path
 
 def test_a_target_that_is_no_number_is_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "width,y", [*ROWS, (1, "high")])
-    assert "line 22: y is 'high'; it must be a number" in error_of(table, task="regression")
+    assert "line 22: y is 'high'; it must be a number, with a decimal point" in error_of(table, task="regression")
+    table = write(tmp_path / "t.csv", "width,y", [*ROWS, (1, "")])
+    assert "line 22: y is missing (''); it must be a number: fill it in" in error_of(table, task="regression")
+    table = write(tmp_path / "t.csv", "width,y", [(row, "ab"[kind]) for row, kind in ROWS])
+    assert "y is 'a'; it must be a number: to predict texts, leave out --task" in error_of(table, task="regression")
 
 
 def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
