@@ -5,17 +5,20 @@
 Decoders read the same files one after the other in one thread, by its CPU time. Loaders yield the same work on the same
 number of worker processes, by the clock: a random part of each image, resized, mirrored at random and normalised, in
 batches of 64 on the CPU. They take turns, and ratios are of the passes of one turn. `--made N` writes N pictures of
-500x375 pixels and uses those.
+500x375 pixels and uses those. The loader also reads the same files packed into tar and Parquet files.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import statistics
+import tarfile
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,12 +29,16 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from lctprune.config.images import ImagePreprocessing
+from lctprune.data.arrow_images import image_shards
 from lctprune.data.decoding import read_image
 from lctprune.data.fitting import LEAST_AREA, RandomChanges
 from lctprune.data.image_files import FolderSplit
 from lctprune.data.image_folder import IMAGENET
 from lctprune.data.image_workers import ImageReaders
+from lctprune.data.packed import ImageSource, PackedImages
 from lctprune.data.preprocessing import Augmentation
+from lctprune.data.tar_shards import read_tar
+from lctprune.errors import DataWarning
 from lctprune.utils.environment import machine
 
 VERSIONS = ("pillow", "simplejpeg", "torch", "torchvision", "timm")
@@ -108,6 +115,35 @@ def loaders(
     return {"timm": lambda _: loader, "lctprune": lambda seed: own.shuffled(batch_size, seed=seed)}
 
 
+def packed_loaders(
+    paths: list[Path], folder: Path, size: int, batch_size: int, workers: int
+) -> dict[str, Callable[[int], Iterable[object]]]:
+    """Return this package's loader of single files, and of the same in WebDataset's tar files and in Parquet files."""
+    import pyarrow.parquet  # of the extra parquet
+
+    images, labels = [path.read_bytes() for path in paths], [index % 2 for index in range(len(paths))]
+    for name in ("tar", "parquet"):
+        (folder / name).mkdir(exist_ok=True)
+    with tarfile.open(folder / "tar" / "0.tar", "w") as tar:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            for ending, content in (("jpg", image), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{index:06}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": labels}), folder / "parquet" / "0.parquet")
+    preprocessing = ImagePreprocessing.of(size)
+    found: dict[str, Sequence[ImageSource]] = {"files": paths}
+    found["tar"] = PackedImages([read_tar(folder / "tar" / "0.tar").shard])
+    found["parquet"] = PackedImages(image_shards([folder / "parquet" / "0.parquet"], "parquet", "image"))
+
+    def loader(sources: Sequence[ImageSource]) -> Callable[[int], Iterable[object]]:
+        readers = ImageReaders(RandomChanges(preprocessing, Augmentation(crop=1, flip=True)), workers)
+        split = FolderSplit(sources, torch.tensor(labels), IMAGENET, preprocessing=preprocessing, readers=readers)
+        return lambda seed: split.shuffled(batch_size, seed=seed)
+
+    return {name: loader(sources) for name, sources in found.items()}
+
+
 def in_turns(ways: dict[str, Callable[[int], int]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Return the images per second of each way in each turn, after one pass that does not count."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -154,6 +190,15 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             passes = {name: _pass_of(way, arguments.batch_size) for name, way in own.items()}
             title = f"loaders, {workers} workers, batches of {arguments.batch_size} of {arguments.image_size} pixels"
             show(title, in_turns(passes, arguments.repeats, time.perf_counter), "timm")
+    for workers in arguments.workers if arguments.packed else ():
+        every = sorted(folder.glob("*/*.jpg"))
+        with tempfile.TemporaryDirectory() as place:
+            os.environ["XDG_CACHE_HOME"] = place
+            own = packed_loaders(every, Path(place), arguments.image_size, arguments.batch_size, workers)
+            passes = {name: _pass_of(way, arguments.batch_size) for name, way in own.items()}
+            title = f"packed, {workers} workers, batches of {arguments.batch_size} of {arguments.image_size} pixels"
+            clock = time.perf_counter if workers else time.process_time
+            show(title, in_turns(passes, arguments.repeats, clock), "files")
 
 
 def _pass_over(paths: list[Path], way: Callable[[Path], object]) -> Callable[[int], int]:
@@ -182,6 +227,7 @@ def main() -> None:
     add("--batch-size", type=int, default=64)
     add("--workers", type=int, nargs="+", default=[1, 2], help="of the loaders, one after the other")
     add("--no-loaders", dest="loaders", action="store_false", help="single threads only")
+    add("--no-packed", dest="packed", action="store_false", help="single files only")
     add("--repeats", type=int, default=5, help="turns that count")
     add("--quick", action="store_true", help="tiny, to see that the script works")
     arguments = parser.parse_args()
@@ -190,6 +236,7 @@ def main() -> None:
         arguments.workers = [1]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=UserWarning, module="timm")
+    warnings.filterwarnings("ignore", category=DataWarning)
     names = [name for name in VERSIONS if arguments.loaders or name != "timm"]
     print(f"{', '.join(f'{name} {version(name)}' for name in names)}, {machine()}, n = {arguments.repeats}")
     with tempfile.TemporaryDirectory() as made:

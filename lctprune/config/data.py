@@ -28,8 +28,9 @@ class DataConfig:
     name: str = setting(
         "digits-cluttered",
         "digits-cluttered, digits, digits-rows, cifar10, cifar100, fashion-mnist; a folder with train/ and test/ of "
-        "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; or "
-        "FILE.csv, a table, or paths and labels of images; or a folder with train.csv and test.csv.",
+        "one folder of images per class, or of such folders alone, or with train.tsv and test.tsv of sentences; "
+        "FILE.csv, a table, or paths and labels of images, or a folder with train.csv and test.csv; Parquet files, tar "
+        "files of WebDataset, a folder of datasets.save_to_disk, or hf:NAME of the Hugging Face hub.",
         panel=FIRST,
     )
     data_dir: str = setting("data", "Folder in which torchvision's data sets are kept.", panel=DATA)
@@ -160,4 +161,5 @@ class DataConfig:
     @property
     def _may_be_table(self) -> bool:
         """Whether the data is a table, or a path whose content is looked at when it is loaded."""
-        return self.is_table or os.sep in self.name or Path(self.name).is_dir()
+        may_be_path = bool({"/", os.sep, "."} & {*self.name}) or Path(self.name).is_dir()
+        return self.is_table or self.name.startswith("hf:") or may_be_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +16,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
 from lctprune.data.jpeg import orientation_of, plain_jpeg
+from lctprune.data.packed import ImageSource, Packed, content_of
 from lctprune.errors import DataError, first_line
-from lctprune.utils.files import read_regular, require_regular
+from lctprune.utils.files import require_regular
 
 Array = numpy.ndarray[Any, Any]
 # of Pillow's formats those of pictures, but none that starts another program (EPS) or reads other files
@@ -38,7 +40,7 @@ _WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2  # and their values
 _DAMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error)
 
 
-def read_image(path: str | Path, preprocessing: ImagePreprocessing) -> Array:
+def read_image(path: ImageSource, preprocessing: ImagePreprocessing) -> Array:
     """Read an image file (of several frames the first) as upright, opaque RGB, in its own size.
 
     Returns:
@@ -52,10 +54,10 @@ def read_image(path: str | Path, preprocessing: ImagePreprocessing) -> Array:
             pixels, orientation = plain
             is_upright = orientation not in _TURNS or not preprocessing.orientation
             return pixels if is_upright else _array(_turned(Image.fromarray(pixels), orientation))
-    return _array(_by_pillow(Path(path), preprocessing))
+    return _array(_by_pillow(path, preprocessing))
 
 
-def _by_pillow(path: Path, preprocessing: ImagePreprocessing) -> Image.Image:
+def _by_pillow(path: ImageSource, preprocessing: ImagePreprocessing) -> Image.Image:
     with opened(path) as image:
         raw_mode = raw_mode_of(image)
         orientation = _orientation(image) if preprocessing.orientation else 1
@@ -78,15 +80,16 @@ def _array(image: Image.Image) -> Array:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def opened(path: ImageSource) -> Iterator[ImageFile.ImageFile]:
     """Open an image file; its pixels are read when they are asked for.
 
     Raises:
         DataError: the file is not an image, or it is damaged; also if that shows inside the block.
     """
     try:
-        require_regular(path, DataError)
-        with Image.open(path, formats=_formats()) as image:
+        if not isinstance(path, Packed):
+            require_regular(Path(path), DataError)
+        with Image.open(io.BytesIO(path.content()) if isinstance(path, Packed) else path, formats=_formats()) as image:
             if image.format == "TIFF":
                 image.filename = ""  # or Pillow maps the file into memory, with the sides of a turned image exchanged
             yield image
@@ -121,7 +124,7 @@ def is_cut_to_8_bits(image: ImageFile.ImageFile, raw_mode: str) -> bool:
     return ";16" in raw_mode and image.mode in ("RGB", "RGBA", "CMYK") and not _is_deep_png(image, raw_mode)
 
 
-def stored_values(image: ImageFile.ImageFile, raw_mode: str, path: Path) -> Array | None:
+def stored_values(image: ImageFile.ImageFile, raw_mode: str, path: ImageSource) -> Array | None:
     """Return the stored numbers of an image of more than 8 bits, [height, width] or [height, width, channels].
 
     The last of 2 or 4 channels is alpha, in 16 bits.
@@ -154,10 +157,10 @@ def _is_deep_png(image: ImageFile.ImageFile, raw_mode: str) -> bool:
     return image.format == "PNG" and raw_mode in _DEEP_PNG
 
 
-def _deep_png(path: Path) -> Array:
+def _deep_png(path: ImageSource) -> Array:
     import torchvision.io  # noqa: F401, it registers the operation; its own functions warn that they will be replaced
 
-    content = torch.frombuffer(bytearray(read_regular(path, DataError)), dtype=torch.uint8)
+    content = torch.frombuffer(bytearray(content_of(path)), dtype=torch.uint8)
     try:
         values = torch.ops.image.decode_png(content, _UNCHANGED, False)  # uint16 [channels, height, width]
     except (RuntimeError, AttributeError) as error:
@@ -183,7 +186,7 @@ def _on_background(image: Image.Image, raw_mode: str, background: tuple[int, ...
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
 
 
-def _of_values(values: Array, transparent: object, preprocessing: ImagePreprocessing, path: Path) -> Image.Image:
+def _of_values(values: Array, transparent: object, preprocessing: ImagePreprocessing, path: ImageSource) -> Image.Image:
     """Turn stored numbers into 8 bits a channel, and put them on the background.
 
     Args:
@@ -216,7 +219,7 @@ def levels(values: Array, range: ValueRange) -> Array:
     return steps.clip(0, 255).astype(numpy.uint8)
 
 
-def _range_of_one(values: Array, path: Path) -> ValueRange:
+def _range_of_one(values: Array, path: ImageSource) -> ValueRange:
     """Return the full range of 16 bits, for a file that makes use of it where no range is known.
 
     Raises:

@@ -7,7 +7,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from lctprune.config.images import ImagePreprocessing
 from lctprune.data.decoding import read_image
 from lctprune.data.fitting import RandomChanges, fitted
 from lctprune.data.image_workers import ImageReaders, Item
+from lctprune.data.packed import ImageSource, Packed
 from lctprune.data.preprocessing import NO_AUGMENTATION, Augmentation, Normalization
 from lctprune.data.sampling import shuffled_order
 from lctprune.data.splits import Batch, Split
@@ -42,7 +42,7 @@ class FolderSplit(Split):
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[ImageSource],
         targets: Tensor,
         normalization: Normalization,
         augmentation: Augmentation = NO_AUGMENTATION,
@@ -96,12 +96,16 @@ class FolderSplit(Split):
         self, batches: Sequence[Tensor], seeds: Iterable[int | None], readers: ImageReaders | None = None
     ) -> Iterator[Batch]:
         upcoming = iter(seeds)
-        items = ([Item(str(self.paths[index]), next(upcoming)) for index in batch.tolist()] for batch in batches)
+        items = ([Item(self._named(index), next(upcoming)) for index in batch.tolist()] for batch in batches)
         for images, indices in zip((readers or self._readers).read(items), batches, strict=True):
             yield self.normalization.apply(sent(images, self._device)), self.targets[indices]
 
+    def _named(self, index: int) -> str | Packed:
+        path = self.paths[index]
+        return path if isinstance(path, Packed) else str(path)
 
-def decode_images(paths: Sequence[str | Path], preprocessing: ImagePreprocessing) -> Tensor:
+
+def decode_images(paths: Sequence[ImageSource], preprocessing: ImagePreprocessing) -> Tensor:
     """Read images as RGB squares.
 
     Returns:
@@ -123,7 +127,7 @@ def decode_images(paths: Sequence[str | Path], preprocessing: ImagePreprocessing
     return squares
 
 
-def pixels_of(path: str | Path, preprocessing: ImagePreprocessing) -> Tensor:
+def pixels_of(path: ImageSource, preprocessing: ImagePreprocessing) -> Tensor:
     """Read one image as an RGB square, uint8 [size, size, 3].
 
     Raises:

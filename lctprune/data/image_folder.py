@@ -33,8 +33,9 @@ def image_data(
     preprocessing: ImagePreprocessing | None = None,
     *,
     most: int | None = None,
+    listing: ImageListing | None = None,
 ) -> Data:
-    """Load images from a folder, or those that a CSV file lists; splits that are missing are drawn, balanced by class.
+    """Load images from a folder, or those that a CSV file or a listing names; missing splits are drawn, by class.
 
     Args:
         config: path of the folder or file, size of images, augmentation and validation split.
@@ -42,11 +43,12 @@ def image_data(
             images that are streamed.
         preprocessing: steps from a file to pixels; by default chosen by `config` and a sample of the training images.
         most: largest side that is chosen, in pixels; by default 224.
+        listing: images, labels and splits; by default those of the folder or file.
 
     Raises:
         DataError: a folder or its images are missing, an image cannot be read, or a class is too small or unknown.
     """
-    listing = list_table(config) if config.is_table else list_folder(config)
+    listing = listing or (list_table(config) if config.is_table else list_folder(config))
     preprocessing = preprocessing or chosen_preprocessing(*listing.train, listing.classes, config, most=most)
     return _from_files(config, listing, asked_normalization(config, 3) or normalization, preprocessing)
 

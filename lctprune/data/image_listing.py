@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lctprune.data.packed import ImageSource
 from lctprune.errors import DataError, DataWarning
-from lctprune.utils.names import is_utf8, visible
+from lctprune.utils.names import is_text, is_utf8, visible
 from lctprune.utils.wording import counted
 
 _PHOTOS = ".jpg .jpeg .jpe .jif .jfif .mpo .png .apng .gif .webp .avif .tif .tiff .bmp .dib"
@@ -37,17 +38,17 @@ class ImageListing(NamedTuple):
 
     Attributes:
         classes: names of the classes, in the order of the labels.
-        train: paths and labels of the training split.
-        val: paths and labels of the validation split.
-        test: paths and labels of the test split.
+        train: images and labels of the training split.
+        val: images and labels of the validation split.
+        test: images and labels of the test split.
         fingerprint: hash of the names of all files, in their order.
         val_from_train: whether the validation split was cut from files that are given for training.
     """
 
     classes: tuple[str, ...]
-    train: Files
-    val: Files
-    test: Files
+    train: tuple[Sequence[ImageSource], Tensor]
+    val: tuple[Sequence[ImageSource], Tensor]
+    test: tuple[Sequence[ImageSource], Tensor]
     fingerprint: str
     val_from_train: bool = False
 
@@ -163,7 +164,7 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for entry in entries(folder):
         if is_folder(entry):
-            if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
+            if not is_text(entry.name):
                 raise DataError(f"{visible(entry.path)} is no name for a class (it holds what is no text); rename it")
             found.setdefault(nfc(entry.name), []).append(entry.path)
         elif not is_file(entry):
@@ -234,12 +235,6 @@ def labelled_images(folders: Mapping[str, Sequence[str]], classes: Sequence[str]
         paths += found
         counts.append(len(found))
     return paths, torch.repeat_interleave(torch.tensor(counts, dtype=torch.int64))
-
-
-def subset(files: Files, indices: Tensor) -> Files:
-    """Return the files with the given numbers."""
-    paths, labels = files
-    return [paths[index] for index in indices.tolist()], labels[indices]
 
 
 def fingerprint_of(names: Iterable[str]) -> str:

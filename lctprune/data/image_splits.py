@@ -6,10 +6,14 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.held_out import drawn_by_class, hold_out
-from lctprune.data.image_listing import Files, nfc, some, subset
+from lctprune.data.image_listing import nfc, some
+from lctprune.data.packed import Samples, subset
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.wording import counted
 
@@ -50,8 +54,13 @@ def without_eval(found: Mapping[str, Sequence[str]], where: str | Path) -> dict[
 
 
 def divided(
-    source: Path, parts: Mapping[str, Files], config: DataConfig, classes: Sequence[str]
-) -> tuple[Files, Files, Files]:
+    source: Path,
+    parts: Mapping[str, tuple[Samples, Tensor]],
+    config: DataConfig,
+    classes: Sequence[str],
+    *,
+    noun: str = "image",
+) -> tuple[tuple[Samples, Tensor], tuple[Samples, Tensor], tuple[Samples, Tensor]]:
     """Return training, validation and test split; what is missing is drawn, by a seed and balanced by class.
 
     Args:
@@ -59,6 +68,7 @@ def divided(
         parts: files of each split there is, or all files as "all".
         config: fraction of the validation split, and the seed.
         classes: names of the classes, for messages.
+        noun: what a sample is, for messages.
 
     Raises:
         DataError: a class is too small.
@@ -67,11 +77,13 @@ def divided(
         DataWarning: there are no splits, or one lacks a class.
     """
     if "all" in parts:
-        parts = _drawn(source, parts["all"], config, classes)
-    for split, noun in (("val", "validation"), ("test", "test")):
+        parts = _drawn(source, parts["all"], config, classes, noun)
+    for split, adjective in (("val", "validation"), ("test", "test")):
         counts = parts[split][1].bincount(minlength=len(classes)).tolist() if split in parts else ()
         if missing := [name for name, count in zip(classes, counts, strict=False) if not count]:
-            text = f"{source} has no {noun} images of {some(missing)}; what is measured on them says nothing of that"
+            text = (
+                f"{source} has no {adjective} {noun}s of {some(missing)}; what is measured on them says nothing of that"
+            )
             warnings.warn(text, DataWarning, stacklevel=4)
     if "val" in parts and "test" in parts:
         return parts["train"], parts["val"], parts["test"]
@@ -79,23 +91,25 @@ def divided(
     return subset(parts["train"], train), subset(parts["train"], val), parts.get("test") or parts["val"]
 
 
-def is_cut(parts: Mapping[str, Files]) -> bool:
+def is_cut(parts: Mapping[str, Any]) -> bool:
     """Tell whether `divided` cuts the validation split from the training files."""
     return not {"val", "test"} <= parts.keys()
 
 
-def _drawn(source: Path, files: Files, config: DataConfig, classes: Sequence[str]) -> dict[str, Files]:
+def _drawn(
+    source: Path, files: tuple[Samples, Tensor], config: DataConfig, classes: Sequence[str], noun: str
+) -> dict[str, tuple[Samples, Tensor]]:
     """Draw all three splits; the test split is the same for all seeds."""
     rest, test = drawn_by_class(files[1], TEST_FRACTION, seed=0)
     train, val = (rest[part] for part in drawn_by_class(files[1][rest], config.val_fraction, config.seed))
     if not len(val):
         raise DataError(
-            f"{source} has no splits, and {counted(len(files[0]), 'image')} of {len(classes)} classes are too few to "
+            f"{source} has no splits, and {counted(len(files[0]), noun)} of {len(classes)} classes are too few to "
             f"draw them; a class needs at least {LEAST_PER_CLASS}"
         )
     warnings.warn(
         f"{source} has no splits: a fifth of each of its {len(classes)} classes ({some(classes)}) becomes the test "
-        "split, and --val-fraction of the rest the validation split; split it yourself if images show the same thing",
+        f"split, and --val-fraction of the rest the validation split; split it yourself if {noun}s show the same thing",
         DataWarning,
         stacklevel=5,
     )

@@ -7,7 +7,6 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy
@@ -18,6 +17,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.images import LARGE_IMAGE, ImagePreprocessing, Resize, colour_of
 from lctprune.data.decoding import is_cut_to_8_bits, is_deep, opened, raw_mode_of, stored_values
 from lctprune.data.image_files import pixels_of
+from lctprune.data.packed import ImageSource
 from lctprune.data.value_range import OUTLYING_IMAGES, ImageValues, range_of
 from lctprune.errors import DataError, DataWarning
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 class _Header(NamedTuple):
     """What is known of an image file before its pixels are read."""
 
-    path: str
+    path: ImageSource
     width: int
     height: int
     is_deep: bool
@@ -40,7 +40,7 @@ class _Header(NamedTuple):
 
 
 def chosen_preprocessing(
-    paths: Sequence[str], labels: Tensor, classes: Sequence[str], config: DataConfig, *, most: int | None = None
+    paths: Sequence[ImageSource], labels: Tensor, classes: Sequence[str], config: DataConfig, *, most: int | None = None
 ) -> ImagePreprocessing:
     """Choose the preprocessing of a data set by its settings and a sample of its training images.
 
@@ -86,25 +86,25 @@ def natural_size(sides: Sequence[tuple[int, int]], resize: Resize, *, most: int 
     return min(most, max(MULTIPLE, side // MULTIPLE * MULTIPLE)) if side < most else most
 
 
-def _parallel(function: Callable[[str], _T], paths: Iterable[str]) -> list[_T]:
+def _parallel(function: Callable[[ImageSource], _T], paths: Iterable[ImageSource]) -> list[_T]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, paths))
 
 
-def _header(path: str) -> _Header:
-    with opened(Path(path)) as image:
+def _header(path: ImageSource) -> _Header:
+    with opened(path) as image:
         raw_mode = raw_mode_of(image)
         return _Header(path, *image.size, is_deep(image, raw_mode), is_cut_to_8_bits(image, raw_mode))
 
 
-def _values(path: str) -> ImageValues:
-    with opened(Path(path)) as image:
-        values = stored_values(image, raw_mode_of(image), Path(path))
+def _values(path: ImageSource) -> ImageValues:
+    with opened(path) as image:
+        values = stored_values(image, raw_mode_of(image), path)
         assert values is not None, "only deep images are asked"
         return ImageValues.of(values)
 
 
-def _require_contrast(paths: Sequence[str]) -> None:
+def _require_contrast(paths: Sequence[ImageSource]) -> None:
     """Refuse images of 16 bits a channel whose upper 8, which are all that can be read of them, hold little.
 
     Raises:
@@ -113,13 +113,13 @@ def _require_contrast(paths: Sequence[str]) -> None:
     highest = sorted(each.typical_high for each in _parallel(_upper_values, paths))
     if highest and (high := highest[int(len(highest) * (1 - OUTLYING_IMAGES))]) < 2**6 - 1:
         raise DataError(
-            f"{min(paths)} and images like it store 16 bits a channel, of which only the upper 8 can be read, and "
-            f"those reach {high:g} of 255; convert them to 8 bits, or to PNG"
+            f"{min(map(str, paths))} and images like it store 16 bits a channel, of which only the upper 8 can be read "
+            f"and reach {high:g} of 255; convert them to 8 bits, or to PNG"
         )
 
 
-def _upper_values(path: str) -> ImageValues:
-    with opened(Path(path)) as image:
+def _upper_values(path: ImageSource) -> ImageValues:
+    with opened(path) as image:
         return ImageValues.of(numpy.asarray(image.convert("RGB")))
 
 
@@ -146,7 +146,12 @@ def _resize_for(sides: Sequence[tuple[int, int]], asked: Literal["auto", "crop",
 
 
 def _warn_of_likeness(
-    paths: Sequence[str], labels: Tensor, classes: Sequence[str], preprocessing: ImagePreprocessing, *, seed: int
+    paths: Sequence[ImageSource],
+    labels: Tensor,
+    classes: Sequence[str],
+    preprocessing: ImagePreprocessing,
+    *,
+    seed: int,
 ) -> None:
     """Warn if the images of some classes, or of all, are alike as far as a sample shows."""
     generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lctprune.data.decoding import read_image
 from lctprune.data.fitting import RandomChanges, fitted
+from lctprune.data.packed import Packed
 from lctprune.data.torch_loader import one_line_errors
 
 MOST_WORKERS = 16  # by default
@@ -22,11 +23,11 @@ class Item(NamedTuple):
     """An image to read.
 
     Attributes:
-        path: file.
+        path: file, or where the image lies in one.
         seed: random seed of its changes; None for none.
     """
 
-    path: str
+    path: str | Packed
     seed: int | None = None
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import stat
-from pathlib import Path
 from typing import Any
 
 import numpy
 from PIL import ExifTags, Image
+
+from lctprune.data.packed import ImageSource, Packed
 
 try:
     import simplejpeg
@@ -21,11 +22,11 @@ _PLAIN = ("YCbCr", "Gray")  # colours that are RGB in one way only
 _ORIENTED = (b"Exif\0", b"tiff:Orientation")  # one of which a file with an orientation holds
 
 
-def plain_jpeg(path: str | Path) -> tuple[numpy.ndarray[Any, Any], int] | None:
+def plain_jpeg(path: ImageSource) -> tuple[numpy.ndarray[Any, Any], int] | None:
     """Decode a JPEG file of 8 bits, in grey or the usual colours; the pixels are those that Pillow gives.
 
     Args:
-        path: file, or a link to one.
+        path: file, or a link to one; or where the image lies in another file.
 
     Returns:
         Pixels, uint8 [height, width, 3], not turned, and the EXIF orientation. None for any other file, also for one
@@ -52,8 +53,11 @@ def plain_jpeg(path: str | Path) -> tuple[numpy.ndarray[Any, Any], int] | None:
         return pixels, orientation_of(image)
 
 
-def _content(path: str | Path) -> bytes | None:
+def _content(path: ImageSource) -> bytes | None:
     """Return the content of a regular file that begins as JPEG files do; None for any other."""
+    if isinstance(path, Packed):
+        content = path.content()
+        return content if content.startswith(_START) else None
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116, a path object takes longer than all of this
         return None
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

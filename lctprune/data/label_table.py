@@ -100,7 +100,7 @@ def _marked_columns(columns: Columns, taken: Sequence[str | None]) -> list[str]:
     """Return the columns that stand for a class each, with 1 in the lines of its images; none if there are others."""
     rest = [name for name in columns if name not in taken]
     is_marked = len(rest) > 1 and all({*columns[name]} <= MARKS.keys() for name in rest)
-    return rest if is_marked and not any(_key(name) in LABELS for name in rest) else []
+    return rest if is_marked and not any(column_key(name) in LABELS for name in rest) else []
 
 
 def _marked_labels(table: Path, columns: Columns, lines: Sequence[int]) -> list[str]:
@@ -123,7 +123,8 @@ def _marked_labels(table: Path, columns: Columns, lines: Sequence[int]) -> list[
     return [name for (name,) in found]
 
 
-def _key(name: str) -> str:
+def column_key(name: str) -> str:
+    """Return a column's name in lower case, without what is neither a letter nor a digit."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
@@ -135,7 +136,9 @@ def _path_column(table: Path, columns: Columns) -> str:
     """
     holds = [name for name, cells in columns.items() if are_images(cells)]
     known = PATHS + IDS
-    named = sorted((name for name in columns if _key(name) in known), key=lambda name: known.index(_key(name)))
+    named = sorted(
+        (name for name in columns if column_key(name) in known), key=lambda name: known.index(column_key(name))
+    )
     found = holds if len(holds) == 1 else [name for name in named if name in holds] or holds or named[:1]
     if len(found) != 1:
         problem = (
@@ -154,7 +157,7 @@ def _label_column(table: Path, names: Sequence[str], taken: Sequence[str | None]
     if target is not None:
         raise DataError(f"{table} has no column {target!r}; it has {_names(names)}")
     rest = [name for name in names if name not in taken]
-    found = [name for name in rest if _key(name) in LABELS] or rest
+    found = [name for name in rest if column_key(name) in LABELS] or rest
     if len(found) != 1:
         problem = f"several columns that may be labels ({', '.join(found)})" if found else "no column of labels"
         raise DataError(f"{table} has {problem}; say which: --target COLUMN")
@@ -168,7 +171,7 @@ def _split_column(table: Path, columns: Columns) -> str | None:
         DataWarning: the column is not used, as it holds the numbers of folds.
     """
     for key in (*SPLITS, *FLAGS):
-        for name in [name for name in columns if _key(name) == key]:
+        for name in [name for name in columns if column_key(name) == key]:
             if key != "fold" or not all(cell.isdecimal() for cell in columns[name]):
                 return name
             text = f"{table}: {name} holds numbers, not train, val and test, and is not used"
@@ -178,7 +181,7 @@ def _split_column(table: Path, columns: Columns) -> str | None:
 
 def _split_words(column: str, cells: Sequence[str]) -> Sequence[str]:
     """Return the split of each line; a column such as is_valid says of each whether it is in that split."""
-    split = FLAGS.get(_key(column))
+    split = FLAGS.get(column_key(column))
     flags = {cell: cell.casefold() in ("true", "1") for cell in {*cells}}
     if split is None or not {cell.casefold() for cell in flags} <= {"true", "false", "0", "1"}:
         return cells
@@ -187,7 +190,9 @@ def _split_words(column: str, cells: Sequence[str]) -> Sequence[str]:
 
 def name_images(header: Sequence[str], cells: Sequence[str]) -> bool:
     """Return whether a line has text that is no number below a usual name for a column of paths."""
-    return any(_key(name) in PATHS and cell and not _is_number(cell) for name, cell in zip(header, cells, strict=False))
+    return any(
+        column_key(name) in PATHS and cell and not _is_number(cell) for name, cell in zip(header, cells, strict=False)
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -16,10 +16,15 @@ from lctprune.config.images import ImagePreprocessing
 from lctprune.config.table import TableEncoding
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data, Statistics
+from lctprune.data.hub import PREFIX as HUB
+from lctprune.data.hub import fetched
 from lctprune.data.image_folder import image_data
 from lctprune.data.image_labels import lists_images
+from lctprune.data.packed_kinds import packed_kind
+from lctprune.data.packed_listing import list_arrow, list_tars
 from lctprune.data.preprocessing import Normalization
-from lctprune.data.sentences import TRAIN_FILE, text_data
+from lctprune.data.sentences import TRAIN_FILE, packed_text_data, text_data
+from lctprune.data.shards import KINDS, Shards, find_shards, kind_of
 from lctprune.data.table_splits import TRAIN_FILE as TRAIN_TABLE
 from lctprune.data.table_splits import holds_tables
 from lctprune.data.tables import table_data
@@ -81,22 +86,51 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         _require_no_normalization(config, "a table, whose columns have their own")
         target, known = statistics.target_normalization, statistics.columns
         return table_data(config, normalization, target, known=known, encoding=statistics.encoding)
+    shards = None if _holds_sentences(root) else find_shards(_place_of(config.name))
+    if shards is not None:
+        return _packed_data(config, shards, statistics, most=most)
     if not root.is_dir():
         known_names = ", ".join(NAMED)
         raise UnknownDataError(
-            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), nor a known data set "
-            f"({known_names})"
+            f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), a packed file "
+            f"({', '.join(KINDS)}), nor a known data set ({known_names})"
         )
     _require_no_table(config)
-    if (root / TRAIN_FILE).is_file():
+    if _holds_sentences(root):
         _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=statistics.tokenizer)
     return image_data(config, normalization, preprocessing, most=most)
 
 
+def _packed_data(config: DataConfig, shards: Shards, statistics: Statistics, *, most: int | None) -> Data:
+    """Load images, texts or a table from a few large files."""
+    found = None if shards.kind == "tar" else packed_kind(shards, config.target, config.task)
+    if found is None or found.kind == "images":
+        if config.task == "regression":
+            raise ConfigError(f"regression needs a table, and {config.name} is none; leave out --task regression")
+        listing = list_tars(shards, config) if found is None else list_arrow(shards, found, config)
+        return image_data(config, statistics.normalization, statistics.preprocessing, most=most, listing=listing)
+    if found.kind == "texts":
+        _require_no_normalization(config, "texts")
+        return packed_text_data(config, shards, found, tokenizer=statistics.tokenizer)
+    _require_no_normalization(config, "a table, whose columns have their own")
+    target, known = statistics.target_normalization, statistics.columns
+    return table_data(
+        config, statistics.normalization, target, known=known, encoding=statistics.encoding, shards=shards
+    )
+
+
+def _place_of(name: str) -> Path:
+    return fetched(name) if name.startswith(HUB) else Path(name)
+
+
+def _holds_sentences(root: Path) -> bool:
+    return (root / TRAIN_FILE).is_file()
+
+
 def _is_folder_of_tables(root: Path) -> bool:
     """Whether a folder has tables for splits, and they do not list images."""
-    if (root / TRAIN_FILE).is_file() or not holds_tables(root):
+    if _holds_sentences(root) or not holds_tables(root):
         return False
     return not lists_images(DataConfig(name=str(root / TRAIN_TABLE)))
 
@@ -123,7 +157,7 @@ def _require_no_normalization(config: DataConfig, what: str) -> None:
 
 def location(config: DataConfig) -> Path | None:
     """Return the folder or file that holds the data; None for data that comes with lctprune."""
-    if config.name in EMBEDDED:
+    if config.name in EMBEDDED or config.name.startswith(HUB):
         return None
     return Path(config.data_dir if config.name in TORCHVISION else config.name)
 
@@ -136,12 +170,14 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
     """
     if config.name in EMBEDDED:
         raise ConfigError(f"{config.name} comes with lctprune and is not read from {place}; leave out --data")
+    if str(place).startswith(HUB):
+        return dataclasses.replace(config, name=str(place))
     place = Path(place).absolute()
     if config.name in TORCHVISION:
         return dataclasses.replace(config, data_dir=str(place))
-    if config.is_table and place.is_dir():
+    if (config.is_table or (kind_of(config.name) and not Path(config.name).is_dir())) and place.is_dir():
         table = place / Path(config.name).name
-        if not table.exists() and lists_images(config):  # only the images have moved
+        if config.is_table and not table.exists() and lists_images(config):  # only the images have moved
             return dataclasses.replace(config, image_root=str(place))
         place = table
     return dataclasses.replace(config, name=str(place), image_root=_relocated_root(config, place))

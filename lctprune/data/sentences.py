@@ -1,7 +1,8 @@
-"""Sentences in text files as a data set: train.tsv and test.tsv, with lines sentence<TAB>label."""
+"""Texts with labels as a data set: train.tsv and test.tsv, with lines sentence<TAB>label, or packed files."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +14,12 @@ from torch import Tensor
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
 from lctprune.data.held_out import hold_out
+from lctprune.data.image_splits import divided, is_cut
+from lctprune.data.packed import subset
+from lctprune.data.packed_kinds import PackedKind, read_labels, read_texts
+from lctprune.data.packed_labels import numbered_classes
+from lctprune.data.packed_listing import packed_fingerprint
+from lctprune.data.shards import Shards
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.text import Vocabulary, read_sentences
 from lctprune.data.tokens import tokenizer_of
@@ -21,6 +28,7 @@ from lctprune.utils.files import read_regular
 
 TRAIN_FILE, TEST_FILE = "train.tsv", "test.tsv"
 VALIDATION_FILES = ("val.tsv", "dev.tsv")
+_Part = tuple[list[str], Tensor]  # texts and class numbers
 MOST_UNKNOWN = 0.8  # fraction of the validation split's words
 
 
@@ -53,29 +61,61 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
     if held_out:
         train_part, val_part = (sentences, targets), _read(held_out, classes)
     else:
-        train, val = (part.tolist() for part in hold_out(targets, config.val_fraction, config.seed))
-        train_part, val_part = (([sentences[index] for index in part], targets[part]) for part in (train, val))
-    vocabulary = Vocabulary.of(train_part[0], tokenizer=tokenizer_of(tokenizer))
-    _require_known_words(vocabulary, val_part[0], held_out or files[0], config.max_length)
-    train_split, val_split, test_split = (
-        TensorSplit(vocabulary.encode(part, config.max_length), part_targets)
-        for part, part_targets in (train_part, val_part, _read(files[1], classes))
+        train, val = hold_out(targets, config.val_fraction, config.seed)
+        train_part, val_part = (subset((sentences, targets), part) for part in (train, val))
+    parts = (train_part, val_part, _read(files[1], classes))
+    content = b"".join(read_regular(file, DataError) for file in files)
+    data = _encoded(config, parts, classes, held_out or files[0], tokenizer)
+    fingerprint = hashlib.sha256(content).hexdigest()
+    return dataclasses.replace(data, fingerprint=fingerprint, val_from_train=held_out is None)
+
+
+def packed_text_data(config: DataConfig, shards: Shards, found: PackedKind, *, tokenizer: str | None = None) -> Data:
+    """Load texts and labels from two columns of Parquet or Arrow files; splits that are missing are drawn.
+
+    Args:
+        config: words that are kept, and the validation split.
+        shards: the files.
+        found: columns of the texts and labels.
+        tokenizer: name of the rule that splits texts into words; by default the present one.
+
+    Raises:
+        DataError: a file cannot be read; or a text or a label is missing, or a class is too small.
+    """
+    classes, targets = numbered_classes(shards.root, read_labels(shards, found), found.classes)
+    texts = {split: read_texts(shards, split, found.column) for split in targets}
+    parts = {split: (texts[split], targets[split]) for split in targets}
+    if "train" in parts and len(parts) == 1:  # the other splits had no labels
+        parts = {"all": parts["train"]}
+    divisions = divided(shards.root, parts, config, classes, noun="text")
+    contents = {split: ("\0".join(each).encode(errors="surrogateescape"),) for split, each in texts.items()}
+    return dataclasses.replace(
+        _encoded(config, divisions, classes, shards.root, tokenizer),
+        fingerprint=packed_fingerprint(shards, classes, targets, contents),
+        val_from_train=is_cut(parts),
     )
+
+
+def _encoded(
+    config: DataConfig, parts: Sequence[_Part], classes: tuple[str, ...], source: Path, tokenizer: str | None
+) -> Data:
+    """Turn the texts of the three splits into numbers, by the words of the training split."""
+    vocabulary = Vocabulary.of(parts[0][0], tokenizer=tokenizer_of(tokenizer))
+    _require_known_words(vocabulary, parts[1][0], source, config.max_length)
+    train, val, test = (TensorSplit(vocabulary.encode(texts, config.max_length), targets) for texts, targets in parts)
     return Data(
-        train=train_split,
-        val=val_split,
-        test=test_split,
+        train=train,
+        val=val,
+        test=test,
         classes=classes,
-        fingerprint=hashlib.sha256(b"".join(read_regular(file, DataError) for file in files)).hexdigest(),
         config=config,
         vocabulary=vocabulary.words,
         tokenizer=vocabulary.tokenizer.name,
-        typical=_of_median_length(val_split.inputs),
-        val_from_train=held_out is None,
+        typical=_of_median_length(val.inputs),
     )
 
 
-def _read(path: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
+def _read(path: Path, classes: Sequence[str]) -> _Part:
     sentences, labels = read_sentences(path)
     return sentences, _numbered(labels, classes, path)
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from lctprune.config.data import DataConfig
 from lctprune.config.table import TableEncoding
 from lctprune.data.dataset import Data
+from lctprune.data.packed_tables import packed_tables, table_fingerprint
 from lctprune.data.preprocessing import Normalization
+from lctprune.data.shards import Shards
 from lctprune.data.table_cells import column_label, numbers_of, plain_numbers, refuse_distant, warn_of_row_numbers
 from lctprune.data.table_encoding import encode, require_columns, sources_of, standardized
 from lctprune.data.table_files import TableFile
 from lctprune.data.table_fitting import fit_encoding
-from lctprune.data.table_splits import fingerprint_of, read_tables, require_alike, split_rows
+from lctprune.data.table_splits import LEAST_ROWS, fingerprint_of, read_tables, require_alike, split_rows
 from lctprune.data.target_column import OTHER_TARGET, target_column
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError
@@ -31,6 +33,7 @@ def table_data(
     *,
     known: Sequence[str] | None = None,
     encoding: TableEncoding | None = None,
+    shards: Shards | None = None,
 ) -> Data:
     """Load the rows of a table, or of train.csv and test.csv in a folder, one column of which is to be predicted.
 
@@ -44,13 +47,16 @@ def table_data(
         target_normalization: mean and deviation of a regression's target.
         known: names of the input columns by which a run knows this table; see `read_table`.
         encoding: encoding by which a run knows this table; None for one of numbers.
+        shards: Parquet or Arrow files that hold the rows instead, of each split or of all.
 
     Raises:
         DataError: a file is missing, malformed or too small, has no such column, or has another number of columns than
             `normalization`.
     """
-    tables = read_tables(config, known)
+    tables = packed_tables(shards) if shards else read_tables(config, known)
     first, *_ = tables.values()
+    if len(first.rows) < LEAST_ROWS:
+        raise DataError(f"{first.path} has {len(first.rows)} rows; three splits need at least {LEAST_ROWS}")
     position = target_column(first, config.target, known)
     target, is_regression = first.names[position], config.task == "regression"
     require_alike(tables, target)
@@ -76,7 +82,7 @@ def table_data(
         test=TensorSplit(values[rows.test], targets[rows.test]),
         classes=classes,
         normalization=normalization,
-        fingerprint=fingerprint_of(tables),
+        fingerprint=table_fingerprint(shards) if shards else fingerprint_of(tables),
         config=config,
         columns=encoding.names if encoding else columns,
         encoding=encoding,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import unicodedata
 
 from lctprune.errors import ConfigError
 
@@ -57,6 +58,11 @@ def spreadsheet_text(text: str) -> str:
 def is_utf8(text: str) -> bool:
     """Return whether a name, as Python gives it, is UTF-8: it has no surrogates, which stand for other bytes."""
     return text.isascii() or not re.search("[\ud800-\udfff]", text)
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name holds neither control characters nor what is no character."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
 def require_utf8(text: str, what: str) -> None:

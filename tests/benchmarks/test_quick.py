@@ -43,6 +43,7 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
         [
             *("8 JPEG files, the first of 500x375", "one thread, decoding", "torchvision ", "Pillow, draft "),
             *(("loaders, 1 workers", "timm ", "lctprune ") if HAS_TIMM else ()),
+            *("packed, 1 workers", "tar ", "parquet "),
         ],
     ),
     "paper": (
