@@ -128,6 +128,7 @@ def test_a_file_without_splits_is_divided_as_a_folder_of_classes(kind: str, imag
     assert load(config.name)[0].fingerprint == data.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_bit_with_another_number_of_workers(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_run_resumes_to_the_bit_with_another_number_of_workers(
     assert same(parts.load_checkpoint().network, whole.load_checkpoint().network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 def test_commands_on_a_run_read_the_data_where_it_is(
     kind: str, images: Path, tmp_path: Path, cli: Callable[..., Any]
