@@ -14,6 +14,7 @@ from lctprune.data.delimited import COMMA, SEPARATORS, Lines, is_number, read_ce
 from lctprune.data.header import has_header
 from lctprune.errors import DataError
 from lctprune.utils.names import visible
+from lctprune.utils.wording import counted
 
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
@@ -34,7 +35,7 @@ class TableFile(NamedTuple):
     is_named: bool
 
 
-def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
+def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2) -> TableFile:
     """Read a table whose columns are separated by commas, semicolons, tabs or bars, in UTF-8.
 
     Lines without any content are left out. The first line holds the names of the columns unless `has_header` finds it
@@ -44,15 +45,17 @@ def read_table(path: Path, *, known: Sequence[str] | None = None) -> TableFile:
         path: the file.
         known: names of columns by which an earlier reading knew this table; if they stand in the first line, it holds
             the names.
+        least: least number of columns; a table without a column to predict may have one.
 
     Raises:
         DataError: the file cannot be read, its lines differ in length, its first line is neither certainly a row nor
             certainly one of names, a name is missing or occurs twice, or it cannot be told what a comma means.
     """
     rows, separator = read_cells(path)
-    if max((len(cells) for _, cells in rows), default=0) < 2:
+    if max((len(cells) for _, cells in rows), default=0) < least:
         raise DataError(
-            f"{path} has no line of 2 columns or more; separate them by commas, semicolons or tabs, as in a,b,kind"
+            f"{path} has no line of {counted(least, 'column')} or more; separate them by commas, semicolons or tabs, "
+            "as in a,b,kind"
         )
     if separator != "," and any("," in cell for _, cells in rows for cell in cells):
         rows = _with_points(path, rows)

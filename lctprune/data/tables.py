@@ -71,9 +71,9 @@ def table_data(
     normalization = normalization or _statistics(inputs[train])
     if is_regression:
         target_normalization = target_normalization or _statistics(targets[train, None])
-        targets = _standardized(targets[:, None], target_normalization)
+        targets = standardized(targets[:, None], target_normalization)
         refuse_distant(table, [target], targets, target_normalization)
-    inputs = _standardized(inputs, normalization)
+    inputs = standardized(inputs, normalization)
     refuse_distant(table, columns, inputs, normalization)
     return Data(
         train=TensorSplit(inputs[train], targets[train]),
@@ -146,6 +146,7 @@ def _statistics(values: Tensor) -> Normalization:
     return Normalization(tuple(values.mean(0).tolist()), tuple(std.tolist()))
 
 
-def _standardized(values: Tensor, normalization: Normalization) -> Tensor:
+def standardized(values: Tensor, normalization: Normalization) -> Tensor:
+    """Subtract the mean of each column of float64 [rows, columns], and divide by its deviation; as float32."""
     mean, std = (torch.tensor(statistic, dtype=torch.float64) for statistic in normalization)
     return ((values - mean) / std).float()  # single precision comes last: large numbers may differ little
