@@ -22,6 +22,7 @@ from lctprune.workflows.deployment import deploy
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEPLOYED = ("deploy_without_lctprune.py", "classify_with_onnxruntime.py")
+ELSEWHERE = ("leave_early_with_onnxruntime.py",)  # run by test_combined_exits.py
 ALONE = ("own_dataset.py", "own_network.py", "own_training_loop.py")
 
 
@@ -39,7 +40,7 @@ def python(*arguments: object, folder: Path, path: Path | None = None) -> str:
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*ALONE, *DEPLOYED}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*ALONE, *DEPLOYED, *ELSEWHERE}
     assert {path.name for path in EXAMPLES.glob("*.js")} == {"classify_in_a_browser.js"}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 from lctprune.config.described import AGAIN, Input, Output, PixelInput, input_of
 from lctprune.config.reading import RESTORE, from_json, parse_object
 from lctprune.config.run import CONFIG
-from lctprune.errors import ConfigError, RunError
-from lctprune.exporting.formats import Format
+from lctprune.errors import ConfigError, ExportError, RunError, first_line
+from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.opening import open_exported
 from lctprune.runs import Run
 from lctprune.utils.files import open_regular, read_regular
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.members import member_named
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
+from lctprune.workflows.progressive_files import open_stages
 from lctprune.workflows.rebuilding import BuiltFrom, rebuilt
 
 
@@ -63,6 +65,20 @@ class _File:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _StageFile:
+    """One stage of a progressive network, as model.json names it."""
+
+    file: str
+    sha256: str
+    threshold: float | None
+    fixed_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.file != Path(self.file).name or not self.file:
+            raise ConfigError(f"file is {self.file[:60]!r}; it must be the name of the file of a stage")
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Card:
     """The fields of model.json that are read here."""
 
@@ -74,6 +90,7 @@ class _Card:
     output: Output = field(default_factory=Output)
     files: tuple[_File, ...] = ()
     built_from: BuiltFrom | None = None
+    stages: tuple[_StageFile, ...] = ()
 
 
 def open_predictor(
@@ -135,21 +152,20 @@ def _of_file(path: Path, model: str | None) -> Predictor:
     else:
         card_file = path.parent / MODEL_CARD
         card = None
-    try:
-        with open_regular(path) as opened:
-            content = opened.read()
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be read ({error.strerror}); give an exported file, or a run directory"
-        ) from error
+    content = _content(path)
     card = card or _read_card(card_file)
     digest = hashlib.sha256(content).hexdigest()
-    known = (*card.files, _File(format=card.format, sha256=card.sha256))
+    known = [*card.files, _File(format=card.format, sha256=card.sha256)]
+    known += [
+        _File(format="onnx", sha256=each.sha256, fixed_length=card.stages[0].fixed_length) for each in card.stages
+    ]
     file = next((each for each in known if each.sha256 == digest), None)
     if file is None:
         raise RunError(f"{path} is not the file that {card_file} describes (its SHA-256 is {digest[:12]}...); {AGAIN}")
     network: Callable[[Tensor], Tensor]
-    if file.format == "state-dict":
+    if any(each.sha256 == digest for each in card.stages):
+        network = _staged(card.stages, path.parent, card_file)
+    elif file.format == "state-dict":
         if card.built_from is None:
             raise RunError(f"{card_file} does not say how the network of {path.name} is built; {AGAIN}")
         network = _evaluated(rebuilt(card.built_from, content, path, card_file, model=model))
@@ -164,6 +180,30 @@ def _of_file(path: Path, model: str | None) -> Predictor:
         record={"file": str(path), "format": file.format, "sha256": digest},
         length=file.fixed_length,
     )
+
+
+def _staged(stages: Sequence[_StageFile], folder: Path, card_file: Path) -> Callable[[Tensor], Tensor]:
+    """Open all stages of a progressive network."""
+    require_extra("onnx")
+    contents = [_content(folder / each.file) for each in stages]
+    for each, content in zip(stages, contents, strict=True):
+        if hashlib.sha256(content).hexdigest() != each.sha256:
+            raise RunError(f"{folder / each.file} is not the file that {card_file} describes; {AGAIN}")
+    try:
+        leave = open_stages([io.BytesIO(content) for content in contents], [each.threshold for each in stages])
+    except Exception as error:  # whatever the runtime raises
+        raise ExportError(f"{card_file}: a stage cannot be opened ({first_line(error)[:200]}); {AGAIN}") from error
+    return lambda inputs: leave(inputs)[0]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_regular(path) as opened:
+            return opened.read()
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}); give an exported file, or a run directory"
+        ) from error
 
 
 def _read_card(file: Path) -> _Card:
