@@ -26,6 +26,8 @@ from lctprune.measure.ensembling import ensembles, fit_weights, subsets
 from lctprune.measure.exit_fitting import Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.progressive import converted, write_scripted
+from lctprune.workflows.combined_records import read_combined
+from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.progressive_files import convert_stages
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -231,6 +233,16 @@ def test_a_run_from_the_command_line(run: lct.Run, image_folder: Path, cli: Cli)
     loaded = torch.jit.load(folder / "model.pt")
     torch.testing.assert_close(loaded(x), outputs, rtol=1e-3, atol=1e-3)
     assert (folder / "pareto.png").exists()
+    card = folder / "model.json"
+    read = read_combined(LoadedRun(run)).progressive
+    assert read is not None
+    assert read.test.shares == pytest.approx(record["shares"])
+    whole = json.loads(card.read_text())
+    for change, words in [({"test": {**whole["test"], "shares": [2.0]}}, "shares"), ({"trained_with": {}}, "earlier")]:
+        card.write_text(json.dumps(whole | change))
+        with pytest.warns(lct.RunWarning, match=words):
+            assert read_combined(LoadedRun(run)).progressive is None
+    card.write_text(json.dumps(whole))
     for file in ("model.pt", "stage0.onnx"):  # a stage stands for all of them
         found = lct.predict(folder / file, [image_folder / "test"])
         expected = dict(zip(("blue", "green", "red"), outputs.softmax(1).T.tolist(), strict=True))
