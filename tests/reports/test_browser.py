@@ -208,7 +208,7 @@ def test_networks_of_several_exits_are_on_the_front(
     page.goto(file.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("#front-figure").scroll_into_view_if_needed()
-    box = page.locator("#front g[aria-label=combined] path").bounding_box()
+    box = page.locator("#front g[aria-description='several exits'] path").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     text = page.locator("#front g[aria-label=tip]").text_content().replace("\u200b", "")
     assert text.startswith("progressivevalidation accuracy 90.00%")
@@ -216,7 +216,7 @@ def test_networks_of_several_exits_are_on_the_front(
     page.mouse.up()
     assert page.locator("#candidates tr.picked").count() == 0  # it is in no row
     choose(page, "latency_ms")
-    assert page.locator("#front g[aria-label=combined] path").count() == 0
+    assert page.locator("#front g[aria-description='several exits'] path").count() == 0
     bars = [page.locator(".leaving div").nth(index).bounding_box()["width"] for index in range(2)]
     assert bars[0] / bars[1] == pytest.approx(3 / 7, rel=0.02)
     page.close()
