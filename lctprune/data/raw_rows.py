@@ -10,7 +10,7 @@ from torch import Tensor
 from lctprune.data.image_listing import some
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.table_cells import numbers_of, refuse_distant
-from lctprune.data.table_files import TableFile, read_table
+from lctprune.data.table_files import Odd, TableFile, read_table
 from lctprune.data.tables import standardized
 from lctprune.errors import DataError
 from lctprune.utils.names import visible
@@ -29,14 +29,15 @@ def rows_of(
     Raises:
         DataError: the file cannot be read, or a column is missing.
     """
-    table = _chosen(read_table(path, known=columns, least=1), columns, len(normalization.mean))
+    odd: Odd = []
+    table = _chosen(read_table(path, known=columns, least=1, odd=odd), columns, len(normalization.mean))
     try:
         inputs: Sequence[Tensor | None] = row_inputs(table, normalization).unbind()
         problems: Sequence[str] = [""] * len(table.rows)
     except DataError:  # of some row
         inputs, problems = zip(*(_one(table._replace(rows=[row]), normalization) for row in table.rows), strict=True)
-    for (line, _), row, problem in zip(table.rows, inputs, problems, strict=True):
-        yield line, row, problem
+    found = [(line, row, problem) for (line, _), row, problem in zip(table.rows, inputs, problems, strict=True)]
+    yield from sorted(found + [(line, None, problem) for line, problem in odd], key=lambda each: each[0])
 
 
 def row_inputs(table: TableFile, normalization: Normalization) -> Tensor:

@@ -126,6 +126,7 @@ def test_rows_become_numbers_in_the_units_of_the_target(
         writer.writerows([["x", c, a, b] for a, b, c in values.tolist()])
         writer.writerow(["x", "1", "", "2"])
         writer.writerow(["x", "1", "3", "2"])
+        writer.writerow(["x", "1", "3"])
     given = torch.cat([values, torch.tensor([[3.0, 2.0, 1.0]])]).double()
     record = run.config.data
     inputs = ((given - torch.tensor(record.mean).double()) / torch.tensor(record.std).double()).float()
@@ -138,11 +139,12 @@ def test_rows_become_numbers_in_the_units_of_the_target(
         document = json.loads(result.out)
         assert [each["values"][0] for each in document["predictions"]] == pytest.approx(expected, abs=1e-4)
         assert [each["line"] for each in document["predictions"]] == [2, 3, 4, 5, 6, 8]
-        row, missing = document["left_out"]
+        row, short, missing = document["left_out"]
+        assert (short["line"], "has 3 cells" in short["problem"]) == (9, True)
         assert row["line"] == 7
         assert "a is missing" in row["problem"]
         assert "none.csv" in missing["problem"]
-        assert result.err.count("\n") == 2
+        assert result.err.count("\n") == 3
     refused = cli("predict", run.path, file, "--top", 3)
     assert refused.code == 2
     assert "--top" in refused.err
