@@ -59,7 +59,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
         DataError: the file cannot be read, or has no such line.
     """
     has_labels, is_empty = path.lower().endswith(".tsv"), True
-    for number, line in enumerate(_text(Path(path), is_stdin=path == "-").split("\n"), 1):
+    for number, line in enumerate(_text(Path(path), "of text", is_stdin=path == "-").split("\n"), 1):
         if not line.strip() or (has_labels and number == 1 and line.strip().lower() == "sentence\tlabel"):
             continue
         is_empty = False
@@ -155,12 +155,12 @@ class Vocabulary:
         return tokens(sentence, self.tokenizer)[:most]
 
 
-def _text(path: Path, *, is_stdin: bool = False) -> str:
+def _text(path: Path, what: str = "sentence<TAB>label", *, is_stdin: bool = False) -> str:
     try:
         content = sys.stdin.buffer.read() if is_stdin else read_regular(path, DataError)
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a file of lines of text") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a file with lines {what}") from error
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
