@@ -29,6 +29,7 @@ from lctprune.cli.finetune import finetune
 from lctprune.cli.inspect import inspect
 from lctprune.cli.models import models
 from lctprune.cli.narrow import narrow
+from lctprune.cli.predict import predict
 from lctprune.cli.progressive import progressive
 from lctprune.cli.report import report
 from lctprune.cli.resume import resume
@@ -74,6 +75,7 @@ for command in (
     evaluate,
     report,
     export,
+    predict,
     densify,
     finetune,
     narrow,

@@ -19,6 +19,7 @@ from lctprune.cli.options import (
     RunArgument,
     ThreadsOption,
 )
+from lctprune.errors import ConfigError
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -31,6 +32,16 @@ def progressive(
     budget_flops: Annotated[
         str | None,
         typer.Option(metavar=LIMIT, help="Maximum of the mean FLOPs per sample: 300M, or 60% of the main network's."),
+    ] = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT,...",
+            help="torchscript (one file) or onnx (a file per stage, extra: lctprune[onnx]), or both. Default: "
+            "torchscript.",
+            show_default=False,
+        ),
     ] = None,
     model: ModelOption = None,
     data: DataOption = None,
@@ -48,19 +59,23 @@ def progressive(
     lctprune progressive runs/mine --max-drop 0.5
     """
     from lctprune.cli.results import opened, results_folder, write_results
+    from lctprune.exporting.formats import known_formats
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
     from lctprune.workflows.progressive import (
-        PROGRESSIVE,
         compared_candidates,
+        compared_samples,
         convert_progressive,
         fit_progressive,
         goal_of,
         measure_progressive,
         progressive_record,
-        write_progressive,
     )
+    from lctprune.workflows.progressive_files import PROGRESSIVE, convert_stages, write_progressive
 
+    formats = known_formats(format or ["torchscript"])
+    if unknown := [each for each in formats if each not in ("torchscript", "onnx")]:
+        raise ConfigError(f"format {unknown[0]} has no decisions inside; a progressive network is torchscript or onnx")
     found = opened(run, model=model, data=data, threads=threads)
     loaded = LoadedRun(found)
     goal = goal_of(loaded, max_drop=max_drop, budget_flops=budget_flops)
@@ -68,24 +83,27 @@ def progressive(
     with printed_warnings(stderr()), stderr().status("Fitting on validation, then measuring on the test split"):
         fitted = fit_progressive(loaded, goal)
         deployed = convert_progressive(loaded, fitted)
+        stages = convert_stages(fitted.network, compared_samples(loaded)) if "onnx" in formats else []
         measured = measure_progressive(loaded, fitted, deployed)
     record = progressive_record(loaded, fitted, measured, goal)
+    files: list[Path] = []
     if folder is not None:
-        write_progressive(loaded, deployed, record, folder)
+        scripted = deployed if "torchscript" in formats else None
+        files = write_progressive(loaded, record, folder, scripted=scripted, stages=stages)
     candidates = compared_candidates(loaded, fitted, measured)
     write_results(found, candidates, folder, chosen=candidates[-1])
     if json:
         records = [candidate_record(each) for each in candidates]
         print_json({"run": str(found.path), **record, "candidates": records, "folder": folder and str(folder)})
         return
-    _show(measured, candidates, record, folder)
+    _show(measured, candidates, record, files)
 
 
 def _show(
     measured: Measured,
     candidates: Sequence[Candidate],
     record: dict[str, Any],
-    folder: Path | None,
+    files: Sequence[Path],
 ) -> None:
     console, test = stdout(), measured.test
     rows = [
@@ -114,10 +132,11 @@ def _show(
     )
     for cost, text in (("flops", "mean FLOPs"), ("latency_ms", "mean latency")):
         console.print(_beside(measured, candidates, cost, text))
-    if folder is None:
+    if not files:
         console.print("Not exported: the run cannot be written; --out DIR writes elsewhere.")
     else:
-        console.print(f"Exported: {folder}/model.pt (how to feed it: model.json beside it).", soft_wrap=True)
+        written = ", ".join(map(str, files))
+        console.print(f"Exported: {written} (how to feed it: model.json beside it).", soft_wrap=True)
 
 
 def _beside(measured: Measured, candidates: Sequence[Candidate], cost: str, text: str) -> str:

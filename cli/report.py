@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lctprune.cli.console import print_json, stderr, stdout
+from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, PartialOption, RunArgument
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def report(
     from lctprune.measure.candidates import candidate_of
     from lctprune.measure.rules import Rule
     from lctprune.utils.files import write_atomically
+    from lctprune.workflows.combined_records import read_combined
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
 
@@ -44,6 +45,8 @@ def report(
     from lctprune.reports import report_page  # takes a second to import
 
     path = folder / "report.html"
+    with printed_warnings(stderr()):
+        combined = read_combined(loaded)
     selection = present_selection(loaded)
     recall = read_recall(folder / CANDIDATES) or read_recall(found.path / CANDIDATES)
     chosen = None if selection is None else candidate_of(candidates, selection["exit"])
@@ -58,6 +61,7 @@ def report(
         answers=_answers(loaded, candidates, chosen),
         model_card=selection,
         checkpoint_sha256=loaded.checkpoint().sha256,
+        combined=combined,
     )
     write_atomically(path, page.encode())
     if json:

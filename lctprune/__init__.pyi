@@ -101,5 +101,7 @@ from .workflows.finetuning import finetune as finetune
 from .workflows.handing_over import export as export
 from .workflows.loading import load_network as load_network
 from .workflows.narrowing import narrow as narrow
+from .workflows.prediction import Prediction as Prediction
+from .workflows.prediction import predict as predict
 
 __version__: str

@@ -5,7 +5,7 @@ import copy
 import io
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def converted(network: ProgressiveNetwork, example: Tensor) -> torch.jit.ScriptM
     with evaluation_mode(network), torch.no_grad():
         for folds in (True, False):  # folding is wrong for some networks
             found = scripted(network, example, folds=folds)
-            if all(_agree(network, found, samples) for samples in batches):
+            if all(agrees(network, found.leave, samples) for samples in batches):
                 return found
     raise ExportError("the converted progressive network differs from the original; nothing was written")
 
@@ -178,10 +178,16 @@ def write_scripted(network: torch.jit.ScriptModule, path: Path) -> None:
         raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
 
 
-def _agree(network: ProgressiveNetwork, converted: torch.jit.ScriptModule, samples: Tensor) -> bool:
-    """Tell whether all answers are the same, but for samples that stand where rounding decides."""
+def agrees(network: ProgressiveNetwork, leave: Callable[[Tensor], tuple[Tensor, Tensor]], samples: Tensor) -> bool:
+    """Tell whether a converted network gives the same answers, but for samples that stand where rounding decides.
+
+    Args:
+        network: original, in evaluation mode; call this without gradients.
+        leave: what `ProgressiveNetwork.leave` has become.
+        samples: inputs, [batch, ...].
+    """
     expected, left = network.leave(samples)
-    actual, actually_left = converted.leave(samples)
+    actual, actually_left = leave(samples)
     same = left == actually_left
     if not torch.allclose(actual[same], expected[same], rtol=TOLERANCE, atol=TOLERANCE):
         return False

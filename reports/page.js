@@ -53,12 +53,15 @@
     const { exit: chosen, limit } = choice();
     const points = cost().points.map((point) => ({ ...byExit.get(point.exit), ...point }))
       .filter((point) => point.score !== null);
+    const combined = report.front.combined.filter((point) => cost().name in point.costs)
+      .map((point) => ({ ...point, cost: point.costs[cost().name], on_front: true, low: null, high: null }));
+    const shown = [...points, ...combined];
     const barred = points.filter((point) => points.length <= 13 || point.on_front || point.exit === chosen);
     const width = Math.max(280, holder.clientWidth), height = width < 560 ? 300 : 400;
     const margins = { marginLeft: 52, marginRight: 14, marginTop: 26, marginBottom: 42 };
-    const greatest = d3.max(points, (point) => Math.max(point.cost, point.cost_high ?? 0)) || 1;
+    const greatest = d3.max(shown, (point) => Math.max(point.cost, point.cost_high ?? 0)) || 1;
     const x = [0, 1.08 * Math.max(greatest, limit !== null && limit <= 2 * greatest ? limit : 0)];
-    const y = paddedDomain(points.flatMap((point) => [point.score, point.low, point.high]), 0.01);
+    const y = paddedDomain(shown.flatMap((point) => [point.score, point.low, point.high]), 0.01);
     const [toX, toY] = [d3.scaleLinear(x, [margins.marginLeft, width - margins.marginRight]),
       d3.scaleLinear(y, [height - margins.marginBottom, margins.marginTop])];
     const color = literal((point) => colorOf(point, chosen));
@@ -84,13 +87,15 @@
           { x: "cost", y: "score", r: 12, stroke: "currentColor", strokeWidth: 1.5 }),
         Plot.dot(points, { x: "cost", y: "score", r: (point) => (point.exit === chosen ? 8 : 5.5), fill: color,
           stroke: "var(--page)", symbol: (point) => (point.exit === chosen ? "diamond" : "circle") }),
-        ...placeNames(points, chosen, toX, toY, [margins.marginLeft, width - margins.marginRight]),
-        Plot.tip(points, Plot.pointer({ x: "cost", y: "score", maxRadius: 60, lineWidth: 26, fontSize: 12.5, lineHeight: 1.25,
+        Plot.dot(combined, { x: "cost", y: "score", r: 6, fill: "var(--page)", stroke: "var(--front)", strokeWidth: 2,
+          symbol: ({ kind }) => (kind === "ensemble" ? "square" : "triangle"), ariaDescription: "several exits" }),
+        ...placeNames(shown, chosen, toX, toY, [margins.marginLeft, width - margins.marginRight]),
+        Plot.tip(shown, Plot.pointer({ x: "cost", y: "score", maxRadius: 60, lineWidth: 26, fontSize: 12.5, lineHeight: 1.25,
           title: (point) => [point.name, ...point.lines].join("\n") })),
       ],
       r: { type: "identity" },
     });
-    plot.addEventListener("click", () => plot.value && pick(plot.value.exit));
+    plot.addEventListener("click", () => plot.value?.exit !== undefined && pick(plot.value.exit));
     holder.replaceChildren(plot);
     document.querySelector("#front-missing").textContent = cost().missing;
   }

@@ -17,25 +17,27 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from lctprune.config.metric import is_lower_better, score_text
+from lctprune.config.combined import Combined
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.answers import Answers
-from lctprune.measure.candidates import Candidate, candidate_of, wilson_interval
+from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.rules import Rule
 from lctprune.reports.answers import Card, cards, confusion, confusions, predictions_payload, reliability_payload
 from lctprune.reports.candidate_table import candidate_table
+from lctprune.reports.choice import choice_of
+from lctprune.reports.combined import combined_points, leaving
 from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure
-from lctprune.reports.explain import describe_run, explain_choice
+from lctprune.reports.explain import describe_run
 from lctprune.reports.figures import inline_svg
-from lctprune.reports.formats import begun, percent, percent_interval
+from lctprune.reports.formats import begun, percent
 from lctprune.reports.payload import curves_payload, front_payload
 from lctprune.reports.plots import pareto_figure
 from lctprune.reports.points import measured_costs
 from lctprune.reports.recall import recall_table
 from lctprune.reports.strip import strip
 from lctprune.reports.tables import metrics_frame
-from lctprune.reports.tiles import headline_tiles, main_score, own_score
+from lctprune.reports.tiles import headline_tiles
 from lctprune.reports.usage import commands, hashes, usage
 from lctprune.runs import Run
 from lctprune.utils.names import visible
@@ -45,14 +47,6 @@ METHODS = {
     "joint": "Trained by deep supervision, with the gradients of all exits: every exit is a network of its own.",
     "backprop": "Trained whole, by backpropagation.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The chosen network, and sentences that say why it was chosen and how it does on the test split."""
-
-    heading: str
-    sentences: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +69,7 @@ def report_page(
     answers: Answers | None = None,
     model_card: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
+    combined: Combined | None = None,
 ) -> str:
     """Render the report of one run as the text of an HTML file.
 
@@ -90,6 +85,7 @@ def report_page(
         answers: answers of one network, and images with the answers of all, from `read_answers`.
         model_card: content of the model.json of the selected network, which is in the run's folder selected/.
         checkpoint_sha256: hash of the run's checkpoint.
+        combined: progressive network and ensemble of the run, from `read_combined`.
 
     Raises:
         ConfigError: the budget names something else, or a limit is not a positive number.
@@ -100,10 +96,12 @@ def report_page(
     trained = map(int, training_curves(metrics, "train_loss").columns)
     names |= {exit: names.get(exit, f"exit {exit}") for exit in trained}
     quantities = (score_quantity(metrics, metric), "train_loss")
+    combined = combined or Combined()
     facts, found = describe_run(run), _answers(run, answers, candidates)
     facts.pop("command", None)
+    front = front_payload(candidates, chosen, budget or {}, run.command("select"))
     payload: dict[str, Any] = {
-        "front": front_payload(candidates, chosen, budget or {}, run.command("select")),
+        "front": {**front, "combined": combined_points(combined, candidates)},
         "curves": curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names),
         "reliability": found and found["reliability"],
         "predictions": found and found["predictions"],
@@ -122,10 +120,12 @@ def report_page(
         heading=begun(metric),
         method=METHODS[run.config.training.method],
         tiles=headline_tiles(candidates, chosen, test),
-        choice=_choice(candidates, chosen, budget or {}, rule, test),
+        choice=choice_of(candidates, chosen, budget or {}, rule, test),
         strip=strip(candidates, chosen),
         added=any(candidate.origin for candidate in candidates),
-        costs=payload["front"]["costs"],
+        costs=front["costs"],
+        combined=payload["front"]["combined"],
+        leaving=leaving(combined.progressive, candidates),
         pareto=_pareto(candidates, chosen, budget),
         table=candidate_table(candidates, chosen),
         drawings=_curves(metrics, quantities, "Curve of every exit", metric, names),
@@ -192,36 +192,6 @@ def _cards(run: Run, answers: Answers | None, candidates: Sequence[Candidate]) -
 def _shown(value: object) -> object:
     """Write out the hidden characters of every text that the template is given; markup is the page's own."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _choice(
-    candidates: Sequence[Candidate],
-    chosen: Candidate | None,
-    budget: Mapping[str, float],
-    rule: Rule | None,
-    test: Mapping[str, Any] | None,
-) -> Choice | None:
-    if chosen is None and test is None:
-        return None
-    sentences = [] if chosen is None else explain_choice(candidates, chosen, budget, rule)
-    if test is not None:
-        sentences.append(_test_sentence("the chosen network" if chosen is None else chosen.name, test))
-    return Choice(heading="Chosen" if chosen is None else f"Chosen: {chosen.name}", sentences=sentences)
-
-
-def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
-    score, samples = own_score(test), int(test["samples"])
-    metric = test.get("metric", "accuracy")
-    if score is None:
-        return f"Test {metric} of {name} is not defined on these {samples:,} samples."
-    interval = ""
-    if metric == "accuracy":  # a fraction of samples
-        interval = f"95% interval {percent_interval(*wilson_interval(score, samples))}, "
-    sentence = f"Test {metric} of {name}: {score_text(score, metric, 2)} ({interval}{samples:,} samples)."
-    if (main := main_score(test)) is None:
-        return sentence
-    difference = f"{score - main:+.4g}" if is_lower_better(metric) else f"{100 * (score - main):+.2f} percentage points"
-    return f"{sentence} The main network's: {score_text(main, metric, 2)}; the difference is {difference}."
 
 
 def _pareto(

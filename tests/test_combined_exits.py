@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,9 +26,13 @@ from lctprune.measure.ensembling import ensembles, fit_weights, subsets
 from lctprune.measure.exit_fitting import Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.progressive import converted, write_scripted
+from lctprune.workflows.combined_records import read_combined
+from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.progressive_files import convert_stages
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 Cli = Callable[..., Any]
+DRIVER = Path(__file__).parent.parent / "examples" / "leave_early_with_onnxruntime.py"
 TEMPERATURES = [1.5, 0.8, 1.2]
 
 
@@ -91,6 +99,31 @@ def test_a_batch_gives_the_answers_of_a_loop(make_network: MakeNetwork, data: lc
 def test_what_is_no_progressive_network(arguments: Any, words: str, make_network: MakeNetwork) -> None:
     with pytest.raises(NetworkError, match=words):
         lct.ProgressiveNetwork(make_network(), *arguments)
+
+
+def test_stages_in_onnx_need_nothing_but_their_driver(
+    make_network: MakeNetwork, data: lct.Data, tmp_path: Path
+) -> None:
+    network = make_network().eval()
+    x = torch.cat([next(data.test.batches(30))[0], torch.randn(34, 1, 8, 8)])
+    with torch.no_grad():
+        confidence = confidences(torch.stack(network.exits(x)), TEMPERATURES)
+        thresholds = [row.sort().values[[35, 36]].mean().item() for row in confidence[:2]]
+        progressive = lct.ProgressiveNetwork(network, [0, 1, 2], thresholds, TEMPERATURES).eval()
+        expected, left = progressive.leave(x)
+    assert len(left.unique()) == 3
+    stages = []
+    for index, converted_stage in enumerate(convert_stages(progressive, x)):
+        stages.append({"file": f"stage{index}.onnx", "threshold": [*thresholds, None][index]})
+        (tmp_path / f"stage{index}.onnx").write_bytes(converted_stage.content)
+    (tmp_path / "model.json").write_text(json.dumps({"stages": stages}))
+    for missing in ("torch", "lctprune"):
+        (tmp_path / f"{missing}.py").write_text("raise ImportError")
+    numpy.save(tmp_path / "x.npy", x.numpy())
+    command = [sys.executable, "-W", "error", DRIVER, tmp_path, tmp_path / "x.npy", tmp_path / "y.npy"]
+    subprocess.run([*map(str, command)], check=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    actual = torch.from_numpy(numpy.load(tmp_path / "y.npy"))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def made_up(samples: int, seed: int, classes: int = 3) -> tuple[ExitOutputs, ExitCosts]:
@@ -175,8 +208,9 @@ def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lct.Run
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
-def test_a_run_from_the_command_line(run: lct.Run, cli: Cli) -> None:
-    document = cli("progressive", run.path, "--budget-flops", "95%", "--json").document
+def test_a_run_from_the_command_line(run: lct.Run, image_folder: Path, cli: Cli) -> None:
+    options = ("--budget-flops", "95%", "--format", "onnx,torchscript", "--json")
+    document = cli("progressive", run.path, *options).document
     network, test = lct.load_network(run.path), run.load_data().test
     exits = [each["exit"] for each in document["exits"]]
     thresholds = [each["threshold"] for each in document["exits"][:-1]]
@@ -199,11 +233,27 @@ def test_a_run_from_the_command_line(run: lct.Run, cli: Cli) -> None:
     loaded = torch.jit.load(folder / "model.pt")
     torch.testing.assert_close(loaded(x), outputs, rtol=1e-3, atol=1e-3)
     assert (folder / "pareto.png").exists()
+    card = folder / "model.json"
+    read = read_combined(LoadedRun(run)).progressive
+    assert read is not None
+    assert read.test.shares == pytest.approx(record["shares"])
+    whole = json.loads(card.read_text())
+    for change, words in [({"test": {**whole["test"], "shares": [2.0]}}, "shares"), ({"trained_with": {}}, "earlier")]:
+        card.write_text(json.dumps(whole | change))
+        with pytest.warns(lct.RunWarning, match=words):
+            assert read_combined(LoadedRun(run)).progressive is None
+    card.write_text(json.dumps(whole))
+    for file in ("model.pt", "stage0.onnx"):  # a stage stands for all of them
+        found = lct.predict(folder / file, [image_folder / "test"])
+        expected = dict(zip(("blue", "green", "red"), outputs.softmax(1).T.tolist(), strict=True))
+        for index, each in enumerate(found):
+            assert dict(each.top) == pytest.approx({name: row[index] for name, row in expected.items()}, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
+        (("--max-drop", 1, "--format", "pt2"), 2, "format pt2"),
         ((), 2, "one of max drop and budget flops"),
         (("--max-drop", 1, "--budget-flops", "50%"), 2, "one of max drop"),
         (("--max-drop", "nan"), 2, "max drop is nan"),

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import lctprune as lct
+from lctprune.workflows.deployment import deploy
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+DEPLOYED = ("deploy_without_lctprune.py", "classify_with_onnxruntime.py")
+ELSEWHERE = ("leave_early_with_onnxruntime.py",)  # run by test_combined_exits.py
 ALONE = ("own_dataset.py", "own_network.py", "own_training_loop.py")
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+WEB_VERSION = "1.30.0"  # of onnxruntime-web
 
 
 def python(*arguments: object, folder: Path, path: Path | None = None) -> str:
@@ -27,7 +40,8 @@ def python(*arguments: object, folder: Path, path: Path | None = None) -> str:
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*ALONE, "deploy_without_lctprune.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*ALONE, *DEPLOYED, *ELSEWHERE}
+    assert {path.name for path in EXAMPLES.glob("*.js")} == {"classify_in_a_browser.js"}
 
 
 @pytest.mark.parametrize(
@@ -68,3 +82,88 @@ def test_an_exported_network_is_used_where_there_is_no_lctprune(
     data = trained.load_data()
     inputs, _ = next(data.test.batches(len(images)))
     assert given == [data.classes[index] for index in network(inputs).argmax(1).tolist()]
+
+
+@pytest.fixture(scope="module")
+def deployed(_trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run's first exit as an ONNX file that takes pixels."""
+    folder, run = tmp_path_factory.mktemp("onnx") / "deployed", lct.Run(_trained)
+    deploy(run, lct.measure_run(run, keep=False), 0, folder, formats=["onnx"], with_preprocessing=True)
+    return folder
+
+
+def test_onnx_runtime_classifies_in_python(deployed: Path, image_folder: Path, tmp_path: Path) -> None:
+    images = sorted((image_folder / "test").glob("*/*.png"))
+    printed = python(EXAMPLES / "classify_with_onnxruntime.py", deployed, *images, folder=tmp_path)
+    expected = [f"{each.source}: {each.top[0][0]} ({each.top[0][1]:.1%})" for each in lct.predict(deployed, images)]
+    assert printed.splitlines() == expected
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with onnxruntime-web from npm."""
+    folder = tmp_path_factory.mktemp("npm")
+    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", f"onnxruntime-web@{WEB_VERSION}"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+    return folder
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(
+    BROWSER is None or shutil.which("npm") is None or importlib.util.find_spec("playwright") is None,
+    reason="needs Chromium, npm and playwright",
+)
+def test_onnx_runtime_classifies_in_a_browser(
+    deployed: Path, packages: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    images = sorted((image_folder / "test").glob("*/*.png"))[::4]
+    shutil.copytree(packages / "node_modules" / "onnxruntime-web" / "dist", tmp_path / "ort")
+    shutil.copytree(deployed, tmp_path / "deployed")
+    shutil.copy(EXAMPLES / "classify_in_a_browser.js", tmp_path)
+    for index, image in enumerate(images):
+        shutil.copy(image, tmp_path / f"{index}.png")
+    imports = '{"imports": {"onnxruntime-web": "./ort/ort.wasm.min.mjs"}}'
+    (tmp_path / "index.html").write_text(f'<!doctype html><script type="importmap">{imports}</script>')
+    with served(tmp_path) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{address}/index.html")
+        found = page.evaluate(
+            """async (count) => {
+                const { classify } = await import("./classify_in_a_browser.js");
+                const answers = [];
+                for (let index = 0; index < count; index++) {
+                    const file = await (await fetch(`${index}.png`)).blob();
+                    answers.push(await classify(await createImageBitmap(file), "deployed"));
+                }
+                return answers;
+            }""",
+            len(images),
+        )
+        browser.close()
+    for answers, expected in zip(found, lct.predict(deployed, images), strict=True):
+        assert [each["name"] for each in answers] == [name for name, _ in expected.top]
+        assert [each["probability"] for each in answers] == pytest.approx([p for _, p in expected.top], abs=1e-4)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder by HTTP on this machine."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        extensions_map: ClassVar = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

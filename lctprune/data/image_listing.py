@@ -174,13 +174,18 @@ def class_folders(folder: str | Path, omissions: Omissions) -> dict[str, list[st
     return dict(sorted(found.items()))
 
 
-def images_below(folder: str, omissions: Omissions) -> list[str]:
+def images_below(folder: str, omissions: Omissions, *, strict: bool = True) -> list[str]:
     """Return the images in a folder and the folders below it, in the order of their names.
 
     Links to files and folders are followed, as torchvision's ImageFolder follows them, but not in circles.
 
+    Args:
+        folder: the folder.
+        omissions: tally to add to.
+        strict: whether empty files and names that are not UTF-8 are refused.
+
     Raises:
-        DataError: a folder cannot be read, or images are empty files or have names that are not UTF-8.
+        DataError: a folder cannot be read; or `strict`, and images are empty or have such names.
     """
     images: list[str] = []
     empty: list[str] = []
@@ -203,9 +208,9 @@ def images_below(folder: str, omissions: Omissions) -> list[str]:
             elif ending_of(entry.name) not in ENDINGS:
                 omissions.other.append(entry.path)
             else:
-                (images if entry.stat().st_size else empty).append(entry.path)
+                (images if not strict or entry.stat().st_size else empty).append(entry.path)
     require_no_empty(empty)
-    if odd := [visible(path) for path in images if not is_utf8(path)]:
+    if odd := [visible(path) for path in images if strict and not is_utf8(path)]:
         raise DataError(f"{counted(len(odd), 'image')} with names that are not UTF-8: {some(sorted(odd))}; rename them")
     return sorted(images, key=lambda path: nfc(path).replace(os.sep, "\0"))  # by the parts of the path
 

@@ -60,13 +60,28 @@ def encode_rows(record: DataRecord, rows: str | Path | Sequence[Mapping[str, obj
     if not table.rows:
         raise DataError(f"{table.path} has no rows to encode; give at least 1")
     require_columns(table, names)
+    return row_inputs(table, names, Normalization(record.mean, record.std), encoding)
+
+
+def row_inputs(
+    table: TableFile, names: Sequence[str], normalization: Normalization, encoding: TableEncoding | None
+) -> Tensor:
+    """Turn the cells of a table into inputs, float32 [rows, features].
+
+    Args:
+        table: table that has the network's columns.
+        names: these columns, in their order.
+        normalization: mean and deviation of each number of a row.
+        encoding: how cells become numbers, of a table that has not only numbers.
+
+    Raises:
+        DataError: a cell is missing, cannot be used, or is too far from the mean.
+    """
     if encoding is None:
         places = table.places
-        values = numbers_of(table, [places[name] for name in names])
-        sources: Sequence[str] = names
+        values, sources = numbers_of(table, [places[name] for name in names]), names
     else:
         values, sources = encode(encoding, table), sources_of(encoding)
-    normalization = Normalization(record.mean, record.std)
     values = standardized(values, normalization)
     refuse_distant(table, sources, values, normalization)
     return values

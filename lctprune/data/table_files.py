@@ -19,6 +19,9 @@ from lctprune.utils.wording import counted
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 
 
+Odd = list[tuple[int, str]]  # lines, and what is wrong with them
+
+
 class TableFile(NamedTuple):
     """The content of a table.
 
@@ -41,7 +44,7 @@ class TableFile(NamedTuple):
         return {name: index for index, name in enumerate(self.names)}
 
 
-def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2) -> TableFile:
+def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2, odd: Odd | None = None) -> TableFile:
     """Read a table whose columns are separated by commas, semicolons, tabs or bars, in UTF-8.
 
     Lines without any content are left out. The first line holds the names of the columns unless `has_header` finds it
@@ -51,7 +54,9 @@ def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2
         path: the file.
         known: names of columns by which an earlier reading knew this table; if they stand in the first line, it holds
             the names.
-        least: number of columns that there must be: an input and the target, or 1 without the target.
+        least: least number of columns; a table without a column to predict may have one.
+        odd: list that takes lines of another length than the first one, and what is wrong with them; by default they
+            are refused.
 
     Raises:
         DataError: the file cannot be read, its lines differ in length, its first line is neither certainly a row nor
@@ -67,10 +72,15 @@ def read_table(path: Path, *, known: Sequence[str] | None = None, least: int = 2
         rows = _with_points(path, rows)
     for line, cells in rows:
         if len(cells) != len(rows[0][1]):
-            raise DataError(
+            problem = (
                 f"{path}, line {line} has {len(cells)} cells; line {rows[0][0]} has {len(rows[0][1])}, separated by "
                 f"{SEPARATORS[separator]}"
             )
+            if odd is None:
+                raise DataError(problem)
+            odd.append((line, problem))
+    if odd:
+        rows = [each for each in rows if len(each[1]) == len(rows[0][1])]
     if not any(cells[-1].strip() for _, cells in rows):
         raise DataError(
             f"{path}: column {len(rows[0][1])}, the last, is empty in every line; remove the "

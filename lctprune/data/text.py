@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +46,26 @@ def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
     if not sentences:
         raise DataError(f"{path} has no sentences; it must have lines of the form sentence<TAB>label")
     return sentences, labels
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line that is not blank, of a file in UTF-8.
+
+    Args:
+        path: the file; of a file named .tsv, what stands after the last tab of a line is a label, which is left out.
+            "-" is the standard input.
+
+    Raises:
+        DataError: the file cannot be read, or has no such line.
+    """
+    has_labels, is_empty = path.lower().endswith(".tsv"), True
+    for number, line in enumerate(_text(Path(path), "of text", is_stdin=path == "-").split("\n"), 1):
+        if not line.strip() or (has_labels and number == 1 and line.strip().lower() == "sentence\tlabel"):
+            continue
+        is_empty = False
+        yield number, line.rpartition("\t")[0] if has_labels and "\t" in line else line
+    if is_empty:
+        raise DataError(f"{path} has no lines of text")
 
 
 def tokens(sentence: str, tokenizer: Tokenizer = TOKENIZER) -> list[str]:
@@ -134,13 +155,12 @@ class Vocabulary:
         return tokens(sentence, self.tokenizer)[:most]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, what: str = "sentence<TAB>label", *, is_stdin: bool = False) -> str:
     try:
-        return read_regular(path, DataError).decode("utf-8-sig")
+        content = sys.stdin.buffer.read() if is_stdin else read_regular(path, DataError)
+        return content.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); give a file with lines sentence<TAB>label"
-        ) from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); give a file with lines {what}") from error
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,19 +19,20 @@ INPUT, OUTPUT = "input", "output"  # names in the file
 LARGEST = 2**31 - 2**20  # bytes that one file may have
 
 
-def onnx_bytes(network: nn.Module, program: Program) -> bytes:
-    """Return the content of an .onnx file: one input, one output, weights inside.
+def onnx_bytes(network: nn.Module, program: Program, outputs: Sequence[str] = (OUTPUT,)) -> bytes:
+    """Return the content of an .onnx file: one input, its outputs, weights inside.
 
     Args:
         network: original, for messages.
         program: the network as `to_program` gives it.
+        outputs: names of the outputs.
 
     Raises:
         ExportError: it cannot be converted, or is too large for one file.
     """
     with conversion(network, "ONNX"), quiet():
         converted = torch.onnx.export(
-            program.exported, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+            program.exported, dynamo=True, input_names=[INPUT], output_names=[*outputs], verbose=False
         )
         assert converted is not None  # with dynamo
         model = converted.model_proto
@@ -44,8 +46,8 @@ def onnx_bytes(network: nn.Module, program: Program) -> bytes:
 
 
 def _tidy(model: onnx.ModelProto, program: Program) -> None:
-    """Name the free sizes of input and output, and leave out notes that quote the source code, with its paths."""
-    for value, free in ((model.graph.input[0], program.free), (model.graph.output[0], ("batch",))):
+    """Name the free sizes of input and outputs, and leave out notes that quote the source code, with its paths."""
+    for value, free in ((model.graph.input[0], program.free), *((each, ("batch",)) for each in model.graph.output)):
         sizes = (size for size in value.type.tensor_type.shape.dim if size.dim_param)
         for size, name in zip(sizes, free, strict=False):
             size.dim_param = name

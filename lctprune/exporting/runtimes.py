@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REPEATS, WARMUP = 30, 3  # timed calls, untimed ones
 
 ArrayRunner = Callable[["NDArray[Any]"], "NDArray[Any]"]
+StagedRunner = Callable[["NDArray[Any]"], "tuple[NDArray[Any], NDArray[Any]]"]
 
 
 class Trial(NamedTuple):
@@ -71,7 +72,40 @@ def opened(format: str, file: Any, threads: int | None = None) -> ArrayRunner:
     return _onnx(file, threads) if format == "onnx" else _torch(format, file, threads)
 
 
-def _onnx(file: Any, threads: int | None) -> ArrayRunner:
+def staged(files: Sequence[Any], thresholds: Sequence[float | None]) -> StagedRunner:
+    """Open a progressive network of one ONNX file per stage, which gives logits, and what the next stage takes.
+
+    Args:
+        files: content of each file, as a binary stream or a path as text.
+        thresholds: confidence at which a sample leaves each stage; the last one's is not used.
+
+    Returns:
+        Function from inputs to logits, [batch, classes], and the stage at which each sample left, [batch].
+    """
+    import numpy
+
+    runs = [_session(file, None) for file in files]
+
+    def leave(inputs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        places, left = numpy.arange(len(inputs)), numpy.zeros(len(inputs), numpy.int64)
+        outputs: NDArray[Any] | None = None
+        for index, (session, threshold) in enumerate(zip(runs, thresholds, strict=True)):
+            logits, *hidden = session.run(None, {"input": inputs})
+            # the largest probability: 1 / sum(exp(logit - largest logit))
+            sure = 1 / numpy.exp(logits - logits.max(1, keepdims=True)).sum(1)
+            leaves = sure >= threshold if hidden and threshold is not None else numpy.ones(len(inputs), bool)
+            outputs = numpy.empty((len(left), logits.shape[1]), logits.dtype) if outputs is None else outputs
+            outputs[places[leaves]], left[places[leaves]] = logits[leaves], index
+            if leaves.all():
+                break
+            inputs, places = hidden[0][~leaves], places[~leaves]
+        assert outputs is not None  # there is a stage
+        return outputs, left
+
+    return leave
+
+
+def _session(file: Any, threads: int | None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -79,7 +113,11 @@ def _onnx(file: Any, threads: int | None) -> ArrayRunner:
     if threads is not None:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     source = file if isinstance(file, str) else file.read()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _onnx(file: Any, threads: int | None) -> ArrayRunner:
+    session = _session(file, threads)
     name = session.get_inputs()[0].name
 
     def run(inputs: NDArray[Any]) -> NDArray[Any]:

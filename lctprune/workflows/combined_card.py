@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from lctprune.config.reading import FORMAT
+from lctprune.exporting.formats import SUFFIXES
 from lctprune.utils.environment import environment
 from lctprune.utils.files import sha256, write_json
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 
 
-def write_card(loaded: LoadedRun, record: Mapping[str, Any], folder: Path) -> None:
-    """Write `model.json` beside `model.pt`: how to feed it, and a record of how it was found.
+def write_card(loaded: LoadedRun, record: Mapping[str, Any], folder: Path, *, file: str = "model.pt") -> None:
+    """Write `model.json` beside an exported file: how to feed it, and a record of how it was found.
 
     Args:
         loaded: the run that the exits are of.
         record: what was found, as plain JSON values.
-        folder: folder that holds `model.pt`.
+        folder: folder that holds the file.
+        file: name of the file.
     """
     recipe, data = require_recipe(loaded.run), loaded.run.config.data
-    model = folder / "model.pt"
+    model = folder / file
     document = {
         "format_version": FORMAT,
         "model": recipe.model,
@@ -31,7 +33,7 @@ def write_card(loaded: LoadedRun, record: Mapping[str, Any], folder: Path) -> No
         "output": output_record(recipe, data),
         **record,
         "file": model.name,
-        "format": "torchscript",
+        "format": "onnx" if file.endswith(SUFFIXES["onnx"]) else "torchscript",
         "sha256": sha256(model),
         "trained_with": {
             "run": loaded.run.path.resolve().name,

@@ -41,6 +41,7 @@ from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
+from lctprune.workflows.rebuilding import built_from
 from lctprune.workflows.recorded_answers import answers_record
 from lctprune.workflows.target_units import in_target_units
 
@@ -244,6 +245,7 @@ def deploy(
         **described,
         **{name: files[0][name] for name in ("file", "format", "sha256")},
         "files": files,
+        **({"built_from": built_from(member)} if "state-dict" in formats else {}),
         "budget": dict(budget or {}),
         "rule": dataclasses.asdict(rule or Rule()),
         "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},

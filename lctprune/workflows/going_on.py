@@ -38,7 +38,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
         raise RunError(
             f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and --resume"
         )
-    if (run.path / COMPRESSION).exists():
+    if _is_of_compression(run):
         raise _of_compression(run)
     if run.config.data is None:
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
@@ -72,13 +72,18 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
     path = added.path.resolve()
     owner_path = path.parent if path.name == DENSE else path.parents[1]
     owner = Run(owner_path, model=model, data_path=data)
-    if (owner_path / COMPRESSION).exists():
+    if _is_of_compression(owner):
         raise _of_compression(owner)
     if path.name == DENSE:
         return owner, begin_dense(owner, resume=True)
     if path.parent.name == NARROWED:
         return owner, resume_narrowing(owner, path)
     return owner, begin_finetuning(owner, int(path.name.removeprefix("exit")), resume=True)
+
+
+def _is_of_compression(run: Run) -> bool:
+    """Tell whether a compression began the run, which may have been killed before it wrote its plan."""
+    return (run.path / COMPRESSION).exists() or run.config.command[1:2] == ["compress"]
 
 
 def _of_compression(run: Run) -> RunError:

@@ -10,12 +10,18 @@ from torch import Tensor, nn
 
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
+from lctprune.config.run import DataRecord, StatisticsRecord
 from lctprune.data.dataset import Data, data_record
+from lctprune.errors import ConfigError
 from lctprune.exporting import writing
 from lctprune.exporting.formats import Format
+from lctprune.measure.target_kinds import is_label
 from lctprune.models.build import fitted
 from lctprune.utils.environment import environment
 from lctprune.utils.files import sha256, write_json
+from lctprune.utils.modules import device_of, evaluation_mode
+from lctprune.utils.wrappers import unwrapped
+from lctprune.workflows.from_pixels import from_pixels, pixel_records, pixels_of
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 
 
@@ -26,6 +32,7 @@ def export(
     *,
     format: Format = "torchscript",
     data: Data | None = None,
+    with_preprocessing: bool = False,
     **options: Any,
 ) -> Path:
     """Export a network to a file that runs without lctprune; with `data`, write model.json beside it.
@@ -38,31 +45,56 @@ def export(
             weights as safetensors).
         data: data that it was trained on: model.json then says how to feed the file and what its outputs mean (shape,
             preprocessing, mean and deviation, classes or vocabulary).
+        with_preprocessing: whether the file takes uint8 images of any size, [batch, height, width, channels], and gives
+            probabilities, or numbers in their units; it needs `data`.
         options: further arguments of `lctprune.exporting.writing.export`.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: the format is unknown, or its extra is not installed.
+        ConfigError: the format is unknown, or its extra is not installed; or `with_preprocessing`, and inputs are no
+            images, or `data` is missing.
         ExportError: the network cannot be converted, gives other outputs when converted, or cannot be written.
 
     Warns:
         NetworkWarning: the network's outputs depend on the rest of the batch, or the file takes sequences of one length
             only.
     """
-    path = writing.export(network, example, path, format=format, **options)
-    if data is not None:
-        described = data if data.config else dataclasses.replace(data, config=DataConfig())  # for its maximum length
-        record, recipe = data_record(described), fitted(NetworkConfig(), data)
-        assert record is not None  # it has settings
-        card = {
-            "file": path.name,
-            "format": format,
-            "sha256": sha256(path),
-            "classes": list(data.classes),
-            "input": input_record(recipe, record),
-            "output": output_record(recipe, record),
-        }
-        write_json(path.parent / MODEL_CARD, {**card, **environment()})
+    if with_preprocessing and (data is None or format == "state-dict"):
+        missing = "data=, which says how images were prepared" if data is None else "a format that holds operations"
+        raise ConfigError(f"with_preprocessing needs {missing}")
+    if data is None:
+        return writing.export(network, example, path, format=format, **options)
+    record = _recorded(data)
+    recipe = fitted(NetworkConfig(), data)
+    described = {"input": input_record(recipe, record), "output": output_record(recipe, record)}
+    with evaluation_mode(network):
+        if with_preprocessing:
+            plain = unwrapped(network)
+            wrapped = from_pixels(plain, record, example, has_labels=_has_labels(data)).to(device_of(plain))
+            network, example = wrapped, pixels_of(example.cpu(), record)
+            described = pixel_records(wrapped, described)
+        path = writing.export(network, example, path, format=format, **options)
+    card = {"file": path.name, "format": format, "sha256": sha256(path), "classes": list(data.classes)}
+    write_json(path.parent / MODEL_CARD, {**card, **described, **environment()})
     return path
+
+
+def _recorded(data: Data) -> DataRecord:
+    """Record the data, also of a program's own; numbers that were not standardised have a mean of 0."""
+    record = data_record(data if data.config else dataclasses.replace(data, config=DataConfig()))  # its maximum length
+    assert record is not None  # it has settings
+    if data.classes or record.target is not None:
+        return record
+    targets = data.val.targets
+    if targets.is_floating_point() and not _has_labels(data):
+        count = targets[0].numel()
+        record = dataclasses.replace(record, target=StatisticsRecord(mean=(0.0,) * count, std=(1.0,) * count))
+    return record
+
+
+def _has_labels(data: Data) -> bool:
+    """Tell whether targets are labels that do not exclude each other: 0 or 1 for each output."""
+    targets = data.val.targets
+    return targets.is_floating_point() and targets.dim() == 2 and bool(is_label(targets).all())

@@ -170,12 +170,31 @@ def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor
             f"{run.path / CONFIG}: network.groups is {recipe.groups}, and the checkpoint has {len(critics)} critics; "
             f"{RESTORE}"
         )
+    is_part = recipe.exit is not None or bool(recipe.pruned)  # of the network, which is built first
+    require_sizes(run.path / CONFIG, recipe, weights, is_part=is_part)
+
+
+def require_sizes(
+    file: Path, recipe: NetworkConfig, weights: Mapping[str, Tensor], *, is_part: bool, where: str = "network"
+) -> None:
+    """Refuse settings of a much larger network than the weights are of, before it is built.
+
+    Args:
+        file: file with the settings, for messages.
+        recipe: the settings.
+        weights: tensors by their names.
+        is_part: whether the weights are of a part of the network only.
+        where: place of the settings in the file.
+
+    Raises:
+        RunError: no tensor is as wide as a number in the settings, or the network has many times as many weights.
+    """
     if recipe.groups > MOST_GROUPS:
-        raise RunError(f"{run.path / CONFIG}: network.groups is {recipe.groups}; it must be at most {MOST_GROUPS}")
+        raise RunError(f"{file}: {where}.groups is {recipe.groups}; it must be at most {MOST_GROUPS}")
     largest = max((tensor.numel() for tensor in weights.values()), default=0)
     for name in ("num_outputs", "in_channels", "features", "vocabulary"):
         if (value := getattr(recipe, name)) is not None and value > max(largest, MOST_GROUPS):
-            raise RunError(f"{run.path / CONFIG}: network.{name} is {value}, and no weights are for so many; {RESTORE}")
+            raise RunError(f"{file}: {where}.{name} is {value}, and no weights are for so many; {RESTORE}")
     if is_own_function(recipe.model):  # called once, as it may do more
         return
     try:
@@ -185,9 +204,8 @@ def _require_sizes(run: Run, recipe: NetworkConfig, weights: Mapping[str, Tensor
     except Exception:  # the network's own code may not run there: what is wrong shows when it is built
         return
     given = sum(tensor.numel() for tensor in weights.values())
-    is_part = recipe.exit is not None or bool(recipe.pruned)  # of the network, which is built first
     if count > (SLACK_OF_PARTS if is_part else SLACK) * max(given, 1) + MOST_GROUPS:
-        raise RunError(f"{run.path / CONFIG}: the network has {count} weights, and the checkpoint {given}; {RESTORE}")
+        raise RunError(f"{file}: the network has {count} weights, and the checkpoint {given}; {RESTORE}")
 
 
 def require_types(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path) -> None:

@@ -1,6 +1,6 @@
 """Fit, check, export and measure the progressive network of a run.
 
-progressive/model.pt    the network as one TorchScript file, with its thresholds inside
+progressive/model.pt    the network as one TorchScript file, with its thresholds inside; see `progressive_files`
 progressive/model.json  how to feed it, what it is expected to do, and the best exit beside it
 """
 
@@ -11,7 +11,6 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -30,13 +29,11 @@ from lctprune.measure.paired import answers_of
 from lctprune.measure.selection import Budget
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
-from lctprune.progressive import ProgressiveNetwork, converted, write_scripted
-from lctprune.workflows.combined_card import write_card
+from lctprune.progressive import ProgressiveNetwork, converted
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names
 
-PROGRESSIVE = "progressive"
 NAME = "progressive"
 TIMED_SAMPLES, REPEATS = 40, 7  # samples that latency is measured on, one by one, and calls of each
 
@@ -251,8 +248,13 @@ def convert_progressive(loaded: LoadedRun, fitted: Fitted) -> torch.jit.ScriptMo
     Raises:
         ExportError: it would not do what the network does.
     """
+    return converted(fitted.network, compared_samples(loaded))
+
+
+def compared_samples(loaded: LoadedRun) -> Tensor:
+    """Return the validation samples that files are compared on, [batch, ...]."""
     samples, _ = next(loaded.data.val.batches(COMPARED_SAMPLES))
-    return converted(fitted.network, samples)
+    return samples
 
 
 def progressive_record(loaded: LoadedRun, fitted: Fitted, measured: Measured, goal: Goal) -> dict[str, Any]:
@@ -290,15 +292,3 @@ def _figures(found: Outcome, samples: int) -> dict[str, Any]:
         "p95_flops": found.p95_flops,
         "shares": list(found.shares),
     }
-
-
-def write_progressive(
-    loaded: LoadedRun, deployed: torch.jit.ScriptModule, record: dict[str, Any], folder: Path
-) -> None:
-    """Write `model.pt`, and `model.json` beside it: how to feed it, and a record of how it was found.
-
-    Raises:
-        ExportError: the folder cannot be written to.
-    """
-    write_scripted(deployed, folder / "model.pt")
-    write_card(loaded, record, folder)

@@ -101,6 +101,34 @@ def expected_probabilities(run: lct.Run, path: Path) -> Any:
         return lct.load_network(run.path).eval().subnetwork(0)(x).softmax(1)[0].numpy()
 
 
+def test_a_program_exports_with_preprocessing(trained: lct.Run, image_folder: Path, tmp_path: Path) -> None:
+    data, network = trained.load_data(), lct.load_network(trained).subnetwork(0).train()
+    samples, _ = next(data.val.batches(6))
+    lct.export(network, samples, tmp_path / "model.pt", data=data, with_preprocessing=True)
+    assert all(module.training for module in network.modules())
+    (found,) = lct.predict(tmp_path / "model.pt", [image_folder / "test" / "red" / "0.png"])
+    expected = expected_probabilities(trained, image_folder / "test" / "red" / "0.png")
+    numpy.testing.assert_allclose([dict(found.top)[name] for name in data.classes], expected, atol=0.02)
+    for options, words in [({}, "needs data="), ({"data": data, "format": "state-dict"}, "a format that holds")]:
+        with pytest.raises(lct.ConfigError, match=words):
+            lct.export(network, samples, tmp_path / "other.pt", with_preprocessing=True, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.pt", "run"]
+
+
+def test_numbers_that_were_not_standardised_stay_as_they_are(tmp_path: Path) -> None:
+    def split(targets: Tensor) -> lct.TensorSplit:
+        return lct.TensorSplit(torch.rand(len(targets), 1, 8, 8), targets)
+
+    numbers, labels = split(torch.randn(8, 2)), split(torch.tensor([[0.0, 1.0]] * 8))
+    normalization = lct.Normalization((0.0,), (1 / 255,))
+    for each, meaning in [(numbers, "predicted numbers"), (labels, "per label")]:
+        made = lct.Data(train=each, val=each, test=each, classes=(), normalization=normalization)
+        network, example = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.rand(3, 1, 8, 8)
+        lct.export(network, example, tmp_path / "model.pt", data=made, with_preprocessing=True)
+        card = json.loads((tmp_path / "model.json").read_text())
+        assert meaning in card["output"]["meaning"]
+
+
 def test_what_has_no_preprocessing_to_export_is_refused(
     cli: Cli, table_run: Callable[..., lct.Run], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import lctprune as lct
 from lctprune import reports
+from lctprune.config.combined import Combined, Figures, Leaves, ProgressiveRecord
 from lctprune.measure.choice import select
 from lctprune.measure.selection import Budget
 from lctprune.workflows.answers import read_answers
@@ -190,6 +191,36 @@ def test_a_click_finds_the_row(page: Any) -> None:
     page.mouse.up()
     picked = page.locator("#candidates tr.picked th")
     assert name.startswith(picked.inner_text().splitlines()[0])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_networks_of_several_exits_are_on_the_front(
+    chromium: Any, trained: lct.Run, candidates: list[lct.Candidate], tmp_path: Path, width: int
+) -> None:
+    figures = Figures(samples=50, accuracy=0.9, main_accuracy=0.74, mean_flops=9e6, shares=(0.3, 0.7))
+    exits = (Leaves(name="layer0.block"), Leaves(name="main network"))
+    early = ProgressiveRecord(exits=exits, checked_on=figures, test=figures, trained_with={})
+    file, problems = tmp_path / "report.html", []
+    file.write_text(reports.report_page(trained, candidates, combined=Combined(progressive=early)))
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#front-figure").scroll_into_view_if_needed()
+    box = page.locator("#front g[aria-description='several exits'] path").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    text = page.locator("#front g[aria-label=tip]").text_content().replace("\u200b", "")
+    assert text.startswith("progressivevalidation accuracy 90.00%")
+    page.mouse.down()
+    page.mouse.up()
+    assert page.locator("#candidates tr.picked").count() == 0  # it is in no row
+    choose(page, "latency_ms")
+    assert page.locator("#front g[aria-description='several exits'] path").count() == 0
+    bars = [page.locator(".leaving div").nth(index).bounding_box()["width"] for index in range(2)]
+    assert bars[0] / bars[1] == pytest.approx(3 / 7, rel=0.02)
+    page.close()
+    assert problems == []
 
 
 def test_without_scripts_the_page_has_its_plots(
