@@ -55,8 +55,8 @@ RuntimeOption = Annotated[
     typer.Option(
         "--runtime",
         metavar="RUNTIME",
-        help="Runtime that latency is measured in: torchscript, onnxruntime (extra: lctprune[onnx]), or auto, the "
-        "fastest of those that are installed.",
+        help="Runtime that latency is measured in: torchscript, onnxruntime (extra: lctprune[onnx]), openvino (extra: "
+        "lctprune[openvino]), or auto, the fastest of those that are installed.",
     ),
 ]
 OutOption = Annotated[

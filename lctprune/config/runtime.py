@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from lctprune.errors import ConfigError
 
-Runtime = Literal["torchscript", "onnxruntime", "auto"]
+Runtime = Literal["torchscript", "onnxruntime", "openvino", "auto"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 AUTO_RUNTIME: Runtime = "auto"  # the fastest of those that are installed
 

@@ -56,7 +56,7 @@ class Candidate:
         latency_low_ms: lower end of the 95% interval of the median time, in milliseconds.
         latency_high_ms: upper end of the 95% interval of the median time, in milliseconds.
         latency_batch: samples per call.
-        latency_runtime: runtime that the latency was measured in: torchscript or onnxruntime.
+        latency_runtime: runtime that the latency was measured in: torchscript, onnxruntime or openvino.
         latency_threads: number of CPU threads of the runtime; None where it is not known.
         precision: type of the weights: float32.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
@@ -171,7 +171,8 @@ def evaluate(
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
-        runtime: torchscript, onnxruntime (needs the extra `onnx`), or auto: the fastest of those that are installed.
+        runtime: torchscript, onnxruntime (needs the extra `onnx`), openvino (the extra `openvino`), or auto: the
+            fastest of those that are installed.
 
     Returns:
         One candidate per exit, shallowest first, the main network last.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 import warnings
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 from lctprune.config.runtime import AUTO_RUNTIME, Runtime, parse_runtime
 from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting.formats import Format, is_installed, require_extra
-from lctprune.exporting.runtimes import opened
 from lctprune.exporting.torchscript import to_torchscript
-from lctprune.exporting.writing import convert
+from lctprune.exporting.writing import convert, runner_of
 from lctprune.measure.latency import Latency, measure_latency
 from lctprune.utils.modules import device_of
 from lctprune.utils.wording import counted
 
-FORMATS: dict[str, Format] = {"torchscript": "torchscript", "onnxruntime": "onnx"}  # what each runtime runs
+FORMATS: dict[str, Format] = {"torchscript": "torchscript", "onnxruntime": "onnx", "openvino": "openvino"}  # of each
+ON_CUDA = ("torchscript",)  # runtimes that are measured there
 
 
 class Timed(NamedTuple):
@@ -45,7 +44,7 @@ def time_networks(networks: Sequence[nn.Module], example: Tensor, runtime: Runti
     Args:
         networks: networks on one device.
         example: input of every call, [batch, ...].
-        runtime: torchscript, onnxruntime or auto, which measures those that are installed.
+        runtime: torchscript, onnxruntime, openvino, or auto, which measures those that are installed.
         repeats: number of timed calls per network.
 
     Raises:
@@ -81,10 +80,10 @@ def runtimes_for(runtime: str, *, is_cuda: bool = False) -> list[str]:
     """
     named = parse_runtime(runtime)
     if named == AUTO_RUNTIME:
-        return [each for each, format in FORMATS.items() if is_installed(format) and not (is_cuda and format == "onnx")]
+        return [each for each, format in FORMATS.items() if is_installed(format) and (each in ON_CUDA or not is_cuda)]
     require_extra(FORMATS[named])
-    if is_cuda and named == "onnxruntime":
-        raise ConfigError("runtime onnxruntime is measured on the CPU; move the network there, or take torchscript")
+    if is_cuda and named not in ON_CUDA:
+        raise ConfigError(f"runtime {named} is measured on the CPU; move the network there, or take torchscript")
     return [named]
 
 
@@ -94,15 +93,16 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
     Args:
         network: traceable module.
         example: input, [batch, ...].
-        runtime: torchscript or onnxruntime.
+        runtime: torchscript, onnxruntime or openvino.
 
     Raises:
         ExportError: it cannot be converted.
     """
     if runtime == "torchscript":
         return to_torchscript(network, example)
-    (converted,) = convert(network, example.to(device_of(network)), ["onnx"], dependence=None, compared=False)
-    run = opened("onnx", io.BytesIO(converted.content), torch.get_num_threads())
+    format = FORMATS[runtime]
+    (converted,) = convert(network, example.to(device_of(network)), [format], dependence=None, compared=False)
+    run = runner_of(converted)
     return lambda inputs: run(inputs.numpy())
 
 

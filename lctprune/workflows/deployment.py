@@ -71,7 +71,7 @@ def measure_run(
         loaded: the run's data and networks, if the caller needs them too.
         keep: whether to write candidates.json.
         folder: folder for candidates.json; by default the run directory.
-        runtime: runtime that latencies are measured in: torchscript, onnxruntime, or auto for the fastest of them.
+        runtime: runtime that latencies are measured in: torchscript, onnxruntime, openvino, or auto for the fastest.
 
     Returns:
         One candidate per exit, the main network's after those of its exits.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lctprune.errors import DataError, DataWarning, ExportError, NetworkWarning
 from lctprune.exporting.comparing import BATCHES, compared_batches, difference, repeated, require_close
-from lctprune.exporting.formats import RUNTIMES, SUFFIXES, Format
+from lctprune.exporting.formats import RUNTIMES, SUFFIXES, WEIGHTS_SUFFIX, Format
 from lctprune.exporting.reopening import reopened
 from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
 from lctprune.measure.candidates import precision_of
@@ -109,12 +109,20 @@ def _record(network: nn.Module, converted: Converted, checked: Checked) -> dict[
         "format": format,
         "file": f"model{SUFFIXES[format]}",
         "sha256": hashlib.sha256(converted.content).hexdigest(),
-        "size_bytes": len(converted.content),
+        "size_bytes": len(converted.content) + len(converted.weights or b""),
+        "weights": _weights_record(converted),
         "precision": precision_of(network),
         "fixed_length": converted.length,
         "runtime": RUNTIMES[format],
     }
     return record | ({} if format == "state-dict" else _trial_record(network, converted, checked))
+
+
+def _weights_record(converted: Converted) -> dict[str, Any] | None:
+    """Name the file of weights beside the file, which its runtime looks for there; None where they are inside."""
+    if converted.weights is None:
+        return None
+    return {"file": f"model{WEIGHTS_SUFFIX}", "sha256": hashlib.sha256(converted.weights).hexdigest()}
 
 
 def _trial_record(network: nn.Module, converted: Converted, checked: Checked) -> dict[str, Any]:
@@ -160,8 +168,8 @@ def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:
 
 def remove_earlier(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
     """Remove files of other formats from a folder for the chosen network, where they are those of an earlier choice."""
-    kept = {each["file"] for each in files}
-    for suffix in SUFFIXES.values():
+    kept = {each["file"] for each in files} | {each["weights"]["file"] for each in files if each["weights"]}
+    for suffix in (*SUFFIXES.values(), WEIGHTS_SUFFIX):
         if (name := f"model{suffix}") not in kept:
             (folder / name).unlink(missing_ok=True)
 
