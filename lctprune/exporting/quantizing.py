@@ -49,10 +49,10 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> Quanti
     """Quantize a network to 8-bit integers.
 
     Activations are of 8 bits without sign, with the smallest and the largest value that they take on the calibration
-    samples. Weights are of 8 bits with sign, with a scale for each output channel. In ONNX files weights are of 7 bits:
-    on CPUs without VNNI instructions ONNX Runtime adds products in 16 bits, which 8 bits overflow
-    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). OpenVINO does not. Layers without
-    a form in integers, such as LSTM, stay in full precision.
+    samples. Weights have a sign, a scale for each output channel, and 7 bits: on CPUs without VNNI instructions ONNX
+    Runtime and OpenVINO add products in 16 bits, which those of 8 bits overflow
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Layers without a form in integers,
+    such as LSTM, stay in full precision.
 
     Args:
         network: traceable module, on the CPU.
@@ -67,7 +67,7 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> Quanti
     require_extra(format)
     (full,) = convert(network, calibration[:CALIBRATION_BATCH], ["onnx"], dependence=None, compared=False)
     with conversion(network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
-        model = _quantized_model(bytes(full.content), calibration, Path(folder), reduce_range=format == "onnx")
+        model = _quantized_model(bytes(full.content), calibration, Path(folder))
         content = model.SerializeToString()
         files = openvino_files(network, content) if format == "openvino" else (content,)
         converted = Converted(format, files[0], full.length, *files[1:])
@@ -87,7 +87,7 @@ def int8_format(formats: Sequence[Format], *, with_preprocessing: bool = False) 
     return formats[0]
 
 
-def _quantized_model(content: bytes, calibration: Tensor, folder: Path, *, reduce_range: bool) -> onnx.ModelProto:
+def _quantized_model(content: bytes, calibration: Tensor, folder: Path) -> onnx.ModelProto:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -98,7 +98,7 @@ def _quantized_model(content: bytes, calibration: Tensor, folder: Path, *, reduc
         _Batches(calibration),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        reduce_range=reduce_range,
+        reduce_range=True,  # 7 bits
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
