@@ -70,6 +70,10 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
             *("10 Gbit/s", "100 Gbit/s"),
         ],
     ),
+    "runtimes": (
+        [],
+        ["MLP, batch 1: TorchScript 1.00, ONNX Runtime ", "MLP, batch 32: TorchScript 1.00, ONNX Runtime "],
+    ),
     "sequences": (
         [],
         [f"{model:12} {method}" for model in ("lstm", "transformer") for method in ("2 groups", "backprop")],
