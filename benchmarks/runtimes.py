@@ -28,7 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "MobileNetV3-small, 64x64": {"model": "mobilenet_v3_small", "image_size": 64},
     "LSTM, 64 steps": {"model": "lstm", "vocabulary": 5000, "steps": 64},
 }
-QUICK: dict[str, dict[str, Any]] = {"MLP": {"model": "mlp", "model_args": {"width": 8}, "features": 4}}
+QUICK: dict[str, dict[str, Any]] = {"LSTM": {"model": "lstm", "model_args": {"width": 8}, "vocabulary": 20, "steps": 4}}
 BATCHES = (1, 32)
 CALIBRATION = 64  # random inputs, as the time of a call does not depend on the ranges
 
@@ -44,11 +44,14 @@ def main() -> None:
     for name, inputs in networks.items():
         torch.manual_seed(0)
         network = lct.build_network(lct.NetworkConfig(num_outputs=10, groups=4, **inputs)).eval()
-        samples = random_batch(network.recipe, CALIBRATION)[0]
+        samples = random_batch(network.recipe, CALIBRATION)[0].contiguous()
         forms = forms_of(network.subnetwork(0), samples)
         for batch in BATCHES:
             ratios = ratios_of(forms, samples[:batch], repeats)
-            print(f"{name}, batch {batch}: " + ", ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items()))
+            print(
+                f"{name}, batch {batch}: " + ", ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items()),
+                flush=True,
+            )
 
 
 def forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Callable[[Tensor], object]]:

@@ -72,7 +72,7 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
     ),
     "runtimes": (
         [],
-        ["MLP, batch 1: TorchScript 1.00, ONNX Runtime ", "MLP, batch 32: TorchScript 1.00, ONNX Runtime "],
+        [f"LSTM, batch {batch}: TorchScript 1.00, ONNX Runtime " for batch in (1, 32)],
     ),
     "sequences": (
         [],
