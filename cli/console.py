@@ -130,7 +130,7 @@ def print_candidates(
     *,
     chosen: Candidate | None,
     front: Sequence[Candidate],
-    marks: Mapping[int, str] | None = None,
+    marks: Mapping[int | str, str] | None = None,
 ) -> None:
     """Print a table of the exits, with an arrow at the chosen one and stars on the Pareto front.
 
@@ -139,12 +139,12 @@ def print_candidates(
         candidates: candidates in the order of the rows.
         chosen: the chosen one.
         front: those on the Pareto front.
-        marks: marks beside latencies, by the number of the exit.
+        marks: marks beside latencies, by the key of the candidate.
     """
     marks = marks or {}
     rows = [
         {"": "→" if candidate is chosen else "*" if candidate in front else ""}
-        | _cells(candidate, marks.get(candidate.exit, ""))
+        | _cells(candidate, marks.get(candidate.key, ""))
         for candidate in candidates
     ]
     bold = next((index for index, candidate in enumerate(candidates) if candidate is chosen), None)

@@ -9,6 +9,7 @@ from lctprune.cli.options import (
     ModelOption,
     OutOption,
     PartialOption,
+    PrecisionOption,
     RunArgument,
     RuntimeOption,
     ThreadsOption,
@@ -19,6 +20,7 @@ def evaluate(
     run: RunArgument = None,
     latency_batch: BatchOption = 1,
     runtime: RuntimeOption = "torchscript",
+    precision: PrecisionOption = "fp32",
     model: ModelOption = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
@@ -37,7 +39,9 @@ def evaluate(
     found = opened(run, model=model, data=data, threads=threads, partial=partial)
     folder = results_folder(found, out)
     loaded = LoadedRun(found)
-    candidates = measured(found, folder, latency_batch=latency_batch, runtime=runtime, again=True, loaded=loaded)
+    candidates = measured(
+        found, folder, latency_batch=latency_batch, runtime=runtime, precision=precision, again=True, loaded=loaded
+    )
     refresh_results(loaded, candidates, folder)
     headline = f"{found.path} on its validation split"
     show_candidates(found, candidates, headline, epochs=loaded.epochs, json=json)

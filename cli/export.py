@@ -9,6 +9,7 @@ import typer
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import SWITCH, DataOption, JsonOption, ModelOption, PartialOption, RunArgument
+from lctprune.config.runtime import Precision, Runtime
 from lctprune.errors import ConfigError
 
 EXPORTS = "exports"  # folder in a run
@@ -27,8 +28,8 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT,...",
-            help="torchscript, pt2 (torch.export), onnx (extra: lctprune[onnx]) or state-dict (safetensors); several "
-            "with commas, or by several --format. Default: torchscript.",
+            help="torchscript, pt2 (torch.export), onnx (extra: lctprune[onnx]), openvino (extra: lctprune[openvino]) "
+            "or state-dict (safetensors); several with commas, or by several --format. Default: torchscript.",
             show_default=False,
         ),
     ] = None,
@@ -41,6 +42,14 @@ def export(
             "cropping and normalisation are in the file.",
         ),
     ] = False,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            "--precision",
+            metavar="fp32|int8",
+            help="int8: the exit in 8-bit integers, calibrated on training samples; with --format onnx or openvino.",
+        ),
+    ] = "fp32",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: exports/exitK in the run.")
     ] = None,
@@ -61,6 +70,7 @@ def export(
     """
     from lctprune.cli.results import measured, opened
     from lctprune.exporting.formats import known_formats
+    from lctprune.exporting.quantizing import int8_format
     from lctprune.utils.files import require_writable, why_not_writable
     from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.deployment import deploy
@@ -70,12 +80,17 @@ def export(
     formats = known_formats(format or ["torchscript"])
     if with_preprocessing and "state-dict" in formats:
         raise ConfigError("a state dict holds weights only; leave out --with-preprocessing, or the format state-dict")
+    runtime: Runtime = "torchscript"
+    if precision == "int8":
+        runtime = (
+            "openvino" if int8_format(formats, with_preprocessing=with_preprocessing) == "openvino" else "onnxruntime"
+        )
     found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
     require_writable(out or found.path / EXPORTS, remedy)
     kept_in = out if why_not_writable(found.path) else found.path
-    candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
+    candidates = measured(found, kept_in, runtime=runtime, precision=precision, any_latency=True, loaded=loaded)
     number = member_named(loaded, exit).number
     folder = out or found.path / EXPORTS / f"exit{number}"
     with printed_warnings(stderr()), stderr().status(f"Exporting {', '.join(formats)}, and trying each file"):
@@ -87,6 +102,7 @@ def export(
             formats=formats,
             apart=True,
             with_preprocessing=with_preprocessing,
+            precision=precision,
             loaded=loaded,
         )
     if json:

@@ -15,7 +15,7 @@ from lctprune.cli.parsing import arguments, names, numbers
 from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
 from lctprune.config.rules import Preference
-from lctprune.config.runtime import Runtime
+from lctprune.config.runtime import Precision, Runtime
 
 OUTPUT = "Output"  # heading of --help
 SWITCH = " "  # what --help shows for the value of an option that has none
@@ -55,8 +55,17 @@ RuntimeOption = Annotated[
     typer.Option(
         "--runtime",
         metavar="RUNTIME",
-        help="Runtime that latency is measured in: torchscript, onnxruntime (extra: lctprune[onnx]), or auto, the "
-        "fastest of those that are installed.",
+        help="Runtime that latency is measured in: torchscript, onnxruntime (extra: lctprune[onnx]), openvino (extra: "
+        "lctprune[openvino]), or auto, the fastest of those that are installed.",
+    ),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        metavar="fp32|int8",
+        help="int8: measure each exit also in 8-bit integers, calibrated on training samples; needs --runtime "
+        "onnxruntime, openvino or auto.",
     ),
 ]
 OutOption = Annotated[

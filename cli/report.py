@@ -28,12 +28,12 @@ def report(
     lctprune report runs/mine
     """
     from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
-    from lctprune.measure.candidates import candidate_of
     from lctprune.measure.rules import Rule
     from lctprune.utils.files import write_atomically
     from lctprune.workflows.combined_records import read_combined
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
+    from lctprune.workflows.selections import chosen_among
 
     found = opened(run, model=model, data=data, partial=partial)
     folder = results_folder(found, out)
@@ -49,7 +49,8 @@ def report(
         combined = read_combined(loaded)
     selection = present_selection(loaded)
     recall = read_recall(folder / CANDIDATES) or read_recall(found.path / CANDIDATES)
-    chosen = None if selection is None else candidate_of(candidates, selection["exit"])
+    chosen = None if selection is None else chosen_among(candidates, selection)
+    selection = None if chosen is None else selection
     page = report_page(
         found,
         candidates,

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
-from lctprune.config.runtime import Runtime
+from lctprune.config.runtime import Precision, Runtime
 from lctprune.errors import RunError
-from lctprune.measure.candidates import Candidate, candidate_of, unsteady
+from lctprune.measure.candidates import Candidate, unsteady
 from lctprune.measure.choice import not_faster, straddling
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run
@@ -23,7 +23,7 @@ from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import candidate_record
 from lctprune.workflows.next_steps import better_epoch
 from lctprune.workflows.run_choice import newer_unfinished, newest_run
-from lctprune.workflows.selections import read_selection
+from lctprune.workflows.selections import chosen_among, read_selection
 
 CSV = "candidates.csv"
 
@@ -71,6 +71,7 @@ def measured(
     *,
     latency_batch: int = 1,
     runtime: Runtime = "torchscript",
+    precision: Precision = "fp32",
     again: bool = False,
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
@@ -82,6 +83,7 @@ def measured(
         folder: folder for candidates.json; None if it is not to be written.
         latency_batch: see `measure_run`, as for all others.
         runtime: runtime that latencies are measured in.
+        precision: precision of the candidates.
         again: whether to measure again.
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
@@ -105,6 +107,7 @@ def measured(
             run,
             latency_batch=latency_batch,
             runtime=runtime,
+            precision=precision,
             again=again,
             any_latency=any_latency,
             loaded=loaded,
@@ -137,8 +140,8 @@ def refresh_results(loaded: LoadedRun, candidates: Sequence[Candidate], folder: 
     if selection is None:
         write_results(loaded.run, candidates, folder)
     else:
-        chosen = candidate_of(candidates, selection["exit"])
-        write_results(loaded.run, candidates, folder, chosen=chosen, limits=selection["budget"])
+        chosen = chosen_among(candidates, selection)
+        write_results(loaded.run, candidates, folder, chosen=chosen, limits=selection["budget"] if chosen else None)
 
 
 def write_results(
@@ -182,7 +185,7 @@ def show_candidates(
     at = "" if epochs["epoch"] >= epochs["epochs"] else f", epoch {epochs['epoch']} of {epochs['epochs']}"
     console.print(f"{headline} ({candidates[0].samples} samples{at}):\n")
     slow, unsure = not_faster(candidates), straddling(candidates, limits or {})
-    marks = {each.exit: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
+    marks = {each.key: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
     print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates), marks=marks)
     if any(each.rmse is not None for each in candidates):
         console.print(f"\nRMSE is in the units of the target{_target(run)}.", end="")

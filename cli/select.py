@@ -23,6 +23,7 @@ from lctprune.cli.options import (
     ModelOption,
     OutOption,
     PartialOption,
+    PrecisionOption,
     PreferOption,
     RunArgument,
     RuntimeOption,
@@ -50,6 +51,7 @@ def select(
     compare: CompareOption = None,
     latency_batch: BatchOption = 1,
     runtime: RuntimeOption = "torchscript",
+    precision: PrecisionOption = "fp32",
     model: ModelOption = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
@@ -102,7 +104,9 @@ def select(
     (name, _), *others = opened_others(found, compare or [], partial=partial).items()
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out
-    candidates = measured(found, results, latency_batch=latency_batch, runtime=runtime, loaded=loaded)
+    candidates = measured(
+        found, results, latency_batch=latency_batch, runtime=runtime, precision=precision, loaded=loaded
+    )
     limits = budget.limits(main_of(candidates))
     try:
         chosen = choose(candidates, limits, rule)
@@ -122,6 +126,7 @@ def select(
             folder,
             formats=[FORMATS[chosen.latency_runtime]],
             apart=chosen.latency_runtime != "torchscript",
+            precision=chosen.precision,
             budget=limits,
             rule=rule,
             measure_test=True,
@@ -214,10 +219,10 @@ def _record(
         "selected": candidate_record(chosen),
         "alternative": candidate_record(alternative) if alternative else None,
         "candidates": [candidate_record(candidate) for candidate in candidates],
-        "not_faster": [each.exit for each in not_faster(candidates)],
-        "straddling": [each.exit for each in straddling(candidates, limits)],
+        "not_faster": [each.key for each in not_faster(candidates)],
+        "straddling": [each.key for each in straddling(candidates, limits)],
         "against_selected": [
-            {"exit": each.exit, **found._asdict()} for each in candidates if (found := pairing(each, chosen))
+            {"exit": each.key, **found._asdict()} for each in candidates if (found := pairing(each, chosen))
         ],
         **deployment_record(deployment),
     }

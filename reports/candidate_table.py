@@ -37,9 +37,9 @@ def candidate_table(candidates: Sequence[Candidate], chosen: Candidate | None) -
     main, metric = main_of(candidates), candidates[0].metric
     rows = []
     for candidate in candidates:
-        is_chosen = chosen is not None and candidate.exit == chosen.exit
+        is_chosen = chosen is not None and candidate.key == chosen.key
         cells = _cells(candidate, main, candidate in front, is_chosen)
-        rows.append(Row(cells=cells, chosen=is_chosen, exit=candidate.exit))
+        rows.append(Row(cells=cells, chosen=is_chosen, exit=candidate.key))
     samples = {candidate.samples for candidate in candidates if candidate.samples}
     counted = f"Validation samples: {', '.join(f'{count:,}' for count in sorted(samples))}. " if samples else ""
     units = UNITS.format(

@@ -28,12 +28,12 @@ class Row:
     Attributes:
         cells: cells, the first of which names the row.
         chosen: whether it is highlighted.
-        exit: number of the candidate, if it is about one.
+        exit: key of the candidate, if it is about one.
     """
 
     cells: Sequence[Cell]
     chosen: bool
-    exit: int | None = None
+    exit: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

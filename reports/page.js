@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const report = JSON.parse(document.getElementById("report-data").textContent);
+  const keyOf = (row) => (isNaN(row.dataset.exit) ? row.dataset.exit : Number(row.dataset.exit));  // such as 1-int8
   const byExit = new Map(report.front.candidates.map((each) => [each.exit, each]));
   const { darkMode, literal, inPercent, paddedDomain } = charts;
   const inPowers = (value) => (value ? d3.format("~s")(value).replace("K", "k") : "0");
@@ -110,8 +111,8 @@
     const command = cost().option && percent && found ? `${report.front.command} ${cost().option} ${percent}%` : "";
     document.querySelector("#budget-command").textContent = command;
     for (const row of document.querySelectorAll("#candidates tr[data-exit]")) {
-      row.classList.toggle("chosen", found !== null && Number(row.dataset.exit) === exit);
-      row.classList.toggle("picked", Number(row.dataset.exit) === state.picked);
+      row.classList.toggle("chosen", found !== null && keyOf(row) === exit);
+      row.classList.toggle("picked", keyOf(row) === state.picked);
     }
   }
 
@@ -142,7 +143,7 @@
     update();
   });
   document.querySelectorAll("#candidates tr[data-exit]").forEach((row) =>
-    row.addEventListener("click", () => pick(Number(row.dataset.exit))));
+    row.addEventListener("click", () => pick(keyOf(row))));
 
   // Tables: a button in each heading sorts by its column, first the way round that is asked for most
   function makeSortable(table) {

@@ -68,7 +68,7 @@ def front_payload(
         "is_percent": metric not in AS_NUMBERS,
         "lower_is_better": is_lower_better(metric),
         "command": command,
-        "chosen": chosen and chosen.exit,
+        "chosen": chosen and chosen.key,
         "candidates": [_described(each, main) for each in candidates],
         "costs": [_cost(cost, candidates, main, limits.get(cost.name)) for cost in known],
     }
@@ -86,7 +86,7 @@ def _described(candidate: Candidate, main: Candidate) -> dict[str, Any]:
             share = f" ({percent(value / whole, 0)} of main)" if whole and candidate is not main else ""
             lines.append(f"{_exactly(value, cost.name)}{share}")
     return {
-        "exit": candidate.exit,
+        "exit": candidate.key,
         "name": visible(candidate.name),
         "score": score if score is not None and math.isfinite(score) else None,
         "shown": score_text(score, candidate.metric),
@@ -115,7 +115,7 @@ def _cost(cost: PageCost, candidates: Sequence[Candidate], main: Candidate, limi
     for each in candidates:
         if (value := getattr(each, cost.name)) is not None:
             p5, p95 = (each.latency_p5_ms, each.latency_p95_ms) if cost.name == "latency_ms" else (None, None)
-            point = {"exit": each.exit, "cost": value, "cost_low": p5, "cost_high": p95, "on_front": each in front}
+            point = {"exit": each.key, "cost": value, "cost_low": p5, "cost_high": p95, "on_front": each in front}
             points.append(point)
     missing = [visible(each.name) for each in candidates if getattr(each, cost.name) is None]
     return {
@@ -126,7 +126,7 @@ def _cost(cost: PageCost, candidates: Sequence[Candidate], main: Candidate, limi
         "limit": limit,
         "limit_text": None if limit is None else f"At most {_amount(limit, cost.name)}, as selected",
         "missing": f"Not shown, as not measured: {', '.join(missing)}." if missing else "",
-        "points": sorted(points, key=lambda point: (point["cost"], point["exit"])),
+        "points": sorted(points, key=lambda point: point["cost"]),
         "steps": _steps(cost, candidates, main),
     }
 
@@ -154,10 +154,10 @@ def _steps(cost: PageCost, candidates: Sequence[Candidate], main: Candidate) -> 
                     "percent": percentage,
                     "limit": limit,
                     "text": f"At most {percentage}% of the main network: {_amount(limit, cost.name)}",
-                    "exit": select(fits, Limits({})).exit if fits else None,
+                    "exit": select(fits, Limits({})).key if fits else None,
                 }
             )
-    best = select(candidates, Limits({})).exit
+    best = select(candidates, Limits({})).key
     return [*steps, {"percent": None, "limit": None, "text": "No limit", "exit": best}]
 
 

@@ -64,7 +64,7 @@ def plot_pareto(
     _set_axes(ax, points, cost, limit)
     if not is_lower_better(metric):
         ax.yaxis.set_major_formatter(percent_formatter())
-    chosen_exit = None if chosen is None else chosen.exit
+    chosen_exit = None if chosen is None else chosen.key
     named = [point for point in points if len(points) <= MOST_LABELS or _stands_out(point, chosen_exit)]
     lines = _draw_intervals(ax, named, chosen_exit) + _draw_front(ax, points, chosen_exit)
     _draw_others(ax, points, chosen_exit)
@@ -116,7 +116,7 @@ def pareto_figure(
     return figure
 
 
-def _stands_out(point: ParetoPoint, chosen_exit: int | None) -> bool:
+def _stands_out(point: ParetoPoint, chosen_exit: int | str | None) -> bool:
     return point.on_front or point.exit == chosen_exit or point.is_main
 
 
@@ -153,7 +153,7 @@ def _around(values: Iterable[float | None], *, least: float) -> tuple[float, flo
     return middle - half, middle + half
 
 
-def _draw_intervals(ax: Axes, named: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Segment]:
+def _draw_intervals(ax: Axes, named: Sequence[ParetoPoint], chosen_exit: int | str | None) -> list[Segment]:
     lines: list[Segment] = []
     for point in named:
         color = CHOSEN if point.exit == chosen_exit else FRONT if point.on_front else BEATEN
@@ -168,7 +168,7 @@ def _draw_intervals(ax: Axes, named: Sequence[ParetoPoint], chosen_exit: int | N
     return lines
 
 
-def _draw_front(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> list[Segment]:
+def _draw_front(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | str | None) -> list[Segment]:
     """Draw the front as steps: under a limit between two candidates, the cheaper one is the best that fits."""
     front = [(point.cost, point.score) for point in points if point.on_front]
     costs, accuracies = [x for x, _ in front], [y for _, y in front]
@@ -182,7 +182,7 @@ def _draw_front(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None
     ]
 
 
-def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | None) -> None:
+def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | str | None) -> None:
     if beaten := [point for point in points if not point.on_front]:
         costs, accuracies = [point.cost for point in beaten], [point.score for point in beaten]
         ax.plot(costs, accuracies, "o", mfc="white", mec=BEATEN, mew=1.5, ms=6.5, label="not on the front")

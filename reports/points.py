@@ -18,7 +18,7 @@ class ParetoPoint(NamedTuple):
     """A candidate in the plot; `pandas.DataFrame(points)` has these columns.
 
     Attributes:
-        exit: number of the candidate.
+        exit: key of the candidate.
         name: name of the candidate.
         cost: cost in its unit.
         score: value of the candidates' metric on the validation split, such as accuracy, 0 to 1.
@@ -31,7 +31,7 @@ class ParetoPoint(NamedTuple):
         not_faster: whether it has fewer FLOPs than the main network, and no lower latency.
     """
 
-    exit: int
+    exit: int | str
     name: str
     cost: float
     score: float
@@ -66,7 +66,7 @@ def pareto_points(candidates: Sequence[Candidate], cost: str) -> list[ParetoPoin
         p5, p95 = (candidate.latency_p5_ms, candidate.latency_p95_ms) if cost == "latency_ms" else (None, None)
         points.append(
             ParetoPoint(
-                exit=candidate.exit,
+                exit=candidate.key,
                 name=visible(candidate.name),
                 cost=value,
                 score=score,

@@ -26,7 +26,7 @@ def recall_table(recall: ClassRecall, run: Run, candidates: Sequence[Candidate],
     """
     names = run.config.data.classes if run.config.data else ()
     shown = [*([chosen] if chosen else []), main_of(candidates)]
-    networks = {each.name: recall.exits[each.exit] for each in shown if each.exit in recall.exits}
+    networks = {each.name: recall.exits[each.exit] for each in shown if each.key in recall.exits}
     labels = [names[number] if number < len(names) else str(number) for number in range(len(recall.samples))]
     first = next(iter(networks.values()), [])
     measured = [(value, number) for number, value in enumerate(first) if value is not None]

@@ -1,4 +1,4 @@
-"""The runtimes that latency is measured in."""
+"""The runtimes that latency is measured in, and the precisions of candidates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Literal, get_args
 
 from lctprune.errors import ConfigError
 
-Runtime = Literal["torchscript", "onnxruntime", "auto"]
+Runtime = Literal["torchscript", "onnxruntime", "openvino", "auto"]
+Precision = Literal["fp32", "int8"]  # of candidates: as they were trained, or also in 8-bit integers
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 AUTO_RUNTIME: Runtime = "auto"  # the fastest of those that are installed
 

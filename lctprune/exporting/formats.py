@@ -8,11 +8,27 @@ from typing import Literal, get_args
 
 from lctprune.errors import ConfigError
 
-Format = Literal["torchscript", "pt2", "onnx", "state-dict"]
+Format = Literal["torchscript", "pt2", "onnx", "openvino", "state-dict"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SUFFIXES: dict[Format, str] = {"torchscript": ".pt", "pt2": ".pt2", "onnx": ".onnx", "state-dict": ".safetensors"}
-RUNTIMES: dict[Format, str] = {"torchscript": "torch", "pt2": "torch", "onnx": "onnxruntime", "state-dict": "torch"}
-EXTRAS: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}  # packages of an extra
+SUFFIXES: dict[Format, str] = {
+    "torchscript": ".pt",
+    "pt2": ".pt2",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "state-dict": ".safetensors",
+}
+WEIGHTS_SUFFIX = ".bin"  # of the file with the weights that OpenVINO reads beside the .xml file
+RUNTIMES: dict[Format, str] = {
+    "torchscript": "torch",
+    "pt2": "torch",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "state-dict": "torch",
+}
+EXTRAS: dict[str, tuple[str, ...]] = {  # packages of an extra
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+}
 
 
 def known_format(name: str) -> Format:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lctprune.errors import ExportError
 from lctprune.exporting import runtimes
-from lctprune.exporting.formats import RUNTIMES
+from lctprune.exporting.formats import RUNTIMES, SUFFIXES
 from lctprune.exporting.runtimes import Trial, tried
-from lctprune.exporting.writing import Converted
+from lctprune.exporting.writing import Converted, write_exported
 
 MAX_SECONDS = 600  # of such a process
 
@@ -37,11 +37,11 @@ def reopened(converted: Converted, inputs: Mapping[str, Tensor], *, apart: bool)
     arrays = {name: numpy.ascontiguousarray(batch.cpu().numpy()) for name, batch in inputs.items()}
     threads = torch.get_num_threads()
     if not apart:
-        return tried(converted.format, io.BytesIO(converted.content), arrays, threads)
+        return tried(converted.format, io.BytesIO(converted.content), arrays, threads, weights=converted.weights)
     with tempfile.TemporaryDirectory() as folder:
         file, given, results = (Path(folder) / name for name in ("model", "inputs.npz", "outputs.npz"))
-        file = file.with_suffix({"pt2": ".pt2"}.get(converted.format, ""))
-        file.write_bytes(converted.content)
+        file = file.with_suffix(SUFFIXES[converted.format])
+        write_exported(file, converted)
         numpy.savez(given, allow_pickle=False, **arrays)
         # -P: nothing is imported from the folder of the program, or the current one
         command = [sys.executable, "-P", runtimes.__file__, converted.format, file, given, results, str(threads)]

@@ -58,17 +58,20 @@ def torch_module(format: str, file: Any) -> Any:
         return load(file) if format == "torchscript" else load(file).module()
 
 
-def opened(format: str, file: Any, threads: int | None = None) -> ArrayRunner:
+def opened(format: str, file: Any, threads: int | None = None, *, weights: bytes | None = None) -> ArrayRunner:
     """Open an exported file in its own runtime.
 
     Args:
-        format: torchscript, pt2 or onnx.
+        format: torchscript, pt2, onnx or openvino.
         file: its path as text, or its content as a binary stream.
         threads: CPU threads; by default as many as the runtime takes, and for PyTorch those that are set.
+        weights: content of the file of weights beside it, where the format has one and `file` is a stream.
 
     Returns:
         Function from inputs to outputs, arrays [batch, ...].
     """
+    if format == "openvino":
+        return _openvino(file, threads, weights)
     return _onnx(file, threads) if format == "onnx" else _torch(format, file, threads)
 
 
@@ -127,6 +130,23 @@ def _onnx(file: Any, threads: int | None) -> ArrayRunner:
     return run
 
 
+def _openvino(file: Any, threads: int | None, weights: bytes | None) -> ArrayRunner:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(file) if isinstance(file, str) else core.read_model(file.read(), weights)
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}  # not the CPU's bf16
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(inputs: NDArray[Any]) -> NDArray[Any]:
+        outputs: NDArray[Any] = request.infer([inputs], share_inputs=True)[0]
+        return outputs
+
+    return run
+
+
 def _torch(format: str, file: Any, threads: int | None) -> ArrayRunner:
     import torch
 
@@ -142,20 +162,23 @@ def _torch(format: str, file: Any, threads: int | None) -> ArrayRunner:
     return run
 
 
-def tried(format: str, file: Any, inputs: dict[str, NDArray[Any]], threads: int) -> Trial:
+def tried(
+    format: str, file: Any, inputs: dict[str, NDArray[Any]], threads: int, *, weights: bytes | None = None
+) -> Trial:
     """Open a file, run it on arrays, and time it on the first one.
 
     Args:
-        format: torchscript, pt2 or onnx.
+        format: torchscript, pt2, onnx or openvino.
         file: its path as text, or its content as a binary stream.
         inputs: arrays of inputs, [batch, ...] each.
         threads: CPU threads.
+        weights: content of the file of weights beside it, as in `opened`.
     """
     import importlib
 
-    runtime = importlib.import_module("onnxruntime" if format == "onnx" else "torch")
+    runtime = importlib.import_module({"onnx": "onnxruntime", "openvino": "openvino"}.get(format, "torch"))
     start = time.perf_counter()
-    run = opened(format, file, threads)
+    run = opened(format, file, threads, weights=weights)
     loaded = time.perf_counter()
     outputs = {name: run(array) for name, array in inputs.items()}
     first = next(iter(inputs.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +13,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lctprune.errors import ExportError, NetworkWarning
+from lctprune.errors import ConfigError, ExportError, NetworkWarning
 from lctprune.exporting.comparing import Runner, compare, several
 from lctprune.exporting.copying import conversion, copied
-from lctprune.exporting.formats import Format, known_format
+from lctprune.exporting.formats import RUNTIMES, SUFFIXES, WEIGHTS_SUFFIX, Format, known_format
 from lctprune.exporting.onnx_model import onnx_bytes
+from lctprune.exporting.openvino_model import openvino_files
 from lctprune.exporting.programs import Program, program_bytes, to_program
-from lctprune.exporting.runtimes import opened, torch_module
+from lctprune.exporting.runtimes import ArrayRunner, opened, torch_module
 from lctprune.exporting.torchscript import to_torchscript, torchscript_bytes
 from lctprune.utils.batches import CAUSES, batch_dependence
 from lctprune.utils.files import write_atomically
@@ -34,11 +36,13 @@ class Converted(NamedTuple):
         format: file format.
         content: content of the file.
         length: only length of sequences that it takes; None where it takes any, or inputs are no sequences.
+        weights: content of the file with the weights that belongs beside it; None where they are inside.
     """
 
     format: Format
     content: bytes | memoryview
     length: int | None
+    weights: bytes | None = None
 
 
 def export(network: nn.Module, example: Tensor, path: str | Path, *, format: Format = "torchscript") -> Path:
@@ -51,14 +55,16 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: For
     Args:
         network: traceable module, such as `LocalCriticNetwork.subnetwork(k)`; it stays as it is, in its own type.
         example: real samples, [batch, ...], preprocessed as the network expects them; better more than one.
-        path: output file; an existing file is replaced.
-        format: torchscript (the default), pt2 (of torch.export), onnx, or state-dict (the weights as safetensors).
+        path: output file; an existing file is replaced. OpenVINO's ends in .xml, and the weights stand beside it, in
+            a file that ends in .bin.
+        format: torchscript (the default), pt2 (of torch.export), onnx, openvino, or state-dict (the weights as
+            safetensors).
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: the format is unknown, or its extra is not installed.
+        ConfigError: the format is unknown, its extra is not installed, or an OpenVINO file does not end in .xml.
         ExportError: the network cannot be converted, gives other outputs when converted, or cannot be written.
 
     Warns:
@@ -66,6 +72,8 @@ def export(network: nn.Module, example: Tensor, path: str | Path, *, format: For
             only.
     """
     known_format(format)
+    if format == "openvino" and Path(path).suffix != SUFFIXES[format]:
+        raise ConfigError(f"{path} does not end in .xml, by which OpenVINO finds the weights beside it; name it so")
     with conversion(network), evaluation_mode(network), torch.no_grad():
         dependence = batch_dependence(unwrapped(network), several(example).to(device_of(network)))
     (converted,) = convert(network, example, [format], dependence=dependence)
@@ -107,23 +115,25 @@ def convert(
     formats = [known_format(format) for format in formats]
     network = unwrapped(network)
     example = example.to(device_of(network))
-    programs: dict[str, Program] = {}  # pt2 and ONNX begin with the same one
+    source = _Source(network, example, formats)
     results = []
     for format in formats:
-        content, runner, length = _converted(network, example, format, programs, names or {})
+        converted, runner = _converted(source, format, names or {})
         if compared or format == "state-dict":
-            compare(network, runner, example, dependence=dependence, length=length)
-        results.append(Converted(format, content, length))
+            compare(network, runner, example, dependence=dependence, length=converted.length)
+        results.append(converted)
     return results
 
 
 def write_exported(path: Path, converted: Converted) -> None:
-    """Write the content of a file, atomically.
+    """Write the content of a file, atomically; before it the file of weights, where there is one.
 
     Raises:
         ExportError: it cannot be written.
     """
     try:
+        if converted.weights is not None:
+            write_atomically(path.with_suffix(WEIGHTS_SUFFIX), converted.weights)
         write_atomically(path, converted.content)
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
@@ -139,23 +149,45 @@ def length_notes(converted: Sequence[Converted]) -> list[str]:
     ]
 
 
-def _converted(
-    network: nn.Module, example: Tensor, format: Format, programs: dict[str, Program], names: Mapping[str, str]
-) -> tuple[bytes | memoryview, Runner, int | None]:
-    """Convert to one format; return the content of the file, what runs it, and the only length that it takes."""
+class _Source:
+    """What several formats begin with: the program of pt2 and ONNX, the ONNX model of OpenVINO."""
+
+    def __init__(self, network: nn.Module, example: Tensor, formats: Sequence[Format]) -> None:
+        self.network, self.example = network, example
+        self.name = ", ".join(each for each in formats if each not in ("torchscript", "state-dict"))  # in messages
+
+    @cached_property
+    def program(self) -> Program:
+        return to_program(self.network, self.example, name=self.name)
+
+    @cached_property
+    def onnx(self) -> bytes:
+        return onnx_bytes(self.network, self.program)
+
+
+def _converted(source: _Source, format: Format, names: Mapping[str, str]) -> tuple[Converted, Runner]:
+    """Convert to one format; return the content of the file, and what runs it."""
+    network = source.network
     if format == "torchscript":
-        scripted = torchscript_bytes(network, to_torchscript(network, example))
-        return scripted, torch_module(format, io.BytesIO(scripted)), None
+        scripted = torchscript_bytes(network, to_torchscript(network, source.example))
+        return Converted(format, scripted, None), torch_module(format, io.BytesIO(scripted))
     if format == "state-dict":
-        return *_weights(network, names), None
-    program = programs.get("") or programs.setdefault("", to_program(network, example, name=format))
+        weights, loaded = _weights(network, names)
+        return Converted(format, weights, None), loaded
+    length = source.program.length
     if format == "pt2":
-        exported = program_bytes(network, program)
-        return exported, _on_cpu(torch_module(format, io.BytesIO(exported))), program.length
-    model = onnx_bytes(network, program)
-    with conversion(network, "ONNX"):  # whatever ONNX Runtime has no kernel for
-        run = opened(format, io.BytesIO(model), torch.get_num_threads())
-    return model, _on_cpu(lambda samples: torch.from_numpy(run(samples.numpy()))), program.length
+        exported = program_bytes(network, source.program)
+        return Converted(format, exported, length), _on_cpu(torch_module(format, io.BytesIO(exported)))
+    content = (source.onnx,) if format == "onnx" else openvino_files(network, source.onnx)
+    converted = Converted(format, content[0], length, *content[1:])
+    with conversion(network, RUNTIMES[format]):  # whatever the runtime has no kernel for
+        run = runner_of(converted)
+    return converted, _on_cpu(lambda samples: torch.from_numpy(run(samples.numpy())))
+
+
+def runner_of(converted: Converted) -> ArrayRunner:
+    """Open the content of a file in its own runtime, on as many threads as PyTorch uses."""
+    return opened(converted.format, io.BytesIO(converted.content), torch.get_num_threads(), weights=converted.weights)
 
 
 def _on_cpu(run: Callable[[Tensor], Tensor]) -> Runner:

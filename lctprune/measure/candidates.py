@@ -14,6 +14,7 @@ from lctprune.config.metric import AUTO, is_lower_better
 from lctprune.config.runtime import Runtime
 from lctprune.data.splits import Split
 from lctprune.errors import NetworkError
+from lctprune.exporting.quantizing import QuantizedNetwork
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
 from lctprune.measure.costs import (
@@ -30,6 +31,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone
 from lctprune.utils.modules import device_of
 
+INT8 = "int8"  # precision of quantized networks
 MAIN = "main network"  # name of the main network's candidate
 Cost = Literal["flops", "macs", "parameters", "latency_ms", "size_bytes"]
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -56,9 +58,9 @@ class Candidate:
         latency_low_ms: lower end of the 95% interval of the median time, in milliseconds.
         latency_high_ms: upper end of the 95% interval of the median time, in milliseconds.
         latency_batch: samples per call.
-        latency_runtime: runtime that the latency was measured in: torchscript or onnxruntime.
+        latency_runtime: runtime that the latency was measured in: torchscript, onnxruntime or openvino.
         latency_threads: number of CPU threads of the runtime; None where it is not known.
-        precision: type of the weights: float32.
+        precision: type of the weights: float32, or int8 for a network that was quantized after training.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
         accuracy_error: standard error of the score; None where it is a fraction of samples.
         origin: description of how the network came to be; empty where it was trained with the main network.
@@ -106,6 +108,11 @@ class Candidate:
     def is_main(self) -> bool:
         """Whether this is the main network."""
         return self.name == MAIN
+
+    @property
+    def key(self) -> int | str:
+        """Number of the exit, such as 1; for its form in 8-bit integers a text, such as "1-int8"."""
+        return f"{self.exit}-{INT8}" if self.precision == INT8 else self.exit
 
     def cost(self, name: Cost) -> float | None:
         """Return a cost by its name; None where it is not known."""
@@ -171,7 +178,8 @@ def evaluate(
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
-        runtime: torchscript, onnxruntime (needs the extra `onnx`), or auto: the fastest of those that are installed.
+        runtime: torchscript, onnxruntime (needs the extra `onnx`), openvino (the extra `openvino`), or auto: the
+            fastest of those that are installed.
 
     Returns:
         One candidate per exit, shallowest first, the main network last.
@@ -254,10 +262,11 @@ def measure_costs(
             found = time_networks([networks[index] for index in timed], repeated, runtime, repeats=latency_repeats)
             used, measured = found.runtime, dict(zip(timed, found.latencies, strict=True))
             latencies = [measured.get(index) for index in range(len(exits))]
-    counts = [count_known_flops(network, example) for network in networks]
+    full = [_in_full_precision(network) for network in networks]
+    counts = [count_known_flops(network, example) for network in full]
     warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
     candidates = []
-    for each, latency, count in zip(exits, latencies, counts, strict=True):
+    for each, latency, count, own in zip(exits, latencies, counts, full, strict=True):
         flops, scores = count.total, each.scores
         candidates.append(
             Candidate(
@@ -267,9 +276,9 @@ def measure_costs(
                 loss=scores.loss[each.position],
                 flops=flops,
                 macs=None if flops is None else flops // 2,
-                parameters=count_parameters(each.network),
+                parameters=count_parameters(own),
                 latency_ms=latency and latency.median_ms,
-                size_bytes=size_bytes(each.network),
+                size_bytes=_stored_bytes(each.network),
                 samples=scores.samples,
                 latency_p5_ms=latency and latency.p5_ms,
                 latency_p95_ms=latency and latency.p95_ms,
@@ -290,8 +299,19 @@ def measure_costs(
     return candidates
 
 
+def _in_full_precision(network: nn.Module) -> nn.Module:
+    """Return the network that FLOPs and parameters are counted of."""
+    return network.original if isinstance(network, QuantizedNetwork) else network
+
+
+def _stored_bytes(network: nn.Module) -> int:
+    return network.size_bytes if isinstance(network, QuantizedNetwork) else size_bytes(network)
+
+
 def precision_of(network: nn.Module) -> str:
-    """Name the type of a network's weights: float32."""
+    """Name the type of a network's weights: float32, or int8 where it was quantized."""
+    if isinstance(network, QuantizedNetwork):
+        return INT8
     return str(next(network.parameters(), torch.empty(0)).dtype).removeprefix("torch.")
 
 
@@ -316,15 +336,15 @@ def unsteady(candidates: Sequence[Candidate]) -> str:
     return f"latencies vary by {times} times ({name}: {low:.3g} to {high:.3g} ms), so the machine is busy"
 
 
-def candidate_of(candidates: Sequence[Candidate], exit: int) -> Candidate:
-    """Find the candidate of an exit by its number.
+def candidate_of(candidates: Sequence[Candidate], exit: int, precision: str = "") -> Candidate:
+    """Find the candidate of an exit by its number: the exit as it was trained, or with `precision` int8 quantized.
 
     Raises:
         NetworkError: there is none.
     """
-    if found := [candidate for candidate in candidates if candidate.exit == exit]:
+    if found := [each for each in candidates if each.exit == exit and (each.precision == INT8) == (precision == INT8)]:
         return found[0]
-    known = ", ".join(str(candidate.exit) for candidate in sorted(candidates, key=lambda each: each.exit))
+    known = ", ".join(str(each.key) for each in sorted(candidates, key=lambda each: each.exit))
     raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
 
 

@@ -18,12 +18,14 @@ from typing import Any
 from torch import nn
 
 from lctprune.config.reading import FORMAT
-from lctprune.config.runtime import Runtime
+from lctprune.config.runtime import Precision, Runtime
 from lctprune.config.training import TrainConfig
 from lctprune.errors import RunError, RunWarning
 from lctprune.exporting.formats import Format
+from lctprune.exporting.quantizing import int8_format, quantized
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
-from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
+from lctprune.measure.candidates import INT8, Candidate, ScoredExit, candidate_of, measure_costs
+from lctprune.measure.quantized import calibration_samples, int8_runtimes, with_quantized
 from lctprune.measure.recall import recall_record
 from lctprune.measure.rules import Rule
 from lctprune.measure.runtimes import runtimes_for
@@ -58,6 +60,7 @@ def measure_run(
     keep: bool = True,
     folder: Path | None = None,
     runtime: Runtime = "torchscript",
+    precision: Precision = "fp32",
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -72,13 +75,14 @@ def measure_run(
         loaded: the run's data and networks, if the caller needs them too.
         keep: whether to write candidates.json.
         folder: folder for candidates.json; by default the run directory.
-        runtime: runtime that latencies are measured in: torchscript, onnxruntime, or auto for the fastest of them.
+        runtime: runtime that latencies are measured in: torchscript, onnxruntime, openvino, or auto for the fastest.
+        precision: fp32, or int8 for candidates in 8-bit integers beside the others, see `with_quantized`.
 
     Returns:
-        One candidate per exit, the main network's after those of its exits.
+        One candidate per exit, the main network's after those of its exits; with int8 two.
 
     Raises:
-        ConfigError: the runtime is not installed.
+        ConfigError: the runtime is not installed, or runs no 8-bit integers.
         RunError: the run's network cannot be loaded, or its data has changed; or `keep`, and the folder cannot be
             written to.
         DataError: the run's data cannot be read.
@@ -91,10 +95,11 @@ def measure_run(
         "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
         "runtime": runtime,
+        "precision": precision,
         "device": "cpu",
         **machine(),
     }
-    runtimes_for(runtime)  # before anything is measured
+    (runtimes_for if precision == "fp32" else int8_runtimes)(runtime)  # before anything is measured
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
@@ -103,10 +108,17 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     exits = _scored(members, loaded, latency_batch, metric)
-    candidates = measure_costs(exits, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
+    forms = exits
+    if precision == INT8:
+        calibration, val = calibration_samples(loaded.data.train), loaded.data.val
+        forms, runtime = with_quantized(exits, calibration, val, runtime, metric=metric, latency_batch=latency_batch)
+    candidates = measure_costs(forms, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
     candidates = in_target_units(candidates, run.config.data)
     if added:  # by what they cost, the main network last
-        candidates.sort(key=lambda each: (each.is_main, math.inf if each.flops is None else each.flops))
+        last = {each.key: each.is_main for each in candidates}
+        candidates.sort(
+            key=lambda each: (last[each.exit], math.inf if each.flops is None else each.flops, each.is_main)
+        )
     document = {
         "format_version": FORMAT,
         "split": "validation",
@@ -190,6 +202,7 @@ def deploy(
     formats: Sequence[Format] = ("torchscript",),
     apart: bool = False,
     with_preprocessing: bool = False,
+    precision: str = "",
     budget: Mapping[str, float] | None = None,
     rule: Rule | None = None,
     measure_test: bool = False,
@@ -206,6 +219,7 @@ def deploy(
         apart: whether each file is tried in a new process, with nothing but its own runtime.
         with_preprocessing: whether the files take uint8 images of any size, [batch, height, width, channels], and give
             probabilities.
+        precision: int8 for the exit in 8-bit integers; formats are then onnx, or openvino.
         budget: limits that led to this exit, for the model card.
         rule: rule that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
@@ -214,12 +228,16 @@ def deploy(
 
     Raises:
         NetworkError: there is no such exit.
-        ConfigError: an extra is not installed; or `with_preprocessing`, and inputs are no images.
+        ConfigError: an extra is not installed; `with_preprocessing`, and inputs are no images; or `precision` int8,
+            and formats are others, or several, or with preprocessing.
         ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
-    member, chosen = member_of(loaded, exit), candidate_of(candidates, exit)
+    member, chosen = member_of(loaded, exit), candidate_of(candidates, exit, precision)
     subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
+    if precision == INT8:
+        format = int8_format(formats, with_preprocessing=with_preprocessing)
+        subnetwork = quantized(subnetwork, calibration_samples(loaded.data.train), format)
     # first: it may find a file that is broken
     scores = _test_scores(loaded, subnetwork, candidates, chosen) if measure_test else None
     if folder is None:
@@ -235,7 +253,7 @@ def deploy(
         apart=apart,
     )
     names = original_names(loaded.network(member.run), member.exit)
-    described = model_card(run, candidates, exit, scores, loaded.data.classes)
+    described = model_card(run, candidates, exit, scores, loaded.data.classes, precision=precision)
     if with_preprocessing:
         subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
     files = export_files(subnetwork, folder, formats, checked, names=names)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lctprune.errors import DataError, DataWarning, ExportError, NetworkWarning
 from lctprune.exporting.comparing import BATCHES, compared_batches, difference, repeated, require_close
-from lctprune.exporting.formats import RUNTIMES, SUFFIXES, Format
+from lctprune.exporting.formats import RUNTIMES, SUFFIXES, WEIGHTS_SUFFIX, Format
+from lctprune.exporting.quantizing import QuantizedNetwork
 from lctprune.exporting.reopening import reopened
 from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
 from lctprune.measure.candidates import precision_of
@@ -65,7 +66,7 @@ def export_files(
     """Write a network to files `model` with the suffixes of the formats; all of them, or none where one is not right.
 
     Args:
-        network: traceable module.
+        network: traceable module, or one that was quantized for the only format.
         folder: output folder.
         formats: formats of the files.
         checked: what files are compared on.
@@ -81,9 +82,12 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    contents = convert(
-        network, checked.samples, formats, dependence=checked.dependence, names=names, compared=False
-    )  # each is compared below, as its user runs it
+    if isinstance(network, QuantizedNetwork):
+        contents = [network.converted]
+    else:  # each is compared below, as its user runs it
+        contents = convert(
+            network, checked.samples, formats, dependence=checked.dependence, names=names, compared=False
+        )
     records = [_record(network, converted, checked) for converted in contents]
     for converted in contents:
         write_exported(folder / f"model{SUFFIXES[converted.format]}", converted)
@@ -109,12 +113,20 @@ def _record(network: nn.Module, converted: Converted, checked: Checked) -> dict[
         "format": format,
         "file": f"model{SUFFIXES[format]}",
         "sha256": hashlib.sha256(converted.content).hexdigest(),
-        "size_bytes": len(converted.content),
+        "size_bytes": len(converted.content) + len(converted.weights or b""),
+        "weights": _weights_record(converted),
         "precision": precision_of(network),
         "fixed_length": converted.length,
         "runtime": RUNTIMES[format],
     }
     return record | ({} if format == "state-dict" else _trial_record(network, converted, checked))
+
+
+def _weights_record(converted: Converted) -> dict[str, Any] | None:
+    """Name the file of weights beside the file, which its runtime looks for there; None where they are inside."""
+    if converted.weights is None:
+        return None
+    return {"file": f"model{WEIGHTS_SUFFIX}", "sha256": hashlib.sha256(converted.weights).hexdigest()}
 
 
 def _trial_record(network: nn.Module, converted: Converted, checked: Checked) -> dict[str, Any]:
@@ -127,6 +139,7 @@ def _trial_record(network: nn.Module, converted: Converted, checked: Checked) ->
         trial = reopened(converted, inputs, apart=checked.apart)
         with evaluation_mode(network), torch.no_grad():
             expected = {name: network(batch) for name, batch in inputs.items()}
+            of_original = network.original(batches[0]) if isinstance(network, QuantizedNetwork) else None
         outputs = {name: torch.from_numpy(trial.outputs[name]) for name in inputs}
         for name, batch in inputs.items():
             require_close(outputs[name], expected[name], batch, may_be_nan=bool(checked.dependence))
@@ -140,7 +153,7 @@ def _trial_record(network: nn.Module, converted: Converted, checked: Checked) ->
             "process": "new" if checked.apart else "this",
             "batches": list(BATCHES),
             "largest_difference": max(difference(outputs[name], expected[name]) for name in inputs),
-            **_scores([outputs["0"], expected["0"]], checked),
+            **_scores([outputs["0"], expected["0"] if of_original is None else of_original], checked),
         },
     }
 
@@ -160,8 +173,8 @@ def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:
 
 def remove_earlier(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
     """Remove files of other formats from a folder for the chosen network, where they are those of an earlier choice."""
-    kept = {each["file"] for each in files}
-    for suffix in SUFFIXES.values():
+    kept = {each["file"] for each in files} | {each["weights"]["file"] for each in files if each["weights"]}
+    for suffix in (*SUFFIXES.values(), WEIGHTS_SUFFIX):
         if (name := f"model{suffix}") not in kept:
             (folder / name).unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from lctprune.config.metric import METRIC_NAMES
 from lctprune.config.network import is_own_function
 from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkWarning, RunError, RunWarning
-from lctprune.measure.candidates import Candidate
+from lctprune.measure.candidates import INT8, Candidate
 from lctprune.measure.costs import count_known_flops, count_parameters, size_bytes
 from lctprune.measure.paired import Answers
 from lctprune.measure.recall import ClassRecall
@@ -28,7 +28,7 @@ from lctprune.workflows.recorded_answers import RecordedAnswers
 CANDIDATES = "candidates.json"
 LARGEST = 2**62  # of counts in a table
 LONGEST_MS = 1e12
-PRECISIONS = ("float32", "float64", "float16", "bfloat16")
+PRECISIONS = ("float32", "float64", "float16", "bfloat16", INT8)
 MOST_INPUTS = 2**28  # numbers in the example that FLOPs were counted on
 
 
@@ -113,7 +113,7 @@ class Measurements:
         if len({each.metric for each in self.candidates}) > 1:
             raise ConfigError("candidates are compared by several metrics; it must be one")
         for each in self.candidates:
-            if self.answers is not None and (wrong := self.answers.contradiction(each.exit, each.accuracy)):
+            if self.answers is not None and (wrong := self.answers.contradiction(each.key, each.accuracy)):
                 raise ConfigError(wrong)
 
 
@@ -169,11 +169,13 @@ def read_candidates(
     if found is None:
         return []
     compared = ["checkpoint_sha256", "added_sha256"] if any_latency else [*conditions]
-    given = {"runtime": "torchscript"} | found.conditions  # earlier versions knew no other
+    if conditions["precision"] == INT8:
+        compared.append("precision")  # or they would be missing
+    given = {"runtime": "torchscript", "precision": "fp32"} | found.conditions  # earlier versions knew no others
     if any(given.get(name) != conditions[name] for name in compared):
         return []
-    answers = found.answers.by_exit() if found.answers else {}
-    candidates = [record.candidate(answers.get(record.exit)) for record in found.candidates]
+    answers = found.answers.by_key() if found.answers else {}
+    candidates = [record.candidate(answers.get(str(record.key))) for record in found.candidates]
     if problem := _contradiction(candidates, found.example_shape, members, loaded):
         warnings.warn(f"{path}: {problem}: all is measured again", RunWarning, stacklevel=3)
         return []
@@ -185,8 +187,12 @@ def _contradiction(
 ) -> str:
     """Say which figure is not that of the network; "" if none is, or if its code may not be executed."""
     by_number = {member.number: member for member in members}
-    names = [(each.exit, each.name, each.origin) for each in candidates]
-    if sorted(names) != sorted((each.number, each.name, each.origin) for each in members):
+    names = [(each.key, each.name, each.origin) for each in candidates]
+    full: list[tuple[int | str, str, str]] = [(each.number, each.name, each.origin) for each in members]
+    reduced: list[tuple[int | str, str, str]] = [
+        (f"{number}-{INT8}", f"{name}, {INT8}", origin) for number, name, origin in full
+    ]
+    if sorted(names, key=str) not in (sorted(full, key=str), sorted(full + reduced, key=str)):
         return "it has other networks than the run"
     recipe = require_recipe(loaded.run)
     if is_own_function(recipe.model) and recipe.model != loaded.run.model:
@@ -205,6 +211,8 @@ def _contradiction(
                     now["flops"] = count_known_flops(network, example).total
             except Exception:  # whatever a network raises on an input of another shape
                 return f"{each.name} does not run on inputs of the shape {list(shape)}"
+        if each.precision == INT8:  # its size is that of a file
+            del now["size_bytes"]
         for name, value in now.items():
             if getattr(each, name) != value:
                 return f"{name} of {each.name} is {getattr(each, name)}, and the network's is {value}"

@@ -37,7 +37,13 @@ def known(value: float | None) -> float | None:
 
 
 def model_card(
-    run: Run, candidates: Sequence[Candidate], exit: int, scores: ExitScores | None, classes: Sequence[str] = ()
+    run: Run,
+    candidates: Sequence[Candidate],
+    exit: int,
+    scores: ExitScores | None,
+    classes: Sequence[str] = (),
+    *,
+    precision: str = "",
 ) -> dict[str, Any]:
     """Describe one exit of a run, for whoever has the exported file and nothing else.
 
@@ -47,17 +53,20 @@ def model_card(
         exit: number of the candidate.
         scores: scores of this network and of the main network on the test split, where they were measured.
         classes: names of the classes, if the run was trained on data made in a program, which is not recorded.
+        precision: int8 for the exit in 8-bit integers.
     """
     recipe, data = run.config.network, run.config.data
     assert recipe is not None  # or it could not have been loaded
+    chosen = candidate_of(candidates, exit, precision)
     return {
         "model": recipe.model,
         "exit": exit,
+        "precision": chosen.precision,
         "classes": list(data.classes if data else classes),
         "input": input_record(recipe, data) if data else _unrecorded_input(recipe),
         "output": output_record(recipe, data),
         "costs_are_for": f"one sequence of {recipe.steps} steps" if recipe.steps else "one sample",
-        "validation": candidate_record(candidate_of(candidates, exit)),
+        "validation": candidate_record(chosen),
         "test": scores and _on_test(scores, 0, data),
         "main_network": {
             "validation": candidate_record(main_of(candidates)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ MOST_SAMPLES = 2**31
 
 def answers_record(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
     """Return the answers of all candidates as plain JSON values; None where those of one are not known."""
-    known = {each.exit: each.answers for each in candidates if each.answers is not None}
+    known = {str(each.key): each.answers for each in candidates if each.answers is not None}
     if len(known) < len(candidates) or len({(each.samples, each.targets) for each in known.values()}) != 1:
         return None
     first = next(iter(known.values()))
@@ -25,7 +26,7 @@ def answers_record(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
         "samples": first.samples,
         "targets_sha256": first.targets,
         "encoding": "base64 of one bit per sample, the first in the highest bit; 1 is right",
-        "correct": {str(exit): base64.b64encode(each.correct).decode() for exit, each in known.items()},
+        "correct": {key: base64.b64encode(each.correct).decode() for key, each in known.items()},
     }
 
 
@@ -41,7 +42,7 @@ class RecordedAnswers:
         if not 1 <= self.samples <= MOST_SAMPLES:
             raise ConfigError(f"answers.samples is {self.samples}; it must be between 1 and {MOST_SAMPLES}")
         for exit, text in self.correct.items():
-            if not (exit.isascii() and exit.isdigit() and len(exit) < 9):
+            if not re.fullmatch(r"[0-9]{1,8}(-int8)?", exit):
                 raise ConfigError(f"answers.correct has {exit[:20]!r}; it must have numbers of exits")
             try:
                 bits = base64.b64decode(text, validate=True)
@@ -51,16 +52,16 @@ class RecordedAnswers:
             if len(bits) != (self.samples + 7) // 8 or bits[-1] & ((1 << unused) - 1):
                 raise ConfigError(f"answers.correct.{exit} is not base64 of {self.samples} bits")
 
-    def by_exit(self) -> dict[int, Answers]:
-        """Return the answers by the number of the exit."""
+    def by_key(self) -> dict[str, Answers]:
+        """Return the answers by the key of the candidate, as text."""
         return {
-            int(exit): Answers(self.samples, self.targets_sha256, base64.b64decode(text))
-            for exit, text in self.correct.items()
+            key: Answers(self.samples, self.targets_sha256, base64.b64decode(text))
+            for key, text in self.correct.items()
         }
 
-    def contradiction(self, exit: int, accuracy: float | None) -> str:
-        """Say why these are not the answers of a candidate of that accuracy; "" if they may be."""
-        answers = self.by_exit().get(exit)
+    def contradiction(self, exit: int | str, accuracy: float | None) -> str:
+        """Say why these are not the answers of a candidate of that key and accuracy; "" if they may be."""
+        answers = self.by_key().get(str(exit))
         if answers is None:
             return f"answers.correct has no exit {exit}"
         fraction = answers.right / self.samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lctprune.config.metric import METRIC_NAMES
 from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
+from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.rules import Rule
 from lctprune.measure.selection import Limits
 from lctprune.runs import Run
@@ -55,6 +57,7 @@ class _Card:
     """The fields of a model card that are read back."""
 
     exit: int
+    precision: str = "float32"
     file: str
     sha256: str
     trained_with: dict[str, Any]
@@ -94,3 +97,11 @@ def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
         return None
     is_of_run = all(card.trained_with.get(name) == expected.get(name) for name in ("checkpoint_sha256", "added"))
     return document if is_of_run and card.sha256 == digest and card.test is not None else None
+
+
+def chosen_among(candidates: Sequence[Candidate], selection: Mapping[str, Any]) -> Candidate | None:
+    """Find the selected network among candidates; None if it is in 8-bit integers, and they were measured without."""
+    try:
+        return candidate_of(candidates, selection["exit"], selection.get("precision", ""))
+    except NetworkError:
+        return None

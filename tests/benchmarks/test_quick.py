@@ -71,6 +71,10 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
             *("10 Gbit/s", "100 Gbit/s"),
         ],
     ),
+    "runtimes": (
+        [],
+        [f"LSTM, batch {batch}: TorchScript 1.00, ONNX Runtime " for batch in (1, 32)],
+    ),
     "sequences": (
         [],
         [f"{model:12} {method}" for model in ("lstm", "transformer") for method in ("2 groups", "backprop")],

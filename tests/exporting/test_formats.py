@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable
@@ -48,11 +49,19 @@ def built(name: str, **inputs: Any) -> tuple[lct.LocalCriticNetwork, Tensor]:
     return network.eval(), x
 
 
+def skip_without(format: Format) -> None:
+    if format == "openvino":
+        pytest.importorskip("openvino")
+
+
 def opened(path: Path, format: Format, network: nn.Module) -> Runner:
     """Open a file as its user does."""
     if format == "onnx":
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda x: torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
+    if format == "openvino":
+        compiled = pytest.importorskip("openvino").compile_model(path, "CPU")
+        return lambda x: torch.from_numpy(compiled(x.numpy())["output"])
     if format == "pt2":
         return torch.export.load(path).module()
     if format == "state-dict":
@@ -65,6 +74,7 @@ def opened(path: Path, format: Format, network: nn.Module) -> Runner:
 
 def assert_file_is_right(network: lct.LocalCriticNetwork, x: Tensor, exit: int, format: Format, folder: Path) -> None:
     """Compare a file with the network at three batch sizes, and sequences also at other lengths."""
+    skip_without(format)
     path = lct.export(network.subnetwork(exit), x, folder / f"m{SUFFIXES[format]}", format=format)
     run = opened(path, format, network.subnetwork(exit))
     is_sequence = network.recipe.steps is not None
@@ -77,7 +87,9 @@ def assert_file_is_right(network: lct.LocalCriticNetwork, x: Tensor, exit: int, 
             torch.testing.assert_close(run(samples), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "format"), [("lstm", "pt2"), ("lstm", "torchscript"), ("transformer", "state-dict")])
+@pytest.mark.parametrize(
+    ("name", "format"), [("lstm", "pt2"), ("lstm", "torchscript"), ("gru", "openvino"), ("transformer", "state-dict")]
+)
 def test_files_take_any_batch_size_and_any_length(name: str, format: Format, tmp_path: Path) -> None:
     network, x = built(name, **INPUTS.get(name, [{"image_size": 8}])[0])
     assert_file_is_right(network, x, 0, format, tmp_path)
@@ -136,6 +148,7 @@ def test_every_exit_of_other_families(name: str, format: Format, tmp_path: Path)
 
 
 def assert_family_file_is_right(network: nn.Module, x: Tensor, format: Format, folder: Path) -> None:
+    skip_without(format)
     path = lct.export(network, x, folder / f"m{SUFFIXES[format]}", format=format)
     run = opened(path, format, network)
     for batch in (1, 3, 8):
@@ -203,7 +216,7 @@ def test_a_batch_size_that_is_a_constant_is_refused(tmp_path: Path) -> None:
 def test_formats_may_be_given_together() -> None:
     assert known_formats(["pt2,torchscript", " state-dict ", "pt2"]) == ["pt2", "torchscript", "state-dict"]
     for wrong in ("pt3", "pt2,", ""):
-        with pytest.raises(ConfigError, match="torchscript, pt2, onnx, state-dict"):
+        with pytest.raises(ConfigError, match="torchscript, pt2, onnx, openvino, state-dict"):
             known_formats([wrong])
 
 
@@ -212,6 +225,18 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"nosuchpackage.*pip install 'lctprune\[onnx\]'"):
         lct.export(nn.Flatten(), torch.ones(2, 3), tmp_path / "m.onnx", format="onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pair_of_openvino_files_is_named_by_its_graph(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    x = torch.randn(3, 7)
+    network = nn.Sequential(nn.Linear(7, 2), nn.ReLU())
+    with pytest.raises(ConfigError, match=r"m\.onnx does not end in \.xml"):
+        lct.export(network, x, tmp_path / "m.onnx", format="openvino")
+    path = lct.export(network, x, tmp_path / "m.xml", format="openvino")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["m.bin", "m.xml"]
+    assert (tmp_path / "m.bin").stat().st_size >= 4 * 16  # weights in full precision
+    assert b"site-packages" not in path.read_bytes()
 
 
 # --- of a run --------------------------------------------------------------------------------------------------------
@@ -260,8 +285,15 @@ def test_an_unknown_format_writes_nothing(given: str, cli: Cli, trained: lct.Run
 
 @pytest.mark.slow
 def test_every_format_is_tried_in_a_new_process(cli: Cli, trained: lct.Run, tmp_path: Path) -> None:
-    result = cli("export", trained.path, *("--format", "torchscript", "--format", "pt2,onnx"), "--out", tmp_path / "o")
+    pytest.importorskip("openvino")
+    formats = ("--format", "torchscript", "--format", "pt2,onnx,openvino")
+    result = cli("export", trained.path, *formats, "--out", tmp_path / "o")
     assert result.code == 0, result.err
     files = json.loads((tmp_path / "o" / "model.json").read_text())["files"]
-    assert [each["format"] for each in files] == ["torchscript", "pt2", "onnx"]
+    assert [each["format"] for each in files] == ["torchscript", "pt2", "onnx", "openvino"]
+    graph = files[-1]
+    weights = tmp_path / "o" / graph["weights"]["file"]
+    assert weights.name == "model.bin"
+    assert graph["weights"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert graph["size_bytes"] == weights.stat().st_size + (tmp_path / "o" / "model.xml").stat().st_size
     assert all(each["check"]["process"] == "new" for each in files)

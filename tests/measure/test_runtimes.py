@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+import numpy
 import pytest
 import torch
 
 import lctprune as lct
 from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting import formats
+from lctprune.exporting.runtimes import tried
 from lctprune.measure.runtimes import deployed, runtimes_for, time_networks
 
 Cli = Callable[..., Any]
@@ -25,44 +26,54 @@ def test_auto_takes_the_fastest_runtime_and_says_by_how_much() -> None:
         timed = time_networks([network], x, "auto", repeats=3)
     (note,) = caught
     assert str(note.message).startswith(timed.runtime)
-    run = deployed(network, x, "onnxruntime")
-    torch.testing.assert_close(torch.from_numpy(run(x)), network(x).detach())
+    for runtime in {"onnxruntime", *runtimes_for("auto")} - {"torchscript"}:
+        run = deployed(network, x, runtime)
+        torch.testing.assert_close(torch.from_numpy(run(x)), network(x).detach())
 
 
 def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runtimes_for("auto") == ["torchscript", "onnxruntime"]
-    with pytest.raises(ConfigError, match=r"'tensorrt'.*torchscript, onnxruntime, auto"):
+    assert runtimes_for("auto")[:2] == ["torchscript", "onnxruntime"]
+    assert runtimes_for("auto", is_cuda=True) == ["torchscript"]
+    with pytest.raises(ConfigError, match=r"'tensorrt'.*torchscript, onnxruntime, openvino, auto"):
         runtimes_for("tensorrt")
     with pytest.raises(ConfigError, match="onnxruntime is measured on the CPU"):
         runtimes_for("onnxruntime", is_cuda=True)
-    monkeypatch.setitem(formats.EXTRAS, "onnx", ("nosuchpackage",))
+    for extra, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        monkeypatch.setitem(formats.EXTRAS, extra, ("nosuchpackage",))
+        with pytest.raises(ConfigError, match=rf"nosuchpackage.*lctprune\[{extra}\]"):
+            runtimes_for(runtime)
     assert runtimes_for("auto") == ["torchscript"]
-    with pytest.raises(ConfigError, match=r"nosuchpackage.*lctprune\[onnx\]"):
-        runtimes_for("onnxruntime")
 
 
 @pytest.mark.slow
-def test_select_decides_and_exports_in_the_runtime(cli: Cli, table_run: Callable[..., lct.Run]) -> None:
+@pytest.mark.parametrize(
+    ("runtime", "format", "file"), [("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")]
+)
+def test_select_decides_and_exports_in_the_runtime(
+    runtime: str, format: str, file: str, cli: Cli, table_run: Callable[..., lct.Run]
+) -> None:
+    pytest.importorskip(runtime)
     run = table_run()
-    result = cli("select", run.path, "--runtime", "onnxruntime", "--budget-latency-ms", "100", "--threads", 1, "--json")
+    result = cli("select", run.path, "--runtime", runtime, "--budget-latency-ms", "100", "--threads", 1, "--json")
     assert result.code == 0, result.err
     chosen = result.document["selected"]
-    assert (chosen["latency_runtime"], chosen["latency_threads"], chosen["precision"]) == ("onnxruntime", 1, "float32")
+    assert (chosen["latency_runtime"], chosen["latency_threads"], chosen["precision"]) == (runtime, 1, "float32")
     card = json.loads(Path(result.document["description"]).read_text())
-    assert (card["format"], card["file"]) == ("onnx", "model.onnx")
-    onnxruntime.InferenceSession(result.document["model"], providers=["CPUExecutionProvider"])
+    assert (card["format"], card["file"]) == (format, file)
+    assert tried(format, result.document["model"], {"0": numpy.zeros((2, 3), "float32")}, 1).outputs["0"].shape[0] == 2
     measured = json.loads((run.path / "candidates.json").read_text())
-    assert measured["conditions"]["runtime"] == "onnxruntime"
-    shown = cli("select", run.path, "--runtime", "onnxruntime", "--threads", 1).out  # read back, not measured again
-    assert "batch 1, in onnxruntime, 1 thread, float32" in shown
+    assert measured["conditions"]["runtime"] == runtime
+    shown = cli("select", run.path, "--runtime", runtime, "--threads", 1).out  # read back, not measured again
+    assert f"batch 1, in {runtime}, 1 thread, float32" in shown
     assert json.loads((run.path / "candidates.json").read_text()) == measured
     header, first, *_ = (run.path / "candidates.csv").read_text().splitlines()
-    assert dict(zip(header.split(","), first.split(","), strict=True))["latency_runtime"] == "onnxruntime"
+    assert dict(zip(header.split(","), first.split(","), strict=True))["latency_runtime"] == runtime
     # under the usual runtime all is measured again, and the file is TorchScript
     document = cli("select", run.path, "--threads", 1, "--json").document
     assert document["selected"]["latency_runtime"] == "torchscript"
     assert document["model"].endswith("model.pt")
-    assert not (run.path / "selected" / "model.onnx").exists()  # no file is left that model.json does not name
+    left = {path.name for path in (run.path / "selected").iterdir()}
+    assert left == {"model.pt", "model.json"}  # no file is left that model.json does not name
 
 
 def test_measurements_of_earlier_versions_are_of_torchscript(cli: Cli, table_run: Callable[..., lct.Run]) -> None:

@@ -1,0 +1,137 @@
+"""Quantize a network to 8-bit integers after training, by ONNX Runtime: weights per channel, activations statically."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.errors import ConfigError
+from lctprune.exporting.copying import conversion, quiet
+from lctprune.exporting.formats import Format, require_extra
+from lctprune.exporting.onnx_model import INPUT
+from lctprune.exporting.openvino_model import openvino_files
+from lctprune.exporting.writing import Converted, convert, runner_of
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+INT8_FORMATS: tuple[Format, ...] = ("onnx", "openvino")
+CALIBRATION_SAMPLES = 256
+CALIBRATION_BATCH = 32
+
+
+class QuantizedNetwork(nn.Module):
+    """A network in 8-bit integers: its outputs are those of its file, in the file's runtime on the CPU.
+
+    Args:
+        original: network in full precision.
+        converted: content of the file.
+        size_bytes: size of the tensors in the file, in bytes.
+    """
+
+    def __init__(self, original: nn.Module, converted: Converted, size_bytes: int) -> None:
+        super().__init__()
+        self.original, self.converted, self.size_bytes = original, converted, size_bytes
+        self.run = runner_of(converted)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run the file on inputs, [batch, ...]."""
+        return torch.from_numpy(self.run(inputs.cpu().numpy())).to(inputs.device)
+
+
+def quantized(network: nn.Module, calibration: Tensor, format: Format) -> QuantizedNetwork:
+    """Quantize a network to 8-bit integers.
+
+    Activations are of 8 bits without sign, with the smallest and the largest value that they take on the calibration
+    samples. Weights have a sign, a scale for each output channel, and 7 bits: on CPUs without VNNI instructions ONNX
+    Runtime and OpenVINO add products in 16 bits, which those of 8 bits overflow
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Layers without a form in integers,
+    such as LSTM, stay in full precision.
+
+    Args:
+        network: traceable module, on the CPU.
+        calibration: samples of training, [n, ...].
+        format: format of the file: onnx or openvino.
+
+    Raises:
+        ConfigError: an extra is not installed.
+        ExportError: the network cannot be converted, or its runtime cannot open the file.
+    """
+    require_extra("onnx")
+    require_extra(format)
+    (full,) = convert(network, calibration[:CALIBRATION_BATCH], ["onnx"], dependence=None, compared=False)
+    with conversion(network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
+        model = _quantized_model(bytes(full.content), calibration, Path(folder))
+        content = model.SerializeToString()
+        files = openvino_files(network, content) if format == "openvino" else (content,)
+        converted = Converted(format, files[0], full.length, *files[1:])
+        return QuantizedNetwork(network, converted, _tensor_bytes(model))
+
+
+def int8_format(formats: Sequence[Format], *, with_preprocessing: bool = False) -> Format:
+    """Return the format of a file in 8-bit integers.
+
+    Raises:
+        ConfigError: it is no format for them, or there are several, or the file should have its preprocessing inside.
+    """
+    if len(formats) != 1 or formats[0] not in INT8_FORMATS:
+        raise ConfigError(f"int8 is exported to one format, {' or '.join(INT8_FORMATS)}; given: {', '.join(formats)}")
+    if with_preprocessing:
+        raise ConfigError("int8 files take normalised images, and no pixels; leave out --with-preprocessing")
+    return formats[0]
+
+
+def _quantized_model(content: bytes, calibration: Tensor, folder: Path) -> onnx.ModelProto:
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    path = folder / "int8.onnx"
+    quantize_static(
+        _folded(content, folder),
+        path,
+        _Batches(calibration),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,  # 7 bits
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return onnx.load(path)
+
+
+def _folded(content: bytes, folder: Path) -> onnx.ModelProto:
+    """Fold batch norm into convolutions, and constants, as long as weights are numbers of full precision."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # ONNX's own operations only
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "folded.onnx")
+
+
+class _Batches:
+    """Calibration samples in batches, as ONNX Runtime asks for them."""
+
+    def __init__(self, samples: Tensor) -> None:
+        self._batches: Iterator[NDArray[Any]] = (
+            batch.cpu().numpy() for batch in torch.split(samples, CALIBRATION_BATCH)
+        )
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def _tensor_bytes(model: onnx.ModelProto) -> int:
+    from onnx import numpy_helper
+
+    return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
