@@ -27,13 +27,16 @@ _PLAIN = re.compile(
 _WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # of torch.load, also where torch.export calls it
 
 
-def open_exported(format: Format, content: bytes, path: Path) -> Callable[[Tensor], Tensor]:
+def open_exported(
+    format: Format, content: bytes, path: Path, *, weights: bytes | None = None
+) -> Callable[[Tensor], Tensor]:
     """Open an exported file in its own runtime, on the CPU.
 
     Args:
-        format: torchscript, pt2 or onnx.
+        format: torchscript, pt2, onnx or openvino.
         content: content of the file.
         path: the file, for messages.
+        weights: content of OpenVINO's second file.
 
     Returns:
         Function from inputs to outputs, [batch, ...].
@@ -47,7 +50,7 @@ def open_exported(format: Format, content: bytes, path: Path) -> Callable[[Tenso
         if format == "pt2":
             _require_plain(content)
         with quiet(), _tensors_only():
-            run = opened(format, io.BytesIO(content), torch.get_num_threads())
+            run = opened(format, io.BytesIO(content), torch.get_num_threads(), weights=weights)
     except Exception as error:  # whatever the runtime raises
         raise ExportError(
             f"{path} cannot be opened as {format} ({first_line(error)[:200]}); export it again"

@@ -83,7 +83,7 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
 
 def _is_of_compression(run: Run) -> bool:
     """Tell whether a compression began the run, which may have been killed before it wrote its plan."""
-    return (run.path / COMPRESSION).exists() or run.config.command[1:2] == ["compress"]
+    return (run.path / COMPRESSION).exists() or run.config.command[1:2] == ("compress",)
 
 
 def _of_compression(run: Run) -> RunError:

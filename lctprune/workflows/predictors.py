@@ -56,12 +56,21 @@ class Predictor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """The second file of an exported file, as model.json names it."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class _File:
     """One exported file, as model.json names it."""
 
     format: Format
     sha256: str
     fixed_length: int | None = None
+    weights: _Weights | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +179,8 @@ def _of_file(path: Path, model: str | None) -> Predictor:
             raise RunError(f"{card_file} does not say how the network of {path.name} is built; {AGAIN}")
         network = _evaluated(rebuilt(card.built_from, content, path, card_file, model=model))
     else:
-        network = open_exported(file.format, content, path)
+        weights = None if file.weights is None else _content_of(file.weights, path.parent, card_file)
+        network = open_exported(file.format, content, path, weights=weights)
     return Predictor(
         source=path,
         network=network,
@@ -185,15 +195,25 @@ def _of_file(path: Path, model: str | None) -> Predictor:
 def _staged(stages: Sequence[_StageFile], folder: Path, card_file: Path) -> Callable[[Tensor], Tensor]:
     """Open all stages of a progressive network."""
     require_extra("onnx")
-    contents = [_content(folder / each.file) for each in stages]
-    for each, content in zip(stages, contents, strict=True):
-        if hashlib.sha256(content).hexdigest() != each.sha256:
-            raise RunError(f"{folder / each.file} is not the file that {card_file} describes; {AGAIN}")
+    contents = [_content_of(each, folder, card_file) for each in stages]
     try:
         leave = open_stages([io.BytesIO(content) for content in contents], [each.threshold for each in stages])
     except Exception as error:  # whatever the runtime raises
         raise ExportError(f"{card_file}: a stage cannot be opened ({first_line(error)[:200]}); {AGAIN}") from error
     return lambda inputs: leave(inputs)[0]
+
+
+def _content_of(part: _StageFile | _Weights, folder: Path, card_file: Path) -> bytes:
+    """Read one of the files that model.json names.
+
+    Raises:
+        RunError: it cannot be read, or is another one.
+    """
+    path = folder / Path(part.file).name
+    content = _content(path)
+    if hashlib.sha256(content).hexdigest() != part.sha256:
+        raise RunError(f"{path} is not the file that {card_file} describes; {AGAIN}")
+    return content
 
 
 def _content(path: Path) -> bytes:

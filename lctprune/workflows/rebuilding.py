@@ -12,11 +12,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lctprune.config.network import NetworkConfig
+from lctprune.config.network import NetworkConfig, is_own_function
 from lctprune.config.reading import from_json, unknown_fields
 from lctprune.errors import LctpruneError, NetworkWarning, RunError, first_line
 from lctprune.models.build import build_network
-from lctprune.models.external import is_own_function
 from lctprune.utils.names import shell_word
 from lctprune.workflows.exported_files import original_names
 from lctprune.workflows.loading import require_recipe, require_sizes, require_types
