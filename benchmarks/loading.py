@@ -29,15 +29,15 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from lctprune.config.images import ImagePreprocessing
-from lctprune.data.arrow_images import image_shards
-from lctprune.data.decoding import read_image
-from lctprune.data.fitting import LEAST_AREA, RandomChanges
-from lctprune.data.image_files import FolderSplit
-from lctprune.data.image_folder import IMAGENET
-from lctprune.data.image_workers import ImageReaders
-from lctprune.data.packed import ImageSource, PackedImages
+from lctprune.data.images.decoding import read_image
+from lctprune.data.images.files import FolderSplit
+from lctprune.data.images.fitting import LEAST_AREA, RandomChanges
+from lctprune.data.images.folder import IMAGENET
+from lctprune.data.images.workers import ImageReaders
+from lctprune.data.packed.arrow_images import image_shards
+from lctprune.data.packed.tar_shards import read_tar
+from lctprune.data.packed_samples import ImageSource, PackedImages
 from lctprune.data.preprocessing import Augmentation
-from lctprune.data.tar_shards import read_tar
 from lctprune.errors import DataWarning
 from lctprune.utils.environment import machine
 

@@ -241,7 +241,7 @@ def _announce(run: Run, data: Data, parameters: int, console: Console, group: Pr
 
     from lctprune.config.metric import score_text
     from lctprune.data.dataset import split_sizes
-    from lctprune.data.table_encoding import summary
+    from lctprune.data.tables.encoding import summary
 
     network, training = run.config.network, run.config.training
     assert network is not None  # a session builds it by its settings

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from lctprune.config.data import DataConfig
-from lctprune.data.image_labels import list_table
-from lctprune.data.image_layout import list_folder
-from lctprune.data.image_listing import ImageListing
+from lctprune.data.images.labels import list_table
+from lctprune.data.images.layout import list_folder
+from lctprune.data.images.listing import ImageListing
 from lctprune.errors import DataError, DataWarning
 
 

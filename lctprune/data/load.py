@@ -16,18 +16,18 @@ from lctprune.config.images import ImagePreprocessing
 from lctprune.config.table import TableEncoding
 from lctprune.data.builtin import EMBEDDED, NAMED, TORCHVISION, builtin_data
 from lctprune.data.dataset import Data, Statistics
-from lctprune.data.hub import PREFIX as HUB
-from lctprune.data.hub import fetched
-from lctprune.data.image_folder import image_data
-from lctprune.data.image_labels import lists_images
-from lctprune.data.packed_kinds import packed_kind
-from lctprune.data.packed_listing import list_arrow, list_tars
+from lctprune.data.images.folder import image_data
+from lctprune.data.images.labels import lists_images
+from lctprune.data.packed.hub import PREFIX as HUB
+from lctprune.data.packed.hub import fetched
+from lctprune.data.packed.kinds import packed_kind
+from lctprune.data.packed.listing import list_arrow, list_tars
+from lctprune.data.packed.shards import KINDS, Shards, find_shards, kind_of
 from lctprune.data.preprocessing import Normalization
-from lctprune.data.sentences import TRAIN_FILE, packed_text_data, text_data
-from lctprune.data.shards import KINDS, Shards, find_shards, kind_of
-from lctprune.data.table_splits import TRAIN_FILE as TRAIN_TABLE
-from lctprune.data.table_splits import holds_tables
-from lctprune.data.tables import table_data
+from lctprune.data.tables.splits import TRAIN_FILE as TRAIN_TABLE
+from lctprune.data.tables.splits import holds_tables
+from lctprune.data.tables.table import table_data
+from lctprune.data.texts.sentences import TRAIN_FILE, packed_text_data, text_data
 from lctprune.errors import ConfigError, UnknownDataError
 from lctprune.utils.names import require_utf8
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lctprune.config.described import ImageInput, Input, PixelInput, TextInput
 from lctprune.config.table import TableEncoding
-from lctprune.data.decoding import read_image
-from lctprune.data.image_files import pixels_of
-from lctprune.data.image_listing import Omissions, images_below
+from lctprune.data.images.decoding import read_image
+from lctprune.data.images.files import pixels_of
+from lctprune.data.images.listing import Omissions, images_below
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.raw_rows import rows_of
-from lctprune.data.text import LONGEST_LINE, Vocabulary, read_lines
+from lctprune.data.texts.text import LONGEST_LINE, Vocabulary, read_lines
 from lctprune.data.tokens import tokenizer_of
 from lctprune.errors import DataError
 

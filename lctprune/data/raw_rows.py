@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from lctprune.config.table import TableEncoding
-from lctprune.data.image_listing import some
+from lctprune.data.images.listing import some
 from lctprune.data.preprocessing import Normalization
-from lctprune.data.table_encoding import row_inputs
-from lctprune.data.table_files import Odd, TableFile, read_table
+from lctprune.data.tables.encoding import row_inputs
+from lctprune.data.tables.files import Odd, TableFile, read_table
 from lctprune.errors import DataError
 from lctprune.utils.names import visible
 

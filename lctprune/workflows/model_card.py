@@ -10,7 +10,7 @@ from typing import Any
 from lctprune.config.images import ImagePreprocessing
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord
-from lctprune.data.header import MISSING
+from lctprune.data.tables.header import MISSING
 from lctprune.data.tokens import FIRST_TOKENIZER, tokenizer_of
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import ExitScores

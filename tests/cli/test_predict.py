@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.data.image_layout import list_folder
+from lctprune.data.images.layout import list_folder
 from lctprune.data.raw_inputs import RawInput
 from lctprune.exporting.formats import Format
 from lctprune.exporting.runtimes import torch_module

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lctprune.data.table_encoding import encode_rows
+from lctprune.data.tables.encoding import encode_rows
 from lctprune.runs import Run
 from tests.conftest import Result
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
-from lctprune.data import jpeg
-from lctprune.data.decoding import read_image
-from lctprune.data.jpeg import plain_jpeg
+from lctprune.data.images import jpeg
+from lctprune.data.images.decoding import read_image
+from lctprune.data.images.jpeg import plain_jpeg
 from lctprune.errors import DataError
 
 WHITE = ImagePreprocessing.of(8)

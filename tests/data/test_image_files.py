@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.config.data import DataConfig
 from lctprune.config.images import ImagePreprocessing
-from lctprune.data.fitting import RandomChanges, random_part
-from lctprune.data.image_files import FolderSplit, decode_images
-from lctprune.data.image_workers import ImageReaders
+from lctprune.data.images.files import FolderSplit, decode_images
+from lctprune.data.images.fitting import RandomChanges, random_part
+from lctprune.data.images.workers import ImageReaders
 from lctprune.data.preprocessing import Augmentation, Normalization
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError

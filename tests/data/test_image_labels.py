@@ -13,7 +13,7 @@ from image_trees import listed, names, refusal, sizes, touch
 from PIL import Image
 
 from lctprune.config.data import DataConfig
-from lctprune.data.image_labels import lists_images
+from lctprune.data.images.labels import lists_images
 from lctprune.data.load import load_data, relocated
 from lctprune.errors import ConfigError, DataError, DataWarning
 

@@ -9,7 +9,7 @@ import torch
 from image_trees import images, listed, names, refusal, sizes, touch
 
 from lctprune.data.held_out import drawn_by_class
-from lctprune.data.image_splits import split_of
+from lctprune.data.images.splits import split_of
 
 # --- names of splits --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from image_trees import images, listed, names, refusal, sizes, touch
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lctprune.data.image_listing import ENDINGS, Omissions, class_folders, labelled_images
+from lctprune.data.images.listing import ENDINGS, Omissions, class_folders, labelled_images
 from lctprune.utils.names import visible
 
 NAMES = st.sampled_from(["a", "B", "10", "9", "a b", "é", "x.png", "1.JPG", "2.jpeg", "b.webp", "c.tiff", "notes.txt"])

@@ -16,9 +16,9 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.config.images import FULL_16_BITS, ImagePreprocessing, ValueRange
-from lctprune.data.image_files import FolderSplit, decode_images
-from lctprune.data.image_survey import natural_size
-from lctprune.data.value_range import ImageValues, range_of
+from lctprune.data.images.files import FolderSplit, decode_images
+from lctprune.data.images.survey import natural_size
+from lctprune.data.images.value_range import ImageValues, range_of
 from lctprune.errors import ConfigError, DataError, DataWarning
 
 RANDOM = numpy.random.default_rng(0)

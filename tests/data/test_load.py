@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
 
-from lctprune.data.image_files import FolderSplit
+from lctprune.data.images.files import FolderSplit
 from lctprune.data.load import Data, DataConfig, load_data, relocated
 from lctprune.data.preprocessing import Augmentation, Normalization
 from lctprune.data.splits import Split

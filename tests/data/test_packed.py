@@ -35,11 +35,11 @@ from packing import (
 )
 
 import lctprune as lct
-from lctprune.data.image_files import FolderSplit
+from lctprune.data.images.files import FolderSplit
 from lctprune.data.load import location, relocated
-from lctprune.data.packed_kinds import packed_kind
-from lctprune.data.packed_listing import list_arrow
-from lctprune.data.shards import find_shards
+from lctprune.data.packed.kinds import packed_kind
+from lctprune.data.packed.listing import list_arrow
+from lctprune.data.packed.shards import find_shards
 
 KINDS = ["parquet", "saved", "tar"]
 
@@ -132,7 +132,7 @@ def test_a_file_without_splits_is_divided_as_a_folder_of_classes(kind: str, imag
 def test_a_run_resumes_to_the_bit_with_another_number_of_workers(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lctprune.data.image_folder.SMALL_IMAGE", 7)  # pixels: those of 8 are streamed
+    monkeypatch.setattr("lctprune.data.images.folder.SMALL_IMAGE", 7)  # pixels: those of 8 are streamed
     root = packed("parquet", images, tmp_path / "packed")
     config = lct.TrainConfig(epochs=2, batch_size=8)
     data, beside = (load(root, workers=workers)[0] for workers in (0, 2))

@@ -18,8 +18,8 @@ from packing import arrow_table, save_to_disk, write_parquet
 
 import lctprune as lct
 from lctprune.data.load import location, relocated
-from lctprune.data.packed_tables import packed_tables
-from lctprune.data.shards import find_shards
+from lctprune.data.packed.shards import find_shards
+from lctprune.data.tables.packed import packed_tables
 
 WORDS = ("a good film", "a bad film", "good, good", "bad and long")
 

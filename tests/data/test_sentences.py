@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.data.builtin import digits
-from lctprune.data.text import PADDING, UNKNOWN, Vocabulary, read_sentences
+from lctprune.data.texts.text import PADDING, UNKNOWN, Vocabulary, read_sentences
 from lctprune.training.trainer import open_run
 from lctprune.workflows.model_card import model_card
 

@@ -16,10 +16,10 @@ from torchvision.transforms import v2
 
 import lctprune as lct
 from lctprune.config.images import ImagePreprocessing
-from lctprune.data.fitting import RandomChanges
-from lctprune.data.image_files import FolderSplit
-from lctprune.data.image_layout import list_folder
-from lctprune.data.image_workers import ImageReaders
+from lctprune.data.images.files import FolderSplit
+from lctprune.data.images.fitting import RandomChanges
+from lctprune.data.images.layout import list_folder
+from lctprune.data.images.workers import ImageReaders
 from lctprune.data.preprocessing import Augmentation, Normalization, draw_shifts, shift_and_flip
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import DataError

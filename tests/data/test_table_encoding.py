@@ -23,8 +23,8 @@ import lctprune as lct
 from lctprune.config.reading import from_json
 from lctprune.config.run import DataRecord
 from lctprune.data.dataset import data_record, recorded_statistics
-from lctprune.data.table_encoding import encode_rows, summary
-from lctprune.data.table_fitting import MOST_CATEGORIES
+from lctprune.data.tables.encoding import encode_rows, summary
+from lctprune.data.tables.fitting import MOST_CATEGORIES
 from lctprune.models.build import fitted
 from lctprune.workflows.model_card import input_record
 
@@ -406,7 +406,7 @@ def test_a_table_without_a_usable_column_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_too_wide_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lctprune.data.table_encoding.MOST_VALUES", 1000)
+    monkeypatch.setattr("lctprune.data.tables.encoding.MOST_VALUES", 1000)
     with pytest.raises(lct.DataError, match=r"has 200 rows, and its texts make \d+ columns: [\d,]+ values, .* 1,000"):
         load(write(tmp_path / "t.csv", passengers()))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lctprune as lct
-from lctprune.data.table_files import TableFile, read_table
+from lctprune.data.tables.files import TableFile, read_table
 
 DRAW = random.Random(0)
 ROWS = [[f"{DRAW.gauss(5, 2):.1f}", f"{DRAW.gauss(3, 2):.1f}", f"{DRAW.gauss(4, 2):.1f}"] for _ in range(30)]

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lctprune.data.text import PADDING, UNKNOWN, Vocabulary, read_sentences, tokens
+from lctprune.data.texts.text import PADDING, UNKNOWN, Vocabulary, read_sentences, tokens
 from lctprune.data.tokens import FIRST_TOKENIZER, TOKENIZER, tokenizer_of
 from lctprune.errors import ConfigError, DataError
 

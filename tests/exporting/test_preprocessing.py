@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.config.images import ImagePreprocessing
-from lctprune.data.image_files import fitted, pixels_of
+from lctprune.data.images.files import fitted, pixels_of
 from lctprune.exporting.preprocessing import FromPixels
 from lctprune.exporting.writing import export
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import lctprune as lct
-from lctprune.data.text import Vocabulary
+from lctprune.data.texts.text import Vocabulary
 
 Cli = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")

@@ -1,0 +1,1 @@
+"""Data packed into few files: Parquet, Arrow, tar, the Hugging Face hub."""

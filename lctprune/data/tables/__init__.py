@@ -1,0 +1,1 @@
+"""Tables: their files, columns, numbers and splits."""
