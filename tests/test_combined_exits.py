@@ -203,7 +203,7 @@ def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lct.Run
     torch.manual_seed(0)
     data = lct.load_data(lct.DataConfig(name=str(image_folder), image_size=16, val_fraction=0.5))
     recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 4}, groups=3, num_outputs=3, image_size=16)
-    config = lct.TrainConfig(epochs=2, batch_size=15, precision="fp32")
+    config = lct.TrainConfig(epochs=8, batch_size=15, precision="fp32")
     return lct.train(lct.build_network(recipe), data, config, run_dir=tmp_path_factory.mktemp("runs") / "run")
 
 

@@ -165,10 +165,11 @@ def test_further_commands_show_names_as_they_are(cli: Cli, hostile: Path, tmp_pa
 
 def test_the_errors_of_tables_and_sentences(cli: Cli, tmp_path: Path) -> None:
     table = tmp_path / "a[.csv"
-    table.write_text(f'"{HOSTILE}",b,kind\n' + "1,2,x\n3,4,y\n" * 8 + "\x1b]0;title\x07,1,x\n")
+    rows = "".join(f"{number},2,{'xy'[number % 2]}\n" for number in range(60))
+    table.write_text(f'"{HOSTILE}",b,kind\n{rows}12\x1b]0;title\x07,1,x\n')
     result = cli("train", "mlp", "--data", table, "--out", tmp_path / "run")
     assert result.code == 1
-    assert f"line 19: {SHOWN} is" in clean(result)
+    assert f"line 63: {SHOWN} is" in clean(result)
     result = cli("train", "mlp", "--data", table, "--target", HOSTILE * 2, "--out", tmp_path / "run")
     assert SHOWN in clean(result)
     (tmp_path / "train.tsv").write_text("a b\tx\nb a\ty\n" * 9)

@@ -167,14 +167,18 @@ def test_images_are_not_enlarged_unasked(trained: lct.Run) -> None:
         note_on_size("net", data, OwnImages(16), lct.DataConfig())
 
 
-def test_a_run_from_before_tails_of_small_maps_normalised(data: lct.Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalization", [nn.Identity, nn.LayerNorm])
+def test_a_run_whose_tails_of_small_maps_did_not_normalise_or_otherwise(
+    normalization: Callable[[int], nn.Module], data: lct.Data, tmp_path: Path
+) -> None:
     recipe = lct.NetworkConfig(
         model="vgg-lct", model_args={"width": 8}, groups=4, in_channels=1, image_size=8, num_outputs=3, critic="tail"
     )
     network = lct.build_network(recipe)
-    kinds = [[type(each) for each in critic] for critic in network.critics]
-    assert [nn.LayerNorm in each for each in kinds] == [False, True, True]
+    assert [len(critic) for critic in network.critics[1:]] == [4, 4]  # batch normalisation, pooling, flattening, linear
     for index, channels in ((1, 16), (2, 32)):
-        network.critics[index] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
+        between = [each for each in [normalization(channels)] if isinstance(each, nn.LayerNorm)]
+        layers = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *between, nn.Linear(channels, 3)]
+        network.critics[index] = nn.Sequential(*layers)
     run = lct.train(network, data, lct.TrainConfig(epochs=1, batch_size=48, precision="fp32"), run_dir=tmp_path / "run")
     assert same(lct.load_network(run).state_dict(), network.state_dict())
