@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 FAILED, WRONG_USAGE, NOTHING_FITS, INTERRUPTED = 1, 2, 3, 130  # exit codes of the command line
+LONGEST_CAUSE = 300  # characters of another library's error in a message
 
 
 class LctpruneError(Exception):
@@ -115,10 +116,11 @@ class BudgetError(LctpruneError, ValueError):
 
 
 def first_line(error: BaseException, otherwise: str | None = None) -> str:
-    """Return the first line of another library's error, for a message of one line.
+    """Return the first line of another library's error, for a message of one line; only its beginning if it is long.
 
     Args:
         error: the error.
         otherwise: text for an error without a message; by default the name of its type.
     """
-    return next(iter(str(error).strip().splitlines()), otherwise or type(error).__name__)
+    line = next(iter(str(error).strip().splitlines()), otherwise or type(error).__name__)
+    return line if len(line) <= LONGEST_CAUSE else f"{line[:LONGEST_CAUSE]}..."

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.errors import first_line
 from lctprune.measure.scores import score_exits
 from lctprune.runs import create_run
 from lctprune.utils.files import write_json
@@ -161,3 +162,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(lct.RunError, match="cannot be written"):
         create_run(tmp_path / "file" / "run", {"network": None, "data": None, "training": {}})
+
+
+def test_another_librarys_error_is_one_line_of_bounded_length() -> None:
+    assert first_line(ValueError("what\nwhere")) == "what"
+    assert first_line(ValueError()) == "ValueError"
+    assert len(first_line(ValueError("x" * 9999))) < 310
