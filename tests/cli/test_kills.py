@@ -116,6 +116,7 @@ def test_killed_at_any_write_it_comes_to_the_same(
             assert (run / file).read_bytes() == content or file.startswith("candidates")
         go_on(cli, run, arguments)
         assert weights(run) == weights(whole)
-        assert {path.name for path in whole.iterdir()} <= {path.name for path in run.iterdir()}
+        expected = {path.name for path in whole.iterdir()} - {"metrics.jsonl"}  # whose last line may be lost
+        assert expected <= {path.name for path in run.iterdir()}
     else:
         assert last < LONGEST
