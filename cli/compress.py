@@ -89,7 +89,6 @@ def compress(
         torch.set_num_threads(threads)
     from lctprune.measure.selection import Budget
     from lctprune.workflows.compression import begin_compression
-    from lctprune.workflows.going_on import how_to_go_on_compressing
 
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
     with printed_warnings(stderr()):
@@ -108,7 +107,7 @@ def compress(
     try:
         _train(begun)
     except KeyboardInterrupt:
-        stderr().print(f"To go on: {how_to_go_on_compressing(begun.run)}", soft_wrap=True)
+        stderr().print(f"To go on: {begun.run.command('resume')}", soft_wrap=True)
         raise
     with printed_warnings(stderr()), stderr().status("Measuring all candidates, then the chosen one on the test split"):
         result = begun.finish()
@@ -185,9 +184,9 @@ def _show(result: Compressed) -> None:
                 "size": megabytes(candidate.size_bytes),
             }
         )
-    console.print(f"\n{chosen.name}: {chosen.origin or 'an exit of the network'}\n")
+    console.print(f"\n{chosen.name}{'' if chosen.origin else ', an exit of the network'}\n")
     print_table(console, rows, dispensable=["size", "params"], left=("",))
-    console.print(f"\nGiven up: {_given_up(result)}. Training cost {result.spent:.2f} epochs of the network's own.")
+    console.print(f"\n{_given_up(result)}. Training cost {result.spent:.2f} epochs of the network's own.")
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
     console.print(
         f"All candidates: {result.run.path}/candidates.csv; another budget: {selection(result.run, result.candidates)}",
@@ -199,10 +198,12 @@ def _given_up(result: Compressed) -> str:
     before, after = result.deployment.main_test_score, result.deployment.test_score
     metric = result.chosen.metric
     if before is None or after is None:
-        return "not known"
-    if metric == "loss":
-        return f"{after - before:+.4g} of test loss"
-    return f"{100 * (before - after):.1f} points of test {metric}" if metric != "R2" else f"{before - after:.3f} of R2"
+        return "Given up: not known"
+    lost = after - before if metric == "loss" else before - after
+    amount = f"{abs(lost):.4g} of test loss" if metric == "loss" else f"{100 * abs(lost):.1f} points of test {metric}"
+    if metric == "R2":
+        amount = f"{abs(lost):.3f} of test R2"
+    return f"{'Gained' if lost < 0 else 'Given up'}: {amount}"
 
 
 def _record(result: Compressed) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def reason(candidates: Sequence[Candidate], chosen: Candidate, limits: Mapping[s
     if rule.preference == "cheapest-equivalent":
         best += " that is not significantly worse than the best"
     if not limits:
-        return f"{best} of all at {shown(chosen)} (no budget was given)"
+        return f"{best}{':' if rule.has_limits else ' of all at'} {shown(chosen)} (no budget was given)"
 
     bounds = " and ".join(amount(limit, cost) for cost, limit in limits.items())
     return f"{best} that fits {bounds}: {shown(chosen)} on validation"

@@ -22,7 +22,7 @@ from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import candidate_record
 from lctprune.workflows.next_steps import better_epoch
-from lctprune.workflows.run_choice import newer_unfinished, newest_run
+from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import chosen_among, read_selection
 
 CSV = "candidates.csv"
@@ -95,7 +95,12 @@ def measured(
             f"({run.command('resume')}); all figures and files are of "
             f"{'that epoch' if loaded.checkpoint().epoch == loaded.epochs_done() else 'the best one so far'}."
         )
-    if note := better_epoch(run):
+    elif is_unfinished(run, loaded.epochs_done()):
+        console.print(
+            f"Note: the compression in {run.path} has not chosen a network yet ({run.command('resume')}); all figures "
+            "are of what it has trained so far."
+        )
+    if loaded.epochs_done() >= epochs and (note := better_epoch(run)):
         console.print(f"Note: {note}.")
     require_whole(loaded)
     for note in notes(loaded):

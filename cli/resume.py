@@ -42,11 +42,18 @@ def resume(
     from lctprune.errors import RunError
     from lctprune.runs import Run
     from lctprune.training.distributed.process_group import is_started
-    from lctprune.workflows.going_on import resume_added, resumed_settings, started_with, unfinished_addition
+    from lctprune.workflows.going_on import (
+        require_no_compression,
+        resume_added,
+        resumed_settings,
+        started_with,
+        unfinished_addition,
+    )
     from lctprune.workflows.run_choice import newest_unfinished
 
     path = newest_unfinished() if run is None else run
     found = Run(path, model=model, data_path=data)
+    require_no_compression(found)
     added = None
     if epochs is None:
         added = found if found.config.origin else unfinished_addition(found) if found.is_finished else None

@@ -95,12 +95,25 @@ class Run:
             name: command, such as "select".
             options: further words.
         """
+        if name == "resume" and self.is_compression:
+            return self._compression()
         network, words = self.config.network, ["lctprune", name, str(self.path), *options]
         if network is not None and is_own_function(network.model):
             words += ["--model", network.model]
         if self.data_path is not None:
             words += ["--data", str(self.data_path)]
         return " ".join(map(shell_word, words))
+
+    @property
+    def is_compression(self) -> bool:
+        """Whether a compression by the command line began this run."""
+        return self.config.command[1:2] == ("compress",)
+
+    def _compression(self) -> str:
+        """Return the command by which the compression goes on that began this run."""
+        words = [word for word in self.config.command[1:] if word != "--resume"]
+        has_place = any(word.split("=")[0] == "--out" for word in words)
+        return " ".join(map(shell_word, ["lctprune", *words, *([] if has_place else ["--out", self.path]), "--resume"]))
 
     @property
     def metrics(self) -> list[dict[str, str]]:
@@ -366,7 +379,8 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         if not (path / CONFIG).exists():
             remove_leftovers(path, CONFIG)
         if any(path.iterdir()):
-            raise RunError(f"{path} exists and is not empty; choose another --out, or --resume the run in it")
+            go_on = f"go on with the run in it: lctprune resume {shell_word(path)}"
+            raise RunError(f"{path} exists and is not empty; choose another --out, or {go_on}")
         write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error

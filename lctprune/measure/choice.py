@@ -57,7 +57,7 @@ def compared_cost(limits: Mapping[str, float]) -> Cost:
 
 
 def cheaper_alternative(
-    candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate
+    candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate, rule: Rule | None = None
 ) -> Candidate | None:
     """Return the candidate with the fewest FLOPs within a budget that is not significantly worse than `chosen`.
 
@@ -65,14 +65,18 @@ def cheaper_alternative(
         candidates: measured candidates.
         budget: budget, as in `select`.
         chosen: candidate to compare with, such as the result of `select`.
+        rule: rule whose limits of quality the alternative keeps.
 
     Returns:
         The alternative; None where no cheaper candidate is as good.
     """
+    rule, main = rule or Rule(), main_of(candidates)
     alternatives = [
         candidate
         for candidate in fitting(candidates, budget)
-        if _cost(candidate) < _cost(chosen) and not significantly_worse(candidate, chosen)
+        if _cost(candidate) < _cost(chosen)
+        and not significantly_worse(candidate, chosen)
+        and rule.shortfall(candidate, main) == 0
     ]
     return min(alternatives, key=_cost, default=None)
 

@@ -34,8 +34,9 @@ def require_equal_settings(run: Run, settings: Mapping[str, Any]) -> None:
         if values != recorded[part]:
             changed = list(_changes(recorded[part] or {}, values or {}))
             if part == "training" and [change.split()[0] for change in changed] == ["epochs"]:
-                longer = run.command("resume", "--epochs", str(values["epochs"]))
-                raise RunError(f"{run.path} was begun with another training ({changed[0]}); to change that: {longer}")
+                more = values["epochs"] > run.epochs_done
+                longer = run.command("resume", *(("--epochs", str(values["epochs"])) if more else ()))
+                raise RunError(f"{run.path} was begun with another training ({changed[0]}); to go on: {longer}")
             if changed or not (values and recorded[part]):  # else only fields differ that were not recorded then
                 raise RunError(
                     f"{run.path} was begun with another {part} ({', '.join(changed) or 'made by hand'}); "

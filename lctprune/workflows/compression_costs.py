@@ -91,7 +91,14 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
     for exit in (len(costs.exits) - 1, 0):
         least = _narrowest(network, example, costs, exit)
         candidates += [least] if least else []
-    select(candidates, costs.limits)
+    try:
+        select(candidates, costs.limits)
+    except BudgetError as error:
+        nearest, _, remedy = str(error).rpartition("; ")
+        if remedy.endswith("?"):
+            raise
+        text = f"{nearest}; nothing was trained: give a budget that this one fits, or compress a smaller network"
+        raise BudgetError(text, error.nearest, error.misses) from error
 
 
 def _narrowest(network: LocalCriticNetwork, example: Tensor, costs: Costs, exit: int) -> Candidate | None:

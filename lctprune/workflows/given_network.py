@@ -43,8 +43,8 @@ def measure_given(network: LocalCriticNetwork, data: Data, config: TrainConfig) 
         checks = ["the order of the classes" if data.classes else "the order and units of the columns"]
         if images and data.normalization:
             numbers = [",".join(f"{each:.3g}" for each in values) for values in data.normalization]
-            checks.append(f"the normalisation (--mean {numbers[0]} --std {numbers[1]})")
-            checks.append(f"the size of the images (--image-size {images.size})")
+            checks.append(f"the normalisation (now mean {numbers[0]}, std {numbers[1]}; --mean and --std give another)")
+            checks.append(f"the size of the images (now {images.size}; --image-size gives another)")
         text = f"the given network {reason} on the validation split; check {', '.join(checks)}"
         warnings.warn(text, NetworkWarning, stacklevel=4)
     return Given(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from lctprune.data.load import relocated
 from lctprune.errors import ConfigError, RunError
 from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
-from lctprune.utils.names import shell_word
 from lctprune.workflows.compression_stages import COMPRESSION
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.finetuning import begin_finetuning
@@ -38,8 +37,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
         raise RunError(
             f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and --resume"
         )
-    if _is_of_compression(run):
-        raise _of_compression(run)
+    require_no_compression(run)
     if run.config.data is None:
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
     done = run.epochs_done
@@ -72,8 +70,7 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
     path = added.path.resolve()
     owner_path = path.parent if path.name == DENSE else path.parents[1]
     owner = Run(owner_path, model=model, data_path=data)
-    if _is_of_compression(owner):
-        raise _of_compression(owner)
+    require_no_compression(owner)
     if path.name == DENSE:
         return owner, begin_dense(owner, resume=True)
     if path.parent.name == NARROWED:
@@ -83,21 +80,18 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
 
 def _is_of_compression(run: Run) -> bool:
     """Tell whether a compression began the run, which may have been killed before it wrote its plan."""
-    return (run.path / COMPRESSION).exists() or run.config.command[1:2] == ("compress",)
+    return run.is_compression or (run.path / COMPRESSION).exists()
 
 
-def _of_compression(run: Run) -> RunError:
-    return RunError(f"{run.path} was begun by a compression; to go on: {how_to_go_on_compressing(run)}")
+def require_no_compression(run: Run) -> None:
+    """Refuse a run that a compression began, which goes on as a whole.
 
-
-def how_to_go_on_compressing(run: Run) -> str:
-    """Return the command by which a compression goes on, or the call where a program began it."""
-    program, *words = run.config.command or ("",)
-    if words[:1] != ["compress"] or PurePath(program).stem not in ("lctprune", "__main__"):
-        return "lct.compress(..., resume=True) in the program that began it"
-    given = [word for word in words if word != "--resume"]
-    out = [] if any(word.split("=")[0] == "--out" for word in words) else ["--out", run.path]
-    return " ".join(shell_word(word) for word in ["lctprune", *given, *out, "--resume"])
+    Raises:
+        RunError: it is one; the message names the command, or the call where a program began it.
+    """
+    if _is_of_compression(run):
+        command = run.command("resume") if run.is_compression else "lct.compress(..., resume=True) in its program"
+        raise RunError(f"{run.path} was begun by a compression; to go on: {command}")
 
 
 def unfinished_addition(run: Run) -> Run | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from lctprune.config.run import CONFIG
 from lctprune.errors import RunError
 from lctprune.runs import RUNS, Run
+from lctprune.workflows.deployment import SELECTED
+from lctprune.workflows.model_card import MODEL_CARD
 
 
 def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:
@@ -26,7 +28,7 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path
     done = [(run, done) for run, done in runs_below(folder) if done]
     if not done:
         raise RunError(f"there is no run below {folder}/; train one with lctprune train resnet, or give its directory")
-    path = next((run.path for run, epochs in done if epochs >= run.config.training.epochs), done[0][0].path)
+    path = next((run.path for run, epochs in done if not is_unfinished(run, epochs)), done[0][0].path)
     return Run(path, model=model, data_path=data_path)
 
 
@@ -37,15 +39,25 @@ def newest_unfinished(folder: str | Path = RUNS) -> Path:
         RunError: there is none.
     """
     for run, done in runs_below(folder):
-        if done < run.config.training.epochs:
+        if is_unfinished(run, done):
             return run.path
     raise RunError(f"there is no unfinished run below {folder}/; name a run and --epochs to train it longer")
+
+
+def is_unfinished(run: Run, done: int) -> bool:
+    """Tell whether a run is not trained to its end, or the compression that began it chose no network yet.
+
+    Args:
+        run: the run.
+        done: number of its finished epochs.
+    """
+    return done < run.config.training.epochs or (run.is_compression and not (run.path / SELECTED / MODEL_CARD).exists())
 
 
 def newer_unfinished(run: Run) -> list[tuple[Run, int]]:
     """List the unfinished runs beside a run that were created after it, with the number of their finished epochs."""
     others = itertools.takewhile(lambda each: each[0].path != run.path, runs_below(run.path.parent))
-    return [(other, done) for other, done in others if done < other.config.training.epochs]
+    return [(other, done) for other, done in others if is_unfinished(other, done)]
 
 
 def runs_below(folder: str | Path = RUNS) -> list[tuple[Run, int]]:

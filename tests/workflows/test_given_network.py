@@ -64,7 +64,7 @@ def test_a_file_of_weights_may_have_seen_the_split_and_may_guess(
     assert "validation split is cut from the training samples" in text
     assert "val/" in text
     assert "no better than chance" in text
-    assert "--mean 0.5,0.5,0.5 --std 0.25,0.2,0.3" in text
+    assert "now mean 0.5,0.5,0.5, std 0.25,0.2,0.3" in text
     record = lct.Run(tmp_path / "a").config.data
     assert record is not None
     assert (record.mean, record.std) == ((0.5,) * 3, (0.25, 0.2, 0.3))
