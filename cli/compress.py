@@ -147,7 +147,12 @@ def _train(begun: Compression) -> None:
     from lctprune.workflows.members import exit_names
 
     console, shown = stderr(), 0
-    for stage in begun.stages():
+    stages = begun.stages()
+    while True:
+        with printed_warnings(console):
+            stage = next(stages, None)
+        if stage is None:
+            break
         print_notes(console, begun.notes[shown:])
         shown = len(begun.notes)
         console.print(f"{stage.name}: {stage.what}")
