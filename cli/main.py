@@ -5,6 +5,7 @@ No command imports the library before it runs, so that --help, --version and wro
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
@@ -13,9 +14,11 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.markup import escape
+from typer.core import TyperCommand
 
 from lctprune import __version__
 from lctprune.cli.compare import compare
@@ -58,6 +61,19 @@ app = typer.Typer(
 )
 
 
+class PlainCommand(TyperCommand):
+    """A command whose help is shown as it is written, square brackets too, which are no markup."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        """Show the help; see Typer for the arguments."""
+        shown = copy.copy(self)
+        shown.params = [copy.copy(each) for each in self.params]
+        shown_texts: list[Any] = [shown, *shown.params]
+        for each in shown_texts:
+            each.help = escape(each.help or "")
+        TyperCommand.format_help(shown, ctx, formatter)
+
+
 def _paragraphs(command: Callable[..., None]) -> str:
     """Return a command's docstring with each paragraph on one line, for the terminal to wrap."""
     text = re.sub(r"^( *Examples?:)\n", r"\1\n\n", command.__doc__ or "", flags=re.MULTILINE)
@@ -82,7 +98,7 @@ for command in (
     inspect,
     models,
 ):
-    app.command(help=_paragraphs(command))(command)
+    app.command(cls=PlainCommand, help=_paragraphs(command))(command)
 
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")
 
