@@ -64,7 +64,7 @@ app = typer.Typer(
 class PlainCommand(TyperCommand):
     """A command whose help is shown as it is written, square brackets too, which are no markup."""
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the help; see Typer for the arguments."""
         shown = copy.copy(self)
         shown.params = [copy.copy(each) for each in self.params]

@@ -311,7 +311,12 @@ def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     expected = lct.load_network(copied).exits(inputs.contiguous())[0]
     torch.testing.assert_close(torch.jit.load(document["model"])(inputs), expected, rtol=1e-3, atol=1e-3)
     assert document["test_accuracy"] is None  # the test split is for what was selected
-    assert cli("export", copied).code == 0
+    (copied / "selected").mkdir()
+    (copied / "selected" / "model.json").write_text("{}")
+    plain = cli("export", copied)
+    assert plain.code == 0
+    assert plain.out.startswith(f"Wrote main network: {copied}")
+    assert f"lctprune predict {copied / 'selected'}" in plain.err
     assert (copied / "exports" / "exit2" / "model.pt").exists()
     assert_one_line(cli("export", copied, "--exit", 9), code=1)
     assert_one_line(cli("export", copied, "--format", "gguf"), code=2)
