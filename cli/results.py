@@ -187,9 +187,12 @@ def show_candidates(
     console.print(f"{headline} ({candidates[0].samples} samples{at}):\n")
     slow, unsure = not_faster(candidates), straddling(candidates, limits or {})
     marks = {each.key: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
-    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates), marks=marks)
+    front = pareto_front(candidates)
+    print_candidates(console, candidates, chosen=chosen, front=front, marks=marks)
     if any(each.rmse is not None for each in candidates):
         console.print(f"\nRMSE is in the units of the target{_target(run)}.", end="")
+    if chosen is not None:
+        console.print(f"\n→ chosen{', and on the Pareto front too' if chosen in front else ''}.", end="")
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
     if slow:
         console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
