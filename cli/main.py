@@ -100,6 +100,16 @@ for command in (
 ):
     app.command(cls=PlainCommand, help=_paragraphs(command))(command)
 
+PLAIN_WORDS = {  # for what Typer says, by patterns
+    r": Value error, ": ": ",
+    r"Input should be a valid integer\b.*": "it must be a whole number",
+    r"Input should be a valid (\w+)\b.*": r"it must be a \1",
+    r"Input should be greater than or equal to (.*)": r"it must be \1 or more",
+    r"Input should be less than or equal to (.*)": r"it must be \1 or less",
+    r"Input should be ": "it must be ",
+    r"Missing argument '(FILE_OR_RUN|INPUT\.\.\.)'\.": "\\g<0> First comes a run or an exported file, then what to "
+    "predict for: lctprune predict FILE_OR_RUN INPUT...",
+}
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")
 
 
@@ -166,7 +176,9 @@ def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
-    line = line.replace(": Value error, ", ": ")  # which Typer adds to what it quotes
+    if isinstance(error, typer.TyperException):
+        for pattern, plain in PLAIN_WORDS.items():
+            line = re.sub(pattern, plain, line)
     if "RANK" in os.environ and sys.argv[1:2] in (["train"], ["resume"]):
         from lctprune.cli.ranks import end_process
         from lctprune.training.distributed.process_group import is_started
