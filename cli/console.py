@@ -155,6 +155,7 @@ def print_candidates(
 
 def _cells(candidate: Candidate, mark: str) -> dict[str, str]:
     from lctprune.config.metric import interval_text, score_text
+    from lctprune.measure.units import number_text
 
     return {
         "exit": str(candidate.exit),
@@ -162,7 +163,7 @@ def _cells(candidate: Candidate, mark: str) -> dict[str, str]:
         candidate.metric: score_text(candidate.score, candidate.metric),
         "95% interval": interval_text(*candidate.score_interval, candidate.metric),
     } | {
-        **({} if candidate.rmse is None else {"RMSE": f"{candidate.rmse:.4g}"}),
+        **({} if candidate.rmse is None else {"RMSE": number_text(candidate.rmse)}),
         "loss": f"{candidate.loss:.3f}",
         "FLOPs": quantity(candidate.flops),
         "MACs": quantity(candidate.macs),

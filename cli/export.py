@@ -68,8 +68,8 @@ def export(
 
     lctprune export runs/mine --exit layer2 --format onnx,pt2 --with-preprocessing
     """
-    from lctprune.cli.results import measured, opened
-    from lctprune.exporting.formats import known_formats
+    from lctprune.cli.results import measured, note_selected, opened
+    from lctprune.exporting.formats import SUFFIXES, WEIGHTS_SUFFIX, known_formats
     from lctprune.exporting.quantizing import int8_format
     from lctprune.utils.files import require_writable, why_not_writable
     from lctprune.workflows.deployed import deployment_record
@@ -91,7 +91,8 @@ def export(
     require_writable(out or found.path / EXPORTS, remedy)
     kept_in = out if why_not_writable(found.path) else found.path
     candidates = measured(found, kept_in, runtime=runtime, precision=precision, any_latency=True, loaded=loaded)
-    number = member_named(loaded, exit).number
+    member = member_named(loaded, exit)
+    number = member.number
     folder = out or found.path / EXPORTS / f"exit{number}"
     with printed_warnings(stderr()), stderr().status(f"Exporting {', '.join(formats)}, and trying each file"):
         deployment = deploy(
@@ -108,5 +109,9 @@ def export(
     if json:
         print_json(deployment_record(deployment))
     else:
-        written = ", ".join(map(str, deployment.models))
-        stdout().print(f"Wrote {written} and {deployment.model_card}", soft_wrap=True)
+        xml = SUFFIXES["openvino"]
+        weights = [each.with_suffix(WEIGHTS_SUFFIX) for each in deployment.models if each.suffix == xml]
+        written = ", ".join(map(str, [*deployment.models, *weights]))
+        stdout().print(f"Wrote {member.name}: {written} and {deployment.model_card}", soft_wrap=True)
+        if exit is None:
+            note_selected(found.path)

@@ -5,6 +5,7 @@ No command imports the library before it runs, so that --help, --version and wro
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
@@ -13,9 +14,11 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.markup import escape
+from typer.core import TyperCommand
 
 from lctprune import __version__
 from lctprune.cli.compare import compare
@@ -58,6 +61,19 @@ app = typer.Typer(
 )
 
 
+class PlainCommand(TyperCommand):
+    """A command whose help is shown as it is written, square brackets too, which are no markup."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the help; see Typer for the arguments."""
+        shown = copy.copy(self)
+        shown.params = [copy.copy(each) for each in self.params]
+        shown_texts: list[Any] = [shown, *shown.params]
+        for each in shown_texts:
+            each.help = escape(each.help or "")
+        TyperCommand.format_help(shown, ctx, formatter)
+
+
 def _paragraphs(command: Callable[..., None]) -> str:
     """Return a command's docstring with each paragraph on one line, for the terminal to wrap."""
     text = re.sub(r"^( *Examples?:)\n", r"\1\n\n", command.__doc__ or "", flags=re.MULTILINE)
@@ -82,8 +98,18 @@ for command in (
     inspect,
     models,
 ):
-    app.command(help=_paragraphs(command))(command)
+    app.command(cls=PlainCommand, help=_paragraphs(command))(command)
 
+PLAIN_WORDS = {  # for what Typer says, by patterns
+    r": Value error, ": ": ",
+    r"Input should be a valid integer\b.*": "it must be a whole number",
+    r"Input should be a valid (\w+)\b.*": r"it must be a \1",
+    r"Input should be greater than or equal to (.*)": r"it must be \1 or more",
+    r"Input should be less than or equal to (.*)": r"it must be \1 or less",
+    r"Input should be ": "it must be ",
+    r"Missing argument '(FILE_OR_RUN|INPUT\.\.\.)'\.": "\\g<0> First comes a run or an exported file, then what to "
+    "predict for: lctprune predict FILE_OR_RUN INPUT...",
+}
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")
 
 
@@ -150,7 +176,9 @@ def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
-    line = line.replace(": Value error, ", ": ")  # which Typer adds to what it quotes
+    if isinstance(error, typer.TyperException):
+        for pattern, plain in PLAIN_WORDS.items():
+            line = re.sub(pattern, plain, line)
     if "RANK" in os.environ and sys.argv[1:2] in (["train"], ["resume"]):
         from lctprune.cli.ranks import end_process
         from lctprune.training.distributed.process_group import is_started

@@ -31,8 +31,8 @@ def models(
     kinds = {"built-in": list(MODELS), "torchvision": torchvision_names(), "timm": timm_names()}
     found = {kind: [name for name in known if pattern in name] for kind, known in kinds.items()}
     if not any(found.values()):
-        every = [name for known in kinds.values() for name in known]
-        near = difflib.get_close_matches(pattern, every, n=5, cutoff=0.5)
+        every = dict.fromkeys(name for known in kinds.values() for name in known)
+        near = difflib.get_close_matches(pattern, [*every], n=5, cutoff=0.5)
         said = f"; near are {', '.join(near)}" if near else ""
         raise NetworkError(f"no name contains {pattern!r}{said}")
     if json:

@@ -72,6 +72,12 @@ def predict(
         if top is not None and not predictor.classes:
             raise ConfigError(f"--top is for classes, and {predictor.source} predicts numbers; leave it out")
         listing = list_inputs(inputs, predictor.expected)
+    if "run" in predictor.record and not json:
+        from lctprune.cli.results import note_selected
+
+        stderr().print(f"Predicted by {predictor.record['name']} of {predictor.source}:", soft_wrap=True)
+        if exit is None:
+            note_selected(predictor.source)
     with printed_warnings(stderr()):
         found = predictions(predictor, read_inputs(listing, predictor.expected), top=top or TOP)
         console, has_answers = stdout(), not json and stdout().is_terminal

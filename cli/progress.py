@@ -93,7 +93,7 @@ def show_progress(steps: Iterable[Progress], console: Console, names: Sequence[s
                     for line in table.heading.splitlines():
                         console.print(line)
                 console.print(table.row(progress))
-            elif not has_estimate and progress.step > 1 and now - start > ESTIMATE_SECONDS:
+            elif table is None and not has_estimate and progress.step > 1 and now - start > ESTIMATE_SECONDS:
                 has_estimate = True
                 console.print(f"About {_duration(progress.seconds_left)} left, by the first {progress.step} steps")
             elif console.is_terminal:

@@ -17,10 +17,11 @@ from lctprune.measure.choice import not_faster, straddling
 from lctprune.measure.selection import pareto_front
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
+from lctprune.utils.names import shell_word
 from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
-from lctprune.workflows.model_card import candidate_record
+from lctprune.workflows.model_card import MODEL_CARD, candidate_record
 from lctprune.workflows.next_steps import better_epoch
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import chosen_among, read_selection
@@ -191,9 +192,12 @@ def show_candidates(
     console.print(f"{headline} ({candidates[0].samples} samples{at}):\n")
     slow, unsure = not_faster(candidates), straddling(candidates, limits or {})
     marks = {each.key: "!" * (each in slow) + "~" * (each in unsure) for each in candidates}
-    print_candidates(console, candidates, chosen=chosen, front=pareto_front(candidates), marks=marks)
+    front = pareto_front(candidates)
+    print_candidates(console, candidates, chosen=chosen, front=front, marks=marks)
     if any(each.rmse is not None for each in candidates):
         console.print(f"\nRMSE is in the units of the target{_target(run)}.", end="")
+    if chosen is not None:
+        console.print(f"\n→ chosen{', and on the Pareto front too' if chosen in front else ''}.", end="")
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
     if slow:
         console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
@@ -220,3 +224,10 @@ def show_all(run: Run, *, json: bool) -> None:
     refresh_results(loaded, candidates, folder)
     headline = f"\n{run.path}, all its networks on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
+
+
+def note_selected(run: Path) -> None:
+    """Say where the chosen network of a run is, and how it predicts, where one was chosen."""
+    if (run / SELECTED / MODEL_CARD).is_file():
+        folder = str(run / SELECTED)
+        stderr().print(f"Note: {folder} holds the chosen one: lctprune predict {shell_word(folder)}", soft_wrap=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lctprune.config.metric import is_lower_better, score_text
+from lctprune.config.metric import METRIC_NAMES, is_lower_better, score_text
 from lctprune.measure.candidates import Candidate, wilson_interval
 from lctprune.measure.rules import Rule
 from lctprune.reports.explain import explain_choice
@@ -57,5 +57,9 @@ def _test_sentence(name: str, test: Mapping[str, Any]) -> str:
     sentence = f"Test {metric} of {name}: {score_text(score, metric, 2)} ({interval}{samples:,} samples)."
     if (main := main_score(test)) is None:
         return sentence
-    difference = f"{score - main:+.4g}" if is_lower_better(metric) else f"{100 * (score - main):+.2f} percentage points"
+    difference = f"{100 * (score - main):+.2f} percentage points"
+    if is_lower_better(metric):
+        difference = f"{score - main:+.4g}"
+    elif metric == METRIC_NAMES["r2"]:
+        difference = f"{score - main:+.4f}"
     return f"{sentence} The main network's: {score_text(main, metric, 2)}; the difference is {difference}."

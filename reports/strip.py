@@ -52,7 +52,7 @@ def strip(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[Sto
             Stop(
                 group=f"group {number}",
                 exit=each.name,
-                ending="classifier" if each is main else "critic",
+                ending="output" if each is main else "critic",
                 facts=f"{score_text(each.score, each.metric)}{'' if each is main else share}",
                 number=each.exit,
                 in_chosen=chosen is not None and not chosen.origin and each.exit <= chosen.exit,

@@ -9,16 +9,26 @@ from typing import Any
 
 from lctprune.reports.explain import command_text
 from lctprune.runs import Run
-from lctprune.utils.names import visible
+from lctprune.utils.names import shell_word, visible
 
 MODEL_CARD = "model.json"
+AGAIN = "-again"  # ends the name of the folder that a run is made again in
+ANY_SIZE = 64  # of an axis whose size an example of inputs may choose
+FILES = {("float32", 4): "photo.jpg", ("uint8", 4): "photo.jpg", ("int64", 2): "texts.txt", ("float32", 2): "rows.csv"}
 LOADERS = {"torchscript": ("import torch", "torch.jit.load({file!r})")}  # by the format of model.json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """A short program that loads the exported file, and what has to be known besides."""
+    """A command that predicts, a short program that loads the exported file, and what has to be known besides.
 
+    Attributes:
+        command: the command; "" for inputs that stand in no file.
+        lines: lines of the program.
+        note: what inputs and outputs are.
+    """
+
+    command: str
     lines: Sequence[str]
     note: str
 
@@ -40,16 +50,28 @@ def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
         return None
     lines = [
         "import json",
+        "import warnings",
         "from pathlib import Path",
         needs,
         "",
+        'warnings.simplefilter("ignore", FutureWarning)  # of TorchScript',
         f"network = {load.format(file=visible(str(folder / card['file'])))}",
         f"about = json.loads(Path({visible(str(folder / MODEL_CARD))!r}).read_text())",
+        "# inputs are your samples, prepared as the text below says; these are zeros",
+        f"inputs = {_example(taken['shape'], taken['dtype'])}",
         f"outputs = network(inputs)  # {shapes}",
     ]
     if run.config.data and run.config.data.classes:
         lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
-    return Usage(lines=lines, note=note)
+    file = FILES.get((taken["dtype"], len(taken["shape"]))) if run.config.data else None
+    command = f"lctprune predict {shell_word(folder)} {file}" if file else ""
+    return Usage(command=command, lines=lines, note=note)
+
+
+def _example(shape: Sequence[object], dtype: str) -> str:
+    first, *sizes = (size if isinstance(size, int) else ANY_SIZE for size in shape)
+    batch = first if isinstance(shape[0], int) else 2
+    return f"torch.zeros({', '.join(map(str, (batch, *sizes)))}, dtype=torch.{dtype})"
 
 
 def _shape(shape: Sequence[object]) -> str:
@@ -57,15 +79,45 @@ def _shape(shape: Sequence[object]) -> str:
 
 
 def commands(run: Run, card: Mapping[str, Any] | None) -> list[str]:
-    """Return the commands that make the run, its selected network and this page.
+    """Return the commands that make the run, its selected network and this page, in a new folder beside the run's.
+
+    A run that another program made is not made by a command of lctprune: what was recorded is shown as it is.
 
     Args:
         run: run that the page is about.
         card: content of the model.json of the selected network.
     """
-    recorded = [run.config.command, *([card.get("command")] if card else [])]
-    texts = [command_text(each) for each in recorded if each is not None and _is_command(each)]
-    return [*texts, run.command("report")]
+    first, chosen = (
+        [*each] if each is not None and _is_command(each) else []
+        for each in (run.config.command, card.get("command") if card else None)
+    )
+    report = run.command("report")
+    if first[1:2] in (["train"], ["compress"]):
+        folder = f"{run.path if run.path.name else run.path.resolve()}{AGAIN}"
+        first = ["lctprune", *_without_folder(first[1:]), "--out", folder]
+        report = report.replace(f" {shell_word(run.path)}", f" {shell_word(folder)}", 1)
+        # if not select, the first command chose, or went on after an interruption and chose
+        chosen = ["lctprune", *_about(chosen[1:], run, folder)] if chosen[1:2] == ["select"] else []
+    return [*(command_text(each) for each in (first, chosen) if each), report]
+
+
+def _without_folder(words: Sequence[str]) -> list[str]:
+    """Leave out --out, and --resume, which goes on in a folder that exists."""
+    return [
+        word
+        for before, word in zip(("", *words), words, strict=False)
+        if before != "--out" and word not in ("--out", "--resume") and not word.startswith("--out=")
+    ]
+
+
+def _about(words: Sequence[str], run: Run, folder: str) -> list[str]:
+    """Put another folder in the place of the run in the words of a command about it; without one, it is the newest."""
+    name = run.path.resolve().name
+    index = next((place for place, word in enumerate(words) if place and Path(word).name == name), None)
+    if index is None and (len(words) == 1 or words[1].startswith("-")):
+        return [words[0], folder, *words[1:]]
+    index = index or 1
+    return [*words[:index], folder, *words[index + 1 :]]
 
 
 def _is_command(value: object) -> bool:

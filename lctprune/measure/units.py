@@ -32,6 +32,12 @@ def engineering(value: float, digits: int = 3) -> str:
     return f"{rounded:g}"
 
 
+def number_text(value: float, digits: int = 4) -> str:
+    """Write a number with so many significant digits, and never with a power of ten before it has 16 places: 16,540."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if 10**digits <= abs(rounded) < 1e15 else f"{value:.{digits}g}"
+
+
 def amount(value: float, cost: str) -> str:
     """Write a cost with its unit.
 

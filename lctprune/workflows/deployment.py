@@ -37,7 +37,15 @@ from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
 from lctprune.utils.modules import held_on
 from lctprune.workflows.deployed import Deployment
-from lctprune.workflows.exported_files import COMPARED_SAMPLES, Checked, export_files, original_names, remove_earlier
+from lctprune.workflows.exported_files import (
+    COMPARED_SAMPLES,
+    FILES,
+    Checked,
+    earlier_files,
+    export_files,
+    original_names,
+    remove_earlier,
+)
 from lctprune.workflows.from_pixels import with_pixels
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
@@ -256,6 +264,8 @@ def deploy(
     described = model_card(run, candidates, exit, scores, loaded.data.classes, precision=precision)
     if with_preprocessing:
         subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
+    is_selected = folder.resolve() == (run.path / SELECTED).resolve()  # which holds nothing but the choice
+    earlier = FILES if is_selected else earlier_files(folder)
     files = export_files(subnetwork, folder, formats, checked, names=names)
     card = folder / MODEL_CARD
     record = {
@@ -270,8 +280,7 @@ def deploy(
         **environment(),
     }
     write_json(card, record)
-    if folder.resolve() == (run.path / SELECTED).resolve():
-        remove_earlier(folder, files)
+    remove_earlier(folder, earlier, files)
     models = tuple(folder / each["file"] for each in files)
     return dataclasses.replace(Deployment.of(scores, run.config.data), model=models[0], models=models, model_card=card)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from lctprune.measure.scores import ScoreSheet
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.batches import runs_alone
 from lctprune.utils.modules import evaluation_mode
-from lctprune.workflows.model_card import known
+from lctprune.workflows.model_card import MODEL_CARD, known
 
 COMPARED_SAMPLES = 64  # validation samples that a file is compared on
+FILES = {f"model{suffix}" for suffix in (*SUFFIXES.values(), WEIGHTS_SUFFIX)}  # names of the files
 TIMED = "timed"  # the batch that is timed
 
 
@@ -171,12 +173,32 @@ def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:
     return record
 
 
-def remove_earlier(folder: Path, files: Sequence[Mapping[str, Any]]) -> None:
-    """Remove files of other formats from a folder for the chosen network, where they are those of an earlier choice."""
-    kept = {each["file"] for each in files} | {each["weights"]["file"] for each in files if each["weights"]}
-    for suffix in (*SUFFIXES.values(), WEIGHTS_SUFFIX):
-        if (name := f"model{suffix}") not in kept:
-            (folder / name).unlink(missing_ok=True)
+def earlier_files(folder: Path) -> set[str]:
+    """Return the names of files of an earlier export to a folder, as its model.json has them; {} where there is none.
+
+    Only names that this module gives to files count.
+    """
+    try:
+        card = json.loads((folder / MODEL_CARD).read_bytes())
+        named = [card, *card.get("files", ())]
+        weights = [each["weights"] for each in named if each.get("weights")]
+        found = {each["file"] for each in (*named, *weights)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or none of ours
+        return set()
+    return found & FILES
+
+
+def remove_earlier(folder: Path, earlier: Collection[str], files: Sequence[Mapping[str, Any]]) -> None:
+    """Remove files of an earlier export from a folder, but for those that were written again.
+
+    Args:
+        folder: folder of the files.
+        earlier: names of the earlier files.
+        files: what the model card says of each file that was written.
+    """
+    written = {each["file"] for each in files} | {each["weights"]["file"] for each in files if each["weights"]}
+    for name in set(earlier) - written:
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

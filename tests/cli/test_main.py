@@ -20,6 +20,7 @@ from PIL import Image
 
 import lctprune as lct
 from lctprune.measure.scores import score_exits
+from lctprune.reports.usage import commands as remaking
 
 Cli = Callable[..., Any]
 QUICK = ("--epochs", 2, "--batch-size", 20, "--groups", 3, "--critic", "pooled", "--threads", 1)
@@ -262,13 +263,39 @@ def test_report_is_one_page_that_knows_the_selection(cli: Cli, copied: Path) -> 
     assert "<svg" in page
     assert "On the test split, 18 samples, of which" in page
     assert page.count("data:image/png") == 6  # validation images
-    code, commands = (unescape(text) for text in re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL))
-    names = {"inputs": lct.Run(copied).load_data().example}
+    predict, code, commands = (unescape(text) for text in re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL))
+    assert predict == f"lctprune predict {copied / 'selected'} photo.jpg"
+    names: dict[str, Any] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
+        warnings.simplefilter("error")
         exec(code, names)
     assert names["names"][0] in lct.Run(copied).config.data.classes
-    assert commands.splitlines()[-1] == f"lctprune report {copied}"
+    assert commands.splitlines()[-1].startswith(f"lctprune report {copied}")
+
+
+@pytest.mark.parametrize(
+    ("trained", "chosen", "expected"),
+    [
+        (
+            "train m --out {0} --seed 1",
+            "select {0} --prefer best",
+            ["train m --seed 1 --out {1}", "select {1} --prefer best"],
+        ),
+        ("train m", "select --prefer best", ["train m --out {1}", "select {1} --prefer best"]),
+        ("train m --out={0}", "select --prefer best {0}", ["train m --out {1}", "select --prefer best {1}"]),
+        ("compress m --resume", "resume {0}", ["compress m --out {1}"]),
+    ],
+)
+def test_a_run_is_made_again_in_a_folder_of_its_own(
+    copied: Path, trained: str, chosen: str, expected: list[str]
+) -> None:
+    folder = f"{copied}-again"
+    config = json.loads((copied / "config.json").read_text())
+    config["command"] = ["/usr/bin/lctprune", *trained.format(copied).split()]
+    (copied / "config.json").write_text(json.dumps(config))
+    card = {"command": ["lctprune", *chosen.format(copied).split()]}
+    wanted = [f"lctprune {each.format(copied, folder)}" for each in (*expected, "report {1}")]
+    assert remaking(lct.Run(copied), card) == wanted
 
 
 @pytest.mark.parametrize(("task", "shown"), [("classification", "Confusion matrix"), ("regression", "Predictions")])
@@ -311,7 +338,12 @@ def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     expected = lct.load_network(copied).exits(inputs.contiguous())[0]
     torch.testing.assert_close(torch.jit.load(document["model"])(inputs), expected, rtol=1e-3, atol=1e-3)
     assert document["test_accuracy"] is None  # the test split is for what was selected
-    assert cli("export", copied).code == 0
+    (copied / "selected").mkdir()
+    (copied / "selected" / "model.json").write_text("{}")
+    plain = cli("export", copied)
+    assert plain.code == 0
+    assert plain.out.startswith(f"Wrote main network: {copied}")
+    assert f"lctprune predict {copied / 'selected'}" in plain.err
     assert (copied / "exports" / "exit2" / "model.pt").exists()
     assert_one_line(cli("export", copied, "--exit", 9), code=1)
     assert_one_line(cli("export", copied, "--format", "gguf"), code=2)
@@ -348,7 +380,10 @@ def assert_one_line(result: Any, *, code: int) -> None:
         (("train",), 2, "MODEL"),
         (("trian",), 2, "trian"),
         (("train", "resnet", "--nosuch"), 2, "--nosuch"),
-        (("train", "resnet", "--epochs", "x"), 2, "--epochs"),
+        (("train", "resnet", "--epochs", "x"), 2, "'--epochs': it must be a whole number"),
+        (("train", "resnet", "--lr", "x"), 2, "'--lr': it must be a number"),
+        (("predict", "a", "b", "--top", "0"), 2, "'--top': it must be 1 or more"),
+        (("predict", "photo.jpg"), 2, "a run or an exported file"),
         (("train", "resnet", "--epochs", "0"), 2, "at least 1"),
         (("train", "resnet", "--matching", "2"), 2, "between 0 and 1"),
         (("train", "resnet", "--critic", "x"), 2, "'tail'"),

@@ -38,6 +38,9 @@ def test_models_by_a_part_of_their_name(cli: Cli) -> None:
     nothing = cli("models", "resnet81")
     assert (nothing.code, nothing.out) == (1, "")
     assert "no name contains 'resnet81'; near are resnet" in nothing.err
+    near = cli("models", "resnt").err.strip().partition("near are ")[2].split(", ")
+    assert near
+    assert len(set(near)) == len(near)
 
 
 def inspected(cli: Cli, *arguments: object) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
@@ -60,8 +61,11 @@ def test_help_fits_into_80_columns(command: str, cli: Callable[..., Any], monkey
     assert result.code == 0
     assert max(len(line) for line in result.out.splitlines()) <= 80
     assert "…" not in result.out
+    shown = re.sub(r"[\s│]", "", result.out)
     for option in COMMANDS[command].params:
         assert all(flag in result.out for flag in option.opts if flag.startswith("--"))
+        assert all(re.sub(r"\s", "", each) in shown for each in re.findall(r"\S*\[.*?\]", option.help or ""))
+    assert all(re.sub(r"\s", "", each) in shown for each in re.findall(r"\[.*?\]", COMMANDS[command].help or ""))
 
 
 def test_a_narrow_table_leaves_out_columns_and_cuts_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,10 @@ def test_grey_images_and_the_order_of_the_answers(tmp_path: Path, cli: Cli) -> N
         assert [one["probability"] for one in each["top"]] == sorted(
             (one["probability"] for one in each["top"]), reverse=True
         )
-    line = cli("predict", run.path, paths[3], "--top", 1).out
+    shown = cli("predict", run.path, paths[3], "--top", 1)
+    assert "main network" in shown.err
+    assert "chosen" not in shown.err  # none was
+    line = shown.out
     best = int(expected[3].argmax())
     assert line == f"{paths[3]}: {data.classes[best]} {expected[3, best]:.1%}\n"
 

@@ -244,9 +244,14 @@ def test_a_pair_of_openvino_files_is_named_by_its_graph(tmp_path: Path) -> None:
 
 def test_several_files_of_a_run(cli: Cli, trained: lct.Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    assert cli("export", trained.path, "--exit", 1, "--out", out).code == 0  # whose files go
     document = cli("export", trained.path, "--exit", 0, "--format", "onnx,state-dict", "--out", out, "--json").document
     assert document["models"] == [str(out / "model.onnx"), str(out / "model.safetensors")]
-    assert sorted(path.name for path in out.iterdir()) == ["model.json", "model.onnx", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
     card = json.loads((out / "model.json").read_text())
     onnx_file, weights = card["files"]
     assert (card["file"], card["format"]) == ("model.onnx", "onnx")

@@ -23,7 +23,7 @@ from matplotlib.text import Annotation
 
 from lctprune import Candidate, ConfigError, Run, RunError, reports
 from lctprune.measure.candidates import MAIN, wilson_interval
-from lctprune.measure.units import engineering
+from lctprune.measure.units import engineering, number_text
 from lctprune.reports.explain import describe_run
 from lctprune.reports.figures import CHOSEN, INK
 from lctprune.reports.plots import MOST_LABELS
@@ -613,6 +613,23 @@ def test_the_page_of_a_run_with_nothing_known(tmp_path: Path) -> None:
         assert expected in text
     assert "None" not in text
     assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.012346, "0.01235"), (9999.96, "10,000"), (16_541.2, "16,540"), (-2e6, "-2,000,000"), (1e30, "1e+30")],
+)
+def test_numbers_without_powers_of_ten(value: float, text: str) -> None:
+    assert number_text(value) == text
+
+
+def test_a_difference_of_r2_is_a_number(run: Run) -> None:
+    candidates = [dataclasses.replace(each, metric="R2", score=0.8) for each in make_candidates()]
+    test = {"metric": "R2", "score": 0.5673, "main_score": 0.57, "accuracy": None, "samples": 360}
+    text = Page(reports.report_page(run, candidates, chosen=candidates[1], test=test)).text
+    assert "the difference is -0.0027." in text
+    assert "percentage points" not in text
+    assert "classifier" not in text
 
 
 @pytest.mark.parametrize(
