@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from matplotlib import pyplot
 
 import lctprune as lct
 from lctprune.workflows.deployment import deploy
@@ -55,6 +57,20 @@ def test_every_example_is_run_here() -> None:
 def test_an_example_runs(name: str, printed: str, written: str | None, tmp_path: Path) -> None:
     assert printed in python(EXAMPLES / name, folder=tmp_path)
     assert written is None or (tmp_path / written).stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("ignore::lctprune.errors.NetworkWarning")
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "from_network_to_file.ipynb").read_text())["cells"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {"model.pt", "model.json"}
+    assert names["chosen"].flops <= 0.75 * names["candidates"][-1].flops
+    assert names["chosen"].accuracy > 0.5
+    pyplot.close("all")
 
 
 def test_the_command_takes_the_example_s_own_network(tmp_path: Path) -> None:
