@@ -194,7 +194,14 @@ def test_select_chooses_exports_and_explains(cli: Cli, copied: Path, image_folde
 def test_select_speaks_plainly(cli: Cli, copied: Path) -> None:
     result = cli("select", copied, "--budget-params", "100%", "--budget-flops", "10G")
     assert result.code == 0
-    for words in ("Chosen:", "the most accurate that fits", "Test accuracy (18 samples", "Exported:", "model.json"):
+    for words in (
+        "Chosen:",
+        "the most accurate that fits",
+        "→ chosen",
+        "Test accuracy (18 samples",
+        "Exported:",
+        "model.json",
+    ):
         assert words in result.out
 
 
