@@ -194,7 +194,14 @@ def test_select_chooses_exports_and_explains(cli: Cli, copied: Path, image_folde
 def test_select_speaks_plainly(cli: Cli, copied: Path) -> None:
     result = cli("select", copied, "--budget-params", "100%", "--budget-flops", "10G")
     assert result.code == 0
-    for words in ("Chosen:", "the most accurate that fits", "Test accuracy (18 samples", "Exported:", "model.json"):
+    for words in (
+        "Chosen:",
+        "the most accurate that fits",
+        "→ chosen",
+        "Test accuracy (18 samples",
+        "Exported:",
+        "model.json",
+    ):
         assert words in result.out
 
 
@@ -481,7 +488,7 @@ def test_what_was_selected_before_training_went_on_is_said_to_be_old(
     config = json.loads((path / "config.json").read_text())
     config["training"]["epochs"] = 2  # as if it had been interrupted after the first
     (path / "config.json").write_text(json.dumps(config))
-    assert "stands at epoch 1 of 2" in cli("select", path, "--budget-flops", "100%").err
+    assert "is at epoch 1 of 2" in cli("select", path, "--budget-flops", "100%").err
     before = (path / "candidates.csv").read_bytes()
     assert "select again" not in cli("report", path).err
     result = cli(*arguments, "--epochs", 2, "--resume")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+
 import pytest
 
 import lctprune as lct
+from lctprune.cli import progress as drawing
+from lctprune.cli.console import PlainConsole
 from lctprune.cli.progress import EpochTable
 
 
@@ -33,3 +38,14 @@ def test_numbers_stand_below_their_headings(names: list[str], width: int) -> Non
     assert ("2.500" in row) is ("training loss" in titles) is (len(heading) <= width and "training" in titles)
     if width == 200:
         assert "2.500" in row
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_the_time_left_is_not_said_again_after_an_epoch(is_after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "ESTIMATE_SECONDS", -1)
+    whole = progress(2)
+    step = dataclasses.replace(whole, step=2, val_accuracy=None, val_score=None)
+    console = PlainConsole(file=io.StringIO(), width=80)
+    drawing.show_progress([whole, step] if is_after else [step, whole], console)
+    assert isinstance(console.file, io.StringIO)
+    assert ("by the first 2 steps" in console.file.getvalue()) is not is_after
