@@ -44,6 +44,7 @@ def main() -> None:
     for name, inputs in networks.items():
         torch.manual_seed(0)
         network = lct.build_network(lct.NetworkConfig(num_outputs=10, groups=4, **inputs)).eval()
+        assert network.recipe is not None  # by which it was built
         samples = random_batch(network.recipe, CALIBRATION)[0].contiguous()
         forms = forms_of(network.subnetwork(0), samples)
         for batch in BATCHES:
