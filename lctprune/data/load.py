@@ -83,9 +83,7 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         return image_data(config, normalization, preprocessing, most=most)
     root = Path(config.name)
     if config.is_table or _is_folder_of_tables(root):
-        _require_no_normalization(config, "a table, whose columns have their own")
-        target, known = statistics.target_normalization, statistics.columns
-        return table_data(config, normalization, target, known=known, encoding=statistics.encoding)
+        return _table(config, statistics)
     shards = None if _holds_sentences(root) else find_shards(_place_of(config.name))
     if shards is not None:
         return _packed_data(config, shards, statistics, most=most)
@@ -113,10 +111,18 @@ def _packed_data(config: DataConfig, shards: Shards, statistics: Statistics, *, 
     if found.kind == "texts":
         _require_no_normalization(config, "texts")
         return packed_text_data(config, shards, found, tokenizer=statistics.tokenizer)
+    return _table(config, statistics, shards)
+
+
+def _table(config: DataConfig, statistics: Statistics, shards: Shards | None = None) -> Data:
     _require_no_normalization(config, "a table, whose columns have their own")
-    target, known = statistics.target_normalization, statistics.columns
     return table_data(
-        config, statistics.normalization, target, known=known, encoding=statistics.encoding, shards=shards
+        config,
+        statistics.normalization,
+        statistics.target_normalization,
+        known=statistics.columns,
+        encoding=statistics.encoding,
+        shards=shards,
     )
 
 

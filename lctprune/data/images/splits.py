@@ -65,7 +65,7 @@ def divided(
 
     Args:
         source: folder or file of the images, for messages.
-        parts: files of each split there is, or all files as "all".
+        parts: files of each split there is; or all files alone, as "all" or as a training split.
         config: fraction of the validation split, and the seed.
         classes: names of the classes, for messages.
         noun: what a sample is, for messages.
@@ -76,8 +76,9 @@ def divided(
     Warns:
         DataWarning: there are no splits, or one lacks a class.
     """
-    if "all" in parts:
-        parts = _drawn(source, parts["all"], config, classes, noun)
+    if len(parts) == 1:
+        [files] = parts.values()
+        parts = _drawn(source, files, config, classes, noun)
     for split, adjective in (("val", "validation"), ("test", "test")):
         counts = parts[split][1].bincount(minlength=len(classes)).tolist() if split in parts else ()
         if missing := [name for name, count in zip(classes, counts, strict=False) if not count]:

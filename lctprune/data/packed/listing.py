@@ -51,8 +51,6 @@ def _listing(
     config: DataConfig,
 ) -> ImageListing:
     parts = {split: (PackedImages(each), targets[split]) for split, each in images.items()}
-    if "train" in parts and len(parts) == 1:  # the other splits had no labels
-        parts = {"all": parts["train"]}
     divisions = divided(shards.root, parts, config, classes)
     sizes = {split: [each.sizes for each in found] for split, found in images.items()}
     return ImageListing(classes, *divisions, packed_fingerprint(shards, classes, targets, sizes), is_cut(parts))

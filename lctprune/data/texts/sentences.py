@@ -85,8 +85,6 @@ def packed_text_data(config: DataConfig, shards: Shards, found: PackedKind, *, t
     classes, targets = numbered_classes(shards.root, read_labels(shards, found), found.classes)
     texts = {split: read_texts(shards, split, found.column) for split in targets}
     parts = {split: (texts[split], targets[split]) for split in targets}
-    if "train" in parts and len(parts) == 1:  # the other splits had no labels
-        parts = {"all": parts["train"]}
     divisions = divided(shards.root, parts, config, classes, noun="text")
     contents = {split: ("\0".join(each).encode(errors="surrogateescape"),) for split, each in texts.items()}
     return dataclasses.replace(
