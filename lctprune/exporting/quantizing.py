@@ -14,8 +14,7 @@ from lctprune.errors import ConfigError
 from lctprune.exporting.copying import conversion, quiet
 from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.onnx_model import INPUT
-from lctprune.exporting.openvino_model import openvino_files
-from lctprune.exporting.writing import Converted, convert, runner_of
+from lctprune.exporting.writing import Converted, convert, of_onnx_model, runner_of
 
 if TYPE_CHECKING:
     import onnx
@@ -68,9 +67,7 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> Quanti
     (full,) = convert(network, calibration[:CALIBRATION_BATCH], ["onnx"], dependence=None, compared=False)
     with conversion(network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
         model = _quantized_model(bytes(full.content), calibration, Path(folder))
-        content = model.SerializeToString()
-        files = openvino_files(network, content) if format == "openvino" else (content,)
-        converted = Converted(format, files[0], full.length, *files[1:])
+        converted = of_onnx_model(network, model.SerializeToString(), format, full.length)
         return QuantizedNetwork(network, converted, _tensor_bytes(model))
 
 

@@ -178,11 +178,28 @@ def _converted(source: _Source, format: Format, names: Mapping[str, str]) -> tup
     if format == "pt2":
         exported = program_bytes(network, source.program)
         return Converted(format, exported, length), _on_cpu(torch_module(format, io.BytesIO(exported)))
-    content = (source.onnx,) if format == "onnx" else openvino_files(network, source.onnx)
-    converted = Converted(format, content[0], length, *content[1:])
+    converted = of_onnx_model(network, source.onnx, format, length)
     with conversion(network, RUNTIMES[format]):  # whatever the runtime has no kernel for
         run = runner_of(converted)
     return converted, _on_cpu(lambda samples: torch.from_numpy(run(samples.numpy())))
+
+
+def of_onnx_model(network: nn.Module, model: bytes, format: Format, length: int | None) -> Converted:
+    """Put an ONNX model into a file of ONNX, or into OpenVINO's pair of files.
+
+    Args:
+        network: original, for a message.
+        model: content of an .onnx file.
+        format: onnx or openvino.
+        length: only length of sequences that the model takes; None where it takes any.
+
+    Raises:
+        ExportError: OpenVINO has no operation for one in the model.
+    """
+    if format == "onnx":
+        return Converted(format, model, length)
+    graph, weights = openvino_files(network, model)
+    return Converted(format, graph, length, weights)
 
 
 def runner_of(converted: Converted) -> ArrayRunner:
