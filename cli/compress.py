@@ -205,9 +205,8 @@ def _given_up(result: Compressed) -> str:
     if before is None or after is None:
         return "Given up: not known"
     lost = after - before if metric == "loss" else before - after
-    amount = f"{abs(lost):.4g} of test loss" if metric == "loss" else f"{100 * abs(lost):.1f} points of test {metric}"
-    if metric == "R2":
-        amount = f"{abs(lost):.3f} of test R2"
+    own = {"loss": f"{abs(lost):.4g} of test loss", "R2": f"{abs(lost):.3f} of test R2"}
+    amount = own.get(metric, f"{100 * abs(lost):.1f} points of test {metric}")
     return f"{'Gained' if lost < 0 else 'Given up'}: {amount}"
 
 

@@ -90,18 +90,19 @@ def measured(
         loaded: the run's data and networks.
     """
     console, loaded = stderr(), loaded or LoadedRun(run)
-    if loaded.epochs_done() < (epochs := run.config.training.epochs):
+    done, epochs = loaded.epochs_done(), run.config.training.epochs
+    if done < epochs:
         console.print(
-            f"Note: {run.path} is at epoch {loaded.epochs_done()} of {epochs}, still training or interrupted "
+            f"Note: {run.path} is at epoch {done} of {epochs}, still training or interrupted "
             f"({run.command('resume')}); all figures and files are of "
-            f"{'that epoch' if loaded.checkpoint().epoch == loaded.epochs_done() else 'the best one so far'}."
+            f"{'that epoch' if loaded.checkpoint().epoch == done else 'the best one so far'}."
         )
-    elif is_unfinished(run, loaded.epochs_done()):
+    elif is_unfinished(run, done):
         console.print(
             f"Note: the compression in {run.path} has not chosen a network yet ({run.command('resume')}); all figures "
             "are of what it has trained so far."
         )
-    if loaded.epochs_done() >= epochs and (note := better_epoch(run)):
+    if done >= epochs and (note := better_epoch(run)):
         console.print(f"Note: {note}.")
     require_whole(loaded)
     for note in notes(loaded):

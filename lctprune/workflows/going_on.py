@@ -78,18 +78,13 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
     return owner, begin_finetuning(owner, int(path.name.removeprefix("exit")), resume=True)
 
 
-def _is_of_compression(run: Run) -> bool:
-    """Tell whether a compression began the run, which may have been killed before it wrote its plan."""
-    return run.is_compression or (run.path / COMPRESSION).exists()
-
-
 def require_no_compression(run: Run) -> None:
     """Refuse a run that a compression began, which goes on as a whole.
 
     Raises:
         RunError: it is one; the message names the command, or the call where a program began it.
     """
-    if _is_of_compression(run):
+    if run.is_compression or (run.path / COMPRESSION).exists():  # it may have been killed before it wrote its plan
         command = run.command("resume") if run.is_compression else "lct.compress(..., resume=True) in its program"
         raise RunError(f"{run.path} was begun by a compression; to go on: {command}")
 
