@@ -103,6 +103,11 @@ def compress(
             resume=resume,
             download=download,
         )
+    complete(begun, json=json)
+
+
+def complete(begun: Compression, *, json: bool) -> None:
+    """Take a compression to its end, and show what it came to."""
     _show_plan(begun)
     try:
         _train(begun)

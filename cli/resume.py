@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+
+if TYPE_CHECKING:
+    from lctprune.runs import Run
 
 
 def resume(
@@ -43,7 +47,7 @@ def resume(
     from lctprune.runs import Run
     from lctprune.training.distributed.process_group import is_started
     from lctprune.workflows.going_on import (
-        require_no_compression,
+        is_compression,
         resume_added,
         resumed_settings,
         started_with,
@@ -53,7 +57,9 @@ def resume(
 
     path = newest_unfinished() if run is None else run
     found = Run(path, model=model, data_path=data)
-    require_no_compression(found)
+    if is_compression(found):
+        _resume_compression(found, epochs=epochs, processes=processes, data=data, threads=threads, json=json)
+        return
     added = None
     if epochs is None:
         added = found if found.config.origin else unfinished_addition(found) if found.is_finished else None
@@ -79,3 +85,21 @@ def resume(
     count = begun_with if processes is None else processes
     arguments = [*sys.argv[1:], *([str(path)] if run is None else [])]
     start(settings, arguments, processes=count, replicas=replicas, timeout=20, threads=threads, json=json)
+
+
+def _resume_compression(
+    run: Run, *, epochs: int | None, processes: int | None, data: Path | None, threads: int | None, json: bool
+) -> None:
+    from lctprune.cli.compress import complete
+    from lctprune.workflows.compression import resume_compression
+
+    given = "--epochs" if epochs is not None else "--processes" if processes is not None else None
+    if given:
+        raise typer.BadParameter(f"{run.path} is a compression, which keeps its plan; leave out {given}")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    with printed_warnings(stderr()):
+        begun = resume_compression(run, data=data)
+    complete(begun, json=json)

@@ -95,8 +95,6 @@ class Run:
             name: command, such as "select".
             options: further words.
         """
-        if name == "resume" and self.is_compression:
-            return self._compression()
         network, words = self.config.network, ["lctprune", name, str(self.path), *options]
         if network is not None and is_own_function(network.model):
             words += ["--model", network.model]
@@ -109,8 +107,9 @@ class Run:
         """Whether a compression by the command line began this run."""
         return self.config.command[1:2] == ("compress",)
 
-    def _compression(self) -> str:
-        """Return the command by which the compression goes on that began this run."""
+    @property
+    def compression_command(self) -> str:
+        """The command by which the compression that began this run goes on, with all that it was given."""
         words = [word for word in self.config.command[1:] if word != "--resume"]
         has_place = any(word.split("=")[0] == "--out" for word in words)
         return " ".join(map(shell_word, ["lctprune", *words, *([] if has_place else ["--out", self.path]), "--resume"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -20,12 +21,10 @@ from lctprune.pruning.dependencies import require_engine
 from lctprune.runs import Run
 from lctprune.training.trainer import open_run
 from lctprune.workflows.compression_costs import Costs, require_feasible
-from lctprune.workflows.compression_plan import (
-    Planned,
-    critics_cost,
-    planned,
-)
-from lctprune.workflows.compression_stages import Compressed, Compression
+from lctprune.workflows.compression_plan import Planned, critics_cost, planned
+from lctprune.workflows.compression_record import read_record
+from lctprune.workflows.compression_stages import COMPRESSION, Compressed, Compression
+from lctprune.workflows.going_on import resumed_settings
 from lctprune.workflows.session import Prepared, SessionSettings, prepare
 
 
@@ -118,16 +117,39 @@ def begin_compression(
             f"{weights} has no classifier for these classes ({', '.join(prepared.network.new_parameters)} is new), so "
             "there is no trained network to compress; train it with lctprune train --weights, then give that run"
         )
+    return _begun(prepared, budget, config, folder, resume=resume)
+
+
+def resume_compression(run: Run, *, data: Path | None = None) -> Compression:
+    """Go on with a compression by the settings that its run recorded.
+
+    Args:
+        run: run, with the name of the user's own function if one builds the network.
+        data: present location of the data, if it has moved.
+
+    Raises:
+        RunError: it was begun in a program, or stopped before its plan was written; or a file of it is damaged.
+    """
+    path = run.path / COMPRESSION
+    if not run.is_compression:
+        raise RunError(f"{run.path} was begun in a program; go on there: lct.compress(..., resume=True)")
+    if not os.path.lexists(path):
+        raise RunError(f"{run.path} was stopped before its plan was written; to go on: {run.compression_command}")
+    record = read_record(path)
+    prepared = prepare(resumed_settings(run, data=data))
+    return _begun(prepared, Budget(**record["budget"]), CompressConfig(**record["config"]), run.path, resume=True)
+
+
+def _begun(
+    prepared: Prepared, budget: Budget, config: CompressConfig, folder: Path | None, *, resume: bool
+) -> Compression:
+    """Open the run of a compression; one that has its plan was found feasible when that was made."""
     costs = Costs.of(prepared.network, prepared.data.example, budget)
-    require_feasible(prepared.network, prepared.data.example, costs)
+    if not (resume and folder is not None and os.path.lexists(folder / COMPRESSION)):
+        require_feasible(prepared.network, prepared.data.example, costs)
     plan = _plan(prepared, costs, config)
     run = open_run(
-        prepared.network,
-        prepared.data,
-        prepared.training,
-        run_dir=folder,
-        resume=resume,
-        given=prepared.given,
+        prepared.network, prepared.data, prepared.training, run_dir=folder, resume=resume, given=prepared.given
     )
     return Compression(prepared.network, prepared.data, run, config, costs, plan)
 

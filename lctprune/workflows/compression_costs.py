@@ -55,7 +55,7 @@ class Costs(NamedTuple):
         """Measure the exits of a network.
 
         Raises:
-            ConfigError: the budget has no limit, or the main network fits it.
+            ConfigError: the budget has no limit.
         """
         is_timed, count = budget.latency_ms is not None, len(network.groups)
         exits = {
@@ -70,8 +70,6 @@ class Costs(NamedTuple):
         limits = budget.limits(main)
         if not limits:
             raise ConfigError("a compression needs a budget; give one, such as --budget-flops 50%")
-        if limits.excess(main) <= 1:
-            raise ConfigError("the network fits the budget as it is, so there is nothing to compress; give less")
         further = None
         with suppress(NetworkError), torch.random.fork_rng(devices=[]):
             further = critics_cost(densified(network, critics_to_add(network, example), seed=0), example)
@@ -83,7 +81,10 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
 
     Raises:
         BudgetError: nothing can fit; it names the nearest.
+        ConfigError: the main network fits as it is.
     """
+    if costs.limits.excess(costs.main) <= 1:
+        raise ConfigError("the network fits the budget as it is, so there is nothing to compress; give less")
     candidates = list(costs.exits.values())
     with suppress(BudgetError):
         select(candidates, costs.limits)

@@ -37,7 +37,6 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
         raise RunError(
             f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and --resume"
         )
-    require_no_compression(run)
     if run.config.data is None:
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
     done = run.epochs_done
@@ -79,14 +78,19 @@ def resume_added(added: Run, *, model: str | None = None, data: Path | None = No
 
 
 def require_no_compression(run: Run) -> None:
-    """Refuse a run that a compression began, which goes on as a whole.
+    """Refuse what was added to a run by a compression, which goes on as a whole.
 
     Raises:
-        RunError: it is one; the message names the command, or the call where a program began it.
+        RunError: a compression began the run; the message names the command, or the call where a program began it.
     """
-    if run.is_compression or (run.path / COMPRESSION).exists():  # it may have been killed before it wrote its plan
+    if is_compression(run):
         command = run.command("resume") if run.is_compression else "lct.compress(..., resume=True) in its program"
         raise RunError(f"{run.path} was begun by a compression; to go on: {command}")
+
+
+def is_compression(run: Run) -> bool:
+    """Tell whether a compression began a run, if only just: it may have been killed before it wrote its plan."""
+    return run.is_compression or (run.path / COMPRESSION).exists()
 
 
 def unfinished_addition(run: Run) -> Run | None:
