@@ -6,8 +6,8 @@
 
 Trains the plain network (one group) on part of the training images, the same for every seed, with the settings that
 `lctprune train --weights` takes by itself, except the optimiser and its rate; a new classifier learns at the default of
-the optimiser. Prints the mean and the standard error over seeds, on part of the test split and on as many other images of it; and
-writes a row per training.
+the optimiser. Prints the mean and the standard error over seeds, on part of the test split and on as many other images
+of it; and writes a row per training.
 """
 
 from __future__ import annotations
