@@ -70,7 +70,7 @@ class TarIndex:
     def read(self) -> TarContent | None:
         """Return what the tar file holds; None if it has no index, or one of another state."""
         try:
-            with safe_open(self._path, "pt") as found:  # type: ignore[no-untyped-call]
+            with safe_open(self._path, "pt") as found:
                 notes = found.metadata() or {}
                 if notes.get("state") != self._state:
                     return None

@@ -88,8 +88,8 @@ def _read(path: Path, file: IO[bytes], target: str | None) -> TarContent:
     if not names:
         raise DataError(f"{path} holds no images; a sample is an image and its label, such as 0.jpg and 0.cls")
     first = visible(left_out[0]) if left_out else ""
-    places = (torch.frombuffer(each, dtype=torch.int64) for each in (offsets, sizes))
-    return TarContent(tuple(names), *places, labels, (len(left_out), first))
+    firsts, lengths = (torch.frombuffer(each, dtype=torch.int64) for each in (offsets, sizes))
+    return TarContent(tuple(names), firsts, lengths, labels, (len(left_out), first))
 
 
 def _refuse_compressed(path: Path, file: IO[bytes]) -> None:
