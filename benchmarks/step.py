@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="for times")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: as many as it takes by itself")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of the first stage")
     parser.add_argument("--only-times", action="store_true", help="leave out memory and the loader")
     parser.add_argument("--compile", action="store_true", help="time compiled steps too: a minute or two more")
     parser.add_argument("--quick", action="store_true", help="a narrow network, small images and batches, few repeats")
     arguments = parser.parse_args()
-    size, memory_batch, widths = 32, MEMORY_BATCH, WIDTHS
+    size, memory_batch, widths = 32, MEMORY_BATCH, arguments.widths
     if arguments.quick:
         size, memory_batch, widths = 16, 8, (least_resnet_width(16),)
         arguments.batch_size, arguments.repeats = 8, 3
