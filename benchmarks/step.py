@@ -4,7 +4,8 @@
     python benchmarks/step.py --quick          # a small network, to see that the script works
 
 Prints, for `tail` and `pooled` critics, beside backpropagation:
-- the time of a step, optimisers included (steps in turns, medians), and the ratio of FLOPs;
+- the time of a step, optimisers included (steps in turns, medians), and the ratio of FLOPs, at three widths: with one
+  thread CPU time, which other programs disturb less, with several wall-clock time;
 - the peak bytes of tensors that autograd saves in a step;
 - the peak bytes that a step allocates, of local critics, joint training and backpropagation, at three widths, with and
   without --recompute, and the time of a step with it, beside the same step without;
@@ -47,21 +48,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=128, help="for times")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: as many as it takes by itself")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels of the first stage")
+    parser.add_argument("--only-times", action="store_true", help="leave out memory and the loader")
     parser.add_argument("--compile", action="store_true", help="time compiled steps too: a minute or two more")
     parser.add_argument("--quick", action="store_true", help="a narrow network, small images and batches, few repeats")
     arguments = parser.parse_args()
-    size, memory_batch, model_args = 32, MEMORY_BATCH, {}
+    size, memory_batch, widths = 32, MEMORY_BATCH, arguments.widths
     if arguments.quick:
-        size, memory_batch, model_args = 16, 8, {"width": least_resnet_width(16)}
+        size, memory_batch, widths = 16, 8, (least_resnet_width(16),)
         arguments.batch_size, arguments.repeats = 8, 3
-    recipes = {
-        name: lct.NetworkConfig(model=MODEL, model_args=model_args, image_size=size, **changes)
-        for name, changes in KINDS.items()
-    }
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     print(f"{MODEL} at {size}x{size}, {CONFIG.precision}, {machine()}, seed 0")
-    print_times(recipes, arguments.batch_size, arguments.repeats)
+    for width in widths:
+        print_times(recipes_of(size, width), width, arguments.batch_size, arguments.repeats)
+    if arguments.only_times:
+        return
+    recipes = recipes_of(size, widths[-1])
     print_saved_bytes(recipes, memory_batch)
-    for width in (model_args["width"],) if arguments.quick else WIDTHS:
+    for width in widths:
         print_recomputed(size, width, min(memory_batch, RECOMPUTED_BATCH), min(arguments.repeats, 5))
     print_peak_rss(recipes, memory_batch)
     print_loader_share(recipes["tail"], arguments.batch_size, arguments.repeats)
@@ -69,14 +75,22 @@ def main() -> None:
         print_compiled(recipes["tail"], arguments.batch_size, arguments.repeats)
 
 
-def print_times(recipes: dict[str, lct.NetworkConfig], batch_size: int, repeats: int) -> None:
+def recipes_of(size: int, width: int) -> dict[str, lct.NetworkConfig]:
+    """Return the settings of the network without critics, and with each kind."""
+    return {
+        name: lct.NetworkConfig(model=MODEL, model_args={"width": width}, image_size=size, **changes)
+        for name, changes in KINDS.items()
+    }
+
+
+def print_times(recipes: dict[str, lct.NetworkConfig], width: int, batch_size: int, repeats: int) -> None:
     """Take steps of all networks in turns."""
     networks = {name: build(recipe) for name, recipe in recipes.items()}
     batch = random_batch(recipes["backprop"], batch_size)
     seconds = in_turns({name: make_step(network, batch) for name, network in networks.items()}, repeats)
     costs = {name: group_flops(network, batch[0]) for name, network in networks.items()}
     plain = sum(group for group, _ in costs["backprop"])
-    print(f"\ntime per step, batch {batch_size}, {repeats} steps each in turns (medians)")
+    print(f"\ntime per step, width {width}, batch {batch_size}, {repeats} steps each in turns (medians)")
     for name, groups in costs.items():
         flops = plain + sum(critic for _, critic in groups)
         ratio = statistics.median(one / other for one, other in zip(seconds[name], seconds["backprop"], strict=True))
@@ -172,14 +186,15 @@ def make_step(network: lct.LocalCriticNetwork, batch: tuple[Tensor, Tensor], **s
 
 
 def in_turns(steps: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Measure the seconds of each call, the callables taken in turns."""
+    """Measure the seconds of each call, the callables taken in turns: with one thread of CPU, else of a clock."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(warmup + repeats):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
             if repeat >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

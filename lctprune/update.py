@@ -243,7 +243,7 @@ def backward_critic(
     if not parameters:
         return
     m, w, distance = objective
-    losses = (1 - m) * exit.losses + m * (exit.losses - next_losses).abs()
+    losses = (1 - m) * exit.losses + m * (exit.losses - next_losses).abs() if m else exit.losses
     if w:
         assert next_output is not None
         losses = (1 - w) * losses + w * distance(exit.output, next_output)

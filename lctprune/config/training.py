@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Method = Literal["auto", "local-critic", "joint", "backprop"]
 LOCAL = ("matching", "distill", "critic_period", "diagnostics", "blocks")  # settings of local critics alone
 DEFAULT_LR = {"muon": 0.02, "sgd": 0.2, "adamw": 1e-3}
-FINETUNING_LR = {"muon": 1e-4, "sgd": 1e-3, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
+FINETUNING_LR = {"muon": 1e-4, "sgd": 3e-4, "adamw": 1e-4}  # of a trained network (docs/results/trained-networks.md)
 NEW_PART_LR = {"muon": 0.02, "sgd": 0.01, "adamw": 3e-3}  # of critics and a classifier beside it
 
 
@@ -51,7 +51,7 @@ class TrainConfig(LongTraining):
     lr: float | None = setting(
         None,
         "Peak learning rate. Default: 0.02 for muon (20 times that for its SGD part, less for wide linear layers), "
-        "0.2 for sgd, 0.001 for adamw; with --weights 0.0001 (sgd: 0.001), but with --freeze-main as without.",
+        "0.2 for sgd, 0.001 for adamw; with --weights 0.0001 (sgd: 0.0003), but with --freeze-main as without.",
         panel=FIRST,
     )
     momentum: float = setting(0.9, "Nesterov momentum of sgd and muon.", panel=TRAINING)

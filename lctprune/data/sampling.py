@@ -17,12 +17,12 @@ def shuffled_order(targets: Tensor, generator: torch.Generator, *, balanced: boo
     """
     if not balanced:
         return torch.randperm(len(targets), generator=generator)
-    classes = torch.unique(targets)
-    share, rest = divmod(len(targets), len(classes))
-    gets_one_more = torch.randperm(len(classes), generator=generator) < rest
+    _, counts = torch.unique(targets, return_counts=True)
+    share, rest = divmod(len(targets), len(counts))
+    gets_one_more = torch.randperm(len(counts), generator=generator) < rest
+    by_class = targets.argsort(stable=True).split(counts.tolist())
     chosen = []
-    for label, more in zip(classes, gets_one_more.tolist(), strict=True):
-        own = (targets == label).nonzero().flatten()
+    for own, more in zip(by_class, gets_one_more.tolist(), strict=True):
         turns = -(-(share + more) // len(own))
         repeated = [own[torch.randperm(len(own), generator=generator)] for _ in range(turns)]
         chosen.append(torch.cat([own[:0], *repeated])[: share + more])

@@ -60,11 +60,13 @@ class Muon(SGD):
             rate = {"lr": multiple * lr, "lr_factor": multiple}
             groups.append({"params": list(alike), "orthogonal": (momentum, dtype), **plain, **rate})
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
-        self._step_supports_amp_scaling = False  # a step by gradients that are not finite is left out, not masked
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update all parameters that have a gradient; the gradients of convolutions are overwritten."""
+        """Update all parameters that have a gradient; the gradients of convolutions are overwritten.
+
+        Where `GradScaler` has found that a gradient is not finite, it sets `found_inf`: then nothing changes.
+        """
         for group in self.param_groups:
             if "orthogonal" in group:
                 self._replace_gradients(group["params"], *group["orthogonal"])
@@ -74,6 +76,9 @@ class Muon(SGD):
         """Put the update of each weight in the place of its gradient."""
         weights = [weight for weight in weights if weight.grad is not None]
         averages = [self._average(weight) for weight in weights]
+        if (found := getattr(self, "found_inf", None)) is not None:  # decided on the device, which nobody waits for
+            for weight, average in zip(weights, averages, strict=True):
+                weight.grad = torch.where(found.to(average.device) > 0, average, weight.grad)  # the average stays
         if weights and all(weight.is_cuda for weight in weights):
             _replace_together(weights, averages, momentum, dtype)
         else:

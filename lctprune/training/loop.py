@@ -31,6 +31,7 @@ from lctprune.training.progress import Progress
 from lctprune.training.reading import LossReader, measured, prepared_on
 from lctprune.training.stage import Stage
 
+NO_MEMORY = "can't allocate memory"  # in PyTorch's error where the host's is full, which has no type of its own
 TINY = 1e-9  # in place of a count of 0
 
 
@@ -226,13 +227,14 @@ def _explained(epoch: int, step: int) -> Iterator[None]:
         yield
     except LctpruneError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"epoch {epoch + 1}, step {step + 1} failed, the device's memory is full ({first_line(error)}); give a "
-            "smaller --batch-size, or --recompute auto"
-        ) from error
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        raise TrainingError(f"epoch {epoch + 1}, step {step + 1} failed: {first_line(error)}") from error
+    except (MemoryError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+        where, reason = f"epoch {epoch + 1}, step {step + 1} failed", first_line(error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY in reason:
+            raise TrainingError(
+                f"{where}, the memory is full ({reason}); give a smaller --batch-size, or --recompute auto, or "
+                "--processes on other devices, which hold a part of the network each"
+            ) from error
+        raise TrainingError(f"{where}: {reason}") from error
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 
 class LossScale:
@@ -34,6 +34,8 @@ class LossScale:
 
     def take_step(self, optimizer: Optimizer) -> None:
         """Let the optimiser take a step, unless a gradient is not finite."""
+        if isinstance(optimizer, SGD):
+            _begin_momentum(optimizer)
         self._scaler.step(optimizer)
 
     def update(self) -> None:
@@ -51,6 +53,15 @@ class LossScale:
         """Take back what `state` returned."""
         scale, tracker = state.tolist()
         self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": int(tracker)})
+
+
+def _begin_momentum(optimizer: SGD) -> None:
+    """Begin all averages of gradients at 0: a first fused step that is left out would leave them as memory was."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            state = optimizer.state[parameter]
+            if parameter.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class _Scaled(nn.Module):

@@ -29,6 +29,10 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
             *(f"| 50% | {way} |" for way in COMPRESSED if HAS_PRUNING),
         ],
     ),
+    "finetuning": (
+        ["--optimizers", "adamw"],
+        ["before: ", "| `adamw` | 3e-05 |", "| `adamw` | 0.0001 |", "| `adamw` | 0.0003 |"],
+    ),
     "gpu": (
         ["--device", "cpu", "--out", "gpu.json", "--processes", "2"],
         [

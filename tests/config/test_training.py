@@ -92,6 +92,7 @@ def test_the_optimiser_and_its_rate_are_resolved(
     [
         ({}, ("adamw", 1e-4, 3e-3, "keep")),
         ({"lr": 0.01}, ("adamw", 0.01, 3e-3, "keep")),
+        ({"optimizer": "sgd"}, ("sgd", 3e-4, 0.01, "keep")),
         ({"critic_lr": 0.01, "batch_norm": "train"}, ("adamw", 1e-4, 0.01, "train")),
         ({"freeze_main": True}, ("muon", 0.02, 0.02, "keep")),
     ],

@@ -48,15 +48,21 @@ def stage_of(network: lct.LocalCriticNetwork, **settings: object) -> tuple[Stage
     ), config
 
 
+LONG = {"ema": 0.9, "clip_grad_norm": 1.0, "accumulate": 2, "mixup": 0.4, "cutmix": 1.0}
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "fp16"}, LONG], ids=["defaults", "fp16", "long trainings"])
 @pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
 @pytest.mark.parametrize("method", ["local-critic", "2 blocks", "joint", "backprop"])
-def test_no_step_waits_for_the_device(method: str, optimizer: str, make_network: MakeNetwork) -> None:
+def test_no_step_waits_for_the_device(
+    method: str, optimizer: str, options: dict[str, object], make_network: MakeNetwork
+) -> None:
     """Neither to get its batch, nor to compute, nor to hand its losses on."""
     network = make_network()
     if method == "backprop":
         network = lct.LocalCriticNetwork([torch.nn.Sequential(*network.groups)])
     chosen = {"blocks": 2} if method == "2 blocks" else {"method": method}
-    stage, config = stage_of(network, optimizer=optimizer, **chosen)
+    stage, config = stage_of(network, optimizer=optimizer, **chosen, **options)
     split = SPLIT.on_device("cuda")
     reader, read = LossReader("cuda"), []
     stage.train_mode()

@@ -45,11 +45,12 @@ def batch(count: int = 8) -> tuple[Tensor, Tensor]:
 # --- averaged weights ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["joint", "local-critic"])
 def test_averages_are_those_computed_by_hand_and_are_evaluated(
-    make_network: MakeNetwork, data: lct.Data, tmp_path: Path
+    method: Any, make_network: MakeNetwork, data: lct.Data, tmp_path: Path
 ) -> None:
     network = make_network()
-    run = lct.open_run(network, data, dataclasses.replace(BASE, ema=0.9), run_dir=tmp_path)
+    run = lct.open_run(network, data, dataclasses.replace(BASE, ema=0.9, method=method), run_dir=tmp_path)
     expected = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     steps = 0
     for progress in lct.train_steps(network, data, run):

@@ -71,15 +71,17 @@ def test_small_gradients_survive_and_would_not_without_a_scale(make_network: Mak
     assert learnt == [True, False]
 
 
+@pytest.mark.parametrize("is_first", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
 def test_a_step_whose_gradients_overflow_changes_no_weights_but_the_scale(
-    optimizer: Literal["sgd", "muon", "adamw"], make_network: MakeNetwork, data: lct.Data
+    optimizer: Literal["sgd", "muon", "adamw"], is_first: bool, make_network: MakeNetwork, data: lct.Data
 ) -> None:
     config = dataclasses.replace(FP16, optimizer=optimizer)
     network = make_network()
     stage = stage_of(network, config)
     inputs, targets = next(iter(data.train.batches(16)))
-    step(stage, config, inputs, targets)
+    if not is_first:
+        step(stage, config, inputs, targets)
     scale = stage.trainers[0].loss_scale
     assert scale is not None
     scale.load(torch.tensor([2.0**40, 0.0]))
@@ -89,6 +91,8 @@ def test_a_step_whose_gradients_overflow_changes_no_weights_but_the_scale(
     assert all(torch.equal(before[name], each) for name, each in network.named_parameters())
     assert same(states, {name: each for name, each in stage.tensors().items() if name in states})
     assert scale.state()[0] == 2.0**39
+    begun = {name: each for name, each in stage.tensors().items() if name.endswith(("average", "buffer"))}
+    assert not (is_first and any(each.any() for each in begun.values()))
 
 
 @pytest.mark.parametrize("method", ["local-critic", "joint", "backprop"])

@@ -146,3 +146,40 @@ def test_a_refused_layer_leaves_the_data_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(lct.NetworkError, match="group 0 changes its input in place"):
         lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
     assert torch.equal(inputs, before)
+
+
+class Hungry(nn.Module):
+    """Needs more memory than there is for batches of more than two samples, as the check before training takes."""
+
+    def __init__(self, error: Callable[[], object]) -> None:
+        super().__init__()
+        self._error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            self._error()
+        return x
+
+
+def cuda_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (cuda_is_full, "Tried to allocate 2.00 GiB"),
+        (lambda: torch.empty(2**50), "can't allocate memory"),
+        (lambda: bytearray(2**60), "MemoryError"),
+    ],
+    ids=["device", "host", "Python"],
+)
+def test_full_memory_is_told_with_a_remedy(
+    error: Callable[[], object], cause: str, data: lct.Data, tmp_path: Path
+) -> None:
+    network = lct.LocalCriticNetwork([nn.Sequential(Hungry(error), nn.Flatten(), nn.Linear(64, 3))])
+    with pytest.raises(lct.TrainingError, match="epoch 1, step 1 failed, the memory is full") as caught:
+        lct.train(network, data, lct.TrainConfig(epochs=1, device="cpu"), run_dir=tmp_path / "run")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(each in text for each in (cause, "--batch-size", "--recompute", "--processes")), text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lctprune as lct
+from lctprune.losses import default_loss
 from lctprune.measure.counting import Counting
 from lctprune.training.accelerator import _allowing_tf32, tuned_for
 from lctprune.training.distributed.pipeline import Pipeline
@@ -19,6 +21,7 @@ from lctprune.training.group_trainer import step_settings
 from lctprune.training.reading import measured
 from lctprune.utils.modules import moved, training_layout
 
+METHODS = ("local-critic", "joint", "backprop")
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item"}  # operations whose result the host needs
 
 
@@ -33,24 +36,38 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
-@pytest.mark.parametrize("method", ["local-critic", "joint", "backprop"])
+BASE: dict[str, Any] = {"device": "cpu", "epochs": 2, "precision": "bf16", "method": "local-critic"}
+FP16 = {"precision": "fp16"}
+OPTIONS: list[dict[str, Any]] = [  # on top of Muon and these
+    *({"method": method, "optimizer": each} for method in METHODS for each in ("muon", "sgd", "adamw")),
+    *(FP16 | {"optimizer": each} for each in ("muon", "sgd", "adamw")),
+    *(FP16 | {"optimizer": "muon", "clip_grad_norm": 1.0, "accumulate": 2, "ema": 0.9},),
+    *({"ema": 0.9}, {"clip_grad_norm": 0.1}, {"accumulate": 2}, {"mixup": 0.4}, {"cutmix": 1.0}, {"blocks": 2}),
+    *({"matching": 1, "distill": 0}, {"critic_optimizer": "adam"}, {"critic_period": 2}, {"freeze_main": True}),
+    *({"batch_norm": "keep"}, {"recompute": "on"}, {"schedule": "step", "label_smoothing": 0.0}),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda each: " ".join(f"{key}={value}" for key, value in each.items()))
 def test_no_step_reads_a_value(
-    method: str, optimizer: str, make_network: Callable[..., lct.LocalCriticNetwork], data: lct.Data
+    options: dict[str, Any], make_network: Callable[..., lct.LocalCriticNetwork], data: lct.Data
 ) -> None:
     network = make_network()
-    if method == "backprop":
+    if options.get("method") == "backprop":
         network = lct.LocalCriticNetwork([torch.nn.Sequential(*network.groups)])
-    given: dict[str, Any] = {"method": method, "optimizer": optimizer}
-    config = lct.TrainConfig(**given, device="cpu", precision="bf16").resolved()
+    config = lct.TrainConfig(**{**BASE, **options}).resolved()
     count = len(network.groups)
-    count = len(network.groups)
-    stage = Pipeline(None, groups=count).stage(network, [range(count)], config, lct.cross_entropy)
+    loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
+    stage = Pipeline(None, groups=count, blocks=config.blocks).stage(network, [range(count)], config, loss)
     stage.train_mode()
-    with NoWaiting(), config.autocast():
-        for index, (inputs, targets) in enumerate(data.train.shuffled(48, seed=0)):
-            losses = stage.step(inputs, targets, step_settings(index, 2, config))
+    batches = [*data.train.shuffled(24, seed=0)]
+    waits = nullcontext() if config.recompute != "off" else NoWaiting()  # its first step looks at the memory it takes
+    for index, (inputs, targets) in enumerate(batches):
+        with waits, config.autocast():
+            losses = stage.step(inputs, targets, step_settings(index, 2 * len(batches), config))
             means = measured(losses, Counting().fraction(targets))
+        waits = NoWaiting()
+    assert len(batches) > 2
     assert means.shape == (count + 1,)
     with pytest.raises(AssertionError, match="reads a value"), NoWaiting():
         float(means[0])

@@ -1,6 +1,6 @@
 """WebDataset: tar files whose members key.jpg and key.cls (or key.json with a label) are a sample.
 
-Only the members' headers and labels are read, for where the images' bytes are; nothing is extracted.
+Only the members' headers and labels are read, for where the images' bytes are, and once; nothing is extracted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import re
 import tarfile
 import warnings
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from lctprune.data.images.label_table import LABELS
 from lctprune.data.images.listing import ENDINGS, some
 from lctprune.data.packed.labels import Value
+from lctprune.data.packed.tar_index import TarContent, TarIndex
 from lctprune.data.packed_samples import Shard
 from lctprune.errors import DataError, DataWarning, first_line
 from lctprune.utils.files import open_regular
@@ -34,7 +36,7 @@ class TarShard(NamedTuple):
     """A tar file of samples: where the images are, and their labels in order."""
 
     shard: Shard
-    labels: list[Value]
+    labels: Sequence[Value]
 
 
 class _Sample(NamedTuple):
@@ -57,24 +59,37 @@ def read_tar(path: Path, target: str | None = None) -> TarShard:
     Warns:
         DataWarning: members are neither images nor labels of one, or no regular files.
     """
-    left_out: list[str] = []
     try:
         with open_regular(path, DataError) as file:
-            _refuse_compressed(path, file)
-            samples = [*_samples(path, file, target, left_out)]
+            index = TarIndex(path, file, target)
+            if (content := index.read()) is None:
+                index.write(content := _read(path, file, target))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is damaged or cut off ({first_line(error)}); fetch it again") from error
-    if not samples:
-        raise DataError(f"{path} holds no images; a sample is an image and its label, such as 0.jpg and 0.cls")
-    if left_out:
+    count, first = content.left_out
+    if count:
         what = "that is no regular file, or no image with a label, left out"
-        text = f"{path}: {counted(len(left_out), 'member')} {what}, such as {visible(left_out[0])}"
-        warnings.warn(text, DataWarning, stacklevel=5)
-    offsets, sizes = (torch.tensor([getattr(each, name) for each in samples]) for name in ("offset", "size"))
-    names = tuple(each.name for each in samples)
-    return TarShard(Shard(path, str(path), offsets, sizes, names), [each.label for each in samples])
+        warnings.warn(f"{path}: {counted(count, 'member')} {what}, such as {first}", DataWarning, stacklevel=5)
+    return TarShard(Shard(path, str(path), content.offsets, content.sizes, content.names), content.labels)
+
+
+def _read(path: Path, file: IO[bytes], target: str | None) -> TarContent:
+    """Read the headers and the labels."""
+    _refuse_compressed(path, file)
+    left_out: list[str] = []
+    names, offsets, sizes, labels = [], array("q"), array("q"), []
+    for sample in _samples(path, file, target, left_out):
+        names.append(sample.name)
+        offsets.append(sample.offset)
+        sizes.append(sample.size)
+        labels.append(sample.label)
+    if not names:
+        raise DataError(f"{path} holds no images; a sample is an image and its label, such as 0.jpg and 0.cls")
+    first = visible(left_out[0]) if left_out else ""
+    firsts, lengths = (torch.frombuffer(each, dtype=torch.int64) for each in (offsets, sizes))
+    return TarContent(tuple(names), firsts, lengths, labels, (len(left_out), first))
 
 
 def _refuse_compressed(path: Path, file: IO[bytes]) -> None:

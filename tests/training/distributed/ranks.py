@@ -149,6 +149,11 @@ CASES: dict[str, Case] = {
     "frozen": (convolutional, images, {"freeze_main": True}),
     "guarded": (guarded, images, {"precision": "bf16"}),
     "regression": (columns, table, {"distill": 0.5}),
+    "averaged": (
+        convolutional,
+        images,
+        {"ema": 0.9, "patience": 1, "epochs": 3, "accumulate": 2, "clip_grad_norm": 0.5},
+    ),
     "blocks": (eight, table, {"distill": 0.5, "blocks": 4}),
 }
 

@@ -52,7 +52,7 @@ def checkpoint(run: Path) -> dict[str, torch.Tensor]:
 
 def assert_same_runs(one: Path, other: Path) -> None:
     names = sorted(path.name for path in one.iterdir())
-    assert len(names) == 11
+    assert len(names) == 14
     assert names == sorted(path.name for path in other.iterdir())
     for name in names:
         expected, tensors = checkpoint(one / name), checkpoint(other / name)
