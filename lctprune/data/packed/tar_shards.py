@@ -64,7 +64,7 @@ def read_tar(path: Path, target: str | None = None) -> TarShard:
             samples = [*_samples(path, file, target, left_out)]
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} is damaged or cut off ({first_line(error)}); fetch it again") from error
     if not samples:
         raise DataError(f"{path} holds no images; a sample is an image and its label, such as 0.jpg and 0.cls")
