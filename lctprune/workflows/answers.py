@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.data.splits import Split
-from lctprune.measure.answers import ReportAnswers, NetworkAnswers, Picture
+from lctprune.measure.answers import NetworkAnswers, Picture, ReportAnswers
 from lctprune.measure.batch_dependence import scoring_batch
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import even_batch_size

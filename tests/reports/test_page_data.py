@@ -13,7 +13,7 @@ import torch
 import lctprune as lct
 from lctprune import reports
 from lctprune.config.combined import Combined, EnsembleRecord, Figures, Leaves, OnValidation, ProgressiveRecord
-from lctprune.measure.answers import ReportAnswers, NetworkAnswers, Picture
+from lctprune.measure.answers import NetworkAnswers, Picture, ReportAnswers
 from lctprune.measure.selection import Budget
 from lctprune.reports.answers import confusions, data_uri, predictions_payload
 from lctprune.reports.curves import spread

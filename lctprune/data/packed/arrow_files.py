@@ -16,7 +16,6 @@ from lctprune.errors import ConfigError, DataError, LctpruneError, first_line
 from lctprune.utils.environment import memory_bytes
 from lctprune.utils.files import require_regular
 
-
 CELL_BYTES = 64  # of memory that a value takes, about
 
 
