@@ -7,16 +7,21 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import lctprune as lct
 from lctprune.cli.main import main
+from lctprune.exporting.reopening import reopened
+from lctprune.exporting.runtimes import Trial
+from lctprune.exporting.writing import Converted
 from lctprune.measure import latency
+from lctprune.workflows import exported_files
 
 Cli = Callable[..., Any]
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
@@ -39,6 +44,13 @@ COMMANDS = {
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "MAX_SECONDS", 0.0)  # one round of latencies, however busy the machine is
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"<svg></svg>"))  # most of the time
+    monkeypatch.setattr(exported_files, "reopened", reopened_here)
+
+
+def reopened_here(converted: Converted, inputs: Mapping[str, Tensor], *, apart: bool) -> Trial:
+    """Try an exported file in this process: a new one would first import PyTorch, which takes most of the time."""
+    del apart
+    return reopened(converted, inputs, apart=False)
 
 
 def states_of(arguments: tuple[str, ...], run: Path, copies: Path) -> list[Path]:
