@@ -148,6 +148,10 @@ def test_rows_become_numbers_in_the_units_of_the_target(
         assert "a is missing" in row["problem"]
         assert "none.csv" in missing["problem"]
         assert result.err.count("\n") == 3
+    card = tmp_path / "out" / "model.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"output": {"mean": [0.0], "std": [1e308]}}))
+    result = cli("predict", card, file, "--json")
+    assert (result.code, "not finite in the units" in result.err) == (1, True)
     refused = cli("predict", run.path, file, "--top", 3)
     assert refused.code == 2
     assert "--top" in refused.err
