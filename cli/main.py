@@ -151,7 +151,9 @@ def main() -> NoReturn:
     except OSError as error:
         place = f"{error.filename}: " if isinstance(error.filename, str) else ""
         code = _fail(OSError(f"{place}{error.strerror}") if error.strerror else error, FAILED)
-    except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's, as of no memory
+    except MemoryError as error:  # which is mostly without a message
+        code = _fail(MemoryError(first_line(error, "there is not enough memory for this")), FAILED)
+    except RuntimeError as error:  # PyTorch's, as of no memory
         code = _fail(error, FAILED)
     except typer.TyperException as error:
         code = _fail(error, getattr(error, "exit_code", WRONG_USAGE))
@@ -174,7 +176,7 @@ def _unexpected(error: Exception) -> Exception:
 
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
     line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
     if isinstance(error, typer.TyperException):
         for pattern, plain in PLAIN_WORDS.items():

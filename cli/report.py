@@ -9,7 +9,7 @@ from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, OutOption, PartialOption, RunArgument
 
 if TYPE_CHECKING:
-    from lctprune.measure.answers import Answers
+    from lctprune.measure.answers import ReportAnswers
     from lctprune.measure.candidates import Candidate
     from lctprune.workflows.loading import LoadedRun
 
@@ -77,7 +77,7 @@ def _on_test(selection: dict[str, Any]) -> dict[str, Any]:
     return {**selection["test"], "main_accuracy": main["accuracy"], "main_score": main.get("score")}
 
 
-def _answers(loaded: LoadedRun, candidates: Sequence[Candidate], chosen: Candidate | None) -> Answers | None:
+def _answers(loaded: LoadedRun, candidates: Sequence[Candidate], chosen: Candidate | None) -> ReportAnswers | None:
     """Read the answers of the chosen network on the test split, of the main network on validation if none was chosen.
 
     The page does without them where the data cannot be read any more; a note on stderr says so.

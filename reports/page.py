@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from lctprune.config.combined import Combined
 from lctprune.data.preprocessing import Normalization
-from lctprune.measure.answers import Answers
+from lctprune.measure.answers import ReportAnswers
 from lctprune.measure.candidates import INT8, Candidate, candidate_of
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.rules import Rule
@@ -66,7 +66,7 @@ def report_page(
     rule: Rule | None = None,
     test: Mapping[str, Any] | None = None,
     recall: ClassRecall | None = None,
-    answers: Answers | None = None,
+    answers: ReportAnswers | None = None,
     model_card: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
     combined: Combined | None = None,
@@ -160,7 +160,7 @@ def _assets() -> dict[str, Markup]:
     return {key: Markup((folder / name).read_text(encoding="utf-8")) for key, name in names.items()}
 
 
-def _answers(run: Run, answers: Answers | None, candidates: Sequence[Candidate]) -> dict[str, Any] | None:
+def _answers(run: Run, answers: ReportAnswers | None, candidates: Sequence[Candidate]) -> dict[str, Any] | None:
     """Return what the page says of the answers of one network; None where they are not known."""
     if answers is None or answers.network is None or run.config.data is None:
         return None
@@ -181,7 +181,7 @@ def _answers(run: Run, answers: Answers | None, candidates: Sequence[Candidate])
     }
 
 
-def _cards(run: Run, answers: Answers | None, candidates: Sequence[Candidate]) -> list[Card]:
+def _cards(run: Run, answers: ReportAnswers | None, candidates: Sequence[Candidate]) -> list[Card]:
     if answers is None or not answers.pictures or run.config.data is None:
         return []
     data = run.config.data

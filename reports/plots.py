@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -147,7 +148,7 @@ def _set_axes(ax: Axes, points: Sequence[ParetoPoint], cost: str, limit: float |
 
 
 def _around(values: Iterable[float | None], *, least: float) -> tuple[float, float]:
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and math.isfinite(value)] or [0.0]  # an R2 may be nan
     half = 0.68 * max(max(known) - min(known), least)  # more than 1/2: room for labels
     middle = (min(known) + max(known)) / 2
     return middle - half, middle + half

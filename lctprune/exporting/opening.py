@@ -18,6 +18,7 @@ from lctprune.errors import ExportError, first_line
 from lctprune.exporting.copying import quiet
 from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.runtimes import opened
+from lctprune.utils.files import require_no_bomb
 
 # members of an archive that torch.export writes for tensors and a graph; others are pickled objects, or machine code
 _PLAIN = re.compile(
@@ -47,6 +48,8 @@ def open_exported(
     """
     require_extra(format)
     try:
+        if format in ("pt2", "torchscript"):
+            require_no_bomb(io.BytesIO(content))
         if format == "pt2":
             _require_plain(content)
         with quiet(), _tensors_only():

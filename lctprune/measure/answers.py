@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class ReportAnswers:
     """Answers for a report.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lctprune.errors import NetworkError, first_line
 from lctprune.models.stand_ins import UnreadableError, load_without_code
-from lctprune.utils.files import open_regular, read_regular
+from lctprune.utils.files import open_regular, read_regular, require_no_bomb
 
 StateDicts = dict[str, dict[str, Tensor]]  # by their keys in the file, such as "state_dict"; "" is the file itself
 
@@ -29,6 +29,7 @@ _BEGINNINGS = {
     b"<html": "a web page; download the file itself",
     b"\x89HDF": "an HDF5 file (Keras?); save model.state_dict() of the PyTorch network",
 }
+ZIP = b"PK\x03\x04"
 GIVE = "give a state dict, saved as safetensors or by torch.save"
 
 
@@ -65,6 +66,8 @@ def _read_file(path: Path) -> tuple[Any, list[str]]:
     try:
         with open_regular(path, NetworkError) as file:
             start = file.read(32)
+            if start.startswith(ZIP):  # otherwise torch.load takes it for a file of old
+                require_no_bomb(file)
         known = next((text for beginning, text in _BEGINNINGS.items() if start.startswith(beginning)), None)
         if known:
             raise NetworkError(f"{path} is not a file of weights: it is {known}")

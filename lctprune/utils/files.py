@@ -8,14 +8,16 @@ import json
 import os
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lctprune.errors import LctpruneError, RunError
 
 MAX_TEXT_BYTES = 2**30  # of a file of text that is read whole
+SMALL_BYTES, MOST_UNPACKED = 2**26, 10  # what any archive may unpack to, and how many times its size more
 
 
 def open_regular(path: Path, error: type[LctpruneError] = RunError) -> io.BufferedReader:
@@ -71,6 +73,23 @@ def read_regular(path: Path, error: type[LctpruneError] = RunError, *, limit: in
     if len(content) > limit:
         raise error(f"{path} has more than {limit // 2**20} MiB; a file of this kind may have no more")
     return content
+
+
+def require_no_bomb(file: IO[bytes]) -> None:
+    """Refuse a zip archive that unpacks to far more than its own size; PyTorch compresses nothing in one but code.
+
+    Args:
+        file: any file, read from its beginning afterwards.
+
+    Raises:
+        ValueError: it is such an archive.
+    """
+    size = file.seek(0, os.SEEK_END)
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > SMALL_BYTES + MOST_UNPACKED * size:
+            raise ValueError(f"an archive of {size:,} bytes that unpacks to {unpacked:,}")
+    file.seek(0)
 
 
 def write_atomically(path: Path, content: bytes | memoryview | Iterable[bytes | memoryview]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.data.splits import Split
-from lctprune.measure.answers import Answers, NetworkAnswers, Picture
+from lctprune.measure.answers import NetworkAnswers, Picture, ReportAnswers
 from lctprune.measure.batch_dependence import scoring_batch
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.scores import even_batch_size
@@ -26,7 +26,7 @@ SPLITS: dict[Literal["val", "test"], str] = {"val": "validation", "test": "test"
 
 def read_answers(
     loaded: LoadedRun, candidates: Sequence[Candidate], exit: int, *, split: Literal["val", "test"] = "val"
-) -> Answers:
+) -> ReportAnswers:
     """Run one network on a split, and every network of the run on its validation images.
 
     That is one pass over each split that is needed. Memory holds three numbers per sample, one batch and
@@ -56,7 +56,7 @@ def read_answers(
             gallery.add(inputs, targets, outputs)
             if split == "val":
                 log.add(targets, outputs[exit])
-    return Answers(network=log.result(), pictures=gallery.pictures)
+    return ReportAnswers(network=log.result(), pictures=gallery.pictures)
 
 
 def _has_pictures(loaded: LoadedRun) -> bool:

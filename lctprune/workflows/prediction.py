@@ -161,6 +161,8 @@ def _answer(place: Prediction, outputs: Tensor, predictor: Predictor, top: int) 
         values, statistics = outputs.double(), predictor.output
         if statistics.mean:
             values = values * torch.tensor(statistics.std).double() + torch.tensor(statistics.mean).double()
+        if not values.isfinite().all():
+            return place._replace(problem=f"{place.problem}its outputs are not finite in the units of the target")
         return place._replace(values=tuple(values.tolist()), problem="")
     probabilities = outputs if predictor.gives_probabilities else outputs.softmax(0)
     best = probabilities.sort(descending=True, stable=True)

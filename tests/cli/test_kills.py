@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import lctprune as lct
 from lctprune.cli.main import main
+from lctprune.exporting.reopening import reopened
+from lctprune.exporting.runtimes import Trial
+from lctprune.exporting.writing import Converted
 from lctprune.measure import latency
+from lctprune.workflows import exported_files
 
 Cli = Callable[..., Any]
-LONGEST = 40  # writes of one command
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
 COMMANDS = {
     "densify": ("densify", "RUN", "--epochs", "1"),
     "finetune": ("finetune", "RUN", "--exit", "0", "--epochs", "2"),
@@ -38,35 +44,72 @@ COMMANDS = {
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "MAX_SECONDS", 0.0)  # one round of latencies, however busy the machine is
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"<svg></svg>"))  # most of the time
+    monkeypatch.setattr(exported_files, "reopened", reopened_here)
 
 
-def killed_at_write(number: int, arguments: tuple[str, ...]) -> bool:
-    """Run a command in a process of its own, and kill that before its n-th write; tell whether it got so far."""
+def reopened_here(converted: Converted, inputs: Mapping[str, Tensor], *, apart: bool) -> Trial:
+    """Try an exported file in this process: a new one would first import PyTorch, which takes most of the time."""
+    del apart
+    return reopened(converted, inputs, apart=False)
+
+
+def states_of(arguments: tuple[str, ...], run: Path, copies: Path) -> list[Path]:
+    """Run a command, and copy its run directory before each change in it: what a kill would leave at that moment."""
     child = os.fork()
     if child == 0:
-        count = 0
+        is_copying = False
 
         def watch(event: str, _: object) -> None:
-            nonlocal count
-            if event == "os.rename":  # files are written beside their place first
-                count += 1
-                if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
+            nonlocal is_copying
+            if event in CHANGES and not is_copying:  # files are written beside their place first
+                is_copying = True
+                copy = copies / f"{len(list(copies.iterdir())):03}"
+                shutil.copytree(run, copy) if run.exists() else copy.mkdir()
+                is_copying = False
 
-        try:
-            sys.addaudithook(watch)
-            for stream in (1, 2):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-            sys.argv = ["lctprune", *arguments]
-            main()
-        except SystemExit as exit:
-            os._exit(int(exit.code or 0))
-        except BaseException:
-            os._exit(99)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
+        copies.mkdir()
+        sys.addaudithook(watch)
+        os._exit(_run_quietly(arguments))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    different = {tuple(sorted(_contents(copy).items())): copy for copy in sorted(copies.iterdir(), reverse=True)}
+    return sorted(different.values())
+
+
+def _run_quietly(arguments: tuple[str, ...]) -> int:
+    """Run a command without its output, in a process that ends with it, and return its exit code."""
+    try:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        sys.argv = ["lctprune", *arguments]
+        main()
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    except BaseException:
+        return 99
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file, and of folders none; names of unfinished files have a part that is random."""
+    return {
+        re.sub(r"(/|^)(\..+)\.[^./]{8}$", r"\1\2", path.relative_to(folder).as_posix()): path.read_bytes()
+        if path.is_file()
+        else b""
+        for path in folder.rglob("*")
+    }
+
+
+def killed_at_write(arguments: tuple[str, ...]) -> None:
+    """Run a command in a process of its own, and kill that before its first write."""
+    child = os.fork()
+    if child == 0:
+
+        def watch(event: str, _: object) -> None:
+            if event == "os.rename":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        os._exit(_run_quietly(arguments))
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -87,36 +130,46 @@ def go_on(cli: Cli, run: Path, arguments: tuple[str, ...]) -> None:
     raise AssertionError(said)
 
 
-@pytest.mark.parametrize(
-    ("name", "first", "last"),
-    [("finetune", 1, 1), *(pytest.param(name, 1, LONGEST, marks=pytest.mark.slow) for name in COMMANDS)],
-)
-def test_killed_at_any_write_it_comes_to_the_same(
-    name: str, first: int, last: int, cli: Cli, table_run: Callable[..., lct.Run], tmp_path: Path
-) -> None:
+def begun(name: str, given: lct.Run, run: Path) -> tuple[str, ...]:
+    """Put a run where the command begins, and return the command."""
+    shutil.rmtree(run, ignore_errors=True)
+    if name != "compress":
+        shutil.copytree(given.path, run)
+    places = {"GIVEN": str(given.path), "TABLE": str(given.path.parent / "t.csv"), "RUN": str(run)}
+    return tuple(places.get(each, each) for each in COMMANDS[name])
+
+
+def check_going_on(name: str, cli: Cli, run: Path, arguments: tuple[str, ...], before: Path, whole: Path) -> None:
+    """Check that a run of a killed process has lost nothing, and that it comes to what it would have come to."""
+    for file in before.iterdir() if name != "compress" else ():
+        assert file.name.startswith("candidates") or (run / file.name).read_bytes() == file.read_bytes()
+    go_on(cli, run, arguments)
+    assert weights(run) == weights(whole)
+    expected = {path.name for path in whole.iterdir()} - {"metrics.jsonl"}  # whose last line may be lost
+    assert expected <= {path.name for path in run.iterdir()}
+
+
+def test_a_killed_command_comes_to_the_same(cli: Cli, table_run: Callable[..., lct.Run], tmp_path: Path) -> None:
     given = table_run()
-    places = {"GIVEN": str(given.path), "TABLE": str(tmp_path / "t.csv")}
+    assert cli(*begun("finetune", given, tmp_path / "whole")).code == 0
+    run = tmp_path / "killed"
+    arguments = begun("finetune", given, run)
+    killed_at_write(arguments)
+    check_going_on("finetune", cli, run, arguments, given.path, tmp_path / "whole")
 
-    def begun(folder: str) -> tuple[Path, tuple[str, ...]]:
-        run = tmp_path / folder
-        shutil.rmtree(run, ignore_errors=True)
-        if name != "compress":
-            shutil.copytree(given.path, run)
-        return run, tuple({**places, "RUN": str(run)}.get(each, each) for each in COMMANDS[name])
 
-    whole, arguments = begun("whole")
-    assert cli(*arguments).code == 0
-    for number in range(first, last + 1):
-        run, arguments = begun("killed")
-        before = {path.name: path.read_bytes() for path in run.iterdir()} if run.exists() else {}
-        if not killed_at_write(number, arguments):
-            assert number > 1
-            break
-        for file, content in before.items():
-            assert (run / file).read_bytes() == content or file.startswith("candidates")
-        go_on(cli, run, arguments)
-        assert weights(run) == weights(whole)
-        expected = {path.name for path in whole.iterdir()} - {"metrics.jsonl"}  # whose last line may be lost
-        assert expected <= {path.name for path in run.iterdir()}
-    else:
-        assert last < LONGEST
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_at_any_change_it_comes_to_the_same(
+    name: str, cli: Cli, table_run: Callable[..., lct.Run], tmp_path: Path
+) -> None:
+    given, whole, run = table_run(), tmp_path / "whole", tmp_path / "killed"
+    assert cli(*begun(name, given, whole)).code == 0
+    arguments = begun(name, given, run)
+    states = states_of(arguments, run, tmp_path / "states")
+    assert len(states) > 1
+    for state in states:
+        shutil.rmtree(run)
+        if any(state.iterdir()):
+            shutil.copytree(state, run)
+        check_going_on(name, cli, run, arguments, given.path, whole)

@@ -148,6 +148,10 @@ def test_rows_become_numbers_in_the_units_of_the_target(
         assert "a is missing" in row["problem"]
         assert "none.csv" in missing["problem"]
         assert result.err.count("\n") == 3
+    card = tmp_path / "out" / "model.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"output": {"mean": [0.0], "std": [1e308]}}))
+    result = cli("predict", card, file, "--json")
+    assert (result.code, "not finite in the units" in result.err) == (1, True)
     refused = cli("predict", run.path, file, "--top", 3)
     assert refused.code == 2
     assert "--top" in refused.err
@@ -237,11 +241,12 @@ def test_no_pickle_is_executed(exported: Path, tmp_path: Path, image_folder: Pat
     }
     opaque = {**members, "archive/data/constants/opaque_obj_0": pickle.dumps(Malicious(mark))}
     sample = {**changed, "archive/data/sample_inputs/model.pt": buffer.getvalue()}
+    bomb = zipped({"archive/data.pkl": bytes(2**27)}, zipfile.ZIP_DEFLATED)
     contents = {
-        "model.pt": [buffer.getvalue(), pickle.dumps(Malicious(mark)), b""],
+        "model.pt": [buffer.getvalue(), pickle.dumps(Malicious(mark)), b"", bomb],
         "model.safetensors": [buffer.getvalue()],
     }
-    contents["model.pt2"] = [zipped(each) for each in (pickled, opaque, sample)]
+    contents["model.pt2"] = [*(zipped(each) for each in (pickled, opaque, sample)), bomb]
     for name, several in contents.items():
         for content in several:
             result = cli("predict", described_as(exported, name, content), image)
@@ -249,15 +254,19 @@ def test_no_pickle_is_executed(exported: Path, tmp_path: Path, image_folder: Pat
             assert name in result.err
             assert result.err.count("\n") == 1
             assert not mark.exists()
+            assert (content is bomb) == ("unpacks to 134,217,728" in result.err)
+    (tmp_path / "bomb.pt").write_bytes(bomb)
+    with pytest.raises(lct.NetworkError, match="unpacks to 134,217,728"):
+        lct.build_network(lct.NetworkConfig(model="mlp", features=3, groups=2), weights=str(tmp_path / "bomb.pt"))
     (tmp_path / "pickled.pt2").write_bytes(contents["model.pt2"][0])
     with suppress(Exception):
         torch_module("pt2", str(tmp_path / "pickled.pt2"))
     assert mark.exists()  # the attack is one: PyTorch by itself executes it
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()

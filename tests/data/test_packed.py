@@ -37,6 +37,7 @@ from packing import (
 import lctprune as lct
 from lctprune.data.images.files import FolderSplit
 from lctprune.data.load import location, relocated
+from lctprune.data.packed import arrow_images
 from lctprune.data.packed.kinds import packed_kind
 from lctprune.data.packed.listing import list_arrow
 from lctprune.data.packed.shards import find_shards
@@ -239,6 +240,10 @@ def test_hostile_members_of_a_tar_file_are_left_alone(images: Path, tmp_path: Pa
     before = sorted(tmp_path.rglob("*"))
     assert "x.tar: ../out.jpg cannot be read as an image" in refusal(path)  # a name, and no path
     assert sorted(tmp_path.rglob("*")) == before
+    huge = tarfile.TarInfo("pax")
+    huge.type, huge.size = tarfile.XHDTYPE, 2**60
+    path.write_bytes(huge.tobuf(tarfile.GNU_FORMAT) + path.read_bytes())
+    assert "x.tar is damaged" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -404,13 +409,34 @@ def test_files_outside_the_folder_are_not_read(name: str, images: Path, tmp_path
 def test_a_copy_of_the_images_is_made_once(images: Path, tmp_path: Path, cache: Path) -> None:
     root = packed("parquet", images, tmp_path / "packed")
     assert any("copied" in note for note in load(root)[1])
-    copies = {path: path.stat().st_mtime_ns for path in (cache / "lctprune" / "images").iterdir()}
+    folder = cache / "lctprune" / "images"
+    copies = {path: path.stat().st_ino for path in folder.iterdir()}
     assert len(copies) == 4
-    assert not any("copied" in note for note in load(root)[1])
-    assert copies == {path: path.stat().st_mtime_ns for path in (cache / "lctprune" / "images").iterdir()}
     for path in copies:
+        os.utime(path, (0, 0))
+    assert not any("copied" in note for note in load(root)[1])
+    assert copies == {path: path.stat().st_ino for path in folder.iterdir()}
+    first, *others = copies
+    os.utime(first, (0, 0))  # when it was used last
+    load(packed("parquet", images, tmp_path / "other"))
+    assert {*folder.iterdir()} > {*others}
+    assert not first.exists()
+    for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     assert "remove it" in refusal(root) or "cannot be read" in refusal(root)
+
+
+def test_small_files_that_hold_much_are_refused(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nulls = pyarrow.record_batch([pyarrow.nulls(10**8)] * 2, names=["a", "y"])
+    with pyarrow.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, nulls.schema) as out:
+        for _ in range(1000):
+            out.write_batch(nulls)
+    assert "100,000,000,000 rows" in refusal(tmp_path / "x.arrow")
+    monkeypatch.setattr(arrow_images, "SMALL_BYTES", 0)
+    name, content, _ = samples_in(images / "train")[0]
+    alike = [(name, content, number % 2) for number in range(500)]
+    pyarrow.parquet.write_table(arrow_table(alike), tmp_path / "x.parquet")
+    assert "100 times" in refusal(tmp_path / "x.parquet")
 
 
 def test_a_cache_that_cannot_be_written_is_named(images: Path, tmp_path: Path, cache: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import lctprune as lct
 from lctprune import reports
 from lctprune.config.combined import Combined, EnsembleRecord, Figures, Leaves, OnValidation, ProgressiveRecord
-from lctprune.measure.answers import Answers, NetworkAnswers, Picture
+from lctprune.measure.answers import NetworkAnswers, Picture, ReportAnswers
 from lctprune.measure.selection import Budget
 from lctprune.reports.answers import confusions, data_uri, predictions_payload
 from lctprune.reports.curves import spread
@@ -69,7 +69,7 @@ def network_answers(targets: list[int], answers: list[int]) -> NetworkAnswers:
     return NetworkAnswers(exit=1, split="test", targets=true, answers=said, confidence=torch.full((len(true),), 0.5))
 
 
-def page_with(trained: lct.Run, answers: Answers, classes: list[str]) -> str:
+def page_with(trained: lct.Run, answers: ReportAnswers, classes: list[str]) -> str:
     config = trained.config.to_dict()
     config["data"]["classes"] = classes
     (trained.path / "config.json").write_text(json.dumps(config))
@@ -78,7 +78,7 @@ def page_with(trained: lct.Run, answers: Answers, classes: list[str]) -> str:
 
 def test_names_of_classes_stay_text(trained: lct.Run) -> None:
     picture = Picture(torch.zeros(3, 8, 8), 0, {0: 1, 3: 0}, {0: 0.6, 3: 0.7})
-    answers = Answers(network=network_answers([0, 1, 2], [0, 2, 2]), pictures=[picture])
+    answers = ReportAnswers(network=network_answers([0, 1, 2], [0, 2, 2]), pictures=[picture])
     text = page_with(trained, answers, [HOSTILE, f"{HOSTILE}2", "c"])
     assert text.count("</script>") == 4
     assert "<img src=x" not in text

@@ -312,6 +312,11 @@ def test_of_very_many_candidates_only_those_that_matter_are_named() -> None:
     assert sum(len(line.get_xdata()) for line in ax.get_lines() if line.get_marker() == "o") == 18
 
 
+def test_scores_that_are_not_defined_are_plotted_all_the_same() -> None:
+    undefined = [dataclasses.replace(each, score=math.nan, metric="R2") for each in make_candidates()]
+    assert len(reports.pareto_figure(undefined).axes) == 2
+
+
 def test_units_are_on_the_axes() -> None:
     flops, latency = reports.pareto_figure(make_candidates()).axes
     assert flops.get_xlabel() == "FLOPs per sample (1 FLOP = one multiply or one add)"

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 from lctprune.data.packed.shards import Kind
 from lctprune.errors import ConfigError, DataError, LctpruneError, first_line
+from lctprune.utils.environment import memory_bytes
 from lctprune.utils.files import require_regular
+
+CELL_BYTES = 64  # of memory that a value takes, about
 
 
 class Features(NamedTuple):
@@ -96,10 +99,27 @@ def read_columns(path: Path, kind: Kind, columns: Sequence[str]) -> Any:
     """
     with readable(path):
         if kind == "parquet":
-            return opened_parquet(path).read(columns=[*columns])
+            file = opened_parquet(path)
+            _require_memory(path, file.metadata.num_rows, len(columns))
+            return file.read(columns=[*columns])
         table = opened_arrow(mapped(path)).read_all().select([*columns])
+        _require_memory(path, table.num_rows, len(columns))
         table.validate(full=True)
         return table
+
+
+def _require_memory(path: Path, rows: int, columns: int) -> None:
+    """Refuse what is too large to become Python's values; a small file may hold a value billions of times.
+
+    Raises:
+        DataError: the values take more memory than this machine has.
+    """
+    need, has = rows * columns * CELL_BYTES, memory_bytes()
+    if need > has:
+        raise DataError(
+            f"{path} has {rows:,} rows, which take about {need / 2**30:,.0f} GiB of memory, and this machine has "
+            f"{has / 2**30:,.0f}; give fewer"
+        )
 
 
 def opened_parquet(path: Path) -> Any:

@@ -22,6 +22,7 @@ from lctprune.utils.wording import counted
 
 ROWS = 64  # that are copied at a time
 FOOTER = 2**16  # bytes at the end of a Parquet file, which say where everything is
+SMALL_BYTES, MOST_UNPACKED = 2**26, 100  # what any copy may take, and how many times what a file says more
 
 
 def image_shards(paths: Sequence[Path], kind: Kind, column: str) -> list[Shard]:
@@ -43,8 +44,8 @@ def image_shards(paths: Sequence[Path], kind: Kind, column: str) -> list[Shard]:
     new = [path for path, copy in copies.items() if not copy.is_file()]
     if new:
         _require_room(new, kind, copies[new[0]].parent, column)
-    for path in new:
-        _write_copy(path, kind, column, copies[path])
+    for path, copy in copies.items():
+        _write_copy(path, kind, column, copy)
     shards = [shard or _located(path, copies[path], column) for path, shard in zip(paths, found, strict=True)]
     for path, shard in zip(paths, shards, strict=True):
         if shard is None:
@@ -120,10 +121,7 @@ def _require_room(paths: Sequence[Path], kind: Kind, folder: Path, column: str) 
     Raises:
         DataError: the disk has less room than the images take.
     """
-    need = 0
-    for path in paths:
-        with readable(path):
-            need += _image_bytes(path, column) if kind == "parquet" else path.stat().st_size
+    need = sum(_image_bytes(path, kind, column) for path in paths)
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if need > (free := shutil.disk_usage(place).free):
         raise DataError(
@@ -138,12 +136,15 @@ def _require_room(paths: Sequence[Path], kind: Kind, folder: Path, column: str) 
     )
 
 
-def _image_bytes(path: Path, column: str) -> int:
-    """Return the bytes that a column of a Parquet file takes when it is decompressed."""
-    metadata = opened_parquet(path).metadata
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
-    return sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
+def _image_bytes(path: Path, kind: Kind, column: str) -> int:
+    """Return the bytes that a column of a Parquet file takes when it is decompressed; the size of an Arrow file."""
+    with readable(path):
+        if kind != "parquet":
+            return path.stat().st_size
+        metadata = opened_parquet(path).metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+        return sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
 
 
 def _write_copy(path: Path, kind: Kind, column: str, copy: Path) -> None:
@@ -151,11 +152,14 @@ def _write_copy(path: Path, kind: Kind, column: str, copy: Path) -> None:
     schema = pyarrow.schema([(column, pyarrow.large_binary())])
 
     def parts() -> Iterator[Any]:
-        row = 0
+        row, room = 0, SMALL_BYTES + MOST_UNPACKED * _image_bytes(path, kind, column)
         with readable(path):
             for batch in _batches(path, kind, column):
                 content = _bytes_of(path, batch.column(column), row)
                 row += len(content)
+                room -= content.nbytes
+                if room < 0:
+                    raise DataError(f"{path} unpacks to over {MOST_UNPACKED} times its size; write it anew")
                 yield pyarrow.record_batch([content.cast(pyarrow.large_binary())], schema=schema)
 
     def write(temporary: Path) -> None:

@@ -24,6 +24,7 @@ KINDS: Mapping[str, Kind] = {".parquet": "parquet", ".arrow": "arrow", ".tar": "
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _COUNTED = re.compile(r"(.*?)[-_.]?(\d+)-of-(\d+)(?:-[0-9a-f]+)?")  # train-00000-of-00004
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # as datasets.save_to_disk writes them
+LONGEST_NAME = 256
 _DEPTH = 3  # of folders that are searched: data/train/0000.parquet
 
 
@@ -216,4 +217,4 @@ def _strings(path: Path, key: str, inner: str | None) -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+    return name not in ("", ".", "..") and len(name) < LONGEST_NAME and not set(name) & {"/", "\\", "\0"}

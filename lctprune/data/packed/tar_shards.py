@@ -66,7 +66,7 @@ def read_tar(path: Path, target: str | None = None) -> TarShard:
                 index.write(content := _read(path, file, target))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} is damaged or cut off ({first_line(error)}); fetch it again") from error
     count, first = content.left_out
     if count:
