@@ -144,7 +144,7 @@ def _show_plan(begun: Compression) -> None:
 
 def _train(begun: Compression) -> None:
     from lctprune.cli.progress import show_progress
-    from lctprune.workflows.members import exit_names
+    from lctprune.workflows.members import trained_exits
 
     console, shown = stderr(), 0
     stages = begun.stages()
@@ -156,7 +156,8 @@ def _train(begun: Compression) -> None:
         print_notes(console, begun.notes[shown:])
         shown = len(begun.notes)
         console.print(f"{stage.name}: {stage.what}")
-        show_progress(stage.session.steps(), console, exit_names(stage.session.opened))
+        names, first = trained_exits(stage.session.opened)
+        show_progress(stage.session.steps(), console, names, first=first, has_legend=len(names) > 1)
     print_notes(console, begun.notes[shown:])
 
 

@@ -227,8 +227,10 @@ def show_all(run: Run, *, json: bool) -> None:
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
 
 
-def note_selected(run: Path) -> None:
-    """Say where the chosen network of a run is, and how it predicts, where one was chosen."""
+def note_selected(run: Path, inputs: Sequence[str] = ()) -> None:
+    """Say where the chosen network of a run is, where one was chosen, and how it predicts for the inputs."""
     if (run / SELECTED / MODEL_CARD).is_file():
         folder = str(run / SELECTED)
-        stderr().print(f"Note: {folder} holds the chosen one: lctprune predict {shell_word(folder)}", soft_wrap=True)
+        words = ["lctprune", "predict", folder, *inputs]
+        command = f": {' '.join(map(shell_word, words))}" if inputs else ""
+        stderr().print(f"Note: {folder} holds the chosen one{command}", soft_wrap=True)

@@ -194,7 +194,9 @@ def _show(
 
 
 def _error(rmse: float | None) -> str:
-    return "" if rmse is None else f", RMSE {rmse:.4g}"
+    from lctprune.measure.units import number_text
+
+    return "" if rmse is None else f", RMSE {number_text(rmse)}"
 
 
 def _record(

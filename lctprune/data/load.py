@@ -79,11 +79,11 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
-    if config.is_table and lists_images(config):
+    if is_table(config):
+        return _table(config, statistics)
+    if config.is_table:
         return image_data(config, normalization, preprocessing, most=most)
     root = Path(config.name)
-    if config.is_table or _is_folder_of_tables(root):
-        return _table(config, statistics)
     shards = None if _holds_sentences(root) else find_shards(_place_of(config.name))
     if shards is not None:
         return _packed_data(config, shards, statistics, most=most)
@@ -98,6 +98,11 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=statistics.tokenizer)
     return image_data(config, normalization, preprocessing, most=most)
+
+
+def is_table(config: DataConfig) -> bool:
+    """Whether the data is a table, or a folder of tables for splits, that does not list images."""
+    return not lists_images(config) if config.is_table else _is_folder_of_tables(Path(config.name))
 
 
 def _packed_data(config: DataConfig, shards: Shards, statistics: Statistics, *, most: int | None) -> Data:
