@@ -90,6 +90,7 @@ def select(
     from lctprune.measure.selection import Budget, main_of, near_misses
     from lctprune.workflows.deployment import SELECTED, deploy
     from lctprune.workflows.loading import LoadedRun
+    from lctprune.workflows.smaller import with_remedy
 
     budget = Budget(
         flops=budget_flops,
@@ -111,8 +112,7 @@ def select(
     try:
         chosen = choose(candidates, limits, rule)
     except BudgetError as error:
-        message = str(error).replace("lctprune densify", found.command("densify"))
-        raise BudgetError(message, error.nearest, error.misses) from error
+        raise with_remedy(error, loaded, candidates, limits) from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
     for near in near_misses(candidates, limits, chosen)[:1]:
