@@ -156,7 +156,7 @@ def _show(
     rule: Rule,
     results: Path | None,
 ) -> None:
-    from lctprune.cli.reasons import against_best, fraction, reason, shown, tested
+    from lctprune.cli.reasons import against_best, fraction, latency_against, reason, shown, tested
     from lctprune.cli.results import show_candidates
     from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
@@ -170,15 +170,15 @@ def _show(
         console.print(comparison)
     if alternative:
         console.print(
-            f"Alternative: {alternative.name} costs {fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
+            f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of {chosen.name}, and "
+            f"its {alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
             f"{tested(chosen, alternative)}."
         )
     if chosen is not main:
         console.print(
             f"Against the main network: {fraction(chosen.flops, main.flops)} of the FLOPs, "
             f"{fraction(chosen.parameters, main.parameters)} of the parameters, "
-            f"{fraction(chosen.latency_ms, main.latency_ms)} of the latency."
+            f"{latency_against(candidates, chosen)}."
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "

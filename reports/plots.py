@@ -107,7 +107,10 @@ def pareto_figure(
     undrawn = [amount(limits[cost], cost) for cost in UNDRAWN if cost in set(limits) - set(costs)]
     with style():
         figure, axes = panels(
-            len(costs), title=title, subtitle=f"budget also: at most {' and '.join(undrawn)}" if undrawn else None
+            len(costs),
+            title=title,
+            subtitle=f"budget also: at most {' and '.join(undrawn)}" if undrawn else None,
+            legend_lines=int(bool(chosen and set(limits) & set(costs) and not_faster(candidates))),
         )
         for ax, cost in zip(axes, costs, strict=True):
             plot_pareto(ax, candidates, cost, chosen=chosen, limit=limits.get(cost))
