@@ -109,8 +109,7 @@ PLAIN_WORDS = {  # for what Typer says, by patterns
     r"Input should be ": "it must be ",
     r"Missing argument '(FILE_OR_RUN|INPUT\.\.\.)'\.": "\\g<0> First comes a run or an exported file, then what to "
     "predict for: lctprune predict FILE_OR_RUN INPUT...",
-    r"Missing argument 'MODEL'\.": "\\g<0> It names the network, such as resnet, which is resnet18; lctprune models lists "
-    "others",
+    r"Missing argument 'MODEL'\.": "\\g<0> It names the network, such as resnet; lctprune models lists all",
 }
 MOST_ALIKE = 6  # options that are named where one is not known
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")

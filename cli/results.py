@@ -11,6 +11,7 @@ import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.config.runtime import Precision, Runtime
+from lctprune.data.builtin import dependence
 from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, unsteady
 from lctprune.measure.choice import not_faster, straddling
@@ -200,6 +201,8 @@ def show_candidates(
     if chosen is not None:
         console.print(f"\n→ chosen{', and on the Pareto front too' if chosen in front else ''}.", end="")
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
+    if run.config.data and (note := dependence(run.config.data.config)):
+        console.print(f"Note: {note}.")
     if slow:
         console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
     if unsure:

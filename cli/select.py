@@ -170,8 +170,8 @@ def _show(
         console.print(comparison)
     if alternative:
         console.print(
-            f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of {chosen.name}, and "
-            f"its {alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
+            f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of "
+            f"{chosen.name}, and its {alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
             f"{tested(chosen, alternative)}."
         )
     if chosen is not main:

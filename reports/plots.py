@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lctprune.config.metric import is_lower_better
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.choice import not_faster
 from lctprune.measure.units import COSTS, amount, latency_conditions
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Segment, label_points

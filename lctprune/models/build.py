@@ -14,8 +14,8 @@ from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
 from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
-from lctprune.models.input_kinds import require_kind
 from lctprune.models.images import sized_resnet, vgg_lct
+from lctprune.models.input_kinds import require_kind
 from lctprune.models.new_classifier import start_at_zero
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.transformers_models import is_transformers_name, read_architecture

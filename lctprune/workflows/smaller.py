@@ -26,9 +26,7 @@ OPTIONS = {"flops": "--budget-flops", "macs": "--budget-macs", "parameters": "--
 OPTIONS |= {"latency_ms": "--budget-latency-ms"}
 
 
-def with_remedy(
-    error: BudgetError, loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits
-) -> BudgetError:
+def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
     """Return the error of a budget that nothing fits, with the command that helps, where one does.
 
     Costs decide: those of the networks that `densify` would add, and else how far an exit can be narrowed.
@@ -40,7 +38,7 @@ def with_remedy(
         limits: the budget.
     """
     conditions = {(each.latency_runtime, each.latency_batch) for each in candidates}
-    if SMALLER not in str(error) or "latency_ms" in limits and conditions != {("torchscript", 1)}:
+    if SMALLER not in str(error) or ("latency_ms" in limits and conditions != {("torchscript", 1)}):
         return error  # nothing is measured here as those were
     if loaded.epochs_done() < loaded.run.config.training.epochs:
         remedy = f"{SMALLER}, once the run is trained to its end: {loaded.run.command('resume')}"
