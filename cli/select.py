@@ -171,8 +171,8 @@ def _show(
     if alternative:
         console.print(
             f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of "
-            f"{chosen.name}, and its {alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
-            f"{tested(chosen, alternative)}."
+            f"{chosen.name}, and its {alternative.metric} of {shown(alternative)} is not shown to be worse on "
+            f"{chosen.samples} samples{tested(chosen, alternative)}."
         )
     if chosen is not main:
         console.print(

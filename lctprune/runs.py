@@ -387,7 +387,7 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
 
 
 def _going_on(path: Path) -> str:
-    """Say by which command the run in a directory goes on; "" if there is no run, or none that a command goes on with."""
+    """Say by which command the run in a directory goes on; "" if there is none that a command goes on with."""
     with suppress(LctpruneError):
         run = Run(path)
         if run.config.origin is None and run.config.network and run.config.data:

@@ -30,7 +30,8 @@ def nothing_fits(candidates: Sequence[Candidate], limits: Limits, main: Candidat
         return BudgetError(f"no candidate fits: {left_out(candidates, limits)}; limit another cost")
     misses, unknown = limits.misses(nearest), left_out(candidates, limits)
     details = " and ".join(
-        f"{amount(nearest.cost(cost) or 0, cost)} is {number_text(factor, 3)} times the limit of {amount(limits[cost], cost)}"
+        f"{amount(nearest.cost(cost) or 0, cost)} is {number_text(factor, 3)} times the limit of "
+        f"{amount(limits[cost], cost)}"
         for cost, factor in misses.items()
     )
     return BudgetError(
