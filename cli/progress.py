@@ -41,9 +41,11 @@ class EpochTable:
         width: columns of the terminal; losses are left out where it is too narrow.
         first: number of the first exit; exits of a run that was added to another one, which have a number above 0,
             are called by their numbers.
+        epochs: number of all epochs, which stands behind that of each.
     """
 
-    def __init__(self, names: Sequence[str], metric: str, width: int, first: int = 0) -> None:
+    def __init__(self, names: Sequence[str], metric: str, width: int, *, first: int = 0, epochs: int = 1) -> None:
+        self._epoch = "epoch".rjust(max(len(_EPOCH), 2 * len(str(epochs)) + 1))
         short = ["main" if name == MAIN else name for name in names]
         self.legend = ""
         if first or len(short) > MOST_NAMED or max(map(len, short)) > LONGEST_NAME:
@@ -55,7 +57,7 @@ class EpochTable:
         least = max(NUMBER, *(math.ceil((len(title) + 1) / len(short)) - 1 for title in self._titles))
         self._names = [name.rjust(least) for name in short]
         self._block = sum(len(name) + 1 for name in self._names)
-        self._has_losses = len(_EPOCH) + 2 * self._block + len(_LEFT) <= width
+        self._has_losses = len(self._epoch) + 2 * self._block + len(_LEFT) <= width
 
     @property
     def heading(self) -> str:
@@ -63,7 +65,7 @@ class EpochTable:
         titles = self._titles if self._has_losses else self._titles[1:]
         names = "".join(f" {name}" for name in self._names) * len(titles)
         above = "".join(title.rjust(self._block) for title in titles)
-        return f"{' ' * len(_EPOCH)}{above}\n{_EPOCH}{names}{_LEFT}"
+        return f"{' ' * len(self._epoch)}{above}\n{self._epoch}{names}{_LEFT}"
 
     def row(self, progress: Progress) -> str:
         """Return the line of an epoch that is over."""
@@ -73,7 +75,7 @@ class EpochTable:
         cells = "".join(
             f" {text.rjust(width)}" for texts in (losses, scores) for text, width in zip(texts, widths, strict=False)
         )
-        epoch = f"{progress.epoch}/{progress.epochs}".rjust(len(_EPOCH))
+        epoch = f"{progress.epoch}/{progress.epochs}".rjust(len(self._epoch))
         return f"{epoch}{cells}{_duration(progress.seconds_left).rjust(len(_LEFT))}"
 
 
@@ -98,7 +100,7 @@ def show_progress(
                 live.update(Text(""), refresh=console.is_terminal)
                 if table is None:
                     named = names or [*map(str, range(len(progress.losses)))]
-                    table = EpochTable(named, progress.metric, console.width, first)
+                    table = EpochTable(named, progress.metric, console.width, first=first, epochs=progress.epochs)
                     if table.legend and has_legend:
                         console.print(f"Exits: {table.legend}")
                     for line in table.heading.splitlines():

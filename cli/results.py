@@ -204,7 +204,9 @@ def show_candidates(
     if run.config.data and (note := dependence(run.config.data.config)):
         console.print(f"Note: {note}.")
     if slow:
-        console.print("! fewer FLOPs than the main network, but not shown to be faster (the 95% intervals of the latencies meet).")
+        console.print(
+            "! fewer FLOPs than the main network, but not shown to be faster (the 95% intervals of the latencies meet)."
+        )
     if unsure:
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
 

@@ -71,7 +71,9 @@ class Costs(NamedTuple):
         if not limits:
             raise ConfigError("a compression needs a budget; give one, such as --budget-flops 50%")
         if limits.excess(main) <= 1:
-            raise ConfigError("the network fits the budget as it is, so there is nothing to compress; give a smaller budget")
+            raise ConfigError(
+                "the network fits the budget as it is, so there is nothing to compress; give a smaller budget"
+            )
         further = None
         with suppress(NetworkError), torch.random.fork_rng(devices=[]):
             further = critics_cost(densified(network, critics_to_add(network, example), seed=0), example)
