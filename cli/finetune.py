@@ -50,7 +50,7 @@ def finetune(
 
     found = opened(run, model=model, data=data, threads=threads)
     if exit is None:
-        raise ConfigError(f"--exit K says which network to fine-tune; this lists them: {found.command('evaluate')}")
+        raise ConfigError(f"--exit says which network to fine-tune; this lists them: {found.command('evaluate')}")
     member = member_named(found, exit)
     with printed_warnings(stderr()):
         session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)
