@@ -26,6 +26,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
+from lctprune.errors import RunError
 
 if TYPE_CHECKING:
     from lctprune.workflows.compression_stages import Compressed, Compression
@@ -83,6 +84,8 @@ def compress(
     Example:
     lctprune compress resnet18 --weights trained.safetensors --data DIR --budget-flops 50%
     """
+    if resume and out is None:
+        raise RunError("to resume, name the run directory: --out DIR")
     if threads is not None:
         import torch
 

@@ -112,7 +112,9 @@ def select(
     try:
         chosen = choose(candidates, limits, rule)
     except BudgetError as error:
-        raise with_remedy(error, loaded, candidates, limits) from error
+        with stderr().status("Looking for what would fit"):
+            explained = with_remedy(error, loaded, candidates, limits)
+        raise explained from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
     for near in near_misses(candidates, limits, chosen)[:1]:

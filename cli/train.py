@@ -24,7 +24,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.errors import ConfigError, TrainingInterrupted
+from lctprune.errors import ConfigError, RunError, TrainingInterrupted
 from lctprune.utils.names import shell_word
 from lctprune.utils.wording import counted
 
@@ -108,6 +108,8 @@ def train(
 
     lctprune train vgg-lct --data DIR --critic paper --critic-optimizer adam --optimizer sgd --matching 1 --distill 0
     """
+    if resume and out is None:
+        raise RunError("to resume, name the run directory: --out DIR")
     if training["method"] == "backprop" and (network["split_at"] or network["groups"] not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
     training, note = with_objective(training)

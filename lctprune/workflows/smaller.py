@@ -44,6 +44,8 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
         remedy = f"{SMALLER}, once the run is trained to its end: {loaded.run.command('resume')}"
     elif words := _smaller(loaded, candidates, limits):
         remedy = f"this adds one that fits: {loaded.run.command(*words)}"
+    elif not limits.keys() <= OPTIONS.keys():
+        remedy = "densify adds none that fits; narrow may, under a budget of parameters"
     else:
         remedy = (
             "neither densify nor narrow adds one that fits; train a narrower network (--model-args, --critic-width), "
