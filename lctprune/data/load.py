@@ -105,7 +105,7 @@ def _near(path: Path) -> str:
     """Ask whether a file or folder beside a path that does not exist was meant, whose name is alike; else ""."""
     try:
         beside = [] if path.exists() else [each.name for each in path.parent.iterdir()]
-    except OSError:  # there is no such parent, or it cannot be read
+    except (OSError, ValueError):  # there is no such parent, it cannot be read, or has a zero byte in its name
         return ""
     found = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
     return f"; did you mean {path.parent / found[0]}?" if found else ""
