@@ -100,7 +100,8 @@ class Run:
         network, words = self.config.network, ["lctprune", name, str(self.path), *options]
         if network is not None and is_own_function(network.model):
             words += ["--model", network.model]
-        if self.data_path is not None:
+        recorded = self.config.data and location(self.config.data.config)
+        if self.data_path is not None and self.data_path != recorded:
             words += ["--data", str(self.data_path)]
         return " ".join(map(shell_word, words))
 
