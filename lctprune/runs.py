@@ -101,7 +101,7 @@ class Run:
         if network is not None and is_own_function(network.model):
             words += ["--model", network.model]
         recorded = self.config.data and location(self.config.data.config)
-        if self.data_path is not None and self.data_path != recorded:
+        if self.data_path is not None and Path(self.data_path) != recorded:
             words += ["--data", str(self.data_path)]
         return " ".join(map(shell_word, words))
 
