@@ -23,7 +23,7 @@ from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record
-from lctprune.workflows.next_steps import better_epoch
+from lctprune.workflows.next_steps import better_epoch, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import chosen_among, read_selection
 
@@ -230,6 +230,8 @@ def show_all(run: Run, *, json: bool) -> None:
     refresh_results(loaded, candidates, folder)
     headline = f"\n{run.path}, all its networks on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
+    if not json:
+        stdout().print(f"Next, choose one under a budget: {selection(run, candidates)}", soft_wrap=True)
 
 
 def note_selected(run: Path, inputs: Sequence[str] = ()) -> None:
