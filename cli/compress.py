@@ -26,6 +26,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
+from lctprune.errors import RunError
 
 if TYPE_CHECKING:
     from lctprune.workflows.compression_stages import Compressed, Compression
@@ -83,6 +84,8 @@ def compress(
     Example:
     lctprune compress resnet18 --weights trained.safetensors --data DIR --budget-flops 50%
     """
+    if resume and out is None:
+        raise RunError("to resume, name the run directory: --out DIR")
     if threads is not None:
         import torch
 
@@ -149,7 +152,7 @@ def _show_plan(begun: Compression) -> None:
 
 def _train(begun: Compression) -> None:
     from lctprune.cli.progress import show_progress
-    from lctprune.workflows.members import exit_names
+    from lctprune.workflows.members import trained_exits
 
     console, shown = stderr(), 0
     stages = begun.stages()
@@ -161,7 +164,8 @@ def _train(begun: Compression) -> None:
         print_notes(console, begun.notes[shown:])
         shown = len(begun.notes)
         console.print(f"{stage.name}: {stage.what}")
-        show_progress(stage.session.steps(), console, exit_names(stage.session.opened))
+        names, first = trained_exits(stage.session.opened)
+        show_progress(stage.session.steps(), console, names, first=first, has_legend=len(names) > 1)
     print_notes(console, begun.notes[shown:])
 
 

@@ -17,6 +17,7 @@ from lctprune.cli.options import (
     RunArgument,
     ThreadsOption,
 )
+from lctprune.errors import BudgetError
 
 
 def ensemble(
@@ -45,6 +46,7 @@ def ensemble(
     from lctprune.cli.reasons import shown, tested
     from lctprune.cli.results import opened, results_folder, show_candidates, write_results
     from lctprune.measure.choice import not_faster, select, straddling
+    from lctprune.measure.misses import SMALLER
     from lctprune.measure.selection import Budget, Limits, fitting, main_of
     from lctprune.workflows.ensemble import ENSEMBLE, export_ensemble, find_ensembles, on_front
     from lctprune.workflows.loading import LoadedRun
@@ -64,7 +66,11 @@ def ensemble(
         found = find_ensembles(loaded, latency_batch=latency_batch)
     limits: Limits = budget.limits(main_of(found.candidates))
     together = [each for each in found.candidates if each.exit in found.ensembles]
-    chosen = select(together, limits)
+    try:
+        chosen = select(together, limits)
+    except BudgetError as error:
+        remedy = f"give a larger budget, or take one network: {opened_run.command('select')}"
+        raise BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses) from error
     with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
         record = export_ensemble(loaded, found, chosen, folder)
     write_results(opened_run, found.candidates, folder, chosen=chosen, limits=limits)

@@ -71,6 +71,7 @@ def export(
     from lctprune.cli.results import measured, note_selected, opened
     from lctprune.exporting.formats import SUFFIXES, WEIGHTS_SUFFIX, known_formats
     from lctprune.exporting.quantizing import int8_format
+    from lctprune.measure.runtimes import runtime_of
     from lctprune.utils.files import require_writable, why_not_writable
     from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.deployment import deploy
@@ -82,9 +83,7 @@ def export(
         raise ConfigError("a state dict holds weights only; leave out --with-preprocessing, or the format state-dict")
     runtime: Runtime = "torchscript"
     if precision == "int8":
-        runtime = (
-            "openvino" if int8_format(formats, with_preprocessing=with_preprocessing) == "openvino" else "onnxruntime"
-        )
+        runtime = runtime_of(int8_format(formats, with_preprocessing=with_preprocessing))
     found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"

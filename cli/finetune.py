@@ -48,9 +48,9 @@ def finetune(
     from lctprune.workflows.finetuning import begin_finetuning
     from lctprune.workflows.members import member_named
 
-    if exit is None:
-        raise ConfigError("--exit says which network to fine-tune; lctprune evaluate lists them")
     found = opened(run, model=model, data=data, threads=threads)
+    if exit is None:
+        raise ConfigError(f"--exit says which network to fine-tune; this lists them: {found.command('evaluate')}")
     member = member_named(found, exit)
     with printed_warnings(stderr()):
         session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)

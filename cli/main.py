@@ -109,7 +109,9 @@ PLAIN_WORDS = {  # for what Typer says, by patterns
     r"Input should be ": "it must be ",
     r"Missing argument '(FILE_OR_RUN|INPUT\.\.\.)'\.": "\\g<0> First comes a run or an exported file, then what to "
     "predict for: lctprune predict FILE_OR_RUN INPUT...",
+    r"Missing argument 'MODEL'\.": "\\g<0> It names the network, such as resnet; lctprune models lists all",
 }
+MOST_ALIKE = 6  # options that are named where one is not known
 RESUMABLE = ("train", "compress", "densify", "finetune", "narrow")
 
 
@@ -174,11 +176,33 @@ def _unexpected(error: Exception) -> Exception:
     return RuntimeError(f"{reason}; please report it, with the file {log.name}")
 
 
+def _no_such_option(error: Exception) -> str:
+    """Name the commands that have an option which the given one has not; "" where none has, or it is no such error."""
+    name, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if not isinstance(name, str) or context is None or not hasattr(error, "possibilities"):
+        return ""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # of a group
+    options = {
+        command: {option for each in its.params for option in each.opts if option.startswith(name)}
+        for command, its in sorted(commands.items(), key=lambda each: each[0] != "select")
+    }
+    if options.get(context.info_name):
+        return ""
+    for alike in ({name}, set.union(*options.values())):
+        having = [command for command, known in options.items() if known & alike]
+        if having and len(alike) <= MOST_ALIKE:
+            which = ", ".join(sorted(alike))
+            kind = "is an option" if len(alike) == 1 else "are options"
+            return f"No such option: {name}; {'it' if alike == {name} else which} {kind} of {', '.join(having)}"
+    return ""
+
+
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
     line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
     if isinstance(error, typer.TyperException):
+        line = _no_such_option(error) or line
         for pattern, plain in PLAIN_WORDS.items():
             line = re.sub(pattern, plain, line)
     if "RANK" in os.environ and sys.argv[1:2] in (["train"], ["resume"]):

@@ -25,10 +25,11 @@ def models(
     Example:
     lctprune models mobilenet
     """
+    from lctprune.config.network import ALIASES
     from lctprune.models.build import MODELS
     from lctprune.models.external import timm_names, torchvision_names
 
-    kinds = {"built-in": list(MODELS), "torchvision": torchvision_names(), "timm": timm_names()}
+    kinds = {"built-in": [*ALIASES, *MODELS], "torchvision": torchvision_names(), "timm": timm_names()}
     found = {kind: [name for name in known if pattern in name] for kind, known in kinds.items()}
     if not any(found.values()):
         every = dict.fromkeys(name for known in kinds.values() for name in known)
@@ -39,10 +40,13 @@ def models(
         print_json(found)
         return
     console = stdout()
-    for kind, known in found.items():
-        names = known if pattern or kind != "timm" else []
-        for name in names:
-            console.print(name)
+    own = found["built-in"]
+    for name in own:
+        console.print(f"{name} (short for {ALIASES[name]})" if name in ALIASES else name)
+    for name in (each for each in found["torchvision"] if each not in own):  # built-in ones have the same names
+        console.print(name)
+    for name in found["timm"] if pattern else []:
+        console.print(name)
     if kinds["timm"] and not pattern:
         console.print(f"and {len(kinds['timm'])} of timm: lctprune models TEXT lists those that contain TEXT")
     if not kinds["timm"]:

@@ -74,7 +74,7 @@ OutOption = Annotated[
         "--out",
         metavar="DIR",
         rich_help_panel=OUTPUT,
-        help="Folder for what is written, as for a run that may only be read. Default: the run directory.",
+        help="Folder for what is written, where the run directory may only be read. Default: the run directory.",
     ),
 ]
 PartialOption = Annotated[

@@ -77,7 +77,7 @@ def predict(
 
         stderr().print(f"Predicted by {predictor.record['name']} of {predictor.source}:", soft_wrap=True)
         if exit is None:
-            note_selected(predictor.source)
+            note_selected(predictor.source, inputs)
     with printed_warnings(stderr()):
         found = predictions(predictor, read_inputs(listing, predictor.expected), top=top or TOP)
         console, has_answers = stdout(), not json and stdout().is_terminal

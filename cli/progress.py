@@ -18,7 +18,7 @@ from lctprune.measure.candidates import MAIN
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import is_spoken_for
 from lctprune.training.progress import Progress
-from lctprune.workflows.members import exit_names
+from lctprune.workflows.members import trained_exits
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
 ESTIMATE_SECONDS = 2  # after which the time left is known well enough
@@ -39,17 +39,25 @@ class EpochTable:
         names: names of the exits.
         metric: name of the metric.
         width: columns of the terminal; losses are left out where it is too narrow.
+        first: number of the first exit; exits of a run that was added to another one, which have a number above 0,
+            are called by their numbers.
+        epochs: number of all epochs, which stands behind that of each.
     """
 
-    def __init__(self, names: Sequence[str], metric: str, width: int) -> None:
+    def __init__(self, names: Sequence[str], metric: str, width: int, *, first: int = 0, epochs: int = 1) -> None:
+        self._epoch = "epoch".rjust(max(len(_EPOCH), 2 * len(str(epochs)) + 1))
         short = ["main" if name == MAIN else name for name in names]
-        if len(short) > MOST_NAMED or max(map(len, short)) > LONGEST_NAME:
-            short = [str(index) for index in range(len(short) - 1)] + ["main"]
+        self.legend = ""
+        if first or len(short) > MOST_NAMED or max(map(len, short)) > LONGEST_NAME:
+            has_main = not first or names[-1] == MAIN
+            numbers = {str(first + index): name for index, name in enumerate(names[: len(names) - has_main])}
+            self.legend = ", ".join(f"{number} {name}" for number, name in numbers.items())
+            short = [*numbers, *["main"] * has_main]
         self._titles = ["training loss", f"validation {metric}"]
         least = max(NUMBER, *(math.ceil((len(title) + 1) / len(short)) - 1 for title in self._titles))
         self._names = [name.rjust(least) for name in short]
         self._block = sum(len(name) + 1 for name in self._names)
-        self._has_losses = len(_EPOCH) + 2 * self._block + len(_LEFT) <= width
+        self._has_losses = len(self._epoch) + 2 * self._block + len(_LEFT) <= width
 
     @property
     def heading(self) -> str:
@@ -57,7 +65,7 @@ class EpochTable:
         titles = self._titles if self._has_losses else self._titles[1:]
         names = "".join(f" {name}" for name in self._names) * len(titles)
         above = "".join(title.rjust(self._block) for title in titles)
-        return f"{' ' * len(_EPOCH)}{above}\n{_EPOCH}{names}{_LEFT}"
+        return f"{' ' * len(self._epoch)}{above}\n{self._epoch}{names}{_LEFT}"
 
     def row(self, progress: Progress) -> str:
         """Return the line of an epoch that is over."""
@@ -67,17 +75,21 @@ class EpochTable:
         cells = "".join(
             f" {text.rjust(width)}" for texts in (losses, scores) for text, width in zip(texts, widths, strict=False)
         )
-        epoch = f"{progress.epoch}/{progress.epochs}".rjust(len(_EPOCH))
+        epoch = f"{progress.epoch}/{progress.epochs}".rjust(len(self._epoch))
         return f"{epoch}{cells}{_duration(progress.seconds_left).rjust(len(_LEFT))}"
 
 
-def show_progress(steps: Iterable[Progress], console: Console, names: Sequence[str] = ()) -> None:
+def show_progress(
+    steps: Iterable[Progress], console: Console, names: Sequence[str] = (), *, first: int = 0, has_legend: bool = True
+) -> None:
     """Draw training's progress until it ends: where it is and how long it takes, and a line of figures an epoch.
 
     Args:
         steps: progress of a training.
         console: console to draw on.
         names: names of the exits, by default their numbers.
+        first: number of the first exit, see `EpochTable`.
+        has_legend: whether a line says which number is which exit, where numbers stand above the figures.
     """
     start = last_line = time.monotonic()
     table, has_estimate = None, False
@@ -87,9 +99,10 @@ def show_progress(steps: Iterable[Progress], console: Console, names: Sequence[s
             if progress.val_accuracy is not None:
                 live.update(Text(""), refresh=console.is_terminal)
                 if table is None:
-                    table = EpochTable(
-                        names or [*map(str, range(len(progress.losses)))], progress.metric, console.width
-                    )
+                    named = names or [*map(str, range(len(progress.losses)))]
+                    table = EpochTable(named, progress.metric, console.width, first=first, epochs=progress.epochs)
+                    if table.legend and has_legend:
+                        console.print(f"Exits: {table.legend}")
                     for line in table.heading.splitlines():
                         console.print(line)
                 console.print(table.row(progress))
@@ -108,7 +121,8 @@ def show_progress(steps: Iterable[Progress], console: Console, names: Sequence[s
 def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
     """Draw training's progress on stderr; where it is interrupted, say by which command it goes on."""
     try:
-        show_progress(steps, stderr(), exit_names(run))
+        names, first = trained_exits(run)
+        show_progress(steps, stderr(), names, first=first)
     except KeyboardInterrupt as error:
         if not is_spoken_for() or isinstance(error, TrainingInterrupted):
             stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied

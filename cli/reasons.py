@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lctprune.config.metric import best_text, score_text
-from lctprune.measure.candidates import Candidate
-from lctprune.measure.choice import select
+from lctprune.measure.candidates import Candidate, unsteady
+from lctprune.measure.choice import not_faster, select
 from lctprune.measure.paired import pairing
 from lctprune.measure.rules import Rule
 from lctprune.measure.selection import Limits, main_of
@@ -40,13 +40,21 @@ def tested(best: Candidate, other: Candidate) -> str:
     found = pairing(best, other) if best.metric == "accuracy" else None
     if found is None:
         return ""
-    only = f"{found.only_first} that it alone has right, {found.only_second} that {other.name} alone has"
+    only = f"{found.only_first} that {best.name} alone has right, {found.only_second} that {other.name} alone has"
     return f" ({only}; exact McNemar test: p = {found.p_value:.2g})"
 
 
 def shown(candidate: Candidate) -> str:
     """Write the score of a candidate."""
     return score_text(candidate.score, candidate.metric)
+
+
+def latency_against(candidates: Sequence[Candidate], chosen: Candidate) -> str:
+    """Say what fraction of the main network's latency a candidate has, where that is known to be less."""
+    if chosen in not_faster(candidates):
+        return "a latency that is not shown to be lower (the 95% intervals meet)"
+    busy = ", as far as a busy machine tells" if unsteady(candidates) else ""
+    return f"{fraction(chosen.latency_ms, main_of(candidates).latency_ms)} of the latency{busy}"
 
 
 def fraction(cost: float | None, whole: float | None) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
 from lctprune.config.runtime import Precision, Runtime
+from lctprune.data.builtin import dependence
 from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, unsteady
 from lctprune.measure.choice import not_faster, straddling
@@ -22,7 +23,7 @@ from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record
-from lctprune.workflows.next_steps import better_epoch
+from lctprune.workflows.next_steps import better_epoch, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import chosen_among, read_selection
 
@@ -200,8 +201,12 @@ def show_candidates(
     if chosen is not None:
         console.print(f"\n→ chosen{', and on the Pareto front too' if chosen in front else ''}.", end="")
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
+    if run.config.data and (note := dependence(run.config.data.config)):
+        console.print(f"Note: {note}.")
     if slow:
-        console.print("! fewer FLOPs than the main network, but not faster (the 95% intervals of the latencies meet).")
+        console.print(
+            "! fewer FLOPs than the main network, but not shown to be faster (the 95% intervals of the latencies meet)."
+        )
     if unsure:
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
 
@@ -225,10 +230,14 @@ def show_all(run: Run, *, json: bool) -> None:
     refresh_results(loaded, candidates, folder)
     headline = f"\n{run.path}, all its networks on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
+    if not json:
+        stdout().print(f"Next, choose one under a budget: {selection(run, candidates)}", soft_wrap=True)
 
 
-def note_selected(run: Path) -> None:
-    """Say where the chosen network of a run is, and how it predicts, where one was chosen."""
+def note_selected(run: Path, inputs: Sequence[str] = ()) -> None:
+    """Say where the chosen network of a run is, where one was chosen, and how it predicts for the inputs."""
     if (run / SELECTED / MODEL_CARD).is_file():
         folder = str(run / SELECTED)
-        stderr().print(f"Note: {folder} holds the chosen one: lctprune predict {shell_word(folder)}", soft_wrap=True)
+        words = ["lctprune", "predict", folder, *inputs]
+        command = f": {' '.join(map(shell_word, words))}" if inputs else ""
+        stderr().print(f"Note: {folder} holds the chosen one{command}", soft_wrap=True)

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lctprune.cli.console import printed_warnings, stderr
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, RunArgument, ThreadsOption
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, ThreadsOption
 
 if TYPE_CHECKING:
     from lctprune.runs import Run
 
 
 def resume(
-    run: RunArgument = None,
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN", show_default=False, help="Run directory. Default: the newest one that is not finished."
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Train longer, or less long: epochs in all. Default: as it was begun."),
@@ -33,7 +38,7 @@ def resume(
     """Go on with a run that was interrupted, from its last whole epoch; or train a finished one longer.
 
     All settings are those that the run recorded. With more epochs, the learning rate goes on as in a training of so
-    many. By default the newest run that is not finished.
+    many.
 
     Examples:
     lctprune resume

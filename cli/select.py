@@ -90,6 +90,7 @@ def select(
     from lctprune.measure.selection import Budget, main_of, near_misses
     from lctprune.workflows.deployment import SELECTED, deploy
     from lctprune.workflows.loading import LoadedRun
+    from lctprune.workflows.smaller import with_remedy
 
     budget = Budget(
         flops=budget_flops,
@@ -111,8 +112,9 @@ def select(
     try:
         chosen = choose(candidates, limits, rule)
     except BudgetError as error:
-        message = str(error).replace("lctprune densify", found.command("densify"))
-        raise BudgetError(message, error.nearest, error.misses) from error
+        with stderr().status("Looking for what would fit"):
+            explained = with_remedy(error, loaded, candidates, limits)
+        raise explained from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
     for near in near_misses(candidates, limits, chosen)[:1]:
@@ -156,7 +158,7 @@ def _show(
     rule: Rule,
     results: Path | None,
 ) -> None:
-    from lctprune.cli.reasons import against_best, fraction, reason, shown, tested
+    from lctprune.cli.reasons import against_best, fraction, latency_against, reason, shown, tested
     from lctprune.cli.results import show_candidates
     from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
@@ -170,15 +172,15 @@ def _show(
         console.print(comparison)
     if alternative:
         console.print(
-            f"Alternative: {alternative.name} costs {fraction(alternative.flops, chosen.flops)} of its FLOPs, and its "
-            f"{alternative.metric} of {shown(alternative)} is not shown to be worse on {chosen.samples} samples"
-            f"{tested(chosen, alternative)}."
+            f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of "
+            f"{chosen.name}, and its {alternative.metric} of {shown(alternative)} is not shown to be worse on "
+            f"{chosen.samples} samples{tested(chosen, alternative)}."
         )
     if chosen is not main:
         console.print(
             f"Against the main network: {fraction(chosen.flops, main.flops)} of the FLOPs, "
             f"{fraction(chosen.parameters, main.parameters)} of the parameters, "
-            f"{fraction(chosen.latency_ms, main.latency_ms)} of the latency."
+            f"{latency_against(candidates, chosen)}."
         )
     console.print(
         f"Test {chosen.metric} ({deployment.test_samples} samples, read for this only): "
@@ -194,7 +196,9 @@ def _show(
 
 
 def _error(rmse: float | None) -> str:
-    return "" if rmse is None else f", RMSE {rmse:.4g}"
+    from lctprune.measure.units import number_text
+
+    return "" if rmse is None else f", RMSE {number_text(rmse)}"
 
 
 def _record(

@@ -24,7 +24,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.fields import FIRST, NETWORK, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
-from lctprune.errors import ConfigError, TrainingInterrupted
+from lctprune.errors import ConfigError, RunError, TrainingInterrupted
 from lctprune.utils.names import shell_word
 from lctprune.utils.wording import counted
 
@@ -108,6 +108,8 @@ def train(
 
     lctprune train vgg-lct --data DIR --critic paper --critic-optimizer adam --optimizer sgd --matching 1 --distill 0
     """
+    if resume and out is None:
+        raise RunError("to resume, name the run directory: --out DIR")
     if training["method"] == "backprop" and (network["split_at"] or network["groups"] not in (None, 1)):
         raise ConfigError("--method backprop trains the network whole; leave out --groups and --split-at")
     training, note = with_objective(training)
@@ -187,7 +189,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
-    from lctprune.workflows.next_steps import better_epoch, next_step
+    from lctprune.workflows.next_steps import better_epoch, like_chance, next_step
 
     if settings.training.epochs == 0:
         if json:
@@ -209,8 +211,8 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     headline = f"\nTrained {run.path}; its {networks} on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
-        if note := better_epoch(run):
-            stderr().print(f"Note: {note}.")
+        for note in filter(None, (better_epoch(run), like_chance(run, candidates))):
+            stderr().print(f"Note: {note}.", soft_wrap=True)
         stdout().print(next_step(run, candidates), soft_wrap=True)  # so that it can be copied
 
 

@@ -54,6 +54,10 @@ def read_config(path: Path) -> RunConfig:
     try:
         document = parse_object(read_regular(file), file, remedy=remedy)
     except OSError as error:
+        if not path.exists():
+            raise RunError(
+                f"{path} is not a run directory (it does not exist); give one that lctprune train made"
+            ) from error
         raise RunError(
             f"{path} is not a run directory (it has no readable {CONFIG}); give one that lctprune train made"
         ) from error

@@ -13,7 +13,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from lctprune.config.reading import FORMAT
 from lctprune.config.run import CONFIG, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
-from lctprune.errors import DataWarning, RunError, RunWarning
+from lctprune.errors import DataWarning, LctpruneError, RunError, RunWarning
 from lctprune.run_files import (
     BEST,
     CHECKPOINT,
@@ -98,7 +98,8 @@ class Run:
         network, words = self.config.network, ["lctprune", name, str(self.path), *options]
         if network is not None and is_own_function(network.model):
             words += ["--model", network.model]
-        if self.data_path is not None:
+        recorded = self.config.data and location(self.config.data.config)
+        if self.data_path is not None and Path(self.data_path) != recorded:
             words += ["--data", str(self.data_path)]
         return " ".join(map(shell_word, words))
 
@@ -378,12 +379,23 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         if not (path / CONFIG).exists():
             remove_leftovers(path, CONFIG)
         if any(path.iterdir()):
-            go_on = f"go on with the run in it: lctprune resume {shell_word(path)}"
-            raise RunError(f"{path} exists and is not empty; choose another --out, or {go_on}")
+            raise RunError(f"{path} exists and is not empty; choose another run directory{_going_on(path)}")
         write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}); choose another --out") from error
+        raise RunError(f"{path} cannot be written ({error.strerror}); choose another run directory") from error
     return Run(path, model=model)
+
+
+def _going_on(path: Path) -> str:
+    """Say by which command the run in a directory goes on; "" if there is none that a command goes on with."""
+    with suppress(LctpruneError):
+        run = Run(path)
+        if run.config.origin is None and run.config.network and run.config.data:
+            if not run.is_finished or run.is_compression:
+                return f", or go on with the run in it: {run.command('resume')}"
+            longer = run.command("resume", "--epochs", str(2 * run.epochs_done))
+            return f", or train the run in it longer: {longer}"
+    return ""
 
 
 def _new_path(config: RunConfig) -> Path:

@@ -26,12 +26,13 @@ UNKNOWN = "not known"
 AS_NUMBERS = (METRIC_NAMES["r2"], METRIC_NAMES["loss"])  # metrics that are not shown in percent
 
 
-def candidate_table(candidates: Sequence[Candidate], chosen: Candidate | None) -> Table:
+def candidate_table(candidates: Sequence[Candidate], chosen: Candidate | None, *, further: str = "") -> Table:
     """Return a row for each candidate, with its score and costs.
 
     Args:
         candidates: measured candidates, at least one.
         chosen: candidate to highlight.
+        further: what has to be known of the intervals besides, a clause without a full stop.
     """
     front = pareto_front(candidates, "flops")
     main, metric = main_of(candidates), candidates[0].metric
@@ -50,7 +51,7 @@ def candidate_table(candidates: Sequence[Candidate], chosen: Candidate | None) -
         conditions=latency_conditions(candidates),
     )
     columns = [column.format(metric=metric) for column in COLUMNS if metric != "loss" or column != "loss"]
-    return Table(columns=columns, rows=rows, note=counted + units)
+    return Table(columns=columns, rows=rows, note=counted + units + (f" {begun(further)}." if further else ""))
 
 
 def score_interval_text(candidate: Candidate) -> str:

@@ -58,7 +58,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def panels(
-    count: int, *, title: str | None = None, subtitle: str | None = None, right: float = RIGHT
+    count: int, *, title: str | None = None, subtitle: str | None = None, right: float = RIGHT, legend_lines: int = 0
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels side by side, in their final layout so that labels can be placed on them.
 
@@ -67,8 +67,9 @@ def panels(
         title: heading above the panels.
         subtitle: line below the title.
         right: margin beside the last panel, in inches.
+        legend_lines: lines of a legend above the panels that the usual margin has no place for.
     """
-    heading = LINE * sum(text is not None for text in (title, subtitle))
+    heading = LINE * (sum(text is not None for text in (title, subtitle)) + legend_lines)
     width, height = PANEL_WIDTH * count + right - RIGHT, PANEL_HEIGHT + TOP + heading
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     axes = figure.subplots(1, count, squeeze=False)[0].tolist()

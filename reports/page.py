@@ -18,6 +18,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from lctprune.config.combined import Combined
+from lctprune.data.builtin import dependence
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.answers import ReportAnswers
 from lctprune.measure.candidates import INT8, Candidate, candidate_of
@@ -127,7 +128,9 @@ def report_page(
         combined=payload["front"]["combined"],
         leaving=leaving(combined.progressive, candidates),
         pareto=_pareto(candidates, chosen, budget),
-        table=candidate_table(candidates, chosen),
+        table=candidate_table(
+            candidates, chosen, further=dependence(run.config.data.config) if run.config.data else ""
+        ),
         drawings=_curves(metrics, quantities, "Curve of every exit", metric, names),
         agreement=_curves(
             metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric, names

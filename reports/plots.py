@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lctprune.config.metric import is_lower_better
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.choice import not_faster
 from lctprune.measure.units import COSTS, amount, latency_conditions
 from lctprune.reports.figures import BEATEN, CHOSEN, FRONT, INK, MUTED, panels, percent_formatter, say_instead, style
 from lctprune.reports.labels import Segment, label_points
@@ -108,7 +109,10 @@ def pareto_figure(
     undrawn = [amount(limits[cost], cost) for cost in UNDRAWN if cost in set(limits) - set(costs)]
     with style():
         figure, axes = panels(
-            len(costs), title=title, subtitle=f"budget also: at most {' and '.join(undrawn)}" if undrawn else None
+            len(costs),
+            title=title,
+            subtitle=f"budget also: at most {' and '.join(undrawn)}" if undrawn else None,
+            legend_lines=int(bool(chosen and set(limits) & set(costs) and not_faster(candidates))),
         )
         for ax, cost in zip(axes, costs, strict=True):
             plot_pareto(ax, candidates, cost, chosen=chosen, limit=limits.get(cost))

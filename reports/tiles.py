@@ -9,6 +9,7 @@ from typing import Any
 
 from lctprune.config.metric import score_text
 from lctprune.measure.candidates import Candidate
+from lctprune.measure.choice import not_faster
 from lctprune.measure.selection import main_of
 from lctprune.measure.units import engineering
 from lctprune.reports.formats import percent
@@ -42,6 +43,8 @@ def headline_tiles(
         write = "{:.3g} ms".format if cost == "latency_ms" else engineering
         if chosen and whole:
             label = f"of the main network's {name}: {write(value)} of {write(whole)}"
+            if cost == "latency_ms" and chosen in not_faster(candidates):
+                label += ", which is not shown to be less (the 95% intervals meet)"
             tiles.append(Tile(value=percent(value / whole, 0), label=label))
         else:
             tiles.append(Tile(value=write(value), label=f"{name} of {subject.name}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lctprune.reports.explain import command_text
 from lctprune.runs import Run
@@ -15,7 +15,49 @@ MODEL_CARD = "model.json"
 AGAIN = "-again"  # ends the name of the folder that a run is made again in
 ANY_SIZE = 64  # of an axis whose size an example of inputs may choose
 FILES = {("float32", 4): "photo.jpg", ("uint8", 4): "photo.jpg", ("int64", 2): "texts.txt", ("float32", 2): "rows.csv"}
-LOADERS = {"torchscript": ("import torch", "torch.jit.load({file!r})")}  # by the format of model.json
+
+
+class Program(NamedTuple):
+    """How a file of one format is loaded and called in Python.
+
+    Attributes:
+        imports: packages that are imported.
+        load: lines that load the file.
+        call: expression of the outputs.
+        library: package whose zeros the example of inputs is made of.
+    """
+
+    imports: Sequence[str]
+    load: Sequence[str]
+    call: str = "network(inputs)"
+    library: str = "torch"
+
+
+PROGRAMS = {  # by the format of model.json; weights alone have none
+    "torchscript": Program(
+        ["torch"],
+        [
+            'warnings.simplefilter("ignore", FutureWarning)  # of TorchScript',
+            "network = torch.jit.load({file!r})",
+        ],
+    ),
+    "pt2": Program(["torch"], ["network = torch.export.load({file!r}).module()"]),
+    "onnx": Program(
+        ["numpy", "onnxruntime"],
+        [
+            'network = onnxruntime.InferenceSession({file!r}, providers=["CPUExecutionProvider"])',
+            "name = network.get_inputs()[0].name",
+        ],
+        "network.run(None, {name: inputs})[0]",
+        "numpy",
+    ),
+    "openvino": Program(
+        ["numpy", "openvino"],
+        ['network = openvino.compile_model({file!r}, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})'],
+        "network(inputs)[0]",
+        "numpy",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +66,7 @@ class Usage:
 
     Attributes:
         command: the command; "" for inputs that stand in no file.
-        lines: lines of the program.
+        lines: lines of the program; none for a file of weights alone.
         note: what inputs and outputs are.
     """
 
@@ -34,7 +76,7 @@ class Usage:
 
 
 def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
-    """Return how the selected network is used; None for a format that has no program here.
+    """Return how the selected network is used; None where that is not known.
 
     Args:
         run: run that it was selected from.
@@ -42,36 +84,46 @@ def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
         folder: folder of the file.
     """
     try:
-        needs, load = LOADERS[card["format"]]
+        program = PROGRAMS.get(card["format"])
         taken, given = card["input"], card["output"]
         shapes = f"{taken['dtype']} {_shape(taken['shape'])} to {_shape(given['shape'])}"
         note = f"An input: {taken['preprocessing']}. An output: {given['meaning']}. Numbers: {MODEL_CARD}."
-    except (KeyError, TypeError):  # another format, or a card that lacks what the program needs
+        file_name = card["file"]
+    except (KeyError, TypeError):  # a card that lacks what the program needs
         return None
-    lines = [
-        "import json",
-        "import warnings",
-        "from pathlib import Path",
-        needs,
-        "",
-        'warnings.simplefilter("ignore", FutureWarning)  # of TorchScript',
-        f"network = {load.format(file=visible(str(folder / card['file'])))}",
-        f"about = json.loads(Path({visible(str(folder / MODEL_CARD))!r}).read_text())",
-        "# inputs are your samples, prepared as the text below says; these are zeros",
-        f"inputs = {_example(taken['shape'], taken['dtype'])}",
-        f"outputs = network(inputs)  # {shapes}",
-    ]
-    if run.config.data and run.config.data.classes:
-        lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
-    file = FILES.get((taken["dtype"], len(taken["shape"]))) if run.config.data else None
-    command = f"lctprune predict {shell_word(folder)} {file}" if file else ""
+    lines = []
+    if program is not None:
+        file = visible(str(folder / file_name))
+        loading = [line.format(file=file) for line in program.load]
+        lines = [
+            "import json",
+            *(["import warnings"] if any("warnings." in line for line in loading) else []),
+            "from pathlib import Path",
+            *(f"import {each}" for each in program.imports),
+            "",
+            *loading,
+            f"about = json.loads(Path({visible(str(folder / MODEL_CARD))!r}).read_text())",
+            "# inputs are your samples, prepared as the text below says; these are zeros",
+            f"inputs = {_example(taken['shape'], taken['dtype'], program.library, _fixed_length(card))}",
+            f"outputs = {program.call}  # {shapes}",
+        ]
+        if run.config.data and run.config.data.classes:
+            lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
+    asked = FILES.get((taken["dtype"], len(taken["shape"]))) if run.config.data else None
+    command = f"lctprune predict {shell_word(folder)} {asked}" if asked else ""
     return Usage(command=command, lines=lines, note=note)
 
 
-def _example(shape: Sequence[object], dtype: str) -> str:
-    first, *sizes = (size if isinstance(size, int) else ANY_SIZE for size in shape)
+def _fixed_length(card: Mapping[str, Any]) -> int | None:
+    """Return the only length of sequences that the file takes, as model.json records it; None for any."""
+    files = [each for each in card.get("files") or () if isinstance(each, Mapping)]
+    return next((each.get("fixed_length") for each in files if each.get("file") == card["file"]), None)
+
+
+def _example(shape: Sequence[object], dtype: str, library: str, length: int | None) -> str:
+    first, *sizes = (size if isinstance(size, int) else length or ANY_SIZE for size in shape)
     batch = first if isinstance(shape[0], int) else 2
-    return f"torch.zeros({', '.join(map(str, (batch, *sizes)))}, dtype=torch.{dtype})"
+    return f"{library}.zeros(({', '.join(map(str, (batch, *sizes)))}), dtype={library}.{dtype})"
 
 
 def _shape(shape: Sequence[object]) -> str:

@@ -36,7 +36,7 @@ class NetworkConfig:
 
     model: str = setting(
         "resnet18",
-        "Network to train: a built-in or torchvision name (lctprune models lists them), timm/NAME, hf/NAME "
+        "Name of the network: a built-in or torchvision name (lctprune models lists them), timm/NAME, hf/NAME "
         "(a folder or a name of the Hugging Face hub), or your own package.module:callable.",
     )
     model_args: dict[str, Any] = dataclasses.field(

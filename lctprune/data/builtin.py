@@ -83,6 +83,16 @@ def builtin_data(
     )
 
 
+def dependence(config: DataConfig) -> str:
+    """Say that held-out samples resemble each other, which no interval takes into account; "" for all other data."""
+    if config.name != CLUTTERED:
+        return ""
+    return (
+        f"intervals and tests take samples as independent, but {HELD_OUT_PICTURES} pictures show each digit: the "
+        "intervals are somewhat too narrow"
+    )
+
+
 def digits(size: int) -> RawData:
     """Read scikit-learn's 1,797 handwritten digits, enlarged from 8x8; a fifth, always the same, is the test split."""
     from sklearn.datasets import load_digits  # slow to import, and needed for this data set only

@@ -7,6 +7,7 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,11 +80,11 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         _require_no_normalization(config, "sequences")
     if config.name in NAMED:
         return builtin_data(config, normalization, preprocessing, download=download)
-    if config.is_table and lists_images(config):
+    if is_table(config):
+        return _table(config, statistics)
+    if config.is_table:
         return image_data(config, normalization, preprocessing, most=most)
     root = Path(config.name)
-    if config.is_table or _is_folder_of_tables(root):
-        return _table(config, statistics)
     shards = None if _holds_sentences(root) else find_shards(_place_of(config.name))
     if shards is not None:
         return _packed_data(config, shards, statistics, most=most)
@@ -91,13 +92,28 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         known_names = ", ".join(NAMED)
         raise UnknownDataError(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), a packed file "
-            f"({', '.join(KINDS)}), nor a known data set ({known_names})"
+            f"({', '.join(KINDS)}), nor a known data set ({known_names}){_near(root)}"
         )
     _require_no_table(config)
     if _holds_sentences(root):
         _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=statistics.tokenizer)
     return image_data(config, normalization, preprocessing, most=most)
+
+
+def _near(path: Path) -> str:
+    """Ask whether a file or folder beside a path that does not exist was meant, whose name is alike; else ""."""
+    try:
+        beside = [] if path.exists() else [each.name for each in path.parent.iterdir()]
+    except (OSError, ValueError):  # there is no such parent, it cannot be read, or has a zero byte in its name
+        return ""
+    found = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    return f"; did you mean {path.parent / found[0]}?" if found else ""
+
+
+def is_table(config: DataConfig) -> bool:
+    """Whether the data is a table, or a folder of tables for splits, that does not list images."""
+    return not lists_images(config) if config.is_table else _is_folder_of_tables(Path(config.name))
 
 
 def _packed_data(config: DataConfig, shards: Shards, statistics: Statistics, *, most: int | None) -> Data:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from lctprune.errors import BudgetError
 from lctprune.measure.candidates import Candidate, left_out
-from lctprune.measure.units import amount
+from lctprune.measure.units import amount, number_text
 
 if TYPE_CHECKING:
     from lctprune.measure.selection import Limits
 
+SMALLER = "densify or narrow may add one that fits"  # a command line finds out which of them does
 PERCENT = 100  # a limit up to this was probably meant in percent: no network is so small
 
 
@@ -29,24 +30,23 @@ def nothing_fits(candidates: Sequence[Candidate], limits: Limits, main: Candidat
         return BudgetError(f"no candidate fits: {left_out(candidates, limits)}; limit another cost")
     misses, unknown = limits.misses(nearest), left_out(candidates, limits)
     details = " and ".join(
-        f"{amount(nearest.cost(cost) or 0, cost)} is {factor:.3g} times the limit of {amount(limits[cost], cost)}"
+        f"{amount(nearest.cost(cost) or 0, cost)} is {number_text(factor, 3)} times the limit of "
+        f"{amount(limits[cost], cost)}"
         for cost, factor in misses.items()
     )
     return BudgetError(
         f"no candidate fits; the nearest is {nearest.name}: {details}{unknown and f' ({unknown})'}; "
-        f"{_remedy(candidates, limits, main)}",
+        f"{_remedy(limits, main)}",
         nearest,
         {str(cost): factor for cost, factor in misses.items()},
     )
 
 
-def _remedy(candidates: Sequence[Candidate], limits: Limits, main: Candidate) -> str:
+def _remedy(limits: Limits, main: Candidate) -> str:
     """Say what to do where nothing fits: what was probably meant, or how to get smaller networks."""
     for cost in limits.misses(main):
         limit, whole = limits[cost], main.cost(cost)
         if cost != "latency_ms" and whole and limit <= PERCENT < whole / 10:
             percent = 100 * limit if limit <= 1 else limit
             return f"did you mean {percent:g}%, {amount(percent / 100 * whole, cost)}?"
-    if any(each.origin for each in candidates):
-        return "train with more groups or narrower critics (--groups, --critic-width), or a narrower network"
-    return "to add smaller networks to the run: lctprune densify"
+    return SMALLER

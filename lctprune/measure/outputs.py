@@ -60,8 +60,9 @@ def exit_outputs(network: LocalCriticNetwork, split: Split, *, batch_size: int =
             true = class_numbers(true)
             if true.dim() != 1 or true.is_floating_point() or outputs[-1].dim() != 2 or outputs[-1].shape[1] < 2:
                 raise NetworkError(
-                    "combining exits needs one class per sample; these are outputs of shape "
-                    f"{list(outputs[-1].shape)} for targets of shape {list(true.shape)} and type {true.dtype}"
+                    "combining exits needs one class per sample, and this is a regression or has several labels "
+                    f"(outputs of shape {list(outputs[-1].shape)}, targets of shape {list(true.shape)} and type "
+                    f"{true.dtype}); choose one exit instead"
                 )
             counted = true >= 0
             logits.append(torch.stack(outputs).float().cpu()[:, counted.cpu()])

@@ -85,7 +85,7 @@ class Rule:
         parts = []
         if self.max_drop is not None:
             least = score_text(main.merit - self.max_drop / 100, main.metric, 2)
-            parts.append(f"at most {self.max_drop:g} points below the main network ({least})")
+            parts.append(f"a score at most {self.max_drop:g} points below the main network's, so at least {least}")
         if self.min_accuracy is not None:
             parts.append(f"an accuracy of at least {100 * self.min_accuracy:.6g}%")
         return " and ".join(parts)

@@ -105,6 +105,11 @@ def runtimes_for(runtime: str, *, is_cuda: bool = False) -> list[str]:
     return [named]
 
 
+def runtime_of(format: Format) -> Runtime:
+    """Return the runtime that runs files of a format: the inverse of `FORMATS`."""
+    return next(parse_runtime(each) for each, its_format in FORMATS.items() if its_format == format)
+
+
 def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Tensor], object]:
     """Return a network in the form in which a runtime runs it.
 

@@ -15,6 +15,7 @@ from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
 from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
 from lctprune.models.images import sized_resnet, vgg_lct
+from lctprune.models.input_kinds import require_kind
 from lctprune.models.new_classifier import start_at_zero
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.transformers_models import is_transformers_name, read_architecture
@@ -150,7 +151,12 @@ def _chosen(network: LocalCriticNetwork, config: NetworkConfig) -> dict[str, Any
 
 
 def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
-    """Adapt a config to the inputs and outputs of a data set."""
+    """Adapt a config to the inputs and outputs of a data set.
+
+    Raises:
+        ConfigError: the network does not take such data.
+    """
+    require_kind(config.model, data)
     shape = tuple(data.example.shape[1:])
     inputs: dict[str, Any]
     if data.vocabulary:

@@ -162,7 +162,7 @@ def open_run(
     if not resume:
         return create_run(run_dir, settings, model=model)
     if run_dir is None:
-        raise RunError("to resume, name the run directory (--out DIR)")
+        raise RunError("to resume, name the run directory")
     run = Run(run_dir, model=model, data_path=location(data.config) if data.config else None)
     with locked(run.path / CONFIG, str(run.path)):
         run.prepare_to_resume()

@@ -98,7 +98,7 @@ def begin_compression(
     network = NetworkConfig(model=model) if isinstance(model, str) else model
     folder = None if out is None else Path(out)
     if resume and folder is None:
-        raise RunError("to resume, name the run directory (--out DIR)")
+        raise RunError("to resume, name the run directory")
     if isinstance(data, Data):
         prepared = _prepared(network, data, training, str(weights), folder if resume else None)
     else:

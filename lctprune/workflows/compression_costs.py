@@ -84,7 +84,9 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
         ConfigError: the main network fits as it is.
     """
     if costs.limits.excess(costs.main) <= 1:
-        raise ConfigError("the network fits the budget as it is, so there is nothing to compress; give less")
+        raise ConfigError(
+            "the network fits the budget as it is, so there is nothing to compress; give a smaller budget"
+        )
     candidates = list(costs.exits.values())
     with suppress(BudgetError):
         select(candidates, costs.limits)

@@ -16,7 +16,7 @@ from lctprune.measure.selection import Limits
 from lctprune.utils.files import read_regular
 from lctprune.workflows.members import FINETUNED, NARROWED
 
-REMEDY = "restore the file from a copy, or begin anew with another --out"
+REMEDY = "restore the file from a copy, or begin anew in another run directory"
 MOST = 10**9
 
 

@@ -247,10 +247,10 @@ def require_recipe(run: Run) -> NetworkConfig:
         RunError: the network was made in a program.
     """
     if run.config.network is None:
-        tensors = f"Run({str(run.path)!r}).load_checkpoint().network"
+        tensors = f"lct.Run({str(run.path)!r}).load_checkpoint().network"
         raise RunError(
-            f"{run.path} was trained on a network made in a program; build it there and load {tensors} into it, for "
-            "lct.evaluate and lct.export; all else needs a network that lct.build_network makes"
+            f"{run.path} was trained on a network made in a program, which no command can build; go on in that program "
+            f"with lct.evaluate, lct.select and lct.export (its weights: network.load_state_dict({tensors}))"
         )
     return run.config.network
 

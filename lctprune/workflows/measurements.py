@@ -21,6 +21,7 @@ from lctprune.measure.paired import Answers
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.runtimes import FORMATS
 from lctprune.utils.files import read_regular
+from lctprune.utils.names import shell_word
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.members import Member
 from lctprune.workflows.recorded_answers import RecordedAnswers
@@ -129,7 +130,7 @@ def read_measurements(path: Path) -> Measurements | None:
         return None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})") from error
-    remedy = "lctprune evaluate measures anew"
+    remedy = f"this measures anew: lctprune evaluate {shell_word(path.parent)}"
     return from_json(Measurements, parse_object(content, path, remedy=remedy), "", file=path, remedy=remedy)
 
 

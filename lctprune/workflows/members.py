@@ -76,6 +76,19 @@ def exit_names(run: Run) -> list[str]:
     return [exit_name(exit, exits, places) for exit in range(exits)]
 
 
+def trained_exits(run: Run) -> tuple[list[str], int]:
+    """Return the names of the exits that a run trains, and the number of the first.
+
+    Exits of an added run have the names and the numbers that they have among the candidates of the run that it was
+    added to; the main network, which a densified front is trained beside, stands last.
+    """
+    origin = run.config.origin
+    if origin is None:
+        return exit_names(run), 0
+    names = [_added_name(text) for text in origin.exits]
+    return [*names, *[MAIN] * (_own_exits(run) - len(names))], origin.first_number
+
+
 def _added_name(origin: str) -> str:
     """Name an added network by its place and size."""
     place = re.fullmatch(r"at (.+?)(?:, (\S+) x as wide)?", origin)

@@ -12,8 +12,10 @@ from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
+from lctprune.workflows.given_network import CHANCE_ERRORS, CHANCE_FACTOR
 
 USUAL = 60  # percent of the main network
+LONGER = 4  # times as many epochs, where networks learned nothing
 CLEARLY = 0.05  # difference of two scores that is worth a note
 
 
@@ -71,6 +73,22 @@ def better_epoch(run: Run) -> str:
     return (
         f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
         f"and is {now} after epoch {len(scores)}: fewer epochs, a lower learning rate or --keep best may be better"
+    )
+
+
+def like_chance(run: Run, candidates: Sequence[Candidate]) -> str:
+    """Say that no network answers better than by chance, and how the run is trained longer; or else ""."""
+    classes = len(run.config.data.classes or ()) if run.config.data else 0
+    if classes < 2 or any(each.metric != "accuracy" for each in candidates):
+        return ""
+    best, chance = max(candidates, key=lambda each: each.accuracy), 1 / classes
+    error = math.sqrt(chance * (1 - chance) / (best.samples or 1))
+    if best.accuracy > min(chance + CHANCE_ERRORS * error, CHANCE_FACTOR * chance):
+        return ""
+    longer = run.command("resume", "--epochs", str(LONGER * run.epochs_done))
+    return (
+        f"the best network has {score_text(best.accuracy, best.metric)} on {classes} classes, which may be chance; to "
+        f"train it longer: {longer}"
     )
 
 

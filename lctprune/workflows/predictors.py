@@ -123,8 +123,8 @@ def open_predictor(
     path = Path(path)
     if path.is_dir() and ((path / CONFIG).exists() or not (path / MODEL_CARD).exists()):
         return _of_run(Run(path, model=model, partial=partial), exit)
-    if exit is not None:
-        raise ConfigError(f"--exit chooses an exit of a run, and {path} is one network; leave it out")
+    if exit is not None and path.exists():
+        raise ConfigError(f"exit chooses a network of a run, and {path} is one network; leave it out")
     return _of_file(path, model)
 
 

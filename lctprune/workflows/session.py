@@ -22,9 +22,10 @@ from lctprune.data.builtin import CLUTTERED
 from lctprune.data.cluttered_digits import SIZE
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
-from lctprune.errors import ConfigError, NetworkWarning
+from lctprune.errors import ConfigError, DataError, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import MODELS, build_network, fitted, require_known
+from lctprune.models.input_kinds import refuse_table
 from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run
 from lctprune.network import LocalCriticNetwork
@@ -227,7 +228,11 @@ def prepare(settings: SessionSettings) -> Prepared:
         own = own_images(config.model, None if settings.weights == "default" else settings.weights)
     statistics = _statistics(config, settings.weights, given, resumed, own)
     data_config = _sized(settings, resumed, own)
-    data = load_data(data_config, download=settings.download, most=own.size, **statistics._asdict())
+    try:
+        data = load_data(data_config, download=settings.download, most=own.size, **statistics._asdict())
+    except DataError as error:
+        refuse_table(config.model, data_config, error)
+        raise
     if given:
         data = in_range_of(given, data, settings.data)
         require_alike(given, data, settings)

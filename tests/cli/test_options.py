@@ -18,6 +18,7 @@ from lctprune.config.fields import types_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 
+Cli = Callable[..., Any]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {option.name: option for option in COMMANDS["train"].params}
 RECORDS = ("num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary")  # the data says them
@@ -78,3 +79,20 @@ def test_a_narrow_table_leaves_out_columns_and_cuts_none(capsys: pytest.CaptureF
         assert shown == list(row)[: len(shown)]  # the least important went first
         assert lines[0].split() == [part for name in shown for part in row[name].split()]
         assert (len(shown) == len(row)) == (width >= 42)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "resnet", "--budget-flops", "60%"), "it is an option of select, compress, "),
+        (("evaluate", "--budget-size", "5MB"), "it is an option of select, ensemble"),
+        (("report", "--budget", "60%"), "--budget-flops, "),
+        (("select", "--budget", "60%"), "Possible options: --budget-flops"),
+        (("densify", "--keep", "70%"), "it is an option of train, narrow"),
+        (("train", "resnet", "--nosuchthing"), "No such option: --nosuchthing"),
+        (("train",), "such as resnet"),
+    ],
+)
+def test_an_option_of_another_command_is_named_with_it(arguments: tuple[str, ...], words: str, cli: Cli) -> None:
+    result = cli(*arguments)
+    assert (result.code, words in result.err) == (2, True), result.err

@@ -40,6 +40,17 @@ def test_numbers_stand_below_their_headings(names: list[str], width: int) -> Non
         assert "2.500" in row
 
 
+def test_added_networks_are_called_by_their_numbers_and_a_legend_says_which_they_are() -> None:
+    table = EpochTable(["layer1 x0.5", "layer2, fine-tuned", "main network"], "accuracy", 200, first=4, epochs=4000)
+    titles, heading = table.heading.splitlines()
+    assert heading.split() == ["epoch", *["4", "5", "main"] * 2, "left"]
+    assert table.legend == "4 layer1 x0.5, 5 layer2, fine-tuned"
+    row = table.row(dataclasses.replace(progress(3), epoch=4000, epochs=4000))
+    assert len(row) == len(heading) >= len(titles)
+    alone = EpochTable(["layer1, fine-tuned"], "accuracy", 200, first=7)
+    assert (alone.legend, alone.heading.split()[-2:]) == ("7 layer1, fine-tuned", ["7", "left"])
+
+
 @pytest.mark.parametrize("is_after", [False, True])
 def test_the_time_left_is_not_said_again_after_an_epoch(is_after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "ESTIMATE_SECONDS", -1)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import lctprune as lct
+from lctprune.reports.usage import usage
 
 Cli = Callable[..., Any]
-COMMAND = re.compile(r"lctprune ((?:train|resume|select|evaluate|densify|finetune)\b[^;,)\n]*)")
+COMMAND = re.compile(r"lctprune ((?:train|resume|select|evaluate|densify|finetune|narrow|predict)\b[^;,)\n]*)")
 
 
 def suggested(text: str) -> list[list[str]]:
@@ -37,8 +38,6 @@ def test_after_backpropagation_come_critics_and_then_a_choice(cli: Cli, image_fo
 
 
 def test_what_is_said_of_runs_works(cli: Cli, trained: lct.Run) -> None:
-    refused = cli("select", trained.path, "--budget-flops", "2%")
-    assert refused.code == 3
     finished = cli("resume", trained.path)
     record = json.loads((trained.path / "config.json").read_text())
     record["training"]["epochs"] = 3
@@ -46,10 +45,46 @@ def test_what_is_said_of_runs_works(cli: Cli, trained: lct.Run) -> None:
     unfinished = cli("evaluate", trained.path)
     assert f"{trained.path} is at epoch 2 of 3" in unfinished.err
     assert "epoch 2 of 3" in unfinished.out
-    texts = [unfinished.err, finished.err, refused.err]
-    commands = [command for text in texts for command in suggested(text)]
-    assert [command[0] for command in commands if command[0] != "evaluate"] == ["resume", "resume", "densify"]
+    commands = [command for text in (unfinished.err, finished.err) for command in suggested(text)]
+    assert [command[0] for command in commands if command[0] != "evaluate"] == ["resume", "resume"]
     for command in commands:
         result = cli(*command, "--threads", 1)
         assert result.code == 0, (command, result.err)
-    assert len(cli("evaluate", trained.path, "--json").document["candidates"]) > 3
+
+
+@pytest.mark.slow
+def test_a_remedy_makes_a_network_that_fits_or_says_that_there_is_none(cli: Cli, trained: lct.Run) -> None:
+    commands = set()
+    for cost, option in (("flops", "--budget-flops"), ("parameters", "--budget-params")):
+        least = min(each[cost] for each in cli("evaluate", trained.path, "--json").document["candidates"])
+        budget = (option, 0.9 * least)
+        refused = cli("select", trained.path, *budget)
+        assert refused.code == 3
+        (command,) = suggested(refused.err)
+        commands.add(command[0])
+        added = cli(*command, "--threads", 1)
+        assert added.code == 0, added.err
+        assert cli("select", trained.path, *budget).code == 0
+    assert commands == {"densify", "narrow"}
+    refused = cli("select", trained.path, "--budget-flops", "0.1%")
+    assert "neither densify nor narrow adds one that fits" in refused.err
+    assert suggested(refused.err) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
+def test_the_program_on_the_page_runs_for_every_format(cli: Cli, trained: lct.Run) -> None:
+    formats = ["torchscript", "pt2", "onnx", "openvino", "state-dict"]
+    exported = cli("export", trained.path, "--exit", 0, "--format", ",".join(formats))
+    assert exported.code == 0, exported.err
+    folder = trained.path / "exports" / "exit0"
+    card = json.loads((folder / "model.json").read_text())
+    assert sorted(each["format"] for each in card["files"]) == sorted(formats)
+    for each in card["files"]:
+        found = usage(trained, card | {"format": each["format"], "file": each["file"]}, folder)
+        assert found is not None
+        assert found.command.startswith(f"lctprune predict {folder} ")
+        variables: dict[str, Any] = {}
+        exec("\n".join(found.lines), variables)
+        assert bool(found.lines) is (each["format"] != "state-dict")
+        assert not found.lines or len(variables["names"]) == 2

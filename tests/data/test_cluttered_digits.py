@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lctprune as lct
-from lctprune.data.builtin import digits
+from lctprune.data.builtin import dependence, digits
 from lctprune.data.cluttered_digits import ClutteredSplit, clutter
 
 
@@ -53,3 +53,8 @@ def test_no_digit_stands_in_two_splits(data: lct.Data) -> None:
         seen.append({digit.numpy().tobytes() for digit in split.digits})
     assert [len(each) for each in seen] == [1293, 144, 360]
     assert len(set.union(*seen)) == sum(len(each) for each in seen)
+
+
+def test_it_is_said_that_pictures_of_one_digit_resemble_each_other() -> None:
+    assert "4 pictures show each digit" in dependence(lct.DataConfig(name="digits-cluttered"))
+    assert dependence(lct.DataConfig(name="digits")) == ""

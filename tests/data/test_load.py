@@ -650,3 +650,10 @@ def test_settings_out_of_range(options: dict[str, Any], parts: list[str]) -> Non
     assert "\n" not in str(caught.value)
     for part in [next(iter(options)).replace("image_size", "image size"), *parts]:
         assert part in str(caught.value)
+
+
+def test_a_name_that_is_nearly_that_of_a_folder_asks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    assert error_of(DataConfig(name=str(tmp_path / "photo"))).endswith(f"; did you mean {tmp_path / 'photos'}?")
+    for name in ("elsewhere", "photo/cat", "photo\0"):
+        assert "did you mean" not in error_of(DataConfig(name=str(tmp_path / name)))

@@ -96,6 +96,8 @@ def opened(path: ImageSource) -> Iterator[ImageFile.ImageFile]:
     except DataError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, *_DAMAGE) as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{path} cannot be read as an image (it does not exist); give the path of one") from error
         reason = first_line(error)
         raise DataError(f"{path} cannot be read as an image ({reason}); repair it or move it away") from error
 

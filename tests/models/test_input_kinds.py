@@ -1,0 +1,45 @@
+"""Data of a kind that a network does not take is refused in one line that names a network which takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import lctprune as lct
+from lctprune.models.input_kinds import require_kind
+from lctprune.workflows.session import SessionSettings, prepare
+
+
+def settings(model: str, data: Path | str) -> SessionSettings:
+    return SessionSettings(
+        network=lct.NetworkConfig(model=model), data=lct.DataConfig(name=str(data)), training=lct.TrainConfig(epochs=1)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.* is predicted")
+@pytest.mark.parametrize("model", ["resnet18", "vgg-lct", "mobilenet_v2", "timm/resnet10t", "lstm"])
+@pytest.mark.parametrize("is_number", [True, False])
+def test_a_table_is_for_mlp(model: str, is_number: bool, tmp_path: Path) -> None:
+    path = tmp_path / "houses.csv"
+    rows = [f"{row % 7},{row % 3},{1000 + 17 * row if is_number else 'ab'[row % 2]}" for row in range(60)]
+    path.write_text("area,rooms,price\n" + "\n".join(rows) + "\n")
+    with pytest.raises(lct.ConfigError) as caught:
+        prepare(settings(model, path))
+    message = str(caught.value)
+    taken = "sequences" if model == "lstm" else "images"
+    assert message.startswith(f"{model} takes {taken}, and {path} is a table; for a table there is mlp")
+    assert ("--task regression" in message) is is_number
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "named"),
+    [("mlp", "digits", "resnet18"), ("resnet18", "digits-rows", "lstm"), ("gru", "digits", "resnet18")],
+)
+def test_another_kind_names_the_network_that_takes_it(model: str, data: str, named: str) -> None:
+    with pytest.raises(lct.ConfigError, match=rf"{model} takes .* and {data} holds .*; for .* {named}"):
+        require_kind(model, lct.load_data(data))
+
+
+def test_a_network_of_somebody_else_may_take_anything() -> None:
+    require_kind("my_networks:build", lct.load_data("digits-rows"))
