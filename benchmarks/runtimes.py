@@ -1,4 +1,4 @@
-"""Time of a call of a network's first exit in each runtime, in full precision and in 8-bit integers, by TorchScript's.
+"""Time of a call of a network's first exit in each runtime, in full and in reduced precision, by TorchScript's.
 
     python benchmarks/runtimes.py [--repeats 15] [--quick]
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.errors import NetworkWarning
-from lctprune.exporting.quantizing import quantized
+from lctprune.exporting.reducing import reduced
 from lctprune.measure.runtimes import deployed
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -57,15 +57,19 @@ def main() -> None:
 
 def forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Callable[[Tensor], object]]:
     """Return what is timed; TorchScript, the first, is what the others are compared with."""
-    reduced = {
-        "ONNX Runtime int8": (quantized(network, samples, "onnx"), "onnxruntime"),
-        "OpenVINO int8": (quantized(network, samples, "openvino"), "openvino"),
+    forms = {
+        "ONNX Runtime int8": (reduced(network, samples, "onnx", "int8"), "onnxruntime"),
+        "OpenVINO int8": (reduced(network, samples, "openvino", "int8"), "openvino"),
+        "ONNX Runtime fp16": (reduced(network, samples, "onnx", "fp16"), "onnxruntime"),
+        "OpenVINO bf16": (reduced(network, samples, "openvino", "bf16"), "openvino"),
+        "TorchScript bf16": (reduced(network, samples, "torchscript", "bf16"), "torchscript"),
+        "TorchScript fp16": (reduced(network, samples, "torchscript", "fp16"), "torchscript"),
     }
     return {
         "TorchScript": deployed(network, samples[:2], "torchscript"),
         "ONNX Runtime": deployed(network, samples[:2], "onnxruntime"),
         "OpenVINO": deployed(network, samples[:2], "openvino"),
-        **{name: deployed(form, samples[:2], runtime) for name, (form, runtime) in reduced.items()},
+        **{name: deployed(form, samples[:2], runtime) for name, (form, runtime) in forms.items()},
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lctprune.config.runtime import AUTO_RUNTIME, Runtime, parse_runtime
 from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting.formats import Format, is_installed, require_extra
-from lctprune.exporting.quantizing import QuantizedNetwork
+from lctprune.exporting.reducing import ReducedNetwork
 from lctprune.exporting.torchscript import to_torchscript
 from lctprune.exporting.writing import convert, runner_of
 from lctprune.measure.latency import Latency, measure_latency
@@ -109,21 +109,20 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
     """Return a network in the form in which a runtime runs it.
 
     Args:
-        network: traceable module, or one that was quantized for this runtime.
+        network: traceable module, or one whose precision was reduced for this runtime.
         example: input, [batch, ...].
         runtime: torchscript, onnxruntime or openvino.
 
     Raises:
         ExportError: it cannot be converted.
     """
-    if isinstance(network, QuantizedNetwork):
-        return lambda inputs: network.run(inputs.numpy())
+    if isinstance(network, ReducedNetwork):
+        return network.run
     if runtime == "torchscript":
         return to_torchscript(network, example)
     format = FORMATS[runtime]
     (converted,) = convert(network, example.to(device_of(network)), [format], dependence=None, compared=False)
-    run = runner_of(converted)
-    return lambda inputs: run(inputs.numpy())
+    return runner_of(converted)
 
 
 def _geometric_mean(latencies: Sequence[Latency]) -> float:
