@@ -210,13 +210,10 @@ def test_exits_without_a_form_are_named_and_others_stay() -> None:
         lct.evaluate(net, split, inputs[:1], runtime="onnxruntime", precision="int8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "runtime", "format"),
-    [
-        pytest.param("int8", "onnxruntime", "onnx", marks=pytest.mark.slow),
-        pytest.param("fp16", "openvino", "openvino", marks=pytest.mark.slow),
-        ("bf16", "torchscript", "torchscript"),
-    ],
+    [("int8", "onnxruntime", "onnx"), ("fp16", "openvino", "openvino"), ("bf16", "torchscript", "torchscript")],
 )
 def test_a_reduced_exit_is_measured_chosen_exported_and_predicts(
     precision: str, runtime: str, format: Format, cli: Cli, table_run: Callable[..., lct.Run], tmp_path: Path
