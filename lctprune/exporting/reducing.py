@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lctprune.config.runtime import Precision, parse_precisions
 from lctprune.errors import ConfigError, ExportError
-from lctprune.exporting.comparing import several
+from lctprune.exporting.comparing import repeated, several
 from lctprune.exporting.copying import conversion, copied
 from lctprune.exporting.formats import FORMATS, RUNTIMES, Format, known_format
 from lctprune.exporting.preprocessing import FromPixels
@@ -43,11 +43,11 @@ class ReducedNetwork(nn.Module):
         super().__init__()
         self.original, self.precision = original, precision
         self.converted, self.size_bytes = converted, size_bytes
-        self.run = runner_of(converted)
+        self.run, self.device = runner_of(converted), device_of(original)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run the file on inputs, [batch, ...]."""
-        return self.run(inputs).to(inputs.device)
+        return self.run(inputs.to(self.device)).to(inputs.device)
 
 
 class HalfNetwork(nn.Module):
@@ -90,7 +90,9 @@ def in_half(network: nn.Module, precision: Precision) -> nn.Module:
     return HalfNetwork(network, HALF[precision]).train(network.training)
 
 
-def reduced(network: nn.Module, samples: Tensor, format: Format, precision: Precision) -> ReducedNetwork:
+def reduced(
+    network: nn.Module, samples: Tensor, format: Format, precision: Precision, *, latency_batch: int = 1
+) -> ReducedNetwork:
     """Reduce the precision of a network to that of a file, and run the file once.
 
     Args:
@@ -98,6 +100,7 @@ def reduced(network: nn.Module, samples: Tensor, format: Format, precision: Prec
         samples: samples of training, [n, ...], on which 8-bit integers are calibrated.
         format: format of the file, one of `FORMATS_OF` the precision.
         precision: int8, bf16 or fp16.
+        latency_batch: samples per call for which the memory layout of TorchScript is chosen.
 
     Raises:
         ConfigError: the format does not have the precision, or an extra is not installed.
@@ -111,7 +114,8 @@ def reduced(network: nn.Module, samples: Tensor, format: Format, precision: Prec
         with conversion(network, precision), evaluation_mode(network):
             half = in_half(network, precision)
         first = samples[:CALIBRATION_BATCH]
-        (converted,) = convert(half, first, [format], dependence=None, compared=False)
+        timed = repeated(samples[:1], latency_batch)
+        (converted,) = convert(half, first, [format], dependence=None, compared=False, timed=timed)
         size = stored_bytes(half)
     with conversion(network, f"{precision} in {RUNTIMES[format]}"), torch.no_grad():
         found = ReducedNetwork(network, precision, converted, size)
@@ -120,11 +124,11 @@ def reduced(network: nn.Module, samples: Tensor, format: Format, precision: Prec
 
 
 def in_precision(
-    network: nn.Module, samples: Tensor, formats: Sequence[Format], precision: str
+    network: nn.Module, samples: Tensor, formats: Sequence[Format], precision: str, *, latency_batch: int
 ) -> list[ReducedNetwork]:
     """Reduce the precision of a network for each of several formats, see `reduced`."""
     (known,) = parse_precisions(precision)
-    return [reduced(network, samples, format, known) for format in formats]
+    return [reduced(network, samples, format, known, latency_batch=latency_batch) for format in formats]
 
 
 def require_precision(formats: Iterable[Format], precision: str, *, with_preprocessing: bool = False) -> None:

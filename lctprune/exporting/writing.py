@@ -16,6 +16,7 @@ from lctprune.errors import ExportError
 from lctprune.exporting.comparing import Runner, compare
 from lctprune.exporting.copying import conversion, copied
 from lctprune.exporting.formats import RUNTIMES, WEIGHTS_SUFFIX, Format, known_format
+from lctprune.exporting.layouts import Laid, in_fastest_layout
 from lctprune.exporting.onnx_model import onnx_bytes
 from lctprune.exporting.openvino_model import openvino_files
 from lctprune.exporting.programs import Program, program_bytes, to_program
@@ -35,12 +36,14 @@ class Converted(NamedTuple):
         content: content of the file.
         length: only length of sequences that it takes; None where it takes any, or inputs are no sequences.
         weights: content of the file with the weights that belongs beside it; None where they are inside.
+        layout: memory layout in which TorchScript computes on images, contiguous or channels_last; None in all others.
     """
 
     format: Format
     content: bytes | memoryview
     length: int | None
     weights: bytes | None = None
+    layout: str | None = None
 
 
 def convert(
@@ -51,6 +54,7 @@ def convert(
     dependence: str | None,
     names: Mapping[str, str] | None = None,
     compared: bool = True,
+    timed: Tensor | None = None,
 ) -> list[Converted]:
     """Convert a network to the contents of files, and compare each with the original.
 
@@ -61,6 +65,7 @@ def convert(
         dependence: clause as `batch_dependence` gives it; empty or None where outputs do not depend on the batch.
         names: names of tensors in the format state-dict, by those in the network's state dict; by default the latter.
         compared: whether to compare; otherwise the caller does. A state dict is always compared.
+        timed: input, [batch, ...], by calls on which the memory layout of TorchScript is chosen; by default none is.
 
     Raises:
         ConfigError: a format is unknown, or its extra is not installed.
@@ -69,7 +74,7 @@ def convert(
     formats = [known_format(format) for format in formats]
     network = unwrapped(network)
     example = example.to(device_of(network))
-    source = _Source(network, example, formats)
+    source = _Source(network, example, formats, timed)
     results = []
     for format in formats:
         converted, runner = _converted(source, format, names or {})
@@ -106,8 +111,10 @@ def length_notes(converted: Sequence[Converted]) -> list[str]:
 class _Source:
     """What several formats begin with: the program of pt2 and ONNX, the ONNX model of OpenVINO."""
 
-    def __init__(self, network: nn.Module, example: Tensor, formats: Sequence[Format]) -> None:
-        self.network, self.example = network, example
+    def __init__(
+        self, network: nn.Module, example: Tensor, formats: Sequence[Format], timed: Tensor | None = None
+    ) -> None:
+        self.network, self.example, self.timed = network, example, timed
         self.name = ", ".join(each for each in formats if each not in ("torchscript", "state-dict"))  # in messages
 
     @cached_property
@@ -123,8 +130,13 @@ def _converted(source: _Source, format: Format, names: Mapping[str, str]) -> tup
     """Convert to one format; return the content of the file, and what runs it."""
     network = source.network
     if format == "torchscript":
-        scripted = torchscript_bytes(network, to_torchscript(network, source.example))
-        converted = Converted(format, scripted, None)
+        timed = source.timed
+        found = (
+            Laid(to_torchscript(network, source.example), None)
+            if timed is None
+            else in_fastest_layout(network, source.example, timed.to(source.example.device))
+        )
+        converted = Converted(format, torchscript_bytes(network, found.scripted), None, layout=found.layout)
         return converted, runner_of(converted)
     if format == "state-dict":
         weights, loaded = _weights(network, names)

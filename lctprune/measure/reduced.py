@@ -93,7 +93,7 @@ def with_reduced(
         ConfigError: the runtime is not installed, or does not have a precision.
     """
     runtimes = reduced_runtimes(runtime, precisions, is_cuda=samples.is_cuda)
-    made = {each: _made(exits, precisions, samples, each) for each in runtimes}
+    made = {each: _made(exits, precisions, samples, each, latency_batch) for each in runtimes}
     used = _picked({each: forms for each, (forms, _) in made.items()}, samples, latency_batch)
     forms, problems = made[used]
     left_out = [f"left out in {each}: {', '.join(names)} ({reason})" for (each, reason), names in problems.items()]
@@ -114,7 +114,7 @@ def with_reduced(
 
 
 def _made(
-    exits: Sequence[ScoredExit], precisions: Sequence[Precision], samples: Tensor, runtime: str
+    exits: Sequence[ScoredExit], precisions: Sequence[Precision], samples: Tensor, runtime: str, latency_batch: int
 ) -> tuple[_Forms, dict[tuple[Precision, str], list[str]]]:
     """Reduce each exit to each precision; return the forms, and by precision and reason the exits that have none."""
     forms: _Forms = {}
@@ -122,7 +122,9 @@ def _made(
     for index, exit in enumerate(exits):
         for precision in precisions:
             try:
-                forms[index, precision] = reduced(exit.network, samples, FORMATS[runtime], precision)
+                forms[index, precision] = reduced(
+                    exit.network, samples, FORMATS[runtime], precision, latency_batch=latency_batch
+                )
             except ExportError as error:
                 reason = first_line(error).removesuffix("; nothing was written")[:200]
                 problems.setdefault((precision, reason), []).append(exit.name)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lctprune.config.runtime import AUTO_RUNTIME, Runtime, parse_runtime
 from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting.formats import Format, is_installed, require_extra
+from lctprune.exporting.layouts import in_fastest_layout
 from lctprune.exporting.reducing import ReducedNetwork
-from lctprune.exporting.torchscript import to_torchscript
 from lctprune.exporting.writing import convert, runner_of
 from lctprune.measure.latency import Latency, measure_latency
 from lctprune.utils.modules import device_of
@@ -119,7 +119,7 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
     if isinstance(network, ReducedNetwork):
         return network.run
     if runtime == "torchscript":
-        return to_torchscript(network, example)
+        return in_fastest_layout(network, example, example).scripted
     format = FORMATS[runtime]
     (converted,) = convert(network, example.to(device_of(network)), [format], dependence=None, compared=False)
     return runner_of(converted)

@@ -250,7 +250,9 @@ def deploy(
     forms: list[ReducedNetwork] = []
     if precision in REDUCED:
         require_precision(formats, precision, with_preprocessing=with_preprocessing)
-        forms = in_precision(subnetwork, calibration_samples(loaded.data.train), formats, precision)
+        forms = in_precision(
+            subnetwork, calibration_samples(loaded.data.train), formats, precision, latency_batch=chosen.latency_batch
+        )
     # first: it may find a file that is broken
     scores = _test_scores(loaded, forms[0] if forms else subnetwork, candidates, chosen) if measure_test else None
     if folder is None:
@@ -269,7 +271,8 @@ def deploy(
     described = model_card(run, candidates, exit, scores, loaded.data.classes, precision=precision)
     if with_preprocessing:
         subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
-        forms = in_precision(subnetwork, checked.samples, formats, precision) if forms else []
+        if forms:
+            forms = in_precision(subnetwork, checked.samples, formats, precision, latency_batch=chosen.latency_batch)
     is_selected = folder.resolve() == (run.path / SELECTED).resolve()  # which holds nothing but the choice
     earlier = FILES if is_selected else earlier_files(folder)
     files = export_files(subnetwork, folder, formats, checked, names=names, forms=forms)

@@ -87,8 +87,14 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    contents = [form.converted for form in forms] or convert(  # each is compared below, as its user runs it
-        network, checked.samples, formats, dependence=checked.dependence, names=names, compared=False
+    contents = [form.converted for form in forms] or convert(
+        network,
+        checked.samples,
+        formats,
+        dependence=checked.dependence,
+        names=names,
+        compared=False,  # each is compared below, as its user runs it
+        timed=_timed(checked),
     )
     paired = itertools.zip_longest(contents, forms)
     records = [_record(network, converted, checked, form) for converted, form in paired]
@@ -119,6 +125,7 @@ def _record(network: nn.Module, converted: Converted, checked: Checked, form: Re
         "size_bytes": len(converted.content) + len(converted.weights or b""),
         "weights": _weights_record(converted),
         "precision": precision_of(form or network),
+        "memory_layout": converted.layout,
         "fixed_length": converted.length,
         "runtime": RUNTIMES[format],
     }
@@ -137,8 +144,7 @@ def _trial_record(
 ) -> dict[str, Any]:
     """Run the file on the samples, compare the outputs, and say what it gave and took."""
     batches = compared_batches(network, checked.samples, dependence=checked.dependence, length=converted.length)
-    latency_batch = max(checked.latency_batch, 1 if runs_alone(checked.dependence) else 2)
-    timed = repeated(checked.samples[:1], latency_batch)
+    timed = _timed(checked)
     inputs = {TIMED: timed} | {str(index): batch for index, batch in enumerate(batches)}
     with _named(converted.format):
         trial = reopened(converted, inputs, apart=checked.apart)
@@ -155,7 +161,7 @@ def _trial_record(
         "threads": torch.get_num_threads(),
         "load_ms": round(trial.load_ms, 3),
         "latency_ms": trial.latency_ms,
-        "latency_batch": latency_batch,
+        "latency_batch": len(timed),
         "check": {
             "process": "new" if checked.apart else "this",
             "batches": list(BATCHES),
@@ -163,6 +169,11 @@ def _trial_record(
             **_scores([outputs["0"], expected["0"]], checked),
         },
     }
+
+
+def _timed(checked: Checked) -> Tensor:
+    """Return the input of timed calls: one sample as often as a call takes."""
+    return repeated(checked.samples[:1], max(checked.latency_batch, 1 if runs_alone(checked.dependence) else 2))
 
 
 def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def test_a_reduced_exit_is_measured_chosen_exported_and_predicts(
     # read back, and shown by what reads it
     path = run.path / "candidates.json"
     measured = path.read_text()
-    assert f"float32 and {precision}" in cli("select", run.path, *arguments).out
+    assert f"float32, {precision}" in cli("select", run.path, *arguments).out
     assert path.read_text() == measured
     cli("select", run.path, *arguments, "--budget-size", "60%")
     assert cli("report", run.path).code == 0
