@@ -175,7 +175,7 @@ def read_candidates(
     given = {"runtime": "torchscript", "precision": FULL} | found.conditions  # earlier versions knew no others
     if any(given.get(name) != conditions[name] for name in compared) or not _has_precisions(found, given, conditions):
         return []
-    for note in found.left_out:
+    for note in found.left_out if conditions["precision"] != FULL else ():
         warnings.warn(note, ReducedNote, stacklevel=3)
     answers = found.answers.by_key() if found.answers else {}
     candidates = [record.candidate(answers.get(str(record.key))) for record in found.candidates]
