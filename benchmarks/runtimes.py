@@ -1,6 +1,6 @@
 """Time of a call of a network's first exit in each runtime, in full and in reduced precision, by TorchScript's.
 
-    python benchmarks/runtimes.py [--repeats 15] [--quick]
+    python benchmarks/runtimes.py [--repeats 15] [--only NAME] [--quick]
 
 CPU time of this process with one thread, all forms in turns, the median of the ratios: other programs change it little.
 """
@@ -37,8 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="tiny, to see that the script works")
+    parser.add_argument("--only", choices=NETWORKS, help="one of the networks")
     arguments = parser.parse_args()
     networks, repeats = (QUICK, 2) if arguments.quick else (NETWORKS, arguments.repeats)
+    networks = {arguments.only: networks[arguments.only]} if arguments.only else networks
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NetworkWarning)
     for name, inputs in networks.items():
