@@ -1,6 +1,6 @@
-"""Time of a call of a network's first exit in each runtime, in full precision and in 8-bit integers, by TorchScript's.
+"""Time of a call of a network's first exit in each runtime, in full and in reduced precision, by TorchScript's.
 
-    python benchmarks/runtimes.py [--repeats 15] [--quick]
+    python benchmarks/runtimes.py [--repeats 15] [--only NAME] [--quick]
 
 CPU time of this process with one thread, all forms in turns, the median of the ratios: other programs change it little.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 import lctprune as lct
 from lctprune.errors import NetworkWarning
-from lctprune.exporting.quantizing import quantized
+from lctprune.exporting.reducing import reduced
 from lctprune.measure.runtimes import deployed
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -37,8 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="tiny, to see that the script works")
+    parser.add_argument("--only", choices=NETWORKS, help="one of the networks")
     arguments = parser.parse_args()
     networks, repeats = (QUICK, 2) if arguments.quick else (NETWORKS, arguments.repeats)
+    networks = {arguments.only: networks[arguments.only]} if arguments.only else networks
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NetworkWarning)
     for name, inputs in networks.items():
@@ -57,15 +59,19 @@ def main() -> None:
 
 def forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Callable[[Tensor], object]]:
     """Return what is timed; TorchScript, the first, is what the others are compared with."""
-    reduced = {
-        "ONNX Runtime int8": (quantized(network, samples, "onnx"), "onnxruntime"),
-        "OpenVINO int8": (quantized(network, samples, "openvino"), "openvino"),
+    forms = {
+        "ONNX Runtime int8": (reduced(network, samples, "onnx", "int8"), "onnxruntime"),
+        "OpenVINO int8": (reduced(network, samples, "openvino", "int8"), "openvino"),
+        "ONNX Runtime fp16": (reduced(network, samples, "onnx", "fp16"), "onnxruntime"),
+        "OpenVINO bf16": (reduced(network, samples, "openvino", "bf16"), "openvino"),
+        "TorchScript bf16": (reduced(network, samples, "torchscript", "bf16"), "torchscript"),
+        "TorchScript fp16": (reduced(network, samples, "torchscript", "fp16"), "torchscript"),
     }
     return {
         "TorchScript": deployed(network, samples[:2], "torchscript"),
         "ONNX Runtime": deployed(network, samples[:2], "onnxruntime"),
         "OpenVINO": deployed(network, samples[:2], "openvino"),
-        **{name: deployed(form, samples[:2], runtime) for name, (form, runtime) in reduced.items()},
+        **{name: deployed(form, samples[:2], runtime) for name, (form, runtime) in forms.items()},
     }
 
 

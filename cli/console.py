@@ -13,14 +13,20 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lctprune.errors import DataWarning, NetworkWarning, RuntimeNote, RunWarning
+from lctprune.errors import DataWarning, NetworkWarning, ReducedNote, RuntimeNote, RunWarning
 from lctprune.utils.names import visible
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
     from lctprune.runs import Run
 
-NOTED = (DataWarning, NetworkWarning, RunWarning, RuntimeNote)  # warnings of the library that are printed as notes
+NOTED = (
+    DataWarning,
+    NetworkWarning,
+    RunWarning,
+    ReducedNote,
+    RuntimeNote,
+)  # warnings of the library that are printed as notes
 FOLDED_WIDTH = 24  # columns of a cell whose text may continue on a further line
 PIPED_WIDTH = 160  # columns of tables where the output is no terminal: enough for all of them
 # columns that a narrow table of candidates does without, the least important first

@@ -9,7 +9,7 @@ import typer
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
 from lctprune.cli.options import SWITCH, DataOption, JsonOption, ModelOption, PartialOption, RunArgument
-from lctprune.config.runtime import Precision, Runtime
+from lctprune.config.runtime import FULL, Precision, Runtime
 from lctprune.errors import ConfigError
 
 EXPORTS = "exports"  # folder in a run
@@ -46,8 +46,9 @@ def export(
         Precision,
         typer.Option(
             "--precision",
-            metavar="fp32|int8",
-            help="int8: the exit in 8-bit integers, calibrated on training samples; with --format onnx or openvino.",
+            metavar="fp32|int8|bf16|fp16",
+            help="int8: the exit in 8-bit integers, calibrated on training samples (formats onnx and openvino). bf16, "
+            "fp16: weights of 16 bits (formats torchscript, pt2 and openvino; fp16 also onnx).",
         ),
     ] = "fp32",
     out: Annotated[
@@ -70,7 +71,7 @@ def export(
     """
     from lctprune.cli.results import measured, note_selected, opened
     from lctprune.exporting.formats import SUFFIXES, WEIGHTS_SUFFIX, known_formats
-    from lctprune.exporting.quantizing import int8_format
+    from lctprune.exporting.reducing import require_precision
     from lctprune.measure.runtimes import runtime_of
     from lctprune.utils.files import require_writable, why_not_writable
     from lctprune.workflows.deployed import deployment_record
@@ -81,9 +82,8 @@ def export(
     formats = known_formats(format or ["torchscript"])
     if with_preprocessing and "state-dict" in formats:
         raise ConfigError("a state dict holds weights only; leave out --with-preprocessing, or the format state-dict")
-    runtime: Runtime = "torchscript"
-    if precision == "int8":
-        runtime = runtime_of(int8_format(formats, with_preprocessing=with_preprocessing))
+    require_precision(formats, precision, with_preprocessing=with_preprocessing)
+    runtime: Runtime = "torchscript" if precision == FULL else runtime_of(formats[0])  # scores are of the file
     found = opened(run, model=model, data=data, partial=partial)
     loaded = LoadedRun(found)
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"

@@ -15,7 +15,7 @@ from lctprune.cli.parsing import arguments, names, numbers
 from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
 from lctprune.config.rules import Preference
-from lctprune.config.runtime import Precision, Runtime
+from lctprune.config.runtime import Runtime
 
 OUTPUT = "Output"  # heading of --help
 SWITCH = " "  # what --help shows for the value of an option that has none
@@ -60,12 +60,12 @@ RuntimeOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Precision,
+    str,
     typer.Option(
         "--precision",
-        metavar="fp32|int8",
-        help="int8: measure each exit also in 8-bit integers, calibrated on training samples; needs --runtime "
-        "onnxruntime, openvino or auto.",
+        metavar="PRECISION,...",
+        help="int8, bf16 or fp16: measure each exit also in 8-bit integers, calibrated on training samples (runtime "
+        "onnxruntime, openvino), bfloat16 (torchscript, openvino) or half precision (all three); several with commas.",
     ),
 ]
 OutOption = Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
-from lctprune.config.runtime import Precision, Runtime
+from lctprune.config.runtime import Runtime
 from lctprune.data.builtin import dependence
 from lctprune.errors import RunError
 from lctprune.measure.candidates import Candidate, unsteady
@@ -73,7 +73,7 @@ def measured(
     *,
     latency_batch: int = 1,
     runtime: Runtime = "torchscript",
-    precision: Precision = "fp32",
+    precision: str = "fp32",
     again: bool = False,
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
@@ -85,7 +85,7 @@ def measured(
         folder: folder for candidates.json; None if it is not to be written.
         latency_batch: see `measure_run`, as for all others.
         runtime: runtime that latencies are measured in.
-        precision: precision of the candidates.
+        precision: precisions of further candidates, see `measure_run`.
         again: whether to measure again.
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
@@ -204,8 +204,9 @@ def show_candidates(
     if run.config.data and (note := dependence(run.config.data.config)):
         console.print(f"Note: {note}.")
     if slow:
+        than = "the main network" + (", or fewer bits" if any(each.is_reduced for each in slow) else "")
         console.print(
-            "! fewer FLOPs than the main network, but not shown to be faster (the 95% intervals of the latencies meet)."
+            f"! fewer FLOPs than {than}, but not shown to be faster (the 95% intervals of the latencies meet)."
         )
     if unsure:
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")

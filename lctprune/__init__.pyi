@@ -55,7 +55,6 @@ from .errors import (
 from .losses import cross_entropy as cross_entropy
 from .losses import mean_squared_error as mean_squared_error
 from .measure.candidates import Candidate as Candidate
-from .measure.candidates import evaluate as evaluate
 from .measure.choice import (
     cheaper_alternative as cheaper_alternative,
 )
@@ -71,6 +70,7 @@ from .measure.costs import (
 from .measure.costs import (
     size_bytes as size_bytes,
 )
+from .measure.evaluation import evaluate as evaluate
 from .measure.latency import measure_latency as measure_latency
 from .measure.rules import Rule as Rule
 from .measure.selection import (

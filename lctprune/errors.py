@@ -83,6 +83,10 @@ class RuntimeNote(UserWarning):
     """A latency was measured in the runtime that is fastest here, which is named."""
 
 
+class ReducedNote(UserWarning):
+    """A network has no form in a precision that was asked for, and is measured without."""
+
+
 class ExportError(LctpruneError, RuntimeError):
     """An exported network differs from the original, or cannot be written; nothing was written."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.answers import NetworkAnswers, Picture
-from lctprune.measure.candidates import INT8, Candidate
+from lctprune.measure.candidates import Candidate
 from lctprune.measure.reliability import confusion_matrix, reliability
 from lctprune.reports.formats import percent
 from lctprune.reports.grid import Cell, Row, Table
@@ -119,7 +119,7 @@ def cards(
     normalization: Normalization | None,
 ) -> list[Card]:
     """Return pictures with the answers of every network, those of one answer together."""
-    names = {each.exit: each.name for each in candidates if each.precision != INT8}
+    names = {each.exit: each.name for each in candidates if not each.is_reduced}
     found = []
     for picture in pictures:
         voters: dict[int, list[str]] = {}

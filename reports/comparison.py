@@ -83,7 +83,7 @@ def plot_comparison(ax: Axes, runs: Mapping[str, Sequence[Candidate]], cost: str
     slow = [point for points in known.values() for point in points if point.not_faster]
     if slow:
         xs, ys = [point.cost for point in slow], [point.score for point in slow]
-        ax.plot(xs, ys, "x", color=INK, ms=9, mew=1.2, zorder=5, label="fewer FLOPs, not faster")
+        ax.plot(xs, ys, "x", color=INK, ms=9, mew=1.2, zorder=5, label="fewer FLOPs or bits, not faster")
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter("{x:g}" if cost == "latency_ms" else EngFormatter(sep=""))
     if not is_lower_better(metric):

@@ -21,7 +21,7 @@ from lctprune.config.combined import Combined
 from lctprune.data.builtin import dependence
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.answers import ReportAnswers
-from lctprune.measure.candidates import INT8, Candidate, candidate_of
+from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.rules import Rule
 from lctprune.reports.answers import Card, cards, confusion, confusions, predictions_payload, reliability_payload
@@ -93,7 +93,7 @@ def report_page(
         RunError: metrics.csv holds something that is not a number.
     """
     metric, metrics = candidates[0].metric, metrics_frame(run)
-    names = {each.exit: each.name for each in candidates if each.precision != INT8}
+    names = {each.exit: each.name for each in candidates if not each.is_reduced}
     trained = map(int, training_curves(metrics, "train_loss").columns)
     names |= {exit: names.get(exit, f"exit {exit}") for exit in trained}
     quantities = (score_quantity(metrics, metric), "train_loss")

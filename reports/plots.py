@@ -193,7 +193,7 @@ def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | str
         ax.plot(costs, accuracies, "o", mfc="white", mec=BEATEN, mew=1.5, ms=6.5, label="not on the front")
     if slow := [point for point in points if point.not_faster]:
         costs, scores = [point.cost for point in slow], [point.score for point in slow]
-        ax.plot(costs, scores, "x", color=INK, ms=9, mew=1.2, zorder=5, label="fewer FLOPs, not faster")
+        ax.plot(costs, scores, "x", color=INK, ms=9, mew=1.2, zorder=5, label="fewer FLOPs or bits, not faster")
     for point in points:
         if point.exit == chosen_exit:
             label = f"chosen: {point.name}"

@@ -28,7 +28,7 @@ class ParetoPoint(NamedTuple):
         cost_high: 95th percentile of a latency; None for other costs, or if not measured.
         on_front: whether no other candidate is at least as good in both.
         is_main: whether it is the main network.
-        not_faster: whether it has fewer FLOPs than the main network, and no lower latency.
+        not_faster: whether it should be faster and is not, see `lctprune.measure.choice.not_faster`.
     """
 
     exit: int | str

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lctprune.config.metric import score_text
-from lctprune.measure.candidates import INT8, Candidate
+from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import main_of
 from lctprune.reports.formats import percent
 
@@ -42,9 +42,7 @@ def strip(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[Sto
         chosen: chosen candidate.
     """
     main = main_of(candidates)
-    own = sorted(
-        (each for each in candidates if not each.origin and each.precision != INT8), key=lambda each: each.exit
-    )
+    own = sorted((each for each in candidates if not each.origin and not each.is_reduced), key=lambda each: each.exit)
     stops = []
     for number, each in enumerate(own, 1):
         share = f", {percent(each.flops / main.flops, 0)} of the FLOPs" if each.flops and main.flops else ""

@@ -18,8 +18,8 @@ from torch.nn.utils import parametrizations, prune
 
 import lctprune as lct
 from lctprune.errors import ConfigError, ExportError
+from lctprune.exporting.single import export
 from lctprune.exporting.torchscript import to_torchscript
-from lctprune.exporting.writing import export
 
 
 def tiny_network() -> lct.LocalCriticNetwork:

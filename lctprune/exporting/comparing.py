@@ -94,9 +94,9 @@ def free_sizes(example: Tensor) -> tuple[str, ...]:
     return ("batch", *further)
 
 
-def is_close(actual: Tensor, expected: Tensor, *, may_be_nan: bool = False) -> bool:
-    """Tell whether outputs are equal but for rounding."""
-    tolerance = ROUNDING.get(expected.dtype, TOLERANCE)
+def is_close(actual: Tensor, expected: Tensor, *, may_be_nan: bool = False, type: torch.dtype | None = None) -> bool:
+    """Tell whether outputs are equal but for rounding, in a type, by default that of the expected ones."""
+    tolerance = ROUNDING.get(type or expected.dtype, TOLERANCE)
     return actual.shape == expected.shape and torch.allclose(
         expected, actual.to(expected), rtol=tolerance, atol=tolerance, equal_nan=may_be_nan
     )

@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lctprune.errors import ConfigError
 from lctprune.exporting.copying import conversion, quiet
 from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.onnx_model import INPUT
-from lctprune.exporting.writing import Converted, convert, of_onnx_model, runner_of
+from lctprune.exporting.writing import Converted, convert, of_onnx_model
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-INT8_FORMATS: tuple[Format, ...] = ("onnx", "openvino")
 CALIBRATION_SAMPLES = 256
 CALIBRATION_BATCH = 32
 
 
-class QuantizedNetwork(nn.Module):
-    """A network in 8-bit integers: its outputs are those of its file, in the file's runtime on the CPU.
-
-    Args:
-        original: network in full precision.
-        converted: content of the file.
-        size_bytes: size of the tensors in the file, in bytes.
-    """
-
-    def __init__(self, original: nn.Module, converted: Converted, size_bytes: int) -> None:
-        super().__init__()
-        self.original, self.converted, self.size_bytes = original, converted, size_bytes
-        self.run = runner_of(converted)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Run the file on inputs, [batch, ...]."""
-        return torch.from_numpy(self.run(inputs.cpu().numpy())).to(inputs.device)
-
-
-def quantized(network: nn.Module, calibration: Tensor, format: Format) -> QuantizedNetwork:
-    """Quantize a network to 8-bit integers.
+def quantized(network: nn.Module, calibration: Tensor, format: Format) -> tuple[Converted, int]:
+    """Quantize a network to 8-bit integers; return the content of its file, and the bytes of the tensors in it.
 
     Activations are of 8 bits without sign, with the smallest and the largest value that they take on the calibration
     samples. Weights have a sign, a scale for each output channel, and 7 bits: on CPUs without VNNI instructions ONNX
@@ -60,7 +39,7 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> Quanti
 
     Raises:
         ConfigError: an extra is not installed.
-        ExportError: the network cannot be converted, or its runtime cannot open the file.
+        ExportError: the network cannot be converted.
     """
     require_extra("onnx")
     require_extra(format)
@@ -68,20 +47,7 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> Quanti
     with conversion(network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
         model = _quantized_model(bytes(full.content), calibration, Path(folder))
         converted = of_onnx_model(network, model.SerializeToString(), format, full.length)
-        return QuantizedNetwork(network, converted, _tensor_bytes(model))
-
-
-def int8_format(formats: Sequence[Format], *, with_preprocessing: bool = False) -> Format:
-    """Return the format of a file in 8-bit integers.
-
-    Raises:
-        ConfigError: it is no format for them, or there are several, or the file should have its preprocessing inside.
-    """
-    if len(formats) != 1 or formats[0] not in INT8_FORMATS:
-        raise ConfigError(f"int8 is exported to one format, {' or '.join(INT8_FORMATS)}; given: {', '.join(formats)}")
-    if with_preprocessing:
-        raise ConfigError("int8 files take normalised images, and no pixels; leave out --with-preprocessing")
-    return formats[0]
+        return converted, _tensor_bytes(model)
 
 
 def _quantized_model(content: bytes, calibration: Tensor, folder: Path) -> onnx.ModelProto:

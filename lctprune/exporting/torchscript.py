@@ -61,16 +61,16 @@ def _frozen(traced: Any, network: nn.Module, example: Tensor) -> torch.jit.Scrip
     The folding is wrong for a batch norm over the steps after a linear layer with as many outputs
     (https://github.com/pytorch/pytorch/issues/118990).
     """
-    expected = network(example)
+    expected, type = network(example), next((each.dtype for each in network.parameters()), None)
     try:
         frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
-        if not isinstance(expected, Tensor) or is_close(frozen(example), expected):
+        if not isinstance(expected, Tensor) or is_close(frozen(example), expected, type=type):
             return frozen
     except RuntimeError:  # it cannot be folded
         unfolded: torch.jit.ScriptModule = torch.jit.freeze(traced, optimize_numerics=False)
         return unfolded
     unfolded = torch.jit.freeze(traced, optimize_numerics=False)
-    return unfolded if is_close(unfolded(example), expected) else frozen
+    return unfolded if is_close(unfolded(example), expected, type=type) else frozen
 
 
 def _reloaded(traced: Any) -> torch.jit.ScriptModule:

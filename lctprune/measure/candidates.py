@@ -10,13 +10,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.metric import AUTO, is_lower_better
-from lctprune.config.runtime import Runtime
-from lctprune.data.splits import Split
+from lctprune.config.metric import is_lower_better
+from lctprune.config.runtime import REDUCED, Runtime
 from lctprune.errors import NetworkError
-from lctprune.exporting.quantizing import QuantizedNetwork
-from lctprune.losses import Loss
-from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
+from lctprune.exporting.reducing import ReducedNetwork
 from lctprune.measure.costs import (
     count_known_flops,
     count_parameters,
@@ -26,12 +23,10 @@ from lctprune.measure.costs import (
 from lctprune.measure.latency import STEADY, Latency
 from lctprune.measure.paired import Answers
 from lctprune.measure.runtimes import runtimes_for, time_networks
-from lctprune.measure.scores import ExitScores, score_exits
-from lctprune.network import LocalCriticNetwork
+from lctprune.measure.scores import ExitScores
 from lctprune.utils.batches import runs_alone
 from lctprune.utils.modules import device_of
 
-INT8 = "int8"  # precision of quantized networks
 MAIN = "main network"  # name of the main network's candidate
 Cost = Literal["flops", "macs", "parameters", "latency_ms", "size_bytes"]
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -60,7 +55,7 @@ class Candidate:
         latency_batch: samples per call.
         latency_runtime: runtime that the latency was measured in: torchscript, onnxruntime or openvino.
         latency_threads: number of CPU threads of the runtime; None where it is not known.
-        precision: type of the weights: float32, or int8 for a network that was quantized after training.
+        precision: type of the weights, such as float32; int8, bf16 or fp16 where it was reduced after training.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.
         accuracy_error: standard error of the score; None where it is a fraction of samples.
         origin: description of how the network came to be; empty where it was trained with the main network.
@@ -111,8 +106,13 @@ class Candidate:
 
     @property
     def key(self) -> int | str:
-        """Number of the exit, such as 1; for its form in 8-bit integers a text, such as "1-int8"."""
-        return f"{self.exit}-{INT8}" if self.precision == INT8 else self.exit
+        """Number of the exit, such as 1; for its form in a reduced precision a text, such as "1-int8"."""
+        return f"{self.exit}-{self.precision}" if self.is_reduced else self.exit
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether its precision was reduced after training."""
+        return self.precision in REDUCED
 
     def cost(self, name: Cost) -> float | None:
         """Return a cost by its name; None where it is not known."""
@@ -147,63 +147,6 @@ class Candidate:
         if self.accuracy == self.score:
             return self.score_interval
         return wilson_interval(self.accuracy, self.samples) if self.samples and self.accuracy >= 0 else (0.0, 1.0)
-
-
-def evaluate(
-    network: LocalCriticNetwork,
-    split: Split,
-    example: Tensor,
-    *,
-    loss: Loss | None = None,
-    metric: str = AUTO,
-    batch_size: int = 256,
-    latency_batch: int = 1,
-    latency_repeats: int = 50,
-    runtime: Runtime = "torchscript",
-) -> list[Candidate]:
-    """Measure accuracy, loss and costs of every exit of a network.
-
-    Exits are compared by the metric. By default that is accuracy for class numbers and for probabilities of classes
-    (by the largest one), mAP for labels of 0 and 1 with a loss that falls as outputs move towards them (such as BCE),
-    R2 for numbers with the default loss, and with any other loss the loss itself, of which less is better. Averages
-    over classes or labels leave out those that do not occur in the split. Targets that the loss ignores do not count:
-    -100, or with a loss of your own the numbers for which it is 0 whatever the output.
-
-    Args:
-        network: network on any device; its mode (train or eval) is restored.
-        split: samples that accuracy and loss are measured on, such as `data.val`.
-        example: input that costs are measured on, [batch, ...].
-        loss: loss per sample; by default cross-entropy, or mean squared error for floating-point targets.
-        metric: accuracy, balanced-accuracy, macro-f1, map, r2 or loss; "auto" for the one that suits the targets.
-        batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
-        latency_batch: samples per timed call.
-        latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
-        runtime: torchscript, onnxruntime (needs the extra `onnx`), openvino (the extra `openvino`), or auto: the
-            fastest of those that are installed.
-
-    Returns:
-        One candidate per exit, shallowest first, the main network last.
-
-    Raises:
-        DataError: the split has no samples, or the loss ignores all of its targets.
-        ConfigError: the targets do not have the metric, or the runtime is unknown or not installed.
-
-    Warns:
-        RuntimeNote: which runtime is fastest, for "auto".
-        NetworkWarning: an operation has no FLOP formula, so that FLOPs are missing; or outputs depend on the rest of
-            the batch, so that scores are of `latency_batch` samples per batch.
-    """
-    count = len(network.groups)
-    networks = {exit_name(exit, count, network.cut_point_names): network.subnetwork(exit) for exit in range(count)}
-    found = dependences(networks, split)
-    batch_size = scoring_batch(found, batch_size=batch_size, latency_batch=latency_batch)
-    scores = score_exits(network, split, loss=loss, batch_size=batch_size, metric=metric)
-    exits = [
-        ScoredExit(exit, name, subnetwork, scores, exit, batch_dependence=found.get(name, ""))
-        for exit, (name, subnetwork) in enumerate(networks.items())
-    ]
-    warn_of_batch_dependence(found, latency_batch=latency_batch)
-    return measure_costs(exits, example, latency_batch=latency_batch, latency_repeats=latency_repeats, runtime=runtime)
 
 
 def exit_name(number: int, exits: int | None = None, places: Sequence[str] = ()) -> str:
@@ -263,7 +206,8 @@ def measure_costs(
             used, measured = found.runtime, dict(zip(timed, found.latencies, strict=True))
             latencies = [measured.get(index) for index in range(len(exits))]
     full = [_in_full_precision(network) for network in networks]
-    counts = [count_known_flops(network, example) for network in full]
+    known = {id(network): count_known_flops(network, example) for network in dict.fromkeys(full)}
+    counts = [known[id(network)] for network in full]
     warn_of_unknown_operations(counts, "the FLOPs of some exits are missing")
     candidates = []
     for each, latency, count, own in zip(exits, latencies, counts, full, strict=True):
@@ -301,17 +245,17 @@ def measure_costs(
 
 def _in_full_precision(network: nn.Module) -> nn.Module:
     """Return the network that FLOPs and parameters are counted of."""
-    return network.original if isinstance(network, QuantizedNetwork) else network
+    return network.original if isinstance(network, ReducedNetwork) else network
 
 
 def _stored_bytes(network: nn.Module) -> int:
-    return network.size_bytes if isinstance(network, QuantizedNetwork) else size_bytes(network)
+    return network.size_bytes if isinstance(network, ReducedNetwork) else size_bytes(network)
 
 
 def precision_of(network: nn.Module) -> str:
-    """Name the type of a network's weights: float32, or int8 where it was quantized."""
-    if isinstance(network, QuantizedNetwork):
-        return INT8
+    """Name the type of a network's weights, such as float32; int8, bf16 or fp16 where it was reduced."""
+    if isinstance(network, ReducedNetwork):
+        return network.precision
     return str(next(network.parameters(), torch.empty(0)).dtype).removeprefix("torch.")
 
 
@@ -337,15 +281,16 @@ def unsteady(candidates: Sequence[Candidate]) -> str:
 
 
 def candidate_of(candidates: Sequence[Candidate], exit: int, precision: str = "") -> Candidate:
-    """Find the candidate of an exit by its number: the exit as it was trained, or with `precision` int8 quantized.
+    """Find the candidate of an exit by its number: the exit as it was trained, or in a reduced precision.
 
     Raises:
         NetworkError: there is none.
     """
-    if found := [each for each in candidates if each.exit == exit and (each.precision == INT8) == (precision == INT8)]:
+    key = f"{exit}-{precision}" if precision in REDUCED else exit
+    if found := [each for each in candidates if each.key == key]:
         return found[0]
     known = ", ".join(str(each.key) for each in sorted(candidates, key=lambda each: each.exit))
-    raise NetworkError(f"exit {exit} does not exist; there are exits {known}")
+    raise NetworkError(f"exit {key} does not exist; there are exits {known}")
 
 
 def wilson_interval(fraction: float, samples: int) -> tuple[float, float]:

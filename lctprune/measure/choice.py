@@ -114,20 +114,21 @@ def straddling(candidates: Sequence[Candidate], limits: Mapping[str, float]) -> 
 
 
 def not_faster(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """List the candidates with fewer FLOPs than the main network whose latency is not lower: their intervals meet.
+    """List the candidates that should be faster than another one and are not: the intervals of their latencies meet.
 
-    Candidates whose latency or FLOPs are not known are left out; without intervals the medians are compared.
+    An exit with fewer FLOPs is compared with the main network, an exit in a reduced precision also with itself in full
+    precision. Candidates whose latency is not known are left out; without intervals the medians are compared.
     """
     if not candidates:
         return []
-    main = main_of(candidates)
-    whole, least = main.flops, _first(main.latency_low_ms, main.latency_ms)
-    if whole is None or least is None:
-        return []
+    main, full = main_of(candidates), {each.exit: each for each in candidates if not each.is_reduced}
     found = []
     for each in candidates:
+        others = [main] if each.flops is not None and main.flops is not None and each.flops < main.flops else []
+        others += [full[each.exit]] if each.is_reduced and each.exit in full else []
         most = _first(each.latency_high_ms, each.latency_ms)
-        if each is not main and each.flops is not None and each.flops < whole and most is not None and most >= least:
+        leasts = [_first(other.latency_low_ms, other.latency_ms) for other in others]
+        if most is not None and any(least is not None and most >= least for least in leasts):
             found.append(each)
     return found
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lctprune.errors import NetworkWarning, UnknownOperationError, first_line
 from lctprune.measure.flop_formulas import missing_formulas
 from lctprune.measure.free_operations import is_free
-from lctprune.utils.modules import evaluation_mode
+from lctprune.utils.modules import evaluation_mode, stored_bytes
 
 _T = TypeVar("_T")
 
@@ -187,5 +187,4 @@ def saving_bytes(seen: set[int], *, ignored: Collection[int]) -> Iterator[Callab
 
 def size_bytes(network: nn.Module) -> int:
     """Count the bytes of a network's state dict (parameters and buffers); a tensor with several names counts once."""
-    tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
-    return sum(tensor.nbytes for tensor in tensors.values())
+    return stored_bytes(network)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lctprune.config.runtime import AUTO_RUNTIME, Runtime, parse_runtime
 from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting.formats import Format, is_installed, require_extra
-from lctprune.exporting.quantizing import QuantizedNetwork
-from lctprune.exporting.torchscript import to_torchscript
+from lctprune.exporting.layouts import in_fastest_layout
+from lctprune.exporting.reducing import ReducedNetwork
 from lctprune.exporting.writing import convert, runner_of
 from lctprune.measure.latency import Latency, measure_latency
 from lctprune.utils.modules import device_of
@@ -106,29 +106,28 @@ def runtimes_for(runtime: str, *, is_cuda: bool = False) -> list[str]:
 
 
 def runtime_of(format: Format) -> Runtime:
-    """Return the runtime that runs files of a format: the inverse of `FORMATS`."""
-    return next(parse_runtime(each) for each, its_format in FORMATS.items() if its_format == format)
+    """Return the runtime that files of a format are measured in, the inverse of `FORMATS`; else torchscript."""
+    return parse_runtime(next((each for each, its_format in FORMATS.items() if its_format == format), "torchscript"))
 
 
 def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Tensor], object]:
     """Return a network in the form in which a runtime runs it.
 
     Args:
-        network: traceable module, or one that was quantized for this runtime.
+        network: traceable module, or one whose precision was reduced for this runtime.
         example: input, [batch, ...].
         runtime: torchscript, onnxruntime or openvino.
 
     Raises:
         ExportError: it cannot be converted.
     """
-    if isinstance(network, QuantizedNetwork):
-        return lambda inputs: network.run(inputs.numpy())
+    if isinstance(network, ReducedNetwork):
+        return network.run
     if runtime == "torchscript":
-        return to_torchscript(network, example)
+        return in_fastest_layout(network, example, example).scripted
     format = FORMATS[runtime]
     (converted,) = convert(network, example.to(device_of(network)), [format], dependence=None, compared=False)
-    run = runner_of(converted)
-    return lambda inputs: run(inputs.numpy())
+    return runner_of(converted)
 
 
 def _geometric_mean(latencies: Sequence[Latency]) -> float:

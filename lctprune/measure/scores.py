@@ -199,13 +199,19 @@ def score_exits(
 
 
 def score_networks(
-    networks: Sequence[nn.Module], split: Split, *, batch_size: int = 256, metric: str = AUTO
+    networks: Sequence[nn.Module],
+    split: Split,
+    *,
+    loss: Loss | None = None,
+    batch_size: int = 256,
+    metric: str = AUTO,
 ) -> ExitScores:
     """Measure networks that share nothing but their input by a metric, and their mean loss.
 
     Args:
         networks: networks on one device; their modes are put back.
         split: samples, which are read once.
+        loss: loss per sample; by default that of `default_loss`.
         batch_size: samples per batch.
         metric: setting of the metric; "auto" for that of the kind of targets.
 
@@ -215,7 +221,7 @@ def score_networks(
     """
     together = nn.ModuleList(networks)
     device = device_of(together)
-    sheet = ScoreSheet(metric=metric, targets=split.targets)
+    sheet = ScoreSheet(loss, metric, split.targets)
     with evaluation_mode(together), torch.no_grad():
         for inputs, targets in split.batches(even_batch_size(split, batch_size)):
             inputs = sent(inputs, device)

@@ -61,5 +61,5 @@ def latency_conditions(candidates: Sequence[Candidate]) -> str:
         return ""
     first = candidates[0]
     threads = "" if first.latency_threads is None else f", {counted(first.latency_threads, 'thread')}"
-    precisions = " and ".join(dict.fromkeys(each.precision for each in reversed(candidates)))
+    precisions = ", ".join(dict.fromkeys(each.precision for each in reversed(candidates)))
     return f"{first.latency_runtime}{threads}, {precisions}"

@@ -50,6 +50,12 @@ def device_of(network: nn.Module) -> torch.device:
     return next(iter(network.state_dict().values()), torch.empty(0)).device
 
 
+def stored_bytes(network: nn.Module) -> int:
+    """Count the bytes of a network's state dict; a tensor with several names counts once."""
+    tensors = {id(tensor): tensor for tensor in network.state_dict(keep_vars=True).values()}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 @contextmanager
 def held_on(network: nn.Module, device: str) -> Iterator[None]:
     """Hold a network on a device inside the block, in full single precision; put it back on exit."""

@@ -18,17 +18,16 @@ from typing import Any
 from torch import nn
 
 from lctprune.config.reading import FORMAT
-from lctprune.config.runtime import Precision, Runtime
+from lctprune.config.runtime import FULL, REDUCED, Runtime, parse_precisions
 from lctprune.config.training import TrainConfig
-from lctprune.errors import RunError, RunWarning
+from lctprune.errors import ReducedNote, RunError, RunWarning
 from lctprune.exporting.formats import Format
-from lctprune.exporting.quantizing import int8_format, quantized
+from lctprune.exporting.reducing import ReducedNetwork, in_precision, require_precision
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
-from lctprune.measure.candidates import INT8, Candidate, ScoredExit, candidate_of, measure_costs
-from lctprune.measure.quantized import calibration_samples, int8_runtimes, with_quantized
+from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
 from lctprune.measure.recall import recall_record
+from lctprune.measure.reduced import calibration_samples, reduced_runtimes, with_reduced
 from lctprune.measure.rules import Rule
-from lctprune.measure.runtimes import runtimes_for
 from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
@@ -68,7 +67,7 @@ def measure_run(
     keep: bool = True,
     folder: Path | None = None,
     runtime: Runtime = "torchscript",
-    precision: Precision = "fp32",
+    precision: str | Iterable[str] = FULL,
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -84,18 +83,18 @@ def measure_run(
         keep: whether to write candidates.json.
         folder: folder for candidates.json; by default the run directory.
         runtime: runtime that latencies are measured in: torchscript, onnxruntime, openvino, or auto for the fastest.
-        precision: fp32, or int8 for candidates in 8-bit integers beside the others, see `with_quantized`.
+        precision: int8, bf16 or fp16, or several, for candidates in these precisions too, see `with_reduced`.
 
     Returns:
-        One candidate per exit, the main network's after those of its exits; with int8 two.
+        One candidate per exit, the main network's after those of its exits; with precisions several per exit.
 
     Raises:
-        ConfigError: the runtime is not installed, or runs no 8-bit integers.
+        ConfigError: the runtime is not installed, or does not have a precision.
         RunError: the run's network cannot be loaded, or its data has changed; or `keep`, and the folder cannot be
             written to.
         DataError: the run's data cannot be read.
     """
-    loaded = loaded or LoadedRun(run)
+    loaded, precisions = loaded or LoadedRun(run), parse_precisions(precision)
     path, members, metric = run.path / CANDIDATES, members_of(loaded), run.config.training.metric
     added = {each.run.path: loaded.checkpoint(each.run).sha256 for each in members if each.run.path != run.path}
     conditions = {
@@ -103,11 +102,11 @@ def measure_run(
         "added_sha256": {str(below.relative_to(run.path)): digest for below, digest in added.items()},
         "latency_batch": latency_batch,
         "runtime": runtime,
-        "precision": precision,
+        "precision": ",".join(precisions) or FULL,
         "device": "cpu",
         **machine(),
     }
-    (runtimes_for if precision == "fp32" else int8_runtimes)(runtime)  # before anything is measured
+    reduced_runtimes(runtime, precisions)  # before anything is measured
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
@@ -116,10 +115,14 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     exits = _scored(members, loaded, latency_batch, metric)
-    forms = exits
-    if precision == INT8:
-        calibration, val = calibration_samples(loaded.data.train), loaded.data.val
-        forms, runtime = with_quantized(exits, calibration, val, runtime, metric=metric, latency_batch=latency_batch)
+    forms, left_out = exits, list[str]()
+    if precisions:
+        samples, val = calibration_samples(loaded.data.train), loaded.data.val
+        forms, runtime, left_out = with_reduced(
+            exits, precisions, samples, val, runtime, metric=metric, latency_batch=latency_batch
+        )
+    for note in left_out:
+        warnings.warn(note, ReducedNote, stacklevel=2)
     candidates = measure_costs(forms, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
     candidates = in_target_units(candidates, run.config.data)
     if added:  # by what they cost, the main network last
@@ -141,6 +144,7 @@ def measure_run(
         "candidates": [candidate_record(candidate) for candidate in candidates],
         "recall": recall_record(exits),
         "answers": answers_record(candidates),
+        "left_out": left_out,
     }
     if keep:
         write_json(folder / CANDIDATES, document)
@@ -227,7 +231,7 @@ def deploy(
         apart: whether each file is tried in a new process, with nothing but its own runtime.
         with_preprocessing: whether the files take uint8 images of any size, [batch, height, width, channels], and give
             probabilities.
-        precision: int8 for the exit in 8-bit integers; formats are then onnx, or openvino.
+        precision: int8, bf16 or fp16 for the exit in a reduced precision, which all the formats must have.
         budget: limits that led to this exit, for the model card.
         rule: rule that led to this exit, for the model card.
         measure_test: whether to measure it and the main network on the test split, which nothing else reads: for an
@@ -236,18 +240,21 @@ def deploy(
 
     Raises:
         NetworkError: there is no such exit.
-        ConfigError: an extra is not installed; `with_preprocessing`, and inputs are no images; or `precision` int8,
-            and formats are others, or several, or with preprocessing.
+        ConfigError: an extra is not installed; `with_preprocessing`, and inputs are no images, or `precision` is int8;
+            or a format does not have the precision.
         ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
     member, chosen = member_of(loaded, exit), candidate_of(candidates, exit, precision)
     subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
-    if precision == INT8:
-        format = int8_format(formats, with_preprocessing=with_preprocessing)
-        subnetwork = quantized(subnetwork, calibration_samples(loaded.data.train), format)
+    forms: list[ReducedNetwork] = []
+    if precision in REDUCED:
+        require_precision(formats, precision, with_preprocessing=with_preprocessing)
+        forms = in_precision(
+            subnetwork, calibration_samples(loaded.data.train), formats, precision, latency_batch=chosen.latency_batch
+        )
     # first: it may find a file that is broken
-    scores = _test_scores(loaded, subnetwork, candidates, chosen) if measure_test else None
+    scores = _test_scores(loaded, forms[0] if forms else subnetwork, candidates, chosen) if measure_test else None
     if folder is None:
         return Deployment.of(scores, run.config.data)
     samples, targets = next(loaded.data.val.batches(COMPARED_SAMPLES))
@@ -264,9 +271,11 @@ def deploy(
     described = model_card(run, candidates, exit, scores, loaded.data.classes, precision=precision)
     if with_preprocessing:
         subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
+        if forms:
+            forms = in_precision(subnetwork, checked.samples, formats, precision, latency_batch=chosen.latency_batch)
     is_selected = folder.resolve() == (run.path / SELECTED).resolve()  # which holds nothing but the choice
     earlier = FILES if is_selected else earlier_files(folder)
-    files = export_files(subnetwork, folder, formats, checked, names=names)
+    files = export_files(subnetwork, folder, formats, checked, names=names, forms=forms)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,

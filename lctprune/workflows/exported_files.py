@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from lctprune.errors import DataError, DataWarning, ExportError, NetworkWarning
 from lctprune.exporting.comparing import BATCHES, compared_batches, difference, repeated, require_close
 from lctprune.exporting.formats import RUNTIMES, SUFFIXES, WEIGHTS_SUFFIX, Format
-from lctprune.exporting.quantizing import QuantizedNetwork
+from lctprune.exporting.reducing import ReducedNetwork, require_alike
 from lctprune.exporting.reopening import reopened
 from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
 from lctprune.measure.candidates import precision_of
@@ -64,15 +65,17 @@ def export_files(
     checked: Checked,
     *,
     names: Mapping[str, str] | None = None,
+    forms: Sequence[ReducedNetwork] = (),
 ) -> list[dict[str, Any]]:
     """Write a network to files `model` with the suffixes of the formats; all of them, or none where one is not right.
 
     Args:
-        network: traceable module, or one that was quantized for the only format.
+        network: traceable module.
         folder: output folder.
         formats: formats of the files.
         checked: what files are compared on.
         names: names of tensors in the format state-dict.
+        forms: the network in a reduced precision, for each format; without any the files are in its own.
 
     Returns:
         What the model card says of each file.
@@ -84,13 +87,17 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    if isinstance(network, QuantizedNetwork):
-        contents = [network.converted]
-    else:  # each is compared below, as its user runs it
-        contents = convert(
-            network, checked.samples, formats, dependence=checked.dependence, names=names, compared=False
-        )
-    records = [_record(network, converted, checked) for converted in contents]
+    contents = [form.converted for form in forms] or convert(
+        network,
+        checked.samples,
+        formats,
+        dependence=checked.dependence,
+        names=names,
+        compared=False,  # each is compared below, as its user runs it
+        timed=_timed(checked),
+    )
+    paired = itertools.zip_longest(contents, forms)
+    records = [_record(network, converted, checked, form) for converted, form in paired]
     for converted in contents:
         write_exported(folder / f"model{SUFFIXES[converted.format]}", converted)
     for note in length_notes(contents):
@@ -109,7 +116,7 @@ def original_names(network: LocalCriticNetwork, exit: int) -> dict[str, str]:
     return names if len(set(names.values())) == len(names) else {}
 
 
-def _record(network: nn.Module, converted: Converted, checked: Checked) -> dict[str, Any]:
+def _record(network: nn.Module, converted: Converted, checked: Checked, form: ReducedNetwork | None) -> dict[str, Any]:
     format = converted.format
     record = {
         "format": format,
@@ -117,11 +124,12 @@ def _record(network: nn.Module, converted: Converted, checked: Checked) -> dict[
         "sha256": hashlib.sha256(converted.content).hexdigest(),
         "size_bytes": len(converted.content) + len(converted.weights or b""),
         "weights": _weights_record(converted),
-        "precision": precision_of(network),
+        "precision": precision_of(form or network),
+        "memory_layout": converted.layout,
         "fixed_length": converted.length,
         "runtime": RUNTIMES[format],
     }
-    return record | ({} if format == "state-dict" else _trial_record(network, converted, checked))
+    return record | ({} if format == "state-dict" else _trial_record(network, converted, checked, form))
 
 
 def _weights_record(converted: Converted) -> dict[str, Any] | None:
@@ -131,33 +139,41 @@ def _weights_record(converted: Converted) -> dict[str, Any] | None:
     return {"file": f"model{WEIGHTS_SUFFIX}", "sha256": hashlib.sha256(converted.weights).hexdigest()}
 
 
-def _trial_record(network: nn.Module, converted: Converted, checked: Checked) -> dict[str, Any]:
+def _trial_record(
+    network: nn.Module, converted: Converted, checked: Checked, form: ReducedNetwork | None
+) -> dict[str, Any]:
     """Run the file on the samples, compare the outputs, and say what it gave and took."""
     batches = compared_batches(network, checked.samples, dependence=checked.dependence, length=converted.length)
-    latency_batch = max(checked.latency_batch, 1 if runs_alone(checked.dependence) else 2)
-    timed = repeated(checked.samples[:1], latency_batch)
+    timed = _timed(checked)
     inputs = {TIMED: timed} | {str(index): batch for index, batch in enumerate(batches)}
     with _named(converted.format):
         trial = reopened(converted, inputs, apart=checked.apart)
         with evaluation_mode(network), torch.no_grad():
             expected = {name: network(batch) for name, batch in inputs.items()}
-            of_original = network.original(batches[0]) if isinstance(network, QuantizedNetwork) else None
+            here = {name: form(batch) for name, batch in inputs.items()} if form else expected
         outputs = {name: torch.from_numpy(trial.outputs[name]) for name in inputs}
         for name, batch in inputs.items():
-            require_close(outputs[name], expected[name], batch, may_be_nan=bool(checked.dependence))
+            require_close(outputs[name], here[name], batch, may_be_nan=bool(checked.dependence or form))
+        if form:
+            require_alike(outputs["0"], batches[0], network, form.precision)
     return {
         "runtime_version": trial.version,
         "threads": torch.get_num_threads(),
         "load_ms": round(trial.load_ms, 3),
         "latency_ms": trial.latency_ms,
-        "latency_batch": latency_batch,
+        "latency_batch": len(timed),
         "check": {
             "process": "new" if checked.apart else "this",
             "batches": list(BATCHES),
             "largest_difference": max(difference(outputs[name], expected[name]) for name in inputs),
-            **_scores([outputs["0"], expected["0"] if of_original is None else of_original], checked),
+            **_scores([outputs["0"], expected["0"]], checked),
         },
     }
+
+
+def _timed(checked: Checked) -> Tensor:
+    """Return the input of timed calls: one sample as often as a call takes."""
+    return repeated(checked.samples[:1], max(checked.latency_batch, 1 if runs_alone(checked.dependence) else 2))
 
 
 def _scores(outputs: Sequence[Tensor], checked: Checked) -> dict[str, Any]:

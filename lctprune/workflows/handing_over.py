@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.run import DataRecord, StatisticsRecord
+from lctprune.config.runtime import FULL, Precision
 from lctprune.data.dataset import Data, data_record
 from lctprune.errors import ConfigError
-from lctprune.exporting import writing
+from lctprune.exporting import single
 from lctprune.exporting.formats import Format
+from lctprune.measure.candidates import precision_of
+from lctprune.measure.reduced import calibration_samples
 from lctprune.measure.target_kinds import is_label
 from lctprune.models.build import fitted
 from lctprune.utils.environment import environment
@@ -33,6 +36,7 @@ def export(
     format: Format = "torchscript",
     data: Data | None = None,
     with_preprocessing: bool = False,
+    precision: Precision = FULL,
     **options: Any,
 ) -> Path:
     """Export a network to a file that runs without lctprune; with `data`, write model.json beside it.
@@ -47,14 +51,16 @@ def export(
             preprocessing, mean and deviation, classes or vocabulary).
         with_preprocessing: whether the file takes uint8 images of any size, [batch, height, width, channels], and gives
             probabilities, or numbers in their units; it needs `data`.
-        options: further arguments of `lctprune.exporting.writing.export`.
+        precision: fp32 for the network's own type, int8 (onnx, openvino), bf16 (torchscript, pt2, openvino) or fp16
+            (these and onnx); int8 is calibrated on training samples of `data`, or without it on the example.
+        options: further arguments of `lctprune.exporting.single.export`.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: the format is unknown, or its extra is not installed; or `with_preprocessing`, and inputs are no
-            images, or `data` is missing.
+        ConfigError: the format is unknown, its extra is not installed, or it does not have the precision; or
+            `with_preprocessing`, and inputs are no images, `data` is missing, or the precision is int8.
         ExportError: the network cannot be converted, gives other outputs when converted, or cannot be written.
 
     Warns:
@@ -65,7 +71,7 @@ def export(
         missing = "data=, which says how images were prepared" if data is None else "a format that holds operations"
         raise ConfigError(f"with_preprocessing needs {missing}")
     if data is None:
-        return writing.export(network, example, path, format=format, **options)
+        return single.export(network, example, path, format=format, precision=precision, **options)
     record = _recorded(data)
     recipe = fitted(NetworkConfig(), data)
     described = {"input": input_record(recipe, record), "output": output_record(recipe, record)}
@@ -75,8 +81,16 @@ def export(
             wrapped = from_pixels(plain, record, example, has_labels=_has_labels(data)).to(device_of(plain))
             network, example = wrapped, pixels_of(example.cpu(), record)
             described = pixel_records(wrapped, described)
-        path = writing.export(network, example, path, format=format, **options)
-    card = {"file": path.name, "format": format, "sha256": sha256(path), "classes": list(data.classes)}
+        if precision == "int8":
+            options = {"calibration": calibration_samples(data.train), **options}
+        path = single.export(network, example, path, format=format, precision=precision, **options)
+    card = {
+        "file": path.name,
+        "format": format,
+        "precision": precision_of(network) if precision == FULL else precision,
+        "sha256": sha256(path),
+        "classes": list(data.classes),
+    }
     write_json(path.parent / MODEL_CARD, {**card, **described, **environment()})
     return path
 

@@ -14,8 +14,9 @@ import torch
 from lctprune.config.metric import METRIC_NAMES
 from lctprune.config.network import is_own_function
 from lctprune.config.reading import from_json, parse_object
-from lctprune.errors import ConfigError, NetworkWarning, RunError, RunWarning
-from lctprune.measure.candidates import INT8, Candidate
+from lctprune.config.runtime import AUTO_RUNTIME, FULL, REDUCED
+from lctprune.errors import ConfigError, NetworkWarning, ReducedNote, RunError, RunWarning
+from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_known_flops, count_parameters, size_bytes
 from lctprune.measure.paired import Answers
 from lctprune.measure.recall import ClassRecall
@@ -29,7 +30,7 @@ from lctprune.workflows.recorded_answers import RecordedAnswers
 CANDIDATES = "candidates.json"
 LARGEST = 2**62  # of counts in a table
 LONGEST_MS = 1e12
-PRECISIONS = ("float32", "float64", "float16", "bfloat16", INT8)
+PRECISIONS = ("float32", "float64", "float16", "bfloat16", *REDUCED)
 MOST_INPUTS = 2**28  # numbers in the example that FLOPs were counted on
 
 
@@ -100,6 +101,7 @@ class Measurements:
         recall: recall of each class; None where it was not measured.
         example_shape: shape of the input that costs were measured on; None where an earlier version did not record it.
         answers: samples that each candidate classified correctly; None where that was not recorded.
+        left_out: notes on exits that have no form in a precision.
     """
 
     conditions: dict[str, Any]
@@ -107,6 +109,7 @@ class Measurements:
     recall: _Recall | None = None
     example_shape: tuple[int, ...] | None = None
     answers: RecordedAnswers | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.candidates:
@@ -170,17 +173,27 @@ def read_candidates(
     if found is None:
         return []
     compared = ["checkpoint_sha256", "added_sha256"] if any_latency else [*conditions]
-    if conditions["precision"] == INT8:
-        compared.append("precision")  # or they would be missing
-    given = {"runtime": "torchscript", "precision": "fp32"} | found.conditions  # earlier versions knew no others
-    if any(given.get(name) != conditions[name] for name in compared):
+    given = {"runtime": "torchscript", "precision": FULL} | found.conditions  # earlier versions knew no others
+    if any(given.get(name) != conditions[name] for name in compared) or not _has_precisions(found, given, conditions):
         return []
+    for note in found.left_out if conditions["precision"] != FULL else ():
+        warnings.warn(note, ReducedNote, stacklevel=3)
     answers = found.answers.by_key() if found.answers else {}
     candidates = [record.candidate(answers.get(str(record.key))) for record in found.candidates]
     if problem := _contradiction(candidates, found.example_shape, members, loaded):
         warnings.warn(f"{path}: {problem}: all is measured again", RunWarning, stacklevel=3)
         return []
     return candidates
+
+
+def _has_precisions(found: Measurements, given: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    """Tell whether candidates in reduced precisions were measured as they are wanted: scores are of their files."""
+    names = str(wanted["precision"])
+    if names == FULL:
+        return True
+    runtime = found.candidates[0].latency_runtime
+    is_same = wanted["runtime"] in (AUTO_RUNTIME, runtime)
+    return is_same and set(names.split(",")) <= set(str(given["precision"]).split(","))
 
 
 def _contradiction(
@@ -190,10 +203,8 @@ def _contradiction(
     by_number = {member.number: member for member in members}
     names = [(each.key, each.name, each.origin) for each in candidates]
     full: list[tuple[int | str, str, str]] = [(each.number, each.name, each.origin) for each in members]
-    reduced: list[tuple[int | str, str, str]] = [
-        (f"{number}-{INT8}", f"{name}, {INT8}", origin) for number, name, origin in full
-    ]
-    if sorted(names, key=str) not in (sorted(full, key=str), sorted(full + reduced, key=str)):
+    reduced = [(f"{number}-{each}", f"{name}, {each}", origin) for number, name, origin in full for each in REDUCED]
+    if len(set(names)) < len(names) or not {*full} <= {*names} <= {*full, *reduced}:
         return "it has other networks than the run"
     recipe = require_recipe(loaded.run)
     if is_own_function(recipe.model) and recipe.model != loaded.run.model:
@@ -212,7 +223,7 @@ def _contradiction(
                     now["flops"] = count_known_flops(network, example).total
             except Exception:  # whatever a network raises on an input of another shape
                 return f"{each.name} does not run on inputs of the shape {list(shape)}"
-        if each.precision == INT8:  # its size is that of a file
+        if each.is_reduced:  # its size is that of a file
             del now["size_bytes"]
         for name, value in now.items():
             if getattr(each, name) != value:

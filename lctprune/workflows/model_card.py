@@ -53,7 +53,7 @@ def model_card(
         exit: number of the candidate.
         scores: scores of this network and of the main network on the test split, where they were measured.
         classes: names of the classes, if the run was trained on data made in a program, which is not recorded.
-        precision: int8 for the exit in 8-bit integers.
+        precision: int8, bf16 or fp16 for the exit in a reduced precision.
     """
     recipe, data = run.config.network, run.config.data
     assert recipe is not None  # or it could not have been loaded

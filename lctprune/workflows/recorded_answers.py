@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lctprune.config.runtime import REDUCED
 from lctprune.errors import ConfigError
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.paired import Answers
@@ -42,7 +43,7 @@ class RecordedAnswers:
         if not 1 <= self.samples <= MOST_SAMPLES:
             raise ConfigError(f"answers.samples is {self.samples}; it must be between 1 and {MOST_SAMPLES}")
         for exit, text in self.correct.items():
-            if not re.fullmatch(r"[0-9]{1,8}(-int8)?", exit):
+            if not re.fullmatch(rf"[0-9]{{1,8}}(-({'|'.join(REDUCED)}))?", exit):
                 raise ConfigError(f"answers.correct has {exit[:20]!r}; it must have numbers of exits")
             try:
                 bits = base64.b64decode(text, validate=True)

@@ -100,7 +100,7 @@ def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
 
 
 def chosen_among(candidates: Sequence[Candidate], selection: Mapping[str, Any]) -> Candidate | None:
-    """Find the selected network among candidates; None if it is in 8-bit integers, and they were measured without."""
+    """Find the selected network among candidates; None if they were measured without its precision."""
     try:
         return candidate_of(candidates, selection["exit"], selection.get("precision", ""))
     except NetworkError:

@@ -216,7 +216,7 @@ def test_it_is_said_again_and_stands_in_the_model_card(image_folder: Path, tmp_p
         with pytest.warns(NetworkWarning, match="gives a sample alone other outputs"):
             candidates = measure_run(run)
     with pytest.MonkeyPatch.context() as patch:  # it is known, so it is not compared again
-        patch.setattr("lctprune.exporting.writing.batch_dependence", None)
+        patch.setattr("lctprune.exporting.single.batch_dependence", None)
         deployment = deploy(run, candidates, 1, tmp_path / "out", measure_test=True)
     card = json.loads(deployment.model_card.read_text())
     assert card["validation"]["batch_dependence"] == "gives a sample alone other outputs than in a batch"

@@ -335,10 +335,29 @@ def test_networks_are_timed_in_turns() -> None:
         return call
 
     results = lct.measure_latency([network("a"), network("b"), network("c")], example, repeats=3, warmup=2)
-    assert calls == ["a", "b", "c"] * (len(calls) // 3)
-    assert (len(calls) // 3 - 2) % 3 == 0  # rounds of 3
+    assert calls[:6] == ["a", "b", "c"] * 2
+    assert calls[6:12] == ["a", "a", "b", "b", "c", "c"]  # short ones twice
+    assert [name for name, _ in itertools.groupby(calls)] == ["a", "b", "c"] * (len([*itertools.groupby(calls)]) // 3)
+    assert (len([*itertools.groupby(calls)]) // 3 - 2) % 3 == 0  # rounds of 3
     assert all(x is example for x in seen)
     assert len(results) == 3
+
+
+def test_a_short_call_is_timed_with_its_own_caches() -> None:
+    last = ""
+
+    def network(name: str, seconds: float) -> Callable[[Tensor], None]:
+        def call(x: Tensor) -> None:
+            nonlocal last
+            time.sleep(seconds if name != last else 0)
+            last = name
+
+        return call
+
+    short, _ = lct.measure_latency([network("a", 0.01), network("b", 0)], torch.zeros(1), repeats=3, warmup=0)
+    long, _ = lct.measure_latency([network("a", 0.05), network("b", 0)], torch.zeros(1), repeats=3, warmup=0)
+    assert short.low_ms < 8
+    assert long.low_ms > 40  # not made twice
 
 
 def test_latency_is_in_milliseconds_and_in_order() -> None:

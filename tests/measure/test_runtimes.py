@@ -28,7 +28,7 @@ def test_auto_takes_the_fastest_runtime_and_says_by_how_much() -> None:
     assert str(note.message).startswith(timed.runtime)
     for runtime in {"onnxruntime", *runtimes_for("auto")} - {"torchscript"}:
         run = deployed(network, x, runtime)
-        torch.testing.assert_close(torch.from_numpy(run(x)), network(x).detach())
+        torch.testing.assert_close(run(x), network(x).detach())
 
 
 def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,176 @@
+"""Reduce the precision of a network after training: its file, and the network that answers as the file does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lctprune.config.runtime import Precision, parse_precisions
+from lctprune.errors import ConfigError, ExportError
+from lctprune.exporting.comparing import repeated, several
+from lctprune.exporting.copying import conversion, copied
+from lctprune.exporting.formats import FORMATS, RUNTIMES, Format, known_format
+from lctprune.exporting.preprocessing import FromPixels
+from lctprune.exporting.quantizing import CALIBRATION_BATCH, quantized
+from lctprune.exporting.writing import Converted, convert, runner_of
+from lctprune.utils.modules import device_of, evaluation_mode, stored_bytes
+from lctprune.utils.wrappers import unwrapped
+
+HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS_OF: dict[Precision, tuple[Format, ...]] = {  # that have a precision
+    "fp32": FORMATS,
+    "int8": ("onnx", "openvino"),
+    "bf16": ("torchscript", "pt2", "openvino"),  # ONNX Runtime has no such operations for CPUs
+    "fp16": ("torchscript", "pt2", "onnx", "openvino"),
+}
+ROUNDINGS = 32  # steps of the type by which outputs may differ, relative to the largest
+
+
+class ReducedNetwork(nn.Module):
+    """A network in a reduced precision: its outputs are those of its file, in the file's runtime.
+
+    Args:
+        original: network in full precision.
+        precision: int8, bf16 or fp16.
+        converted: content of the file.
+        size_bytes: size of the tensors in the file, in bytes.
+    """
+
+    def __init__(self, original: nn.Module, precision: Precision, converted: Converted, size_bytes: int) -> None:
+        super().__init__()
+        self.original, self.precision = original, precision
+        self.converted, self.size_bytes = converted, size_bytes
+        self.run, self.device = runner_of(converted), device_of(original)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run the file on inputs, [batch, ...]."""
+        return self.run(inputs.to(self.device)).to(inputs.device)
+
+
+class HalfNetwork(nn.Module):
+    """A network whose weights and computation are of 16 bits; its inputs and outputs stay as they were.
+
+    Args:
+        network: network, of which a copy is taken.
+        dtype: torch.bfloat16 or torch.float16.
+
+    Raises:
+        ExportError: the network cannot be copied, or computes in complex numbers.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        tensors = [*network.parameters(), *network.buffers()]
+        own = copied(network)
+        if own is None or any(each.is_complex() for each in tensors):
+            problem = "cannot be copied" if own is None else "has complex weights"
+            raise ExportError(f"{network.__class__.__name__} {problem}, so it has no form of 16 bits")
+        self.network, self.dtype = own.to(dtype), dtype
+        self.given = next((each.dtype for each in tensors if each.is_floating_point()), torch.float32)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute outputs, [batch, ...]."""
+        outputs: Tensor = self.network(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
+        return outputs.to(self.given)
+
+
+def in_half(network: nn.Module, precision: Precision) -> nn.Module:
+    """Return a copy of a network in 16 bits; of one with its preprocessing, the preprocessing stays in full precision.
+
+    Raises:
+        ExportError: it has no such form.
+    """
+    if isinstance(network, FromPixels):
+        pixels = copy.copy(network)
+        pixels._modules = {**network._modules, "network": HalfNetwork(network.network, HALF[precision])}
+        return pixels
+    return HalfNetwork(network, HALF[precision]).train(network.training)
+
+
+def reduced(
+    network: nn.Module, samples: Tensor, format: Format, precision: Precision, *, latency_batch: int = 1
+) -> ReducedNetwork:
+    """Reduce the precision of a network to that of a file, and run the file once.
+
+    Args:
+        network: traceable module; for 8-bit integers on the CPU.
+        samples: samples of training, [n, ...], on which 8-bit integers are calibrated.
+        format: format of the file, one of `FORMATS_OF` the precision.
+        precision: int8, bf16 or fp16.
+        latency_batch: samples per call for which the memory layout of TorchScript is chosen.
+
+    Raises:
+        ConfigError: the format does not have the precision, or an extra is not installed.
+        ExportError: the network cannot be converted, or its runtime cannot run the file.
+    """
+    require_precision([format], precision)
+    network = unwrapped(network)
+    if precision == "int8":
+        converted, size = quantized(network, samples, format)
+    else:
+        with conversion(network, precision), evaluation_mode(network):
+            half = in_half(network, precision)
+        first = samples[:CALIBRATION_BATCH]
+        timed = repeated(samples[:1], latency_batch)
+        (converted,) = convert(half, first, [format], dependence=None, compared=False, timed=timed)
+        size = stored_bytes(half)
+    with conversion(network, f"{precision} in {RUNTIMES[format]}"), torch.no_grad():
+        found = ReducedNetwork(network, precision, converted, size)
+        found(several(samples[:3]).to(device_of(network)))
+    return found
+
+
+def in_precision(
+    network: nn.Module, samples: Tensor, formats: Sequence[Format], precision: str, *, latency_batch: int
+) -> list[ReducedNetwork]:
+    """Reduce the precision of a network for each of several formats, see `reduced`."""
+    (known,) = parse_precisions(precision)
+    return [reduced(network, samples, format, known, latency_batch=latency_batch) for format in formats]
+
+
+def require_precision(formats: Iterable[Format], precision: str, *, with_preprocessing: bool = False) -> None:
+    """Require formats that have a precision, and their extras.
+
+    Raises:
+        ConfigError: one does not, or is not installed; or preprocessing belongs into an int8 file.
+    """
+    if with_preprocessing and precision == "int8":
+        raise ConfigError("int8 files take normalised images, and no pixels; leave out --with-preprocessing")
+    able = next(found for each, found in FORMATS_OF.items() if each == precision)
+    for format in formats:
+        if format not in able:
+            raise ConfigError(f"format {format} has no {precision}; formats that do: {', '.join(able)}")
+        known_format(format)
+
+
+def require_alike(outputs: Tensor, samples: Tensor, network: nn.Module, precision: Precision) -> None:
+    """Require outputs of a file in 16 bits that differ from the network's by rounding.
+
+    They may differ by `ROUNDINGS` steps of the type, relative to the largest output, or by twice as much as those of
+    PyTorch's own computation in that type. Nothing is required of 8-bit integers, of which accuracy is measured.
+
+    Args:
+        outputs: outputs of the file, [batch, ...].
+        samples: inputs, [batch, ...].
+        network: network in full precision.
+        precision: precision of the file.
+
+    Raises:
+        ExportError: they differ by more.
+    """
+    if precision not in HALF:
+        return
+    with evaluation_mode(network), torch.no_grad():
+        expected = network(samples)
+        own = in_half(network, precision).eval()(samples)
+    steps = ROUNDINGS * torch.finfo(HALF[precision]).eps * float(expected.abs().nan_to_num().max())
+    apart = float((outputs.to(expected) - expected).abs().nan_to_num(torch.inf, torch.inf).max())
+    allowed = max(steps, 2 * float((own - expected).abs().nan_to_num(0.0, 0.0).max()))
+    if expected.isfinite().all() and not apart <= allowed:
+        raise ExportError(
+            f"the {precision} file differs from the network by up to {apart:.3g} (largest allowed: {allowed:.3g}) on "
+            f"inputs of shape {list(samples.shape)}; nothing was written: take another precision"
+        )
