@@ -47,8 +47,9 @@ def require_same_data(runs: Sequence[Run]) -> None:
         here, there = first.config.data, other.config.data
         names = [Path(each.config.name).name if each else "data made in a program" for each in (here, there)]
         if names[0] != names[1]:
+            shown = [each.config.name if each else "data made in a program" for each in (here, there)]
             raise ConfigError(
-                f"{first.path} was trained on {names[0]} and {other.path} on {names[1]}; their scores cannot be "
+                f"{first.path} was trained on {shown[0]} and {other.path} on {shown[1]}; their scores cannot be "
                 "compared: name runs on the same data"
             )
         if here and there and here.classes != there.classes:

@@ -655,5 +655,5 @@ def test_settings_out_of_range(options: dict[str, Any], parts: list[str]) -> Non
 def test_a_name_that_is_nearly_that_of_a_folder_asks_for_it(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert error_of(DataConfig(name=str(tmp_path / "photo"))).endswith(f"; did you mean {tmp_path / 'photos'}?")
-    for name in ("elsewhere", "photo/cat", "photo\0"):
+    for name in ("elsewhere", "photo/cat", "x\0/photo"):
         assert "did you mean" not in error_of(DataConfig(name=str(tmp_path / name)))
