@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lctprune.config.fields import CRITICS, FIRST, NETWORK, TRAINING, require_choices, setting
 from lctprune.config.long_training import LongTraining
 from lctprune.config.metric import AUTO, parse_metric
+from lctprune.config.precision import autocast, fast_precision
 from lctprune.config.ramp import Ramp
 from lctprune.errors import ConfigError
 
@@ -233,7 +234,7 @@ class TrainConfig(LongTraining):
             raise ConfigError(f"device is {self.device!r}; this machine has cpu{also}")
         precision = self.precision
         if precision == "auto":
-            precision = _fast_precision(device) if images else "fp32"
+            precision = fast_precision(device) if images else "fp32"
         optimizer = self.optimizer
         moves = pretrained and not self.freeze_main  # a trained network, gently
         if optimizer == "auto":
@@ -283,36 +284,6 @@ class ResolvedTrainConfig(TrainConfig):
     def autocast(self) -> torch.autocast:
         """Return a context that computes in the precision of training."""
         return autocast(self.device, self.precision)
-
-
-def autocast(device: str, precision: str) -> torch.autocast:
-    """Return a context that computes in fp32, bf16 or fp16."""
-    import torch
-
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    # every module runs once per step, so a cache of cast weights would only hold memory
-    return torch.autocast(device, dtype, enabled=precision != "fp32", cache_enabled=False)
-
-
-def _fast_precision(device: str) -> Literal["fp32", "bf16", "fp16"]:
-    import torch
-
-    if _computes_in_bf16(device):
-        return "bf16"
-    is_fast_in_fp16 = device == "cuda" and torch.cuda.get_device_capability() >= (7, 0)  # it has tensor cores
-    return "fp16" if is_fast_in_fp16 else "fp32"
-
-
-def _computes_in_bf16(device: str) -> bool:
-    import torch
-
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if hasattr(torch.cpu, "get_capabilities"):  # from PyTorch 2.11 on
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    earlier = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in earlier)
 
 
 def _require(config: TrainConfig, name: str, holds: bool, limit: str) -> None:

@@ -20,7 +20,7 @@ def shuffled_order(targets: Tensor, generator: torch.Generator, *, balanced: boo
     _, counts = torch.unique(targets, return_counts=True)
     share, rest = divmod(len(targets), len(counts))
     gets_one_more = torch.randperm(len(counts), generator=generator) < rest
-    by_class = targets.argsort(stable=True).split(counts.tolist())
+    by_class = torch.split(targets.argsort(stable=True), counts.tolist())
     chosen = []
     for own, more in zip(by_class, gets_one_more.tolist(), strict=True):
         turns = -(-(share + more) // len(own))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lctprune.config.training import ResolvedTrainConfig, autocast
+from lctprune.config.precision import autocast
+from lctprune.config.training import ResolvedTrainConfig
 from lctprune.losses import Loss
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import Optimizers, apply_gradients

@@ -78,6 +78,7 @@ class Muon(SGD):
         averages = [self._average(weight) for weight in weights]
         if (found := getattr(self, "found_inf", None)) is not None:  # decided on the device, which nobody waits for
             for weight, average in zip(weights, averages, strict=True):
+                assert weight.grad is not None
                 weight.grad = torch.where(found.to(average.device) > 0, average, weight.grad)  # the average stays
         if weights and all(weight.is_cuda for weight in weights):
             _replace_together(weights, averages, momentum, dtype)
