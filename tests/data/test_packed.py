@@ -426,6 +426,22 @@ def test_a_copy_of_the_images_is_made_once(images: Path, tmp_path: Path, cache: 
     assert "remove it" in refusal(root) or "cannot be read" in refusal(root)
 
 
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": ["a"] * 20}, "test.parquet has no column label"),
+        ({"text": [b"a"] * 20, "label": [0, 1] * 10}, "test.parquet: text holds values of type binary"),
+        ({"text": [1] * 20, "label": [0, 1] * 10}, "test.parquet: text holds values of type int64"),
+        ({"label": [0, 1] * 10}, "test.parquet has no column text"),
+    ],
+)
+def test_files_with_other_columns_than_the_first_are_named(columns: dict[str, Any], words: str, tmp_path: Path) -> None:
+    texts = pyarrow.table({"text": ["good film", "bad film"] * 20, "label": [0, 1] * 20})
+    pyarrow.parquet.write_table(texts, tmp_path / "train.parquet")
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "test.parquet")
+    assert words in refusal(tmp_path)
+
+
 def test_small_files_that_hold_much_are_refused(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nulls = pyarrow.record_batch([pyarrow.nulls(10**8)] * 2, names=["a", "y"])
     with pyarrow.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, nulls.schema) as out:

@@ -250,6 +250,18 @@ def test_a_column_that_numbers_the_rows_gets_a_warning(name: str, tmp_path: Path
     lct.load_data(data.config, columns=data.columns)  # a run that knows the table does not warn again
 
 
+@pytest.mark.parametrize("mark", ["\x1f", "\xa0", "\v"])
+def test_whatever_blanks_stand_around_numbers(mark: str, tmp_path: Path) -> None:
+    batches = []
+    for blank in ("", mark):
+        rows = [",".join(f"{blank}{cell}{blank}" for cell in (n % 5, n % 7, n % 3 / 2)) for n in range(30)]
+        path = tmp_path / f"{len(blank)}.csv"
+        path.write_text("\n".join(["a,b,y", *rows]))
+        batches += next(lct.load_data(lct.DataConfig(name=str(path), task="regression")).train.batches(99))
+    for plain, marked in zip(batches[:2], batches[2:], strict=True):
+        torch.testing.assert_close(plain, marked, rtol=0, atol=0)
+
+
 def test_a_target_that_is_no_number_is_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "width,y", [*ROWS, (1, "high")])
     assert "line 22: y is 'high'; it must be a number, with a decimal point" in error_of(table, task="regression")

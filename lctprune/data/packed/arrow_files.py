@@ -15,6 +15,7 @@ from lctprune.data.packed.shards import Kind
 from lctprune.errors import ConfigError, DataError, LctpruneError, first_line
 from lctprune.utils.environment import memory_bytes
 from lctprune.utils.files import require_regular
+from lctprune.utils.names import visible
 
 CELL_BYTES = 64  # of memory that a value takes, about
 
@@ -101,6 +102,9 @@ def read_columns(path: Path, kind: Kind, columns: Sequence[str]) -> Any:
         if kind == "parquet":
             file = opened_parquet(path)
             _require_memory(path, file.metadata.num_rows, len(columns))
+            names = file.schema_arrow.names
+            if missing := [name for name in columns if name not in names]:  # which pyarrow leaves out
+                raise DataError(f"{path} has no column {visible(missing[0])}, which other files have; add it")
             return file.read(columns=[*columns])
         table = opened_arrow(mapped(path)).read_all().select([*columns])
         _require_memory(path, table.num_rows, len(columns))

@@ -89,7 +89,10 @@ def read_texts(shards: Shards, split: str, column: str) -> list[str]:
     texts: list[str] = []
     for path in shards.splits[split]:
         with readable(path):
-            found = read_columns(path, shards.kind, [column]).column(column).to_pylist()
+            values = read_columns(path, shards.kind, [column]).column(column)
+            if not _is_text(_value_type(values)):
+                raise DataError(f"{path}: {visible(column)} holds values of type {values.type}; it must be text")
+            found = values.to_pylist()
         if None in found:
             raise DataError(f"{path}, row {found.index(None)}: {column} is empty; fill it in or remove the row")
         texts += found
@@ -100,7 +103,7 @@ def _values(path: Any, column: Any, name: str) -> list[Any]:
     types = arrow().types
     with readable(path):
         values: list[Any] = column.to_pylist()
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    kind = _value_type(column)
     if types.is_boolean(kind):
         return [None if value is None else str(value).lower() for value in values]
     if types.is_floating(kind) and all(value is None or value == value // 1 for value in values):
@@ -108,6 +111,10 @@ def _values(path: Any, column: Any, name: str) -> list[Any]:
     if not (types.is_integer(kind) or _is_text(kind)):
         raise DataError(f"{path}: {name} holds values of type {kind}; labels are names, or whole numbers, of classes")
     return values
+
+
+def _value_type(column: Any) -> Any:
+    return column.type.value_type if arrow().types.is_dictionary(column.type) else column.type
 
 
 def _is_text(kind: Any) -> bool:

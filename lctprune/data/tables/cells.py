@@ -47,10 +47,11 @@ def numbers_of(table: TableFile, columns: Sequence[int]) -> Tensor:
     """
     values = plain_numbers(table, columns)
     if values is None:
-        line, index = next(
-            (line, index) for line, cells in table.rows for index in columns if not _is_usable(cells[index].strip())
-        )
-        raise cell_error(table, line, index)
+        unusable = ((line, index) for line, cells in table.rows for index in columns if not _is_usable(cells[index]))
+        if found := next(unusable, None):
+            raise cell_error(table, *found)
+        rows = [[float(cells[index].strip()) for index in columns] for _, cells in table.rows]
+        values = torch.tensor(rows, dtype=torch.float64)
     return values
 
 
@@ -69,6 +70,7 @@ def plain_numbers(table: TableFile, columns: Sequence[int]) -> Tensor | None:
 
 
 def _is_usable(cell: str) -> bool:
+    cell = cell.strip()  # also of the separators \x1c to \x1f, which `float` does not take for blanks
     return is_number(cell) and abs(float(cell)) <= LARGEST
 
 
