@@ -62,7 +62,7 @@ def forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Callable[[T
     forms = {
         "ONNX Runtime int8": (reduced(network, samples, "onnx", "int8"), "onnxruntime"),
         "OpenVINO int8": (reduced(network, samples, "openvino", "int8"), "openvino"),
-        "ONNX Runtime fp16": (reduced(network, samples, "onnx", "fp16"), "onnxruntime"),
+        "ONNX Runtime bf16": (reduced(network, samples, "onnx", "bf16"), "onnxruntime"),
         "OpenVINO bf16": (reduced(network, samples, "openvino", "bf16"), "openvino"),
         "TorchScript bf16": (reduced(network, samples, "torchscript", "bf16"), "torchscript"),
         "TorchScript fp16": (reduced(network, samples, "torchscript", "fp16"), "torchscript"),

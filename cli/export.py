@@ -48,7 +48,7 @@ def export(
             "--precision",
             metavar="fp32|int8|bf16|fp16",
             help="int8: the exit in 8-bit integers, calibrated on training samples (formats onnx and openvino). bf16, "
-            "fp16: weights of 16 bits (formats torchscript, pt2 and openvino; fp16 also onnx).",
+            "fp16: weights of 16 bits (formats torchscript, pt2, onnx and openvino).",
         ),
     ] = "fp32",
     out: Annotated[

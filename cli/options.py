@@ -65,7 +65,7 @@ PrecisionOption = Annotated[
         "--precision",
         metavar="PRECISION,...",
         help="int8, bf16 or fp16: measure each exit also in 8-bit integers, calibrated on training samples (runtime "
-        "onnxruntime, openvino), bfloat16 (torchscript, openvino) or half precision (all three); several with commas.",
+        "onnxruntime or openvino), or with weights of 16 bits (all runtimes); several with commas.",
     ),
 ]
 OutOption = Annotated[

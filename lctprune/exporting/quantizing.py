@@ -47,7 +47,7 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> tuple[
     with conversion(network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
         model = _quantized_model(bytes(full.content), calibration, Path(folder))
         converted = of_onnx_model(network, model.SerializeToString(), format, full.length)
-        return converted, _tensor_bytes(model)
+        return converted, tensor_bytes(model)
 
 
 def _quantized_model(content: bytes, calibration: Tensor, folder: Path) -> onnx.ModelProto:
@@ -94,7 +94,8 @@ class _Batches:
         return None if batch is None else {INPUT: batch}
 
 
-def _tensor_bytes(model: onnx.ModelProto) -> int:
+def tensor_bytes(model: onnx.ModelProto) -> int:
+    """Count the bytes of the tensors in an ONNX model."""
     from onnx import numpy_helper
 
     return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)

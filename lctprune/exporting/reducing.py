@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +16,22 @@ from lctprune.exporting.comparing import repeated, several
 from lctprune.exporting.copying import conversion, copied
 from lctprune.exporting.formats import FORMATS, RUNTIMES, Format, known_format
 from lctprune.exporting.preprocessing import FromPixels
-from lctprune.exporting.quantizing import CALIBRATION_BATCH, quantized
-from lctprune.exporting.writing import Converted, convert, runner_of
+from lctprune.exporting.quantizing import CALIBRATION_BATCH, quantized, tensor_bytes
+from lctprune.exporting.writing import Converted, convert, of_onnx_model, runner_of
 from lctprune.utils.modules import device_of, evaluation_mode, stored_bytes
 from lctprune.utils.wrappers import unwrapped
+
+if TYPE_CHECKING:
+    import onnx
 
 HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS_OF: dict[Precision, tuple[Format, ...]] = {  # that have a precision
     "fp32": FORMATS,
     "int8": ("onnx", "openvino"),
-    "bf16": ("torchscript", "pt2", "openvino"),  # ONNX Runtime has no such operations for CPUs
+    "bf16": ("torchscript", "pt2", "onnx", "openvino"),
     "fp16": ("torchscript", "pt2", "onnx", "openvino"),
 }
+SMALLEST = 16  # numbers in a tensor of weights that is stored in 16 bits
 ROUNDINGS = 32  # steps of the type by which outputs may differ, relative to the largest
 
 
@@ -110,6 +116,12 @@ def reduced(
     network = unwrapped(network)
     if precision == "int8":
         converted, size = quantized(network, samples, format)
+    elif format in ("onnx", "openvino"):
+        first = samples[:CALIBRATION_BATCH]
+        (full,) = convert(network, first, ["onnx"], dependence=None, compared=False)
+        with conversion(network, precision):
+            model = with_half_weights(bytes(full.content), precision)
+        converted, size = of_onnx_model(network, model.SerializeToString(), format, full.length), tensor_bytes(model)
     else:
         with conversion(network, precision), evaluation_mode(network):
             half = in_half(network, precision)
@@ -121,6 +133,35 @@ def reduced(
         found = ReducedNetwork(network, precision, converted, size)
         found(several(samples[:3]).to(device_of(network)))
     return found
+
+
+def with_half_weights(content: bytes, precision: Precision) -> onnx.ModelProto:
+    """Round the weights of an ONNX model to 16 bits, which its runtime computes with in float32.
+
+    For CPUs ONNX Runtime has few operations in 16 bits, and OpenVINO's reader of ONNX no convolution in bfloat16.
+
+    Args:
+        content: content of an .onnx file.
+        precision: bf16 or fp16.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    stored = onnx.TensorProto.BFLOAT16 if precision == "bf16" else onnx.TensorProto.FLOAT16
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1 and math.prod(tensor.dims) >= SMALLEST:
+            values = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()).to(HALF[precision])
+            name = tensor.name
+            tensor.Clear()
+            tensor.name, tensor.data_type = f"{name}.{precision}", stored
+            tensor.dims.extend(values.shape)
+            tensor.raw_data = values.view(torch.int16).numpy().tobytes()
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 def in_precision(

@@ -43,8 +43,8 @@ def export(
             a file that ends in .bin.
         format: torchscript (the default), pt2 (of torch.export), onnx, openvino, or state-dict (the weights as
             safetensors).
-        precision: fp32 for the network's own type; int8 (onnx, openvino), bf16 (torchscript, pt2, openvino) or fp16
-            (these and onnx). Outputs in 16 bits may differ by rounding; int8 is not compared: measure its accuracy.
+        precision: fp32 for the network's own type; int8 (onnx, openvino), bf16 or fp16 (these, torchscript and
+            pt2). Outputs in 16 bits may differ by rounding; int8 is not compared: measure its accuracy.
         calibration: samples of training, some hundred, on which int8 is calibrated; by default the example.
 
     Returns:

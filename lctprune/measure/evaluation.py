@@ -56,7 +56,7 @@ def evaluate(
             fastest of those that are installed.
         precision: int8, bf16 or fp16, or several, as "int8,fp16", for candidates in these precisions before each
             exit's own, scored as the files that the runtime runs; by default none. Runtimes: torchscript has bf16 and
-            fp16, onnxruntime int8 and fp16, openvino all three.
+            fp16, onnxruntime and openvino all three.
         train: training samples, such as `data.train`, on which int8 is calibrated.
 
     Returns:

@@ -51,8 +51,8 @@ def export(
             preprocessing, mean and deviation, classes or vocabulary).
         with_preprocessing: whether the file takes uint8 images of any size, [batch, height, width, channels], and gives
             probabilities, or numbers in their units; it needs `data`.
-        precision: fp32 for the network's own type, int8 (onnx, openvino), bf16 (torchscript, pt2, openvino) or fp16
-            (these and onnx); int8 is calibrated on training samples of `data`, or without it on the example.
+        precision: fp32 for the network's own type, int8 (onnx, openvino), bf16 or fp16 (these, torchscript and
+            pt2); int8 is calibrated on training samples of `data`, or without it on the example.
         options: further arguments of `lctprune.exporting.single.export`.
 
     Returns:
