@@ -36,17 +36,17 @@ def nothing_fits(candidates: Sequence[Candidate], limits: Limits, main: Candidat
     )
     return BudgetError(
         f"no candidate fits; the nearest is {nearest.name}: {details}{unknown and f' ({unknown})'}; "
-        f"{_remedy(limits, main)}",
+        f"{probably_meant(limits, main) or SMALLER}",
         nearest,
         {str(cost): factor for cost, factor in misses.items()},
     )
 
 
-def _remedy(limits: Limits, main: Candidate) -> str:
-    """Say what to do where nothing fits: what was probably meant, or how to get smaller networks."""
+def probably_meant(limits: Limits, main: Candidate) -> str:
+    """Ask whether a limit was meant in percent, which is too small for any network; else ""."""
     for cost in limits.misses(main):
         limit, whole = limits[cost], main.cost(cost)
         if cost != "latency_ms" and whole and limit <= PERCENT < whole / 10:
             percent = 100 * limit if limit <= 1 else limit
             return f"did you mean {percent:g}%, {amount(percent / 100 * whole, cost)}?"
-    return SMALLER
+    return ""

@@ -13,7 +13,9 @@ from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import BudgetError
 from lctprune.losses import default_loss
+from lctprune.measure.misses import probably_meant
 from lctprune.measure.selection import Budget, Limits
+from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.pruning.dependencies import explained, prunable
 from lctprune.pruning.engine import prune, recorded
@@ -157,9 +159,10 @@ def _narrowed(
         record = recorded(main, example, history) if history else None
     network.zero_grad(set_to_none=True)
     if record is None:
+        remedy = probably_meant(limits, unscored(whole, example)) or "give more, or narrow another exit"
         raise BudgetError(
             f"{name} does not get to {target.text}: {fits.least} with the fewest channels that Torch-Pruning leaves"
-            f"{found.reason and f' ({found.reason})'}; give more, or narrow another exit"
+            f"{found.reason and f' ({found.reason})'}; {remedy}"
         )
     record = {f"groups.0.{layer}": entry for layer, entry in record.items()}
     apply_record(network, record)

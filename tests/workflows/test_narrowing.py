@@ -148,7 +148,7 @@ def test_a_regression_of_a_table(table_run: TableRun) -> None:
         ({"keep": "much"}, lct.ConfigError, "keep is 'much'"),
         ({"budget": lct.Budget()}, lct.ConfigError, "no limit"),
         ({"budget": lct.Budget(flops="1G")}, lct.ConfigError, "fits 1G FLOPs as it is"),
-        ({"budget": lct.Budget(flops=10)}, lct.BudgetError, r"does not get to 10 FLOPs: [\d.]+k FLOPs"),
+        ({"budget": lct.Budget(flops=10)}, lct.BudgetError, r"to 10 FLOPs: [\d.]+k FLOPs .*did you mean 10%, "),
         ({"exit": 7, "keep": 0.5}, lct.NetworkError, "exit 7 does not exist"),
         ({"keep": 0.5, "importance": "luck"}, lct.ConfigError, "importance is 'luck'"),
         ({"keep": 0.5, "distill": 2}, lct.ConfigError, "distill is 2"),
