@@ -157,6 +157,11 @@ def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
         ConfigError: the network does not take such data.
     """
     require_kind(config.model, data)
+    return dataclasses.replace(config, **fitted_settings(data))
+
+
+def fitted_settings(data: Data) -> dict[str, Any]:
+    """Return the settings of a network that a data set decides: its inputs and the number of its outputs."""
     shape = tuple(data.example.shape[1:])
     inputs: dict[str, Any]
     if data.vocabulary:
@@ -165,7 +170,7 @@ def fitted(config: NetworkConfig, data: Data) -> NetworkConfig:
         inputs = {"in_channels": shape[0], "image_size": shape[1]}
     else:
         inputs = {"features": shape[-1], "steps": shape[0] if len(shape) == 2 else None}
-    return dataclasses.replace(config, num_outputs=data.num_outputs, **inputs)
+    return {"num_outputs": data.num_outputs, **inputs}
 
 
 def cut_point_names(config: NetworkConfig) -> list[str]:

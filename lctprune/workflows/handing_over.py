@@ -19,7 +19,7 @@ from lctprune.exporting.formats import Format
 from lctprune.measure.candidates import precision_of
 from lctprune.measure.reduced import calibration_samples
 from lctprune.measure.target_kinds import is_label
-from lctprune.models.build import fitted
+from lctprune.models.build import fitted_settings
 from lctprune.utils.environment import environment
 from lctprune.utils.files import sha256, write_json
 from lctprune.utils.modules import device_of, evaluation_mode
@@ -73,7 +73,7 @@ def export(
     if data is None:
         return single.export(network, example, path, format=format, precision=precision, **options)
     record = _recorded(data)
-    recipe = fitted(NetworkConfig(), data)
+    recipe = NetworkConfig(**fitted_settings(data))
     described = {"input": input_record(recipe, record), "output": output_record(recipe, record)}
     with evaluation_mode(network):
         if with_preprocessing:

@@ -350,7 +350,7 @@ def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     plain = cli("export", copied)
     assert plain.code == 0
     assert plain.out.startswith(f"Wrote main network: {copied}")
-    assert f"lctprune predict {copied / 'selected'}" in plain.err
+    assert f"{copied / 'selected'} holds the chosen one" in plain.err
     assert (copied / "exports" / "exit2" / "model.pt").exists()
     assert_one_line(cli("export", copied, "--exit", 9), code=1)
     assert_one_line(cli("export", copied, "--format", "gguf"), code=2)

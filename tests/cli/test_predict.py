@@ -305,7 +305,7 @@ def test_a_damaged_model_json_is_one_line(
 def test_what_is_no_network_is_refused(exported: Path, trained: lct.Run, tmp_path: Path, cli: Cli) -> None:
     image = tmp_path / "x.png"
     for source, options, code, named in [
-        (exported / "model.pt", ("--exit", 0), 2, "--exit"),
+        (exported / "model.pt", ("--exit", 0), 2, "exit chooses a network of a run"),
         (trained.path, ("--exit", 9), 1, "exit 9 does not exist"),
         (tmp_path / "none.pt", (), 1, "none.pt"),
         (tmp_path, (), 1, "not a run directory"),

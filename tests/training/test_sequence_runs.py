@@ -188,9 +188,9 @@ def test_digits_by_rows_from_training_to_a_file(name: str, cli: Cli, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("lstm", "--data", "digits"), 2, "vocabulary"),
-        (("mlp", "--data", "digits"), 2, "needs features"),
-        (("resnet", "--data", "digits-rows"), 2, "needs in_channels, image_size"),
+        (("lstm", "--data", "digits"), 2, "for images there are resnet18"),
+        (("mlp", "--data", "digits"), 2, "mlp takes a table"),
+        (("resnet", "--data", "digits-rows"), 2, "for sequences there are lstm"),
         (("lstm", "--data", "digits-rows", "--critic", "paper"), 1, "tail or linear"),
         (("lstm", "--data", "digits-rows", "--critic-pool", "first"), 2, "'mean', 'last'"),
         (("lstm", "--data", "digits-rows", "--model-args", "layers"), 2, "name=value"),
