@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from lctprune.config.run import CONFIG
 from lctprune.errors import NetworkError, NetworkWarning
 from lctprune.models.checkpoints import StateDicts, read_state_dicts, shown, weights_file_in
+from lctprune.models.images import SMALL_IMAGE
 from lctprune.models.weight_names import Fit, fit_names, is_counter
 from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX, kept_file, read_config, read_header
 from lctprune.utils.wording import counted
 
+STEM = "conv1.weight"  # of torchvision's ResNets
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights of one are converted to another
 
 
@@ -156,8 +158,20 @@ def _require_names(
     if wrong:
         clauses.append(f"differs in {counted(len(wrong), 'shape')} ({shown(wrong, '; ')})")
     if clauses:
-        remedy = "give weights of this network, with the same arguments, or rename them"
+        remedy = _of_other_size(own, weights) or "give weights of this network, with the same arguments, or rename them"
         raise NetworkError(f"{problem}: {', and '.join(clauses).removeprefix('it ')}; {remedy}")
+
+
+def _of_other_size(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Say what to do about weights of a built-in ResNet for images of another size; "" if they are none."""
+    stems = [list(each[STEM].shape[2:]) if STEM in each and each[STEM].dim() == 4 else [] for each in (own, weights)]
+    if sorted(stems) != [[3, 3], [7, 7]]:
+        return ""
+    return (
+        f"built-in ResNets begin with a 3x3 convolution for images of up to {SMALL_IMAGE} pixels, and with 7x7 for "
+        "larger ones: give the size that the weights are for (image_size, --image-size), or a function of your own "
+        "that builds the network (package.module:function)"
+    )
 
 
 def _require_values(source: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,7 +169,7 @@ def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | Non
     if not resume:
         _clear_unfinished(folder)
         if folder.is_dir() and any(folder.iterdir()):
-            raise RunError(f"{folder} exists: that was begun before; go on with --resume, or remove it to begin anew")
+            raise RunError(f"{folder} exists: that {_how_far(folder)} remove it to begin anew")
         return None
     try:
         resumed = Run(folder, model=run.model)
@@ -179,6 +180,13 @@ def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | Non
     if resumed.config.origin.checkpoint_sha256 != loaded.checkpoint().sha256:
         raise RunError(f"{folder} was begun from another checkpoint of {run.path}; remove it, and begin anew")
     return resumed
+
+
+def _how_far(folder: Path) -> str:
+    with suppress(RunError):
+        if Run(folder).is_finished:
+            return "is trained to its end;"
+    return "was begun before; go on with --resume, or"
 
 
 def _clear_unfinished(folder: Path) -> None:

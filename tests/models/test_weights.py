@@ -19,7 +19,7 @@ from torchvision import models
 import lctprune as lct
 from lctprune.config.network import NetworkConfig
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning
-from lctprune.models.build import build_network
+from lctprune.models.build import build_model, build_network
 from lctprune.models.weights import load_weights, read_weights
 
 
@@ -185,6 +185,15 @@ def test_what_does_not_fit_is_named_and_changes_nothing(
 # --- a network from weights ------------------------------------------------------------------------------------------
 
 CONFIG = NetworkConfig(model="mobilenet_v3_small", image_size=32, num_outputs=3, groups=3)
+
+
+def test_weights_of_a_resnet_for_images_of_another_size_say_which() -> None:
+    width = {"width": 16}
+    small, large = (
+        build_model(NetworkConfig(model="resnet18", model_args=width, image_size=side)) for side in (32, 96)
+    )
+    with pytest.raises(NetworkError, match=r"differs in 1 shape \(conv1.*3x3 .* up to 64 pixels.*--image-size"):
+        load_weights(small, {"": large.state_dict()}, num_outputs=10, source="file")
 
 
 def original(num_outputs: int) -> nn.Module:

@@ -357,7 +357,7 @@ def test_once_a_run(trained: lct.Run) -> None:
         lct.densify(trained, resume=True)
     dense = lct.densify(trained, epochs=1)
     before = digests(dense)
-    with pytest.raises(lct.RunError, match="dense exists: that was begun before; go on with --resume, or remove it"):
+    with pytest.raises(lct.RunError, match="dense exists: that is trained to its end; remove it to begin anew"):
         lct.densify(trained)
     with pytest.raises(lct.RunError, match="another training \\(epochs was"):
         lct.densify(trained, epochs=2, resume=True)

@@ -242,7 +242,7 @@ def test_what_cannot_be_leaves_nothing(trained: lct.Run) -> None:
         lct.finetune(trained, 0, resume=True)
     assert not (trained.path / "finetuned").exists()
     fine = lct.finetune(trained, 0)
-    with pytest.raises(lct.RunError, match=r"exit0 exists: that was begun before"):
+    with pytest.raises(lct.RunError, match=r"exit0 exists: that is trained to its end"):
         lct.finetune(trained, 0)
     with pytest.raises(lct.RunError, match="was itself added to a run"):
         lct.finetune(fine, 0)
