@@ -110,6 +110,8 @@ def measured(
         console.print(f"Note: {note}.")
     if damage := metrics_damage(run):
         console.print(f"Note: {damage}.")
+    if not console.is_terminal and (runtime, precision) != ("torchscript", "fp32"):  # which shows no status
+        console.print("Converting and measuring every network, some seconds each")
     with printed_warnings(console), console.status("Measuring every exit on the validation split"):
         return measure_run(
             run,
