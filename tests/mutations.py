@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -105,7 +105,8 @@ def _in_document(value: Any, choice: random.Random, *, remove: bool) -> str:
     key = choice.choice([*value] if isinstance(value, dict) else range(len(value)))
     inner, text = value[key], False
     if isinstance(inner, str) and inner[:1] in ("[", "{"):
-        inner, text = json.loads(inner), True
+        with suppress(ValueError):  # a word such as [UNK]
+            inner, text = json.loads(inner), True
     if isinstance(inner, dict | list) and inner and choice.random() < 0.85:
         what = f"{key}.{_in_document(inner, choice, remove=remove)}"
         value[key] = json.dumps(inner) if text else inner
