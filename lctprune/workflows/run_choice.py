@@ -11,6 +11,7 @@ from lctprune.config.run import CONFIG
 from lctprune.errors import RunError
 from lctprune.runs import RUNS, Run
 from lctprune.workflows.deployment import SELECTED
+from lctprune.workflows.members import added_runs
 from lctprune.workflows.model_card import MODEL_CARD
 
 
@@ -35,13 +36,22 @@ def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path
 def newest_unfinished(folder: str | Path = RUNS) -> Path:
     """Find the run below `folder` that was created last of those that are not trained to their end.
 
+    So is a run to which something was added that is not trained to its end.
+
     Raises:
         RunError: there is none.
     """
     for run, done in runs_below(folder):
-        if is_unfinished(run, done):
+        if is_unfinished(run, done) or _has_unfinished(run):
             return run.path
     raise RunError(f"there is no unfinished run below {folder}/; name a run and --epochs to train it longer")
+
+
+def _has_unfinished(run: Run) -> bool:
+    """Tell whether something was added to a run that is not trained to its end."""
+    with suppress(RunError):  # what is damaged is said where the run is named
+        return any(not added.is_finished for added, _ in added_runs(run))
+    return False
 
 
 def is_unfinished(run: Run, done: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from equality import same
 
 import lctprune as lct
+from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.going_on import started_with
 
 Cli = Callable[..., Any]
@@ -77,3 +79,16 @@ def test_weights_are_taken_again_where_no_epoch_was_finished(trained: lct.Run, c
 def test_the_number_of_processes_is_that_of_the_command(command: str, expected: int, trained: lct.Run) -> None:
     trained.config.document["command"][:] = command.split()
     assert started_with(trained, "--processes") == expected
+
+
+def test_what_was_added_and_interrupted_is_found(
+    trained: lct.Run, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.path, "runs/a")
+    for progress in begin_dense(lct.Run("runs/a"), epochs=2).steps():
+        if progress.val_accuracy is not None:
+            break
+    result = cli("resume", "--threads", 1)
+    assert (result.code, "Going on with runs/a/dense, from epoch 2" in result.err) == (0, True), result.err
+    assert "no unfinished run" in cli("resume").err
