@@ -36,9 +36,12 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
         candidates: its candidates.
         limits: the budget.
     """
-    if SMALLER not in str(error) or "latency_ms" in limits:
-        return error  # to measure latencies would take minutes
-    if loaded.epochs_done() < loaded.run.config.training.epochs:
+    if SMALLER not in str(error):
+        return error
+    if "latency_ms" in limits:  # to measure latencies would take minutes
+        ways = "narrow" if (loaded.run.path / DENSE).exists() else "densify or narrow"
+        remedy = f"{ways} may add one that fits, or give a larger budget"
+    elif loaded.epochs_done() < loaded.run.config.training.epochs:
         remedy = f"{SMALLER}, once the run is trained to its end: {loaded.run.command('resume')}"
     elif words := _smaller(loaded, candidates, limits):
         remedy = f"this adds one that fits: {loaded.run.command(*words)}"
@@ -46,8 +49,8 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
         remedy = "densify adds none that fits; narrow may, under a budget of parameters"
     else:
         remedy = (
-            "neither densify nor narrow adds one that fits; train a narrower network (--model-args, --critic-width), "
-            "or more --groups"
+            "neither densify nor narrow adds one that fits; give a larger budget, or train a smaller network "
+            "(--model-args, --critic-width, --groups)"
         )
     return BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses)
 
