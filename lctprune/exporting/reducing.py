@@ -113,11 +113,10 @@ def reduced(
         ExportError: the network cannot be converted, or its runtime cannot run the file.
     """
     require_precision([format], precision)
-    network = unwrapped(network)
+    network, first = unwrapped(network), samples[:CALIBRATION_BATCH]
     if precision == "int8":
         converted, size = quantized(network, samples, format)
     elif format in ("onnx", "openvino"):
-        first = samples[:CALIBRATION_BATCH]
         (full,) = convert(network, first, ["onnx"], dependence=None, compared=False)
         with conversion(network, precision):
             model = with_half_weights(bytes(full.content), precision)
@@ -125,7 +124,6 @@ def reduced(
     else:
         with conversion(network, precision), evaluation_mode(network):
             half = in_half(network, precision)
-        first = samples[:CALIBRATION_BATCH]
         timed = repeated(samples[:1], latency_batch)
         (converted,) = convert(half, first, [format], dependence=None, compared=False, timed=timed)
         size = stored_bytes(half)

@@ -11,6 +11,7 @@ from lctprune.config.metric import AUTO
 from lctprune.config.runtime import AUTO_RUNTIME, Precision, Runtime, parse_runtime
 from lctprune.data.splits import Split
 from lctprune.errors import ConfigError, ExportError, first_line
+from lctprune.exporting.comparing import repeated
 from lctprune.exporting.quantizing import CALIBRATION_SAMPLES
 from lctprune.exporting.reducing import FORMATS_OF, ReducedNetwork, reduced
 from lctprune.losses import Loss
@@ -137,5 +138,5 @@ def _picked(made: Mapping[str, _Forms], samples: Tensor, latency_batch: int) -> 
     left = {each: forms for each, forms in made.items() if len(forms) == most}
     if len(left) == 1 or not most:
         return next(iter(left))
-    example = samples[:1].expand(latency_batch, *samples.shape[1:]).contiguous()
+    example = repeated(samples[:1], latency_batch)
     return fastest({each: [*forms.values()] for each, forms in left.items()}, example, repeats=PICKING_REPEATS).runtime
