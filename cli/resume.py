@@ -56,9 +56,8 @@ def resume(
         resume_added,
         resumed_settings,
         started_with,
-        unfinished_addition,
     )
-    from lctprune.workflows.run_choice import newest_unfinished
+    from lctprune.workflows.run_choice import newest_unfinished, unfinished_addition
 
     path = newest_unfinished() if run is None else run
     found = Run(path, model=model, data_path=data)

@@ -13,7 +13,7 @@ from lctprune.workflows.compression_stages import COMPRESSION
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import recorded_training, require_executable, require_recipe
-from lctprune.workflows.members import DENSE, NARROWED, added_runs
+from lctprune.workflows.members import DENSE, NARROWED
 from lctprune.workflows.narrowing import resume_narrowing
 from lctprune.workflows.session import Session, SessionSettings
 
@@ -91,11 +91,6 @@ def require_no_compression(run: Run) -> None:
 def is_compression(run: Run) -> bool:
     """Tell whether a compression began a run, if only just: it may have been killed before it wrote its plan."""
     return run.is_compression or (run.path / COMPRESSION).exists()
-
-
-def unfinished_addition(run: Run) -> Run | None:
-    """Return a run that was added to a run and is not trained to its end."""
-    return next((added for added, _ in added_runs(run) if not added.is_finished), None)
 
 
 def started_with(run: Run, option: str) -> int:

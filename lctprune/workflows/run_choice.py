@@ -42,16 +42,15 @@ def newest_unfinished(folder: str | Path = RUNS) -> Path:
         RunError: there is none.
     """
     for run, done in runs_below(folder):
-        if is_unfinished(run, done) or _has_unfinished(run):
-            return run.path
+        with suppress(RunError):  # what is damaged is said where the run is named
+            if is_unfinished(run, done) or unfinished_addition(run):
+                return run.path
     raise RunError(f"there is no unfinished run below {folder}/; name a run and --epochs to train it longer")
 
 
-def _has_unfinished(run: Run) -> bool:
-    """Tell whether something was added to a run that is not trained to its end."""
-    with suppress(RunError):  # what is damaged is said where the run is named
-        return any(not added.is_finished for added, _ in added_runs(run))
-    return False
+def unfinished_addition(run: Run) -> Run | None:
+    """Return a run that was added to a run and is not trained to its end."""
+    return next((added for added, _ in added_runs(run) if not added.is_finished), None)
 
 
 def is_unfinished(run: Run, done: int) -> bool:
