@@ -16,13 +16,10 @@ from lctprune.measure.choice import select
 from lctprune.measure.selection import Budget, Limits
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
-from lctprune.pruning.dependencies import explained, prunable
-from lctprune.pruning.engine import prune
-from lctprune.pruning.importance import importance_of
 from lctprune.workflows.added_critics import critics_to_add
 from lctprune.workflows.compression_plan import critics_cost, fraction_within
 from lctprune.workflows.densification import densified
-from lctprune.workflows.narrowing_targets import Fitting
+from lctprune.workflows.narrowing_targets import narrowest
 
 
 class Costs(NamedTuple):
@@ -92,8 +89,9 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
         select(candidates, costs.limits)
         return
     for exit in (len(costs.exits) - 1, 0):
-        least = _narrowest(network, example, costs, exit)
-        candidates += [least] if least else []
+        name = costs.exits[exit].name
+        if least := narrowest(network.subnetwork(exit).eval(), example, costs.limits, name):
+            candidates.append(dataclasses.replace(least, exit=exit, name=f"{name}, narrowed"))
     try:
         select(candidates, costs.limits)
     except BudgetError as error:
@@ -102,16 +100,3 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
             raise
         text = f"{nearest}; nothing was trained: give a budget that this one fits, or compress a smaller network"
         raise BudgetError(text, error.nearest, error.misses) from error
-
-
-def _narrowest(network: LocalCriticNetwork, example: Tensor, costs: Costs, exit: int) -> Candidate | None:
-    """Narrow a copy of an exit until it fits, or as far as that goes; None where that is not possible."""
-    subnetwork, name = network.subnetwork(exit).eval(), costs.exits[exit].name
-    fits = Fitting(costs.limits, example)
-    try:
-        kept_whole = prunable(subnetwork, example[:1], name).kept_whole
-        with explained(name):
-            prune(subnetwork, example[:1], fits, importance_of("magnitude"), kept_whole=kept_whole)
-    except NetworkError:
-        return None
-    return fits.cost and dataclasses.replace(fits.cost, exit=exit, name=f"{name}, narrowed")

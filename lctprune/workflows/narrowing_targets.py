@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lctprune.errors import ConfigError
+from lctprune.errors import ConfigError, NetworkError
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Budget, Limits, parse_limit
 from lctprune.measure.units import COSTS, amount
 from lctprune.measure.unscored import unscored
+from lctprune.pruning.dependencies import explained, prunable
+from lctprune.pruning.engine import prune
+from lctprune.pruning.importance import importance_of
 from lctprune.runs import Run
 from lctprune.workflows.loading import LoadedRun
 
@@ -109,3 +112,25 @@ class Fitting:
         self.cost = cost = unscored(network, self._example, has_latency=True)
         self.least = amount(cost.latency_ms or 0, "latency_ms")
         return self._timed.excess(cost) <= 1
+
+
+def narrowest(network: nn.Module, example: Tensor, limits: Limits, name: str) -> Candidate | None:
+    """Narrow a network in place until it keeps limits, or as far as that goes, for what it costs then.
+
+    Args:
+        network: network on the CPU, in evaluation mode.
+        example: input, [batch, ...].
+        limits: limits in absolute units.
+        name: name of the network, for messages.
+
+    Returns:
+        Its costs; None where it cannot be narrowed.
+    """
+    fits = Fitting(limits, example)
+    try:
+        kept_whole = prunable(network, example[:1], name).kept_whole
+        with explained(name):
+            prune(network, example[:1], fits, importance_of("magnitude"), kept_whole=kept_whole)
+    except NetworkError:
+        return None
+    return fits.cost

@@ -13,14 +13,11 @@ from lctprune.measure.candidates import Candidate
 from lctprune.measure.misses import SMALLER
 from lctprune.measure.selection import Limits, main_of
 from lctprune.measure.unscored import unscored
-from lctprune.pruning.dependencies import explained, prunable
-from lctprune.pruning.engine import prune
-from lctprune.pruning.importance import importance_of
 from lctprune.workflows.added_critics import critics_to_add
 from lctprune.workflows.densification import densified
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE, members_of
-from lctprune.workflows.narrowing_targets import Fitting
+from lctprune.workflows.narrowing_targets import narrowest
 
 OPTIONS = {"flops": "--budget-flops", "macs": "--budget-macs", "parameters": "--budget-params"}  # of `narrow`
 
@@ -96,11 +93,8 @@ def _fits_narrowed(loaded: LoadedRun, exit: int, limits: Limits) -> bool:
     network = loaded.network()
     assert network.recipe is not None  # or it could not have been loaded
     example, subnetwork = network.recipe.example, network.subnetwork(exit).eval()
-    fits = Fitting(limits, example)
-    kept_whole = prunable(subnetwork, example[:1], str(exit)).kept_whole
-    with explained(str(exit)):
-        prune(subnetwork, example[:1], fits, importance_of("magnitude"), kept_whole=kept_whole)
-    return fits.cost is not None and limits.excess(fits.cost) <= 1
+    least = narrowest(subnetwork, example, limits, str(exit))
+    return least is not None and limits.excess(least) <= 1
 
 
 def _text(limit: float) -> str:
