@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-FORMATS_OF: dict[Precision, tuple[Format, ...]] = {  # that have a precision
-    "fp32": FORMATS,
+FORMATS_OF: dict[Precision, tuple[Format, ...]] = {  # that have a reduced precision
     "int8": ("onnx", "openvino"),
     "bf16": ("torchscript", "pt2", "onnx", "openvino"),
     "fp16": ("torchscript", "pt2", "onnx", "openvino"),
@@ -174,11 +173,12 @@ def require_precision(formats: Iterable[Format], precision: str, *, with_preproc
     """Require formats that have a precision, and their extras.
 
     Raises:
-        ConfigError: one does not, or is not installed; or preprocessing belongs into an int8 file.
+        ConfigError: there is no such precision; a format does not have it, or is not installed; or preprocessing
+            belongs into an int8 file.
     """
     if with_preprocessing and precision == "int8":
         raise ConfigError("int8 files take normalised images, and no pixels; leave out --with-preprocessing")
-    able = next(found for each, found in FORMATS_OF.items() if each == precision)
+    able = next((FORMATS_OF[each] for each in parse_precisions(precision)), FORMATS)
     for format in formats:
         if format not in able:
             raise ConfigError(f"format {format} has no {precision}; formats that do: {', '.join(able)}")

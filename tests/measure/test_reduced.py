@@ -88,6 +88,8 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
     assert parse_precisions(["fp16, int8", "fp32"]) == ("int8", "fp16")
     with pytest.raises(ConfigError, match=r"'int4'.*fp32, int8, bf16, fp16"):
         parse_precisions("int8,int4")
+    with pytest.raises(ConfigError, match=r"'int4'.*fp32, int8, bf16, fp16"):
+        require_precision(["onnx"], "int4")
     with pytest.raises(ConfigError, match="pt2 has no int8; formats that do: onnx, openvino"):
         require_precision(["onnx", "pt2"], "int8")
     with pytest.raises(ConfigError, match="state-dict has no bf16"):
