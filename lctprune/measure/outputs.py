@@ -11,7 +11,7 @@ from lctprune.data.splits import Split
 from lctprune.errors import DataError, NetworkError
 from lctprune.losses import class_numbers
 from lctprune.measure.batch_dependence import dependences
-from lctprune.measure.scores import even_batch_size
+from lctprune.measure.scores import even_batch_size, read_batches
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
 from lctprune.utils.transfer import sent
@@ -55,7 +55,7 @@ def exit_outputs(network: LocalCriticNetwork, split: Split, *, batch_size: int =
     device = device_of(network)
     logits, targets = [], []
     with evaluation_mode(network), torch.no_grad():
-        for inputs, true in split.batches(even_batch_size(split, batch_size)):
+        for inputs, true in read_batches(split, even_batch_size(split, batch_size)):
             outputs = network.exits(sent(inputs, device))
             true = class_numbers(true)
             if true.dim() != 1 or true.is_floating_point() or outputs[-1].dim() != 2 or outputs[-1].shape[1] < 2:
