@@ -99,14 +99,18 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
         require_precision(["onnx"], "int8", with_preprocessing=True)
 
 
+@pytest.mark.slow
 def test_a_network_becomes_onnx_once_for_all_its_precisions_and_runtimes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("openvino")
     exports, export = list[object](), torch.onnx.export
-    monkeypatch.setattr(
-        torch.onnx, "export", lambda *given, **options: exports.append(given) or export(*given, **options)
-    )
+
+    def counted(*given: Any, **options: Any) -> Any:
+        exports.append(given)
+        return export(*given, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", counted)
     net = lct.LocalCriticNetwork([nn.Sequential(nn.Linear(4, 3))], [])
     inputs = torch.randn(8, 4)
     split = TensorSplit(inputs, torch.arange(8) % 3)
