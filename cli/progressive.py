@@ -67,12 +67,11 @@ def progressive(
         compared_candidates,
         compared_samples,
         convert_progressive,
-        fit_progressive,
-        goal_of,
         measure_progressive,
         progressive_record,
     )
     from lctprune.workflows.progressive_files import PROGRESSIVE, convert_stages, write_progressive
+    from lctprune.workflows.progressive_fitting import fit_progressive, goal_of
 
     formats = known_formats(format or ["torchscript"])
     if unknown := [each for each in formats if each not in ("torchscript", "onnx")]:
