@@ -189,7 +189,7 @@ def require_precision(formats: Iterable[Format], precision: str, *, with_preproc
             belongs into an int8 file.
     """
     if with_preprocessing and precision == "int8":
-        raise ConfigError("int8 files take normalised images, and no pixels; leave out --with-preprocessing")
+        raise ConfigError("int8 files take normalised images, and no pixels; leave out `with_preprocessing`")
     able = next((FORMATS_OF[each] for each in parse_precisions(precision)), FORMATS)
     for format in formats:
         if format not in able:

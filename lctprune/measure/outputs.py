@@ -104,7 +104,7 @@ def _more_validation(data: Data, samples: int) -> str:
     both = samples + sample_count(data.train)
     percent = math.ceil(100 * LEAST_SAMPLES / both) + 1  # a class more or less may round down
     is_held_out = data.config is not None and abs(samples / both - data.config.val_fraction) <= HELD_OUT
-    return f"train with val_fraction={percent / 100:g}" if is_held_out and percent <= 50 else "give more of them"
+    return f"train with `val_fraction={percent / 100:g}`" if is_held_out and percent <= 50 else "give more of them"
 
 
 def require_exits(network: LocalCriticNetwork, data: Data) -> None:
@@ -115,7 +115,9 @@ def require_exits(network: LocalCriticNetwork, data: Data) -> None:
         DataError: validation has too few samples.
     """
     if len(network.groups) < 2:
-        raise NetworkError("the network has one exit only, so there is nothing to combine; train with groups=2 or more")
+        raise NetworkError(
+            "the network has one exit only, so there is nothing to combine; train with `groups=2` or more"
+        )
     inputs, true = next(data.val.batches(2))
     with evaluation_mode(network), torch.no_grad():
         _require_classes(network(sent(inputs, device_of(network))), class_numbers(true))

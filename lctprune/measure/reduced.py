@@ -58,7 +58,8 @@ def reduced_runtimes(runtime: str, precisions: Sequence[Precision], *, is_cuda: 
     else:
         problem = f"precision {_lacking(installed[0], precisions)} does not run in {installed[0]}"
     extras = ", ".join(f"lctprune[{FORMATS[each]}]" for each in able if each != "torchscript")
-    raise ConfigError(f"{problem}; take --runtime {' or '.join(able)}{f' (extras: {extras})' if extras else ''}")
+    others = "".join(f" or {each}" for each in able[1:])
+    raise ConfigError(f"{problem}; take `runtime={able[0]}`{others}{f' (extras: {extras})' if extras else ''}")
 
 
 def _lacking(runtime: str, precisions: Sequence[Precision]) -> Precision | None:

@@ -70,7 +70,7 @@ def goal_of(loaded: LoadedRun, *, max_drop: float | None, budget_flops: float | 
     """
     require_exits(loaded.network(), loaded.data)
     if (max_drop is None) == (budget_flops is None):
-        raise ConfigError("give one of max drop and budget flops: max_drop=0.5, or budget_flops=60%")
+        raise ConfigError("give one of max drop and budget flops: `max_drop=0.5`, or `budget_flops=60%`")
     if budget_flops is not None:
         main = unscored(loaded.network(), loaded.data.example)
         return Goal(flops=Budget(flops=budget_flops).limits(main)["flops"])
@@ -142,9 +142,9 @@ def _looser(goal: Goal, costs: ExitCosts) -> Iterator[tuple[str, Goal]]:
     """List goals of the same kind that ask for less, the nearest first, and how they are given."""
     if goal.max_drop is not None:
         for drop in (each for each in DROPS if each > goal.max_drop):
-            yield f"max_drop={drop:g}", Goal(max_drop=drop)
+            yield f"`max_drop={drop:g}`", Goal(max_drop=drop)
         return
     whole = sum(costs.groups)
     for percent in range(10, 100, 10):
         if (limit := whole * percent / 100) > (goal.flops or 0):
-            yield f"budget_flops={percent}%", Goal(flops=limit)
+            yield f"`budget_flops={percent}%`", Goal(flops=limit)

@@ -249,7 +249,7 @@ def test_lines_that_repeat_another_count_once(tmp_path: Path) -> None:
             "several columns of paths (image1, image2)",
         ),
         ("a,b,y", lambda index: "1,2,3", {"image_root": "."}, "no column of paths (a, b, y)"),
-        ("path,label", two, {"task": "regression"}, "--task regression"),
+        ("path,label", two, {"task": "regression"}, "`task=regression`"),
         (
             "path,label,split",
             lambda i: f"{i}.png,{'abc'[i % 2 + (i == 23)]},{'tr' if i < 12 else ''}",

@@ -111,7 +111,7 @@ def test_ways_of_resizing_differ_and_only_the_crop_loses_the_ends(tmp_path: Path
     assert torch.equal(seen["auto"], seen["pad"])
     assert (seen["pad"][:, :8] == 255).all()  # the background above the image
     assert not torch.equal(seen["pad"], seen["squeeze"])
-    assert any("67%" in note and "--resize pad" in note for note in found["crop"][1])
+    assert any("67%" in note and "`resize=pad`" in note for note in found["crop"][1])
     assert ["67%" in note and "padded" in note for note in found["auto"][1]] == [True]
     assert steps_of(found["auto"][0]).resize == "pad"
     assert steps_of(load(tmp_path, resize="auto")[0]).size == 24

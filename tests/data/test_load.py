@@ -269,7 +269,7 @@ def test_data_that_has_moved_is_read_from_where_it_is_now(tmp_path: Path) -> Non
 
 
 def test_data_without_files_is_nowhere_else() -> None:
-    with pytest.raises(ConfigError, match=r"digits comes with lctprune .* there; leave out --data"):
+    with pytest.raises(ConfigError, match=r"digits comes with lctprune .* there; leave out `data_path`"):
         relocated(DataConfig(name="digits"), "there")
 
 

@@ -81,7 +81,7 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
     assert reduced_runtimes("auto", ["int8"])[0] == "onnxruntime"
     assert reduced_runtimes("auto", ["bf16"])[0] == "torchscript"
     for precisions, runtime, message in (
-        (["int8"], "torchscript", "int8 does not run in torchscript; take --runtime onnxruntime or openvino"),
+        (["int8"], "torchscript", "int8 does not run in torchscript; take `runtime=onnxruntime` or openvino"),
         (["bf16", "int8"], "torchscript", r"int8 does not run in torchscript.*\(extras: lctprune\[onnx\]"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -95,7 +95,7 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
         require_precision(["onnx", "pt2"], "int8")
     with pytest.raises(ConfigError, match="state-dict has no bf16"):
         require_precision(["state-dict"], "bf16")
-    with pytest.raises(ConfigError, match="--with-preprocessing"):
+    with pytest.raises(ConfigError, match="`with_preprocessing`"):
         require_precision(["onnx"], "int8", with_preprocessing=True)
 
 

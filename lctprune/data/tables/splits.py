@@ -50,7 +50,7 @@ def holds_tables(folder: Path) -> bool:
     if TRAIN_FILE not in tables and not folders:
         raise DataError(
             f"{folder} has tables, but no {TRAIN_FILE} ({listed(tables)}); rename the one to train on, or give "
-            f"--data {folder / tables[0]}"
+            f"`name={folder / tables[0]}`"
         )
     return TRAIN_FILE in tables
 
@@ -95,7 +95,7 @@ def require_alike(tables: Mapping[str, TableFile], target: str) -> None:
         if target not in table.names:
             raise DataError(
                 f"{table.path} has no column {visible(target)}, which is to be predicted (it has "
-                f"{listed(table.names)}); add it, or give --data {first.path}, of which a fifth is then the test split"
+                f"{listed(table.names)}); add it, or give `name={first.path}`, of which a fifth is then the test split"
             )
         if further := [name for name in table.names if name not in first.names]:
             text = f"{table.path} has columns that {first.path.name} has not, which are not read: {listed(further)}"
@@ -137,7 +137,7 @@ def _held_out(targets: Tensor, fraction: float, seed: int, label: str) -> tuple[
     if not targets.is_floating_point():
         counts = targets.bincount()
         is_continuous = 2 * len(counts) > len(targets)
-        remedy = "give --task regression" if is_continuous else "add rows, or remove rare classes"
+        remedy = "give `task=regression`" if is_continuous else "add rows, or remove rare classes"
         draw = stratified if is_continuous else hold_out  # many classes of few rows are rather numbers
         return draw(targets, fraction, seed, remedy=f"{label} is predicted: {remedy}, or {OTHER_TARGET}")
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
