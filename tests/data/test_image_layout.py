@@ -183,7 +183,7 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
         ("trainA trainB testA testB", "{root}/trainA are named like splits"),
         ("bus training_1 validation.2", "CSV file (path,label,split)"),
         ("cats_train cats_test", "hold images and no folder per class"),
-        ("public_test train", "--image-root"),
+        ("public_test train", "`image_root="),
         ("dogsTrain dogsVal", "rename one"),
         ("cat/train cat/test dog/train dog/test", "as {root}/test/cat"),
         ("images/train images/val labels/train labels/val", "as {root}/train/images"),

@@ -167,7 +167,7 @@ def test_the_background_is_the_user_s(tmp_path: Path) -> None:
     black, [note] = load(tmp_path, background="black")
     assert not pixels(black.train).any()
     assert "all alike" in note
-    assert "--background" in note
+    assert "`background`" in note
     assert steps_of(load(tmp_path, background="#0a14c8")[0]).background == (10, 20, 200)
     for wrong in ("blak", "#12345", "#12345678"):
         with pytest.raises(ConfigError, match=f"background is '{wrong}'"):

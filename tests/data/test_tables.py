@@ -326,6 +326,9 @@ def test_numbers_as_classes_are_asked_about(tmp_path: Path) -> None:
     message = error_of(table)
     assert "20 classes (the smallest has 1) are too few to hold out 20% of them" in message
     assert "target is predicted: give `task=regression`, or give another column to predict (`target=COL" in message
+    message = error_of(write(tmp_path / "t.csv", "a,who", [(i, f"name {i}") for i in range(20)]))
+    assert "a name of each row" in message
+    assert "regression" not in message
     table = write(tmp_path / "t.csv", "a,kind", [(i, f"rare{i}" if i < 9 else "usual") for i in range(10)])
     assert "10 classes" in error_of(table)
 

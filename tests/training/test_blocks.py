@@ -126,8 +126,8 @@ def test_the_setting_changes_what_is_learnt_and_is_recorded(
         ({"blocks": 0}, "blocks is 0; it must be at least 1"),
         ({"blocks": 2, "method": "joint"}, "`method=joint`"),
         ({"blocks": 2, "method": "backprop"}, "`method=backprop`"),
-        ({"blocks": 2, "freeze_main": True}, "--freeze-main"),
-        ({"blocks": 2, "diagnostics": True}, "--diagnostics"),
+        ({"blocks": 2, "freeze_main": True}, "`freeze_main`"),
+        ({"blocks": 2, "diagnostics": True}, "`diagnostics`"),
     ],
 )
 def test_blocks_are_of_local_critics(settings: dict[str, Any], named: str) -> None:
