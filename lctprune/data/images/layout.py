@@ -182,6 +182,6 @@ def _require_no_empty_class(
             remedy = "add some or remove the folder"
             if others and all(Path(each).suffix == ".txt" for each in others):
                 remedy = (
-                    f"for texts, make {SENTENCES}, and train lstm, gru or transformer on the folder that holds them"
+                    f"for texts, make {SENTENCES}, and train lstm, gru or transformer on their folder"
                 )
             raise DataError(f"{place} holds no images{held}; {remedy}")
