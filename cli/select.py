@@ -113,7 +113,7 @@ def select(
     try:
         chosen = choose(candidates, limits, rule)
     except BudgetError as error:
-        with working("Looking for what would fit"):
+        with working("Looking whether densify or narrow adds a network that fits"):
             explained = with_remedy(error, loaded, candidates, limits)
         raise explained from error
     if unknown := left_out(candidates, limits):

@@ -14,7 +14,7 @@ from lctprune.cli.console import printed_warnings, stderr
 from lctprune.utils.names import visible
 from lctprune.utils.steps import STEPS
 
-SILENT_SECONDS = 5.0  # without a line where there is no terminal
+SILENT_SECONDS = 3.0  # without a line where there is no terminal
 
 
 @contextmanager
