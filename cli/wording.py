@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 
 QUOTED = re.compile(r"`(?:Budget\((?P<cost>[a-z_]+)=(?P<limit>[^`]*)\)|(?P<name>[a-z_]+)(?:=(?P<value>[^`]*))?)`")
-NAMES = {"name": "--data", "data_path": "--data"}  # settings whose options are called otherwise
-COSTS = {"parameters": "params", "size_bytes": "size"}
+RENAMED = {"name": "data", "data_path": "data", "parameters": "params", "size_bytes": "size"}
+OTHERS = (  # options that are no field of a configuration, and are named in the library
+    *("data", "weights", "resume", "dense", "download", "partial", "processes", "replicas"),
+    *("runtime", "precision", "with_preprocessing", "keep", "max_drop", "budget_flops"),
+)
 
 
 def with_options(text: str) -> str:
@@ -16,24 +20,21 @@ def with_options(text: str) -> str:
 
 
 def _option(match: re.Match[str]) -> str:
-    cost, name = match["cost"], match["name"]
-    option = _options().get(f"budget_{COSTS.get(cost, cost)}" if cost else name)
-    value = (match["limit"] or "").strip("'") if cost else match["value"] or ""
-    if option is None:
+    cost = match["cost"]
+    name = RENAMED.get(cost or match["name"], cost or match["name"])
+    if cost:
+        return f"--budget-{name.replace('_', '-')} {match['limit'].strip(chr(39))}"
+    if name not in _names():
         return match[0]
-    return option if value in ("", "True") else f"{option} {value}"
+    option, value = f"--{name.replace('_', '-')}", match["value"]
+    return option if value in (None, "", "True") else f"{option} {value}"
 
 
 @functools.cache
-def _options() -> dict[str, str]:
-    """Return the options of all commands, by the names of their settings."""
-    import typer
+def _names() -> frozenset[str]:
+    from lctprune.config.data import DataConfig
+    from lctprune.config.network import NetworkConfig
+    from lctprune.config.training import TrainConfig
 
-    from lctprune.cli.main import app
-
-    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]  # of a group
-    found = {}
-    for each in (parameter for command in commands for parameter in command.params):
-        if long := [option for option in each.opts if option.startswith("--")]:
-            found[each.name] = long[0]
-    return found | NAMES
+    fields = (field.name for config in (DataConfig, NetworkConfig, TrainConfig) for field in dataclasses.fields(config))
+    return frozenset([*fields, *OTHERS])

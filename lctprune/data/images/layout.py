@@ -181,7 +181,5 @@ def _require_no_empty_class(
             held = f" (but {counted(len(others), 'other file')}, such as {Path(min(others)).name})" if others else ""
             remedy = "add some or remove the folder"
             if others and all(Path(each).suffix == ".txt" for each in others):
-                remedy = (
-                    f"for texts, make {SENTENCES}, and train lstm, gru or transformer on their folder"
-                )
+                remedy = f"for texts, make {SENTENCES}, and train lstm, gru or transformer on their folder"
             raise DataError(f"{place} holds no images{held}; {remedy}")
