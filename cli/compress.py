@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lctprune.cli.console import print_json, print_notes, print_table, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_json, print_notes, print_table, stderr, stdout
 from lctprune.cli.options import (
     SWITCH,
     BudgetFlopsOption,
@@ -90,11 +90,12 @@ def compress(
         import torch
 
         torch.set_num_threads(threads)
+    from lctprune.cli.working import working
     from lctprune.measure.selection import Budget
     from lctprune.workflows.compression import begin_compression
 
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
-    with printed_warnings(stderr()):
+    with working("Preparing the compression"):
         begun = begin_compression(
             NetworkConfig(model=model, **network | {"groups": group_count(network | {"balance": "flops"})}),
             DataConfig(**data_places(data), seed=training["seed"]),
@@ -111,13 +112,15 @@ def compress(
 
 def complete(begun: Compression, *, json: bool) -> None:
     """Take a compression to its end, and show what it came to."""
+    from lctprune.cli.working import working
+
     _show_plan(begun)
     try:
         _train(begun)
     except KeyboardInterrupt:
         stderr().print(f"To go on: {begun.run.command('resume')}", soft_wrap=True)
         raise
-    with printed_warnings(stderr()), stderr().status("Measuring all candidates, then the chosen one on the test split"):
+    with working("Measuring all candidates, then the chosen one on the test split"):
         result = begun.finish()
     _write_results(result)
     if json:
@@ -152,12 +155,13 @@ def _show_plan(begun: Compression) -> None:
 
 def _train(begun: Compression) -> None:
     from lctprune.cli.progress import show_progress
+    from lctprune.cli.working import working
     from lctprune.workflows.members import trained_exits
 
     console, shown = stderr(), 0
     stages = begun.stages()
     while True:
-        with printed_warnings(console):
+        with working("Preparing the next stage"):
             stage = next(stages, None)
         if stage is None:
             break

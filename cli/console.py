@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from lctprune.cli.wording import with_options
 from lctprune.errors import DataWarning, NetworkWarning, ReducedNote, RuntimeNote, RunWarning
 from lctprune.utils.names import visible
 
@@ -49,7 +50,7 @@ class PlainConsole(Console):
 
 def _shown(text: str) -> str:
     body = text.strip("\n")
-    return text.replace(body, visible(body), 1)
+    return text.replace(body, visible(with_options(body)), 1)
 
 
 def units(run: Run, candidates: Sequence[Candidate]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lctprune.cli.console import printed_warnings, stderr
+from lctprune.cli.console import stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, ResumeOption, RunArgument, ThreadsOption
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ def densify(
 def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) -> None:
     """Train critics at further cut points, and show progress."""
     from lctprune.cli.progress import show_interruptible
+    from lctprune.cli.working import working
     from lctprune.workflows.densification import begin_dense
 
-    with printed_warnings(stderr()):
+    with working("Preparing the critics"):
         session = begin_dense(run, epochs=epochs, resume=resume)
     stderr().print(
         f"Training {len(session.network.critics)} further critics on the main network of {run.path}, which stays as it "

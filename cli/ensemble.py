@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_json, stdout
 from lctprune.cli.options import (
     BatchOption,
     BudgetFlopsOption,
@@ -45,6 +45,7 @@ def ensemble(
     """
     from lctprune.cli.reasons import shown, tested
     from lctprune.cli.results import opened, results_folder, show_candidates, write_results
+    from lctprune.cli.working import working
     from lctprune.measure.choice import not_faster, select, straddling
     from lctprune.measure.misses import SMALLER
     from lctprune.measure.selection import Budget, Limits, fitting, main_of
@@ -62,7 +63,7 @@ def ensemble(
     opened_run = opened(run, model=model, data=data, threads=threads)
     loaded = LoadedRun(opened_run)
     folder = results_folder(opened_run, out, ENSEMBLE)
-    with printed_warnings(stderr()), stderr().status("Trying every subset of exits on the validation split"):
+    with working("Trying every subset of exits on the validation split"):
         found = find_ensembles(loaded, latency_batch=latency_batch)
     limits: Limits = budget.limits(main_of(found.candidates))
     together = [each for each in found.candidates if each.exit in found.ensembles]
@@ -71,7 +72,7 @@ def ensemble(
     except BudgetError as error:
         remedy = f"give a larger budget, or take one network: {opened_run.command('select')}"
         raise BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses) from error
-    with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
+    with working("Exporting, and measuring on the test split"):
         record = export_ensemble(loaded, found, chosen, folder)
     write_results(opened_run, found.candidates, folder, chosen=chosen, limits=limits)
     if json:

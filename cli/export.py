@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_json, stdout
 from lctprune.cli.options import SWITCH, DataOption, JsonOption, ModelOption, PartialOption, RunArgument
 from lctprune.config.runtime import FULL, Precision, Runtime
 from lctprune.errors import ConfigError
@@ -70,6 +70,7 @@ def export(
     lctprune export runs/mine --exit layer2 --format onnx,pt2 --with-preprocessing
     """
     from lctprune.cli.results import measured, note_selected, opened
+    from lctprune.cli.working import working
     from lctprune.exporting.formats import SUFFIXES, WEIGHTS_SUFFIX, known_formats
     from lctprune.exporting.reducing import require_precision
     from lctprune.measure.runtimes import runtime_of
@@ -93,7 +94,7 @@ def export(
     member = member_named(loaded, exit)
     number = member.number
     folder = out or found.path / EXPORTS / f"exit{number}"
-    with printed_warnings(stderr()), stderr().status(f"Exporting {', '.join(formats)}, and trying each file"):
+    with working(f"Exporting {', '.join(formats)}, and trying each file"):
         deployment = deploy(
             found,
             candidates,

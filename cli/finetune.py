@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lctprune.cli.console import printed_warnings, stderr
+from lctprune.cli.console import stderr
 from lctprune.cli.options import (
     DataOption,
     JsonOption,
@@ -45,6 +45,7 @@ def finetune(
     """
     from lctprune.cli.progress import show_interruptible
     from lctprune.cli.results import opened, show_all
+    from lctprune.cli.working import working
     from lctprune.workflows.finetuning import begin_finetuning
     from lctprune.workflows.members import member_named
 
@@ -52,7 +53,7 @@ def finetune(
     if exit is None:
         raise ConfigError(f"--exit says which network to fine-tune; this lists them: {found.command('evaluate')}")
     member = member_named(found, exit)
-    with printed_warnings(stderr()):
+    with working("Preparing the training"):
         session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning {member.name} of {found.path} in {session.opened.path}")
     show_interruptible(session.steps(), session.opened)

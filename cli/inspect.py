@@ -11,7 +11,6 @@ from lctprune.cli.console import (
     print_json,
     print_notes,
     print_table,
-    printed_warnings,
     quantity,
     stderr,
     stdout,
@@ -46,6 +45,7 @@ def inspect(
     """
     import torch
 
+    from lctprune.cli.working import working
     from lctprune.measure.group_costs import measure_groups
     from lctprune.measure.step_costs import output_bytes
     from lctprune.models.build import build_network, cut_point_names
@@ -54,7 +54,7 @@ def inspect(
     config = NetworkConfig(model=model, **network | {"groups": group_count(network)})
     settings = TrainConfig(**training)
     torch.manual_seed(0)
-    with printed_warnings(stderr()):
+    with working("Cutting the network, and counting its costs"):
         built, cuts = build_network(config, training=settings), cut_point_names(config)
         costs = measure_groups(built, config.example)
     print_notes(stderr(), built.notes)

@@ -38,6 +38,7 @@ from lctprune.cli.report import report
 from lctprune.cli.resume import resume
 from lctprune.cli.select import select
 from lctprune.cli.train import train
+from lctprune.cli.wording import with_options
 from lctprune.errors import (
     FAILED,
     INTERRUPTED,
@@ -200,7 +201,7 @@ def _no_such_option(error: Exception) -> str:
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
     message = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
-    line = visible(re.sub(r"\s*[\r\n]\s*", " ", message).strip())
+    line = visible(with_options(re.sub(r"\s*[\r\n]\s*", " ", message).strip()))
     if isinstance(error, typer.TyperException):
         line = _no_such_option(error) or line
         for pattern, plain in PLAIN_WORDS.items():

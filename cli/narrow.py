@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lctprune.cli.console import printed_warnings, stderr
+from lctprune.cli.console import stderr
 from lctprune.cli.options import (
     BudgetFlopsOption,
     BudgetLatencyOption,
@@ -70,6 +70,7 @@ def narrow(
     """
     from lctprune.cli.progress import show_interruptible
     from lctprune.cli.results import opened, show_all
+    from lctprune.cli.working import working
     from lctprune.measure.selection import Budget
     from lctprune.workflows.members import member_named
     from lctprune.workflows.narrowing import begin_narrowing
@@ -78,7 +79,7 @@ def narrow(
     budget = Budget(**limits) if any(limits.values()) else None
     found = opened(run, model=model, data=data, threads=threads)
     number = member_named(found, exit).number
-    with printed_warnings(stderr()):
+    with working("Taking channels out"):
         session = begin_narrowing(
             found,
             number,

@@ -63,11 +63,12 @@ def predict(
 
     lctprune predict runs/mine --exit layer2 --top 3 --json rows.csv
     """
+    from lctprune.cli.working import working
     from lctprune.data.raw_inputs import list_inputs, read_inputs
     from lctprune.workflows.prediction import TOP, prediction_record, predictions
     from lctprune.workflows.predictors import open_predictor
 
-    with printed_warnings(stderr()):
+    with working("Loading the network"):
         predictor = open_predictor(network, exit=exit, model=model, partial=partial)
         if top is not None and not predictor.classes:
             raise ConfigError(f"--top is for classes, and {predictor.source} predicts numbers; leave it out")

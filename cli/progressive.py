@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lctprune.cli.console import print_json, print_table, printed_warnings, quantity, stderr, stdout
+from lctprune.cli.console import print_json, print_table, quantity, stdout
 from lctprune.cli.options import (
     LIMIT,
     DataOption,
@@ -59,6 +59,7 @@ def progressive(
     lctprune progressive runs/mine --max-drop 0.5
     """
     from lctprune.cli.results import opened, results_folder, write_results
+    from lctprune.cli.working import working
     from lctprune.exporting.formats import known_formats
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
@@ -66,12 +67,11 @@ def progressive(
         compared_candidates,
         compared_samples,
         convert_progressive,
-        fit_progressive,
-        goal_of,
         measure_progressive,
         progressive_record,
     )
     from lctprune.workflows.progressive_files import PROGRESSIVE, convert_stages, write_progressive
+    from lctprune.workflows.progressive_fitting import fit_progressive, goal_of
 
     formats = known_formats(format or ["torchscript"])
     if unknown := [each for each in formats if each not in ("torchscript", "onnx")]:
@@ -80,7 +80,7 @@ def progressive(
     loaded = LoadedRun(found)
     goal = goal_of(loaded, max_drop=max_drop, budget_flops=budget_flops)
     folder = results_folder(found, out, PROGRESSIVE)
-    with printed_warnings(stderr()), stderr().status("Fitting on validation, then measuring on the test split"):
+    with working("Fitting on validation, then measuring on the test split"):
         fitted = fit_progressive(loaded, goal)
         deployed = convert_progressive(loaded, fitted)
         stages = convert_stages(fitted.network, compared_samples(loaded)) if "onnx" in formats else []

@@ -82,13 +82,14 @@ def _answers(loaded: LoadedRun, candidates: Sequence[Candidate], chosen: Candida
 
     The page does without them where the data cannot be read any more; a note on stderr says so.
     """
+    from lctprune.cli.working import working
     from lctprune.errors import DataError, RunError
     from lctprune.measure.selection import main_of
     from lctprune.workflows.answers import read_answers
 
     exit, split = (main_of(candidates).exit, "val") if chosen is None else (chosen.exit, "test")
     try:
-        with stderr().status("Reading the answers of the networks"):
+        with working("Reading the answers of the networks"):
             return read_answers(loaded, candidates, exit, split="val" if split == "val" else "test")
     except (DataError, RunError) as error:
         stderr().print(f"Note: the page shows no answers: {error}.")

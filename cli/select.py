@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
+from lctprune.cli.console import print_json, stderr, stdout
 from lctprune.cli.options import (
     BatchOption,
     BudgetFlopsOption,
@@ -82,6 +82,7 @@ def select(
     )
     from lctprune.cli.reasons import shown
     from lctprune.cli.results import measured, opened, results_folder, write_results
+    from lctprune.cli.working import working
     from lctprune.measure.candidates import left_out
     from lctprune.measure.choice import cheaper_alternative
     from lctprune.measure.choice import select as choose
@@ -112,7 +113,7 @@ def select(
     try:
         chosen = choose(candidates, limits, rule)
     except BudgetError as error:
-        with stderr().status("Looking for what would fit"):
+        with working("Looking whether densify or narrow adds a network that fits"):
             explained = with_remedy(error, loaded, candidates, limits)
         raise explained from error
     if unknown := left_out(candidates, limits):
@@ -120,7 +121,7 @@ def select(
     for near in near_misses(candidates, limits, chosen)[:1]:
         stderr().print(f"Note: {near.name} has {shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen, rule)
-    with printed_warnings(stderr()), stderr().status("Exporting, and measuring on the test split"):
+    with working("Exporting, and measuring on the test split"):
         deployment = deploy(
             found,
             candidates,

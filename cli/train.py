@@ -186,6 +186,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
     from lctprune.cli.results import CSV, given_record, refresh_results, show_candidates
+    from lctprune.cli.working import working
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
@@ -203,7 +204,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
             f"No exit became better in {counted(settings.training.patience or 0, 'epoch')}, so training ended after "
             f"epoch {ended} of {settings.training.epochs}."
         )
-    with printed_warnings(stderr()):
+    with working("Measuring every exit on the validation split"):
         candidates = measure_run(run, loaded=loaded)
     if (run.path / CSV).exists():  # it was selected from before it was trained to its end
         refresh_results(loaded, candidates, run.path)
@@ -219,10 +220,12 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
 def _train(settings: SessionSettings, group: ProcessGroup | None, replicas: int) -> Run | None:
     """Train and return the run; None in all processes but the first."""
     from lctprune.cli.progress import show_interruptible
+    from lctprune.cli.working import working
     from lctprune.measure.costs import count_parameters
     from lctprune.workflows.session import begin
 
-    with printed_warnings(stderr()):
+    is_first = group is None or group.rank == 0  # of several processes, one says what is done
+    with working("Reading the data, and preparing the network") if is_first else printed_warnings(stderr()):
         session = begin(settings, group, replicas=replicas)
     print_notes(stderr(), session.network.notes)
     data, run = session.data, session.run

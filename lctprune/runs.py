@@ -191,7 +191,9 @@ class Run:
         config = recorded.config if self.data_path is None else relocated(recorded.config, self.data_path)
         place = location(config)
         if place is not None and place.is_absolute() and not place.exists():
-            raise RunError(f"{self.path} was trained on data that is not in {place}; say where it is now: --data PATH")
+            raise RunError(
+                f"{self.path} was trained on data that is not in {place}; say where it is now: `data_path=PATH`"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # shown when the run was trained
             data = load_data(config, **recorded_statistics(recorded)._asdict())

@@ -111,7 +111,7 @@ class DataConfig:
         self._check_normalization()
         if not 0 < self.shift <= 0.5:
             raise ConfigError(
-                f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: --augment none)"
+                f"shift is {self.shift}; it must be greater than 0 and at most 0.5 (for no shifts: `augment=none`)"
             )
         if not 0 <= self.randaugment <= 30:
             raise ConfigError(f"randaugment is {self.randaugment}; it must be between 0 (none) and 30")
@@ -120,7 +120,7 @@ class DataConfig:
         if self.task == "regression" and not self._may_be_table:
             raise ConfigError(f"regression needs a table, FILE.csv; the data is {self.name!r}")
         if self.task == "regression" and self.balance_classes:
-            raise ConfigError("--balance-classes needs classes, and a regression has none; leave it out")
+            raise ConfigError("`balance_classes` needs classes, and a regression has none; leave it out")
         if self.target is not None and not self._may_be_table:
             raise ConfigError(f"target is {self.target!r}, a column of a table; but the data is {self.name!r}")
         if self.image_root is not None and not self.is_table:
@@ -143,7 +143,7 @@ class DataConfig:
             object.__setattr__(self, name, None if value is None else tuple(value))  # lists, when read back from JSON
         if (self.mean is None) != (self.std is None):
             given, missing = ("mean", "std") if self.std is None else ("std", "mean")
-            raise ConfigError(f"{given} is {getattr(self, given)}, without {missing}; give --mean and --std together")
+            raise ConfigError(f"{given} is {getattr(self, given)}, without {missing}; give `mean` and `std` together")
         for name, low, high in (("mean", 0, 1), ("std", 1e-4, 10)):
             for number in getattr(self, name) or ():
                 if not low <= number <= high:

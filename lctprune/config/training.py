@@ -175,19 +175,19 @@ class TrainConfig(LongTraining):
         Ramp.parse("distill", self.distill)
         if self.compile and self.recompute != "off":
             raise ConfigError(
-                f"--recompute {self.recompute} runs groups in parts, and --compile as a whole; leave one of them out"
+                f"`recompute={self.recompute}` runs groups in parts, and `compile` as a whole; leave one of them out"
             )
         _require(self, "blocks", self.blocks is None or self.blocks >= 1, "at least 1")
         if self.blocks is not None and (self.method in ("joint", "backprop") or self.freeze_main or self.diagnostics):
-            other = "--freeze-main" if self.freeze_main else "--diagnostics" if self.diagnostics else ""
+            other = "`freeze_main`" if self.freeze_main else "`diagnostics`" if self.diagnostics else ""
             raise ConfigError(
-                f"--blocks {self.blocks} divides local critic training into blocks, which does not go with "
-                f"{other or f'--method {self.method}'}; leave one of them out"
+                f"`blocks={self.blocks}` divides local critic training into blocks, which does not go with "
+                f"{other or f'`method={self.method}`'}; leave one of them out"
             )
         if self.diagnostics and (self.freeze_main or self.method not in ("auto", "local-critic")):
-            other = "--freeze-main" if self.freeze_main else f"--method {self.method}"
+            other = "`freeze_main`" if self.freeze_main else f"`method={self.method}`"
             raise ConfigError(
-                f"--diagnostics examines the local gradients that groups learn from, and with {other} there are none; "
+                f"`diagnostics` examines the local gradients that groups learn from, and with {other} there are none; "
                 "leave one of them out"
             )
 

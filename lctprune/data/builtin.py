@@ -124,7 +124,7 @@ def torchvision_data(name: str, folder: str, *, image_size: int | None, download
             remedy = (
                 "check the connection"
                 if download
-                else "pass --download, or the folder that holds it (--data-dir, or --data of a command on a run)"
+                else "pass `download=True`, or the folder that holds it (`data_dir`, or `data_path` of a run)"
             )
             reason = " ".join(str(error).split()) or "malformed"
             raise DataError(

@@ -121,7 +121,7 @@ def _packed_data(config: DataConfig, shards: Shards, statistics: Statistics, *, 
     found = None if shards.kind == "tar" else packed_kind(shards, config.target, config.task)
     if found is None or found.kind == "images":
         if config.task == "regression":
-            raise ConfigError(f"regression needs a table, and {config.name} is none; leave out --task regression")
+            raise ConfigError(f"regression needs a table, and {config.name} is none; leave out `task=regression`")
         listing = list_tars(shards, config) if found is None else list_arrow(shards, found, config)
         return image_data(config, statistics.normalization, statistics.preprocessing, most=most, listing=listing)
     if found.kind == "texts":
@@ -172,9 +172,9 @@ def _require_no_table(config: DataConfig) -> None:
 
 def _require_no_normalization(config: DataConfig, what: str) -> None:
     if config.randaugment:
-        raise ConfigError(f"--randaugment is for images, and {config.name} is {what}; leave it out")
+        raise ConfigError(f"`randaugment` is for images, and {config.name} is {what}; leave it out")
     if config.mean is not None:
-        raise ConfigError(f"--mean and --std are for images, and {config.name} is {what}; leave them out")
+        raise ConfigError(f"`mean` and `std` are for images, and {config.name} is {what}; leave them out")
 
 
 def location(config: DataConfig) -> Path | None:
@@ -191,7 +191,7 @@ def relocated(config: DataConfig, place: str | Path) -> DataConfig:
         ConfigError: the data has no files.
     """
     if config.name in EMBEDDED:
-        raise ConfigError(f"{config.name} comes with lctprune and is not read from {place}; leave out --data")
+        raise ConfigError(f"{config.name} comes with lctprune and is not read from {place}; leave out `data_path`")
     if str(place).startswith(HUB):
         return dataclasses.replace(config, name=str(place))
     place = Path(place).absolute()

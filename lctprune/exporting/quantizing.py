@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,39 @@ CALIBRATION_SAMPLES = 256
 CALIBRATION_BATCH = 32
 
 
-def quantized(network: nn.Module, calibration: Tensor, format: Format) -> tuple[Converted, int]:
+class OnnxModels:
+    """The ONNX models of a network that its files in reduced precisions are made of, each made once.
+
+    Args:
+        network: traceable module.
+        samples: samples of training, [n, ...], on which 8-bit integers are calibrated.
+    """
+
+    def __init__(self, network: nn.Module, samples: Tensor) -> None:
+        self.network, self.samples = network, samples
+
+    @cached_property
+    def full(self) -> Converted:
+        """The network in full precision.
+
+        Raises:
+            ConfigError: an extra is not installed.
+            ExportError: the network cannot be converted.
+        """
+        first = self.samples[:CALIBRATION_BATCH]
+        (converted,) = convert(self.network, first, ["onnx"], dependence=None, compared=False)
+        return converted
+
+    @cached_property
+    def int8(self) -> onnx.ModelProto:
+        """The network in 8-bit integers, see `quantized`."""
+        require_extra("onnx")
+        content = bytes(self.full.content)
+        with conversion(self.network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
+            return _quantized_model(content, self.samples, Path(folder))
+
+
+def quantized(models: OnnxModels, format: Format) -> tuple[Converted, int]:
     """Quantize a network to 8-bit integers; return the content of its file, and the bytes of the tensors in it.
 
     Activations are of 8 bits without sign, with the smallest and the largest value that they take on the calibration
@@ -33,20 +66,17 @@ def quantized(network: nn.Module, calibration: Tensor, format: Format) -> tuple[
     such as LSTM, stay in full precision.
 
     Args:
-        network: traceable module, on the CPU.
-        calibration: samples of training, [n, ...].
+        models: ONNX models of the network, which is on the CPU.
         format: format of the file: onnx or openvino.
 
     Raises:
         ConfigError: an extra is not installed.
         ExportError: the network cannot be converted.
     """
-    require_extra("onnx")
     require_extra(format)
-    (full,) = convert(network, calibration[:CALIBRATION_BATCH], ["onnx"], dependence=None, compared=False)
-    with conversion(network, "int8"), quiet(), tempfile.TemporaryDirectory() as folder:
-        model = _quantized_model(bytes(full.content), calibration, Path(folder))
-        converted = of_onnx_model(network, model.SerializeToString(), format, full.length)
+    model = models.int8
+    with conversion(models.network, "int8"), quiet():
+        converted = of_onnx_model(models.network, model.SerializeToString(), format, models.full.length)
         return converted, tensor_bytes(model)
 
 

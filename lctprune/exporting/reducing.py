@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from lctprune.exporting.comparing import repeated, several
 from lctprune.exporting.copying import conversion, copied
 from lctprune.exporting.formats import FORMATS, RUNTIMES, Format, known_format
 from lctprune.exporting.preprocessing import FromPixels
-from lctprune.exporting.quantizing import CALIBRATION_BATCH, quantized, tensor_bytes
+from lctprune.exporting.quantizing import CALIBRATION_BATCH, OnnxModels, quantized, tensor_bytes
 from lctprune.exporting.writing import Converted, convert, of_onnx_model, runner_of
 from lctprune.utils.modules import device_of, evaluation_mode, stored_bytes
+from lctprune.utils.steps import stepping
 from lctprune.utils.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ def in_half(network: nn.Module, precision: Precision) -> nn.Module:
 
 
 def reduced(
-    network: nn.Module, samples: Tensor, format: Format, precision: Precision, *, latency_batch: int = 1
+    network: nn.Module,
+    samples: Tensor,
+    format: Format,
+    precision: Precision,
+    *,
+    latency_batch: int = 1,
+    models: OnnxModels | None = None,
 ) -> ReducedNetwork:
     """Reduce the precision of a network to that of a file, and run the file once.
 
@@ -106,17 +113,19 @@ def reduced(
         format: format of the file, one of `FORMATS_OF` the precision.
         precision: int8, bf16 or fp16.
         latency_batch: samples per call for which the memory layout of TorchScript is chosen.
+        models: ONNX models of the network, where several of its files are made; by default they are made here.
 
     Raises:
         ConfigError: the format does not have the precision, or an extra is not installed.
         ExportError: the network cannot be converted, or its runtime cannot run the file.
     """
     require_precision([format], precision)
-    network, first = unwrapped(network), samples[:CALIBRATION_BATCH]
+    network = unwrapped(network)
+    models = models or OnnxModels(network, samples)
     if precision == "int8":
-        converted, size = quantized(network, samples, format)
+        converted, size = quantized(models, format)
     elif format in ("onnx", "openvino"):
-        (full,) = convert(network, first, ["onnx"], dependence=None, compared=False)
+        full = models.full
         with conversion(network, precision):
             model = with_half_weights(bytes(full.content), precision)
         converted, size = of_onnx_model(network, model.SerializeToString(), format, full.length), tensor_bytes(model)
@@ -124,6 +133,7 @@ def reduced(
         with conversion(network, precision), evaluation_mode(network):
             half = in_half(network, precision)
         timed = repeated(samples[:1], latency_batch)
+        first = samples[:CALIBRATION_BATCH]
         (converted,) = convert(half, first, [format], dependence=None, compared=False, timed=timed)
         size = stored_bytes(half)
     with conversion(network, f"{precision} in {RUNTIMES[format]}"), torch.no_grad():
@@ -166,7 +176,9 @@ def in_precision(
 ) -> list[ReducedNetwork]:
     """Reduce the precision of a network for each of several formats, see `reduced`."""
     (known,) = parse_precisions(precision)
-    return [reduced(network, samples, format, known, latency_batch=latency_batch) for format in formats]
+    options: dict[str, Any] = {"latency_batch": latency_batch, "models": OnnxModels(unwrapped(network), samples)}
+    described = stepping(formats, lambda format: f"Converting to {known} for {RUNTIMES[format]}", count=len(formats))
+    return [reduced(network, samples, format, known, **options) for format in described]
 
 
 def require_precision(formats: Iterable[Format], precision: str, *, with_preprocessing: bool = False) -> None:
@@ -177,7 +189,7 @@ def require_precision(formats: Iterable[Format], precision: str, *, with_preproc
             belongs into an int8 file.
     """
     if with_preprocessing and precision == "int8":
-        raise ConfigError("int8 files take normalised images, and no pixels; leave out --with-preprocessing")
+        raise ConfigError("int8 files take normalised images, and no pixels; leave out `with_preprocessing`")
     able = next((FORMATS_OF[each] for each in parse_precisions(precision)), FORMATS)
     for format in formats:
         if format not in able:

@@ -24,6 +24,7 @@ from lctprune.exporting.runtimes import opened, torch_module
 from lctprune.exporting.torchscript import to_torchscript, torchscript_bytes
 from lctprune.utils.files import write_atomically
 from lctprune.utils.modules import device_of
+from lctprune.utils.steps import stepping
 from lctprune.utils.tensor_files import tensor_chunks
 from lctprune.utils.wrappers import unwrapped
 
@@ -76,12 +77,29 @@ def convert(
     example = example.to(device_of(network))
     source = _Source(network, example, formats, timed)
     results = []
-    for format in formats:
+    for format in stepping(formats, lambda each: f"Converting to {each}", count=len(formats)):
         converted, runner = _converted(source, format, names or {})
         if compared or format == "state-dict":
             compare(network, runner, example, dependence=dependence, length=converted.length)
         results.append(converted)
     return results
+
+
+def runners(network: nn.Module, example: Tensor, formats: Sequence[Format]) -> list[Runner]:
+    """Convert a network to several formats; return what runs each. What formats have in common is made once.
+
+    Args:
+        network: traceable module.
+        example: input, [batch, ...].
+        formats: formats of files.
+
+    Raises:
+        ConfigError: a format is unknown, or its extra is not installed.
+        ExportError: the network cannot be converted.
+    """
+    network = unwrapped(network)
+    source = _Source(network, example.to(device_of(network)), [known_format(format) for format in formats])
+    return [_converted(source, format, {})[1] for format in formats]
 
 
 def write_exported(path: Path, converted: Converted) -> None:

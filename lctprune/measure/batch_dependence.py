@@ -12,6 +12,7 @@ from lctprune.data.splits import Split
 from lctprune.errors import NetworkWarning
 from lctprune.utils.batches import CAUSES, SAMPLES, batch_dependence, runs_alone
 from lctprune.utils.modules import device_of, evaluation_mode
+from lctprune.utils.steps import stepping
 
 
 def dependences(networks: Mapping[str, nn.Module], split: Split) -> dict[str, str]:
@@ -26,7 +27,8 @@ def dependences(networks: Mapping[str, nn.Module], split: Split) -> dict[str, st
     """
     found = {}
     samples = next((inputs for inputs, _ in split.batches(SAMPLES)), None)
-    for name, network in networks.items():
+    what = "Checking whether outputs depend on the batch"
+    for name, network in stepping(networks.items(), lambda _: what, count=len(networks)):
         if samples is not None:
             with evaluation_mode(network), torch.no_grad():
                 clause = batch_dependence(network, samples.to(device_of(network)))

@@ -42,7 +42,7 @@ def compared(runs: Mapping[str, Sequence[Candidate]]) -> list[Compared]:
     metrics = {each.metric: name for name, each in together}
     if len(metrics) > 1:
         found = " and ".join(f"{name} is measured by {metric}" for metric, name in metrics.items())
-        raise ConfigError(f"runs of different metrics cannot be compared: {found}; train with the same --metric")
+        raise ConfigError(f"runs of different metrics cannot be compared: {found}; train with the same `metric`")
     front = pareto_front([each for _, each in together])
     best = max((each for _, each in together), key=lambda each: each.merit)
     is_paired = best.metric == "accuracy"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lctprune.utils.steps import stepping
 from lctprune.utils.transfer import synchronize
 
 MAX_ROUNDS, MAX_SECONDS = 6, 10.0  # of repeated measurements of latency
@@ -74,7 +75,9 @@ def measure_latency(
 
 def _round(networks: Sequence[Callable[[Tensor], object]], example: Tensor, repeats: int) -> list[Latency]:
     time_call = _milliseconds if len(networks) == 1 else _warm_milliseconds
-    times = [[time_call(network, example) for network in networks] for _ in range(repeats)]
+    what = "Measuring latencies, each network in turns"
+    passes = stepping(range(repeats), lambda _: what, count=repeats)
+    times = [[time_call(network, example) for network in networks] for _ in passes]
     return [_summary(list(each)) for each in zip(*times, strict=True)]
 
 

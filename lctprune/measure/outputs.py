@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lctprune.data.splits import Split
+from lctprune.data.dataset import Data
+from lctprune.data.splits import Split, sample_count
 from lctprune.errors import DataError, NetworkError
 from lctprune.losses import class_numbers
 from lctprune.measure.batch_dependence import dependences
-from lctprune.measure.scores import even_batch_size
+from lctprune.measure.scores import even_batch_size, read_batches
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
 from lctprune.utils.transfer import sent
 
 LEAST_SAMPLES = 20  # of a split that is divided in halves
+HELD_OUT = 0.05  # by which the part of validation may differ from the setting, by rounding
 
 
 class ExitOutputs(NamedTuple):
@@ -55,21 +58,25 @@ def exit_outputs(network: LocalCriticNetwork, split: Split, *, batch_size: int =
     device = device_of(network)
     logits, targets = [], []
     with evaluation_mode(network), torch.no_grad():
-        for inputs, true in split.batches(even_batch_size(split, batch_size)):
+        for inputs, true in read_batches(split, even_batch_size(split, batch_size)):
             outputs = network.exits(sent(inputs, device))
             true = class_numbers(true)
-            if true.dim() != 1 or true.is_floating_point() or outputs[-1].dim() != 2 or outputs[-1].shape[1] < 2:
-                raise NetworkError(
-                    "combining exits needs one class per sample, and this is a regression or has several labels "
-                    f"(outputs of shape {list(outputs[-1].shape)}, targets of shape {list(true.shape)} and type "
-                    f"{true.dtype}); choose one exit instead"
-                )
+            _require_classes(outputs[-1], true)
             counted = true >= 0
             logits.append(torch.stack(outputs).float().cpu()[:, counted.cpu()])
             targets.append(true[counted].cpu())
     if not sum(map(len, targets)):
         raise DataError("the split has no samples that count")
     return ExitOutputs(torch.cat(logits, 1), torch.cat(targets))
+
+
+def _require_classes(output: Tensor, true: Tensor) -> None:
+    if true.dim() != 1 or true.is_floating_point() or output.dim() != 2 or output.shape[1] < 2:
+        raise NetworkError(
+            "combining exits needs one class per sample, and this is a regression or has several labels (outputs of "
+            f"shape {list(output.shape)}, targets of shape {list(true.shape)} and type {true.dtype}); choose one exit "
+            "instead"
+        )
 
 
 def halves(outputs: ExitOutputs, seed: int) -> tuple[Tensor, Tensor]:
@@ -80,24 +87,53 @@ def halves(outputs: ExitOutputs, seed: int) -> tuple[Tensor, Tensor]:
     """
     samples = len(outputs.targets)
     if samples < LEAST_SAMPLES:
-        raise DataError(
-            f"validation has {samples} samples; fitting on one half and checking on the other needs at least "
-            f"{LEAST_SAMPLES}: train with a larger --val-fraction"
-        )
+        raise DataError(_too_few(samples, "give more of them"))
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
     return order[: samples // 2], order[samples // 2 :]
 
 
-def require_combinable(network: LocalCriticNetwork, split: Split) -> None:
-    """Refuse networks whose exits cannot be combined sample by sample.
+def _too_few(samples: int, remedy: str) -> str:
+    return (
+        f"validation has {samples} samples; fitting on one half and checking on the other needs at least "
+        f"{LEAST_SAMPLES}: {remedy}"
+    )
+
+
+def _more_validation(data: Data, samples: int) -> str:
+    """Say how validation gets enough samples: by a larger part of those for training, where it is such a part."""
+    both = samples + sample_count(data.train)
+    percent = math.ceil(100 * LEAST_SAMPLES / both) + 1  # a class more or less may round down
+    is_held_out = data.config is not None and abs(samples / both - data.config.val_fraction) <= HELD_OUT
+    return f"train with `val_fraction={percent / 100:g}`" if is_held_out and percent <= 50 else "give more of them"
+
+
+def require_exits(network: LocalCriticNetwork, data: Data) -> None:
+    """Refuse networks and data of which no exits can be combined, whatever the goal.
 
     Raises:
-        NetworkError: there is one exit only, or an output depends on the rest of the batch.
+        NetworkError: there is one exit only, or the samples do not have one class each.
+        DataError: validation has too few samples.
     """
     if len(network.groups) < 2:
         raise NetworkError(
-            "the network has one exit only, so there is nothing to combine; train with --groups 2 or more"
+            "the network has one exit only, so there is nothing to combine; train with `groups=2` or more"
         )
+    inputs, true = next(data.val.batches(2))
+    with evaluation_mode(network), torch.no_grad():
+        _require_classes(network(sent(inputs, device_of(network))), class_numbers(true))
+    if (samples := sample_count(data.val)) < LEAST_SAMPLES:
+        raise DataError(_too_few(samples, _more_validation(data, samples)))
+
+
+def require_combinable(network: LocalCriticNetwork, data: Data) -> None:
+    """Refuse networks whose exits cannot be combined sample by sample.
+
+    Raises:
+        NetworkError: there is one exit only, or an output depends on the rest of the batch; see `require_exits`.
+        DataError: validation has too few samples.
+    """
+    require_exits(network, data)
+    split = data.val
     names = {f"exit {exit}": network.subnetwork(exit) for exit in range(len(network.groups))}
     for name, clause in dependences(names, split).items():
         raise NetworkError(f"{name} {clause}; exits can be combined only where samples do not depend on each other")

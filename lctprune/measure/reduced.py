@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,17 +13,20 @@ from lctprune.config.runtime import AUTO_RUNTIME, Precision, Runtime, parse_runt
 from lctprune.data.splits import Split
 from lctprune.errors import ConfigError, ExportError, first_line
 from lctprune.exporting.comparing import repeated
-from lctprune.exporting.quantizing import CALIBRATION_SAMPLES
+from lctprune.exporting.quantizing import CALIBRATION_SAMPLES, OnnxModels
 from lctprune.exporting.reducing import FORMATS_OF, ReducedNetwork, reduced
 from lctprune.losses import Loss
 from lctprune.measure.batch_dependence import scoring_batch
 from lctprune.measure.candidates import ScoredExit
 from lctprune.measure.runtimes import FORMATS, fastest, runtimes_for
 from lctprune.measure.scores import score_networks
+from lctprune.utils.steps import stepping
+from lctprune.utils.wrappers import unwrapped
 
 PICKING_REPEATS = 20  # timed calls by which "auto" picks a runtime
 
 _Forms = dict[tuple[int, Precision], ReducedNetwork]  # by the place of the exit
+_Problems = dict[tuple[Precision, str], list[str]]  # names of exits without a form, by precision and reason
 
 
 class Reduced(NamedTuple):
@@ -54,7 +58,8 @@ def reduced_runtimes(runtime: str, precisions: Sequence[Precision], *, is_cuda: 
     else:
         problem = f"precision {_lacking(installed[0], precisions)} does not run in {installed[0]}"
     extras = ", ".join(f"lctprune[{FORMATS[each]}]" for each in able if each != "torchscript")
-    raise ConfigError(f"{problem}; take --runtime {' or '.join(able)}{f' (extras: {extras})' if extras else ''}")
+    others = "".join(f" or {each}" for each in able[1:])
+    raise ConfigError(f"{problem}; take `runtime={able[0]}`{others}{f' (extras: {extras})' if extras else ''}")
 
 
 def _lacking(runtime: str, precisions: Sequence[Precision]) -> Precision | None:
@@ -94,7 +99,7 @@ def with_reduced(
         ConfigError: the runtime is not installed, or does not have a precision.
     """
     runtimes = reduced_runtimes(runtime, precisions, is_cuda=samples.is_cuda)
-    made = {each: _made(exits, precisions, samples, each, latency_batch) for each in runtimes}
+    made = _made(exits, precisions, samples, runtimes, latency_batch)
     used = _picked({each: forms for each, (forms, _) in made.items()}, samples, latency_batch)
     forms, problems = made[used]
     left_out = [f"left out in {each}: {', '.join(names)} ({reason})" for (each, reason), names in problems.items()]
@@ -115,21 +120,30 @@ def with_reduced(
 
 
 def _made(
-    exits: Sequence[ScoredExit], precisions: Sequence[Precision], samples: Tensor, runtime: str, latency_batch: int
-) -> tuple[_Forms, dict[tuple[Precision, str], list[str]]]:
-    """Reduce each exit to each precision; return the forms, and by precision and reason the exits that have none."""
-    forms: _Forms = {}
-    problems: dict[tuple[Precision, str], list[str]] = {}
-    for index, exit in enumerate(exits):
-        for precision in precisions:
-            try:
-                forms[index, precision] = reduced(
-                    exit.network, samples, FORMATS[runtime], precision, latency_batch=latency_batch
-                )
-            except ExportError as error:
-                reason = first_line(error).removesuffix("; nothing was written")[:200]
-                problems.setdefault((precision, reason), []).append(exit.name)
-    return forms, problems
+    exits: Sequence[ScoredExit],
+    precisions: Sequence[Precision],
+    samples: Tensor,
+    runtimes: Sequence[str],
+    latency_batch: int,
+) -> dict[str, tuple[_Forms, _Problems]]:
+    """Reduce each exit to each precision for each runtime; return the forms, and the exits that have none."""
+    made: dict[str, tuple[_Forms, _Problems]] = {each: ({}, {}) for each in runtimes}
+    wanted = [*itertools.product(range(len(exits)), precisions, runtimes)]
+    models: OnnxModels | None = None  # of one exit at a time
+    for index, precision, runtime in stepping(
+        wanted, lambda each: f"Converting {exits[each[0]].name} to {each[1]} for {each[2]}", count=len(wanted)
+    ):
+        network, (forms, problems) = unwrapped(exits[index].network), made[runtime]
+        if models is None or models.network is not network:
+            models = OnnxModels(network, samples)
+        try:
+            forms[index, precision] = reduced(
+                network, samples, FORMATS[runtime], precision, latency_batch=latency_batch, models=models
+            )
+        except ExportError as error:
+            reason = first_line(error).removesuffix("; nothing was written")[:200]
+            problems.setdefault((precision, reason), []).append(exits[index].name)
+    return made
 
 
 def _picked(made: Mapping[str, _Forms], samples: Tensor, latency_batch: int) -> str:

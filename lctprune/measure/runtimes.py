@@ -16,9 +16,9 @@ from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting.formats import Format, is_installed, require_extra
 from lctprune.exporting.layouts import in_fastest_layout
 from lctprune.exporting.reducing import ReducedNetwork
-from lctprune.exporting.writing import convert, runner_of
+from lctprune.exporting.writing import runners
 from lctprune.measure.latency import Latency, measure_latency
-from lctprune.utils.modules import device_of
+from lctprune.utils.steps import stepping
 from lctprune.utils.wording import counted
 
 FORMATS: dict[str, Format] = {"torchscript": "torchscript", "onnxruntime": "onnx", "openvino": "openvino"}  # of each
@@ -73,9 +73,12 @@ def fastest(forms: Mapping[str, Sequence[nn.Module]], example: Tensor, *, repeat
     Warns:
         RuntimeNote: which runtime is fastest, of several.
     """
-    callables = [deployed(network, example, each) for each, networks in forms.items() for network in networks]
+    runtimes, networks = [*forms], [*zip(*forms.values(), strict=True)]  # each network in the form of each runtime
+    count = len(networks)
+    what = f"Preparing networks for {' and '.join(runtimes)}"
+    prepared = [_in_runtimes(each, example, runtimes) for each in stepping(networks, lambda _: what, count=count)]
+    callables = [each for of_runtime in zip(*prepared, strict=True) for each in of_runtime]
     measured = measure_latency(callables, example, repeats=repeats)
-    count = len(callables) // len(forms)
     timed = [Timed(each, measured[index * count : (index + 1) * count]) for index, each in enumerate(forms)]
     means = {each.runtime: _geometric_mean(each.latencies) for each in timed}
     best = min(timed, key=lambda each: means[each.runtime])
@@ -125,9 +128,19 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
         return network.run
     if runtime == "torchscript":
         return in_fastest_layout(network, example, example).scripted
-    format = FORMATS[runtime]
-    (converted,) = convert(network, example.to(device_of(network)), [format], dependence=None, compared=False)
-    return runner_of(converted)
+    (runner,) = runners(network, example, [FORMATS[runtime]])
+    return runner
+
+
+def _in_runtimes(
+    forms: Sequence[nn.Module], example: Tensor, runtimes: Sequence[str]
+) -> list[Callable[[Tensor], object]]:
+    """Return a network in the form in which each of several runtimes runs it."""
+    others = [each for each in runtimes if each != "torchscript"]
+    if any(each is not forms[0] for each in forms) or isinstance(forms[0], ReducedNetwork) or len(others) < 2:
+        return [deployed(form, example, each) for form, each in zip(forms, runtimes, strict=True)]
+    found = dict(zip(others, runners(forms[0], example, [FORMATS[each] for each in others]), strict=True))
+    return [found[each] if each in found else deployed(forms[0], example, each) for each in runtimes]
 
 
 def _geometric_mean(latencies: Sequence[Latency]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from lctprune.measure.tallies import ClassTally, OutputTally, Scores
 from lctprune.measure.target_kinds import default_metric, is_label, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork
 from lctprune.utils.modules import device_of, evaluation_mode
+from lctprune.utils.steps import stepping
 from lctprune.utils.transfer import sent
 
 NO_R2 = "the targets are the same for every sample of the split, or it has one sample, so R2 is not defined"
@@ -193,7 +194,7 @@ def score_exits(
     device = device_of(network)
     sheet = ScoreSheet(loss, metric, split.targets)
     with evaluation_mode(network), torch.no_grad():
-        for inputs, targets in split.batches(even_batch_size(split, batch_size)):
+        for inputs, targets in read_batches(split, even_batch_size(split, batch_size)):
             sheet.add(network.exits(sent(inputs, device)), sent(targets, device))
     return sheet.result()
 
@@ -223,7 +224,7 @@ def score_networks(
     device = device_of(together)
     sheet = ScoreSheet(loss, metric, split.targets)
     with evaluation_mode(together), torch.no_grad():
-        for inputs, targets in split.batches(even_batch_size(split, batch_size)):
+        for inputs, targets in read_batches(split, even_batch_size(split, batch_size)):
             inputs = sent(inputs, device)
             sheet.add([network(inputs) for network in networks], sent(targets, device))
     return sheet.result()
@@ -233,3 +234,15 @@ def even_batch_size(split: Split, most: int) -> int:
     """Return the largest batch size whose last batch is not a single sample, of which batch norm has no statistics."""
     samples = sample_count(split)
     return next((size for size in range(most, 1, -1) if samples % size != 1), most)
+
+
+def read_batches(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read the batches of a split, and log how far that is.
+
+    Args:
+        split: samples.
+        size: samples per batch.
+    """
+    samples = sample_count(split)
+    described = f"Scoring {samples} samples, by batches of {size}"
+    return stepping(split.batches(size), lambda _: described, count=math.ceil(samples / size))

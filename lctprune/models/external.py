@@ -82,7 +82,7 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     if refused:
         raise ConfigError(
             f"model arguments may not contain {', '.join(refused)}: the data decides inputs and outputs, "
-            "and --weights the weights"
+            "and `weights` the weights"
         )
     try:
         parameters = inspect.signature(builder).parameters
@@ -107,7 +107,7 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     if missing:
         known = ", ".join(key for key, value in settings.items() if value is not None)
         own_names = [key for key in missing if key not in (*decided, *INPUTS)]
-        remedy = f"; give --model-args {own_names[0]}=..." if own_names else ""
+        remedy = f"; give `model_args={own_names[0]}=...`" if own_names else ""
         if not own_names:
             remedy = "; resnet18 and the like take images, mlp tables, and lstm, gru and transformer sequences"
         raise ConfigError(

@@ -169,7 +169,7 @@ def _of_other_size(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
         return ""
     return (
         f"built-in ResNets begin with a 3x3 convolution for images of up to {SMALL_IMAGE} pixels, and with 7x7 for "
-        "larger ones: give the size that the weights are for (image_size, --image-size), or a function of your own "
+        "larger ones: give the size that the weights are for (`image_size`), or a function of your own "
         "that builds the network (package.module:function)"
     )
 

@@ -45,7 +45,7 @@ def require_blocks(blocks: int | None, *, groups: int) -> None:
     if blocks is not None and blocks > groups:
         raise ConfigError(
             f"blocks is {blocks}, and there {'is' if groups == 1 else 'are'} {counted(groups, 'group')}; give fewer "
-            "--blocks, or more --groups"
+            "`blocks`, or more `groups`"
         )
 
 

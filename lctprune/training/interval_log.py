@@ -26,7 +26,7 @@ def require_tensorboard(config: TrainConfig) -> None:
         ConfigError: it is not.
     """
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--tensorboard needs the package tensorboard: pip install 'lctprune[tensorboard]'")
+        raise ConfigError("`tensorboard` needs the package tensorboard: pip install 'lctprune[tensorboard]'")
 
 
 def logged(steps: Iterator[Progress], run: Run, config: ResolvedTrainConfig) -> Iterator[Progress]:

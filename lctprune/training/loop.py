@@ -231,8 +231,8 @@ def _explained(epoch: int, step: int) -> Iterator[None]:
         where, reason = f"epoch {epoch + 1}, step {step + 1} failed", first_line(error)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY in reason:
             raise TrainingError(
-                f"{where}, the memory is full ({reason}); give a smaller --batch-size, or --recompute auto, or "
-                "--processes on other devices, which hold a part of the network each"
+                f"{where}, the memory is full ({reason}); give a smaller `batch_size`, or `recompute=auto`, or "
+                "`processes` on other devices, which hold a part of the network each"
             ) from error
         raise TrainingError(f"{where}: {reason}") from error
 

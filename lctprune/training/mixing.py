@@ -73,10 +73,10 @@ def require_mixable(example: Tensor, config: TrainConfig) -> None:
         ConfigError: they are numbers of words, or CutMix is asked for and they are no pictures.
     """
     if (config.mixup or config.cutmix) and not example.is_floating_point():
-        option = "--mixup" if config.mixup else "--cutmix"
+        option = "`mixup`" if config.mixup else "`cutmix`"
         raise ConfigError(f"{option} mixes pictures or numbers, and the inputs are words; leave it out")
     if config.cutmix and example.dim() != 4:
-        raise ConfigError(f"--cutmix is for pictures, and the inputs have shape {[*example.shape[1:]]}; try --mixup")
+        raise ConfigError(f"`cutmix` is for pictures, and the inputs have shape {[*example.shape[1:]]}; try `mixup`")
 
 
 def mixed_loss(loss: Loss, kept: float) -> Loss:

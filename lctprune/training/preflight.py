@@ -123,7 +123,7 @@ def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: st
     if chosen == "r2" and len(targets) == sample_count(data.val) and not differ(targets):
         text = "the targets of the validation split are all the same, or only one, so R2 is not defined"
         if metric != AUTO:
-            raise ConfigError(f"{text}; give --metric loss, or samples that differ")
+            raise ConfigError(f"{text}; give `metric=loss`, or samples that differ")
         warnings.warn(f"{text}; exits are compared by their loss", DataWarning, stacklevel=4)
         chosen = "loss"
     require_fit(chosen, kind, shape, data.val.targets, loss)
@@ -159,7 +159,7 @@ def _require_batch_norm(network: LocalCriticNetwork, data: Data, batch_size: int
                 few = "the training split has a single sample" if batch_size > 1 else "batch_size is 1"
                 raise ConfigError(
                     f"{few}, and batch norm needs at least 2 values per channel; give more samples per step "
-                    "(--batch-size 2)"
+                    "(`batch_size=2`)"
                 ) from error
 
 

@@ -72,5 +72,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
         was, value = before.get(key), now.get(key)
         if isinstance(was, Mapping) and isinstance(value, Mapping):
             yield from _changes(was, value)
+        elif key == "critic_lr" and (was, value) == (before.get("lr"), now.get("lr")):
+            continue  # which follows the rate that was given
         elif was != value:
             yield textwrap.shorten(f"{key} was {was!r}, is {value!r}", 100)

@@ -312,7 +312,7 @@ class Stage:
         if rest:
             raise TrainingError(
                 f"a batch of {len(targets)} samples cannot be split equally among {self.replicas} replicas; "
-                "give a smaller --batch-size, or fewer --replicas"
+                "give a smaller `batch_size`, or fewer `replicas`"
             )
         parts = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
         own = next(parts)

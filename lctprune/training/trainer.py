@@ -138,7 +138,7 @@ def open_run(
         raise ConfigError("freezing the main network leaves nothing to train: it has no critics; use 2 groups or more")
     if config.diagnostics and not network.critics:
         raise ConfigError(
-            "--diagnostics examines local gradients, and without critics there are none; use 2 groups or more"
+            "`diagnostics` examines local gradients, and without critics there are none; use 2 groups or more"
         )
     require_blocks(config.blocks, groups=len(network.groups))
     require_mixable(data.example, config)

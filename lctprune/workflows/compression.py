@@ -115,7 +115,7 @@ def begin_compression(
     if prepared.network.new_parameters:
         raise NetworkError(
             f"{weights} has no classifier for these classes ({', '.join(prepared.network.new_parameters)} is new), so "
-            "there is no trained network to compress; train it with lctprune train --weights, then give that run"
+            "there is no trained network to compress; train it from these `weights`, then give that run"
         )
     return _begun(prepared, budget, config, folder, resume=resume)
 

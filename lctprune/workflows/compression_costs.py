@@ -66,7 +66,7 @@ class Costs(NamedTuple):
         main = exits[count - 1]
         limits = budget.limits(main)
         if not limits:
-            raise ConfigError("a compression needs a budget; give one, such as --budget-flops 50%")
+            raise ConfigError("a compression needs a budget; give one, such as `Budget(flops='50%')`")
         further = None
         with suppress(NetworkError), torch.random.fork_rng(devices=[]):
             further = critics_cost(densified(network, critics_to_add(network, example), seed=0), example)

@@ -200,7 +200,7 @@ def _network_of(run: Run, loaded: LoadedRun) -> LocalCriticNetwork | None:
         if run.path == loaded.run.path:
             raise
         if not loaded.run.partial:
-            raise RunError(f"{error}; or go on without the networks in {run.path}: --partial") from error
+            raise RunError(f"{error}; or go on without the networks in {run.path}: `partial`") from error
         warnings.warn(f"{error}; it is left out", RunWarning, stacklevel=2)
         return None
 

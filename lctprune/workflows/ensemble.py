@@ -24,7 +24,7 @@ from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names
 from lctprune.workflows.model_card import candidate_record
-from lctprune.workflows.progressive import exit_costs
+from lctprune.workflows.progressive_fitting import exit_costs
 
 ENSEMBLE = "ensemble"
 
@@ -57,7 +57,7 @@ def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
         DataError: there are too few samples.
     """
     network, data = loaded.network(), loaded.data
-    require_combinable(network, data.val)
+    require_combinable(network, data)
     outputs = exit_outputs(network, data.val)
     costs = exit_costs(network, data.example)
     tried = ensembles(outputs, halves(outputs, loaded.run.config.training.seed), costs)

@@ -32,7 +32,7 @@ def from_pixels(network: nn.Module, record: DataRecord | None, example: Tensor, 
     if record is None or example.dim() != 4 or not example.is_floating_point() or not record.mean:
         raise ConfigError(
             f"preprocessing can be exported for images only; this network takes inputs of shape "
-            f"{list(example.shape[1:])} ({str(example.dtype).removeprefix('torch.')}): leave out --with-preprocessing"
+            f"{list(example.shape[1:])} ({str(example.dtype).removeprefix('torch.')}): leave out `with_preprocessing`"
         )
     steps, target = record.preprocessing or ImagePreprocessing.of(example.shape[-1]), record.target
     meaning: Meaning = "probabilities" if target is None else "values"

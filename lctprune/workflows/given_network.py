@@ -43,8 +43,8 @@ def measure_given(network: LocalCriticNetwork, data: Data, config: TrainConfig) 
         checks = ["the order of the classes" if data.classes else "the order and units of the columns"]
         if images and data.normalization:
             numbers = [",".join(f"{each:.3g}" for each in values) for values in data.normalization]
-            checks.append(f"the normalisation (now mean {numbers[0]}, std {numbers[1]}; --mean and --std give another)")
-            checks.append(f"the size of the images (now {images.size}; --image-size gives another)")
+            checks.append(f"the normalisation (now mean {numbers[0]}, std {numbers[1]}; `mean` and `std` give another)")
+            checks.append(f"the size of the images (now {images.size}; `image_size` gives another)")
         text = f"the given network {reason} on the validation split; check {', '.join(checks)}"
         warnings.warn(text, NetworkWarning, stacklevel=4)
     return Given(
@@ -100,7 +100,7 @@ def note_on_size(model: str, data: Data, own: OwnImages, config: DataConfig) -> 
     size = data.preprocessing.size if data.preprocessing else None
     if own.size and size and size < own.size and config.image_size is None:
         warnings.warn(
-            f"images keep their {size} pixels, where {model} was trained on {own.size}; --image-size {own.size} "
+            f"images keep their {size} pixels, where {model} was trained on {own.size}; `image_size={own.size}` "
             "enlarges them",
             DataWarning,
             stacklevel=4,
@@ -143,7 +143,7 @@ def require_alike(given: Run, data: Data, settings: SessionSettings) -> None:
         if recorded and len(recorded.classes) == len(data.classes):  # else the classifier is new, and a warning says so
             if settings.training.freeze_main:
                 raise ConfigError(
-                    f"{given.path} was trained on other classes ({was}, not {now}), which --freeze-main keeps; leave "
+                    f"{given.path} was trained on other classes ({was}, not {now}), which `freeze_main` keeps; leave "
                     "it out"
                 )
             warnings.warn(f"{given.path} was trained on other classes: {was}, not {now}", NetworkWarning, stacklevel=3)

@@ -35,7 +35,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
     require_executable(run)
     if run.config.origin is not None:
         raise RunError(
-            f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and --resume"
+            f"{run.path} was added to another run; go on with lctprune densify, narrow or finetune, and `resume`"
         )
     if run.config.data is None:
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")

@@ -130,14 +130,14 @@ def require_executable(run: Run, *, model: str | None = None) -> None:
     if is_own_function(recipe.model) and recipe.model != (model or run.model):
         raise RunError(
             f"{run.path} was trained on {recipe.model}, which is code outside lctprune; to execute it, name it: "
-            f"--model {shell_word(recipe.model)}"
+            f"`model={shell_word(recipe.model)}`"
         )
 
 
 def _network_with(run: Run, weights: Mapping[str, Tensor]) -> LocalCriticNetwork:
     """Build the network of a run, with these weights, in evaluation mode."""
     recipe = require_recipe(run)
-    remedy = f"train it again, or critics for its main network: --weights {shell_word(run.path)} --freeze-main"
+    remedy = f"train it again, or critics for its main network: `weights={shell_word(run.path)}` `freeze_main`"
     run.config.require_known("network", remedy=remedy)
     _require_sizes(run, recipe, weights)
     with (

@@ -174,7 +174,7 @@ def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | Non
     try:
         resumed = Run(folder, model=run.model)
     except RunError as error:
-        raise RunError(f"there is nothing to resume in {folder}; leave out --resume") from error
+        raise RunError(f"there is nothing to resume in {folder}; leave out `resume`") from error
     if resumed.config.origin is None:
         raise RunError(f"{folder} holds a run of its own, which was not added to {run.path}; move it away")
     if resumed.config.origin.checkpoint_sha256 != loaded.checkpoint().sha256:
@@ -186,7 +186,7 @@ def _how_far(folder: Path) -> str:
     with suppress(RunError):
         if Run(folder).is_finished:
             return "is trained to its end;"
-    return "was begun before; go on with --resume, or"
+    return "was begun before; go on with `resume`, or"
 
 
 def _clear_unfinished(folder: Path) -> None:
@@ -242,7 +242,7 @@ def require_whole(run: Run | LoadedRun) -> list[tuple[Run, Origin]]:
         more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
         raise RunError(
             f"{damaged[0]}{more}; restore it, or remove its folder (evaluate, select, report, export and compare do "
-            "without it, with --partial)"
+            "without it, with `partial`)"
         )
     return whole
 

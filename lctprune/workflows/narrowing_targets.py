@@ -43,13 +43,13 @@ def target_of(run: Run | LoadedRun, keep: float | str | None, budget: Budget | L
         ConfigError: it is not exactly one of the two, or a value is out of range.
     """
     if (keep is None) == (budget is None):
-        raise ConfigError("to narrow, give either the FLOPs to keep (--keep 70%) or a budget (--budget-flops 500M)")
+        raise ConfigError("to narrow, give either the FLOPs to keep (`keep=70%`) or a budget (`Budget(flops='500M')`)")
     if budget is None:
         fraction = _fraction(keep)
         return Target(f"{100 * fraction:.4g}% of its FLOPs", f"keep{fraction:.6g}", fraction, Limits({}))
     limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(LoadedRun.of(run), budget))
     if not limits:
-        raise ConfigError("the budget has no limit; give one, such as --budget-flops 500M")
+        raise ConfigError("the budget has no limit; give one, such as `Budget(flops='500M')`")
     text = " and ".join(amount(limit, cost) for cost, limit in limits.items())
     return Target(text, "-".join(f"{cost}{limit:.12g}" for cost, limit in limits.items()), None, limits)
 
@@ -85,7 +85,7 @@ def limits_for(network: nn.Module, example: Tensor, target: Target, name: str) -
         if cost.flops is None:
             raise ConfigError(
                 f"the FLOPs of {name} are not known, of which {target.keep:.0%} were to be kept; give a budget of "
-                "parameters or latency (--budget-params 60%)"
+                "parameters or latency (`Budget(parameters='60%')`)"
             )
         limits = Limits({"flops": target.keep * cost.flops})
     if limits.excess(cost) <= 1:

@@ -72,7 +72,7 @@ def better_epoch(run: Run) -> str:
         return ""
     return (
         f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
-        f"and is {now} after epoch {len(scores)}: in training, fewer epochs, a lower learning rate or --keep best may "
+        f"and is {now} after epoch {len(scores)}: in training, fewer epochs, a lower learning rate or `keep=best` may "
         "be better"
     )
 

@@ -16,47 +16,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lctprune.errors import BudgetError, ConfigError, NetworkError
 from lctprune.exporting.torchscript import to_torchscript
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_parameters, size_bytes
-from lctprune.measure.early_exit import ExitCosts, Outcome, Setting, confidences, fit_temperature, outcome
-from lctprune.measure.exit_fitting import Goal, fit
-from lctprune.measure.group_costs import measure_groups
+from lctprune.measure.early_exit import Outcome, confidences, outcome
+from lctprune.measure.exit_fitting import Goal
 from lctprune.measure.latency import measure_latency
-from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves, require_combinable
+from lctprune.measure.outputs import exit_outputs
 from lctprune.measure.paired import answers_of
-from lctprune.measure.selection import Budget
 from lctprune.measure.unscored import unscored
-from lctprune.network import LocalCriticNetwork
-from lctprune.progressive import ProgressiveNetwork, converted
+from lctprune.progressive import converted
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names
+from lctprune.workflows.progressive_fitting import Fitted, exit_costs
 
 NAME = "progressive"
 TIMED_SAMPLES, REPEATS = 40, 7  # samples that latency is measured on, one by one, and calls of each
-
-
-class Fitted(NamedTuple):
-    """A progressive network whose goal is met on samples that it was not fitted on.
-
-    Attributes:
-        network: the network.
-        setting: exits and thresholds.
-        temperatures: temperature of each exit that is asked.
-        check: what becomes of the other half of the validation samples.
-        held_out: outputs of every exit on these samples.
-        fitted_on: number of samples that it was fitted on.
-    """
-
-    network: ProgressiveNetwork
-    setting: Setting
-    temperatures: tuple[float, ...]
-    all_temperatures: tuple[float, ...]
-    check: Outcome
-    held_out: ExitOutputs
-    fitted_on: int
 
 
 class Measured(NamedTuple):
@@ -77,89 +53,6 @@ class Measured(NamedTuple):
     p95_ms: float
     exit_ms: tuple[float, ...]
     samples: int
-
-
-def exit_costs(network: LocalCriticNetwork, example: Tensor) -> ExitCosts:
-    """Count the FLOPs of each group and each critic for one sample.
-
-    Raises:
-        NetworkError: an operation has no FLOP formula.
-    """
-    costs = measure_groups(network, example)
-    groups, critics = [each.flops for each in costs], [each.critic_flops for each in costs]
-    if None in groups or None in critics:
-        raise NetworkError("the FLOPs of a group are not known, so the cost of leaving early is not known either")
-    return ExitCosts(tuple(each or 0 for each in groups), tuple(each or 0 for each in critics))
-
-
-def goal_of(loaded: LoadedRun, *, max_drop: float | None, budget_flops: float | str | None) -> Goal:
-    """Make a goal of what a user gives.
-
-    Args:
-        loaded: the run.
-        max_drop: largest loss of accuracy against the main network, in points.
-        budget_flops: largest mean FLOPs per sample, as in `Budget`.
-
-    Raises:
-        ConfigError: not exactly one of the two is given, or it is out of its range.
-    """
-    if (max_drop is None) == (budget_flops is None):
-        raise ConfigError("give one of max drop and budget flops: --max-drop 0.5, or --budget-flops 60%")
-    if budget_flops is not None:
-        main = unscored(loaded.network(), loaded.data.example)
-        return Goal(flops=Budget(flops=budget_flops).limits(main)["flops"])
-    if max_drop is None or not 0 <= max_drop <= 100:
-        raise ConfigError(f"max drop is {max_drop}; it must be between 0 and 100 points")
-    return Goal(max_drop=max_drop)
-
-
-def fit_progressive(loaded: LoadedRun, goal: Goal) -> Fitted:
-    """Fit a progressive network on one half of the validation split, and check its goal on the other.
-
-    Args:
-        loaded: run of at least two exits, of a classification with one class per sample.
-        goal: goal.
-
-    Raises:
-        BudgetError: the goal is not met on the half that it was fitted on, or on the other.
-        NetworkError: the exits cannot be combined, or their FLOPs are not known.
-        DataError: there are too few samples.
-    """
-    network = loaded.network()
-    require_combinable(network, loaded.data.val)
-    costs = exit_costs(network, loaded.data.example)
-    outputs = exit_outputs(network, loaded.data.val)
-    first, second = halves(outputs, loaded.run.config.training.seed)
-    own, held_out = outputs.at(first), outputs.at(second)
-    temperatures = [fit_temperature(each, own.targets) for each in own.logits]
-    setting, is_met = fit(own, temperatures, costs, goal)
-    found = outcome(own, confidences(own.logits, temperatures), setting, costs)
-    if not is_met:
-        raise _not_met(goal, found, len(first), "it was fitted on, with a margin of one standard error")
-    check = outcome(held_out, confidences(held_out.logits, temperatures), setting, costs)
-    if not goal.is_met(check):
-        raise _not_met(goal, check, len(second), "it was not fitted on")
-    if len(setting.exits) == 1 and setting.exits[0] == len(network.groups) - 1:
-        raise BudgetError(
-            f"no early exit is sure enough for that on {len(first)} samples: every sample would go through the main "
-            "network; allow a larger drop, or train with a larger --val-fraction"
-        )
-    used = tuple(temperatures[exit] for exit in setting.exits)
-    progressive = ProgressiveNetwork(network, setting.exits, setting.thresholds, used).eval()
-    return Fitted(progressive, setting, used, tuple(temperatures), check, held_out, len(first))
-
-
-def _not_met(goal: Goal, found: Outcome, samples: int, which: str) -> BudgetError:
-    if goal.max_drop is not None:
-        figures = f"the drop is {found.drop:.2f} points (at most {goal.max_drop:g})"
-        remedy = "allow a larger drop"
-    else:
-        figures = f"the mean is {found.mean_flops:.4g} FLOPs per sample (at most {goal.flops:.4g})"
-        remedy = "allow more FLOPs"
-    return BudgetError(
-        f"the goal is not met on the {samples} validation samples that {which}: {figures}; {remedy}, or train with a "
-        "larger --val-fraction; nothing was written"
-    )
 
 
 def measure_progressive(loaded: LoadedRun, fitted: Fitted, deployed: Callable[[Tensor], Any]) -> Measured:

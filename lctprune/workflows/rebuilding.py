@@ -62,8 +62,8 @@ def rebuilt(built_from: BuiltFrom, content: bytes, path: Path, card: Path, *, mo
         raise RunError(f"{card} has settings that this version of lctprune does not know ({unknown[0]}); {remedy}")
     if is_own_function(recipe.model) and recipe.model != model:
         raise RunError(
-            f"{path} is of {recipe.model}, which is code outside lctprune; to execute it, name it: --model "
-            f"{shell_word(recipe.model)}"
+            f"{path} is of {recipe.model}, which is code outside lctprune; to execute it, name it: "
+            f"`model={shell_word(recipe.model)}`"
         )
     try:
         tensors = safetensors.torch.load(content)

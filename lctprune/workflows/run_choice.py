@@ -45,7 +45,7 @@ def newest_unfinished(folder: str | Path = RUNS) -> Path:
         with suppress(RunError):  # what is damaged is said where the run is named
             if is_unfinished(run, done) or unfinished_addition(run):
                 return run.path
-    raise RunError(f"there is no unfinished run below {folder}/; name a run and --epochs to train it longer")
+    raise RunError(f"there is no unfinished run below {folder}/; name a run and `epochs` to train it longer")
 
 
 def unfinished_addition(run: Run) -> Run | None:

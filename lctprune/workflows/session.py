@@ -82,11 +82,11 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         if self.training.freeze_main and self.weights is None and not self.resume:
-            raise ConfigError("--freeze-main trains critics on a main network that stays as it is; give it --weights")
+            raise ConfigError("`freeze_main` trains critics on a main network that stays as it is; give it `weights`")
         if self.training.epochs == 0 and (self.weights is None or self.resume or self.dense):
-            other = "--resume" if self.resume else "--dense" if self.dense else "no --weights"
+            other = "`resume`" if self.resume else "`dense`" if self.dense else "no `weights`"
             raise ConfigError(
-                f"epochs is 0, which only measures the network that --weights gives, and there is {other}; it must be "
+                f"epochs is 0, which only measures the network that `weights` gives, and there is {other}; it must be "
                 "at least 1"
             )
         if self.data.name == CLUTTERED and self.network.model in ANY_WIDTH and self.weights is None:

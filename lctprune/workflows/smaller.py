@@ -47,7 +47,7 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
     else:
         remedy = (
             "neither densify nor narrow adds one that fits; give a larger budget, or train a smaller network "
-            "(--model-args, --critic-width, --groups)"
+            "(`model_args`, `critic_width`, `groups`)"
         )
     return BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses)
 

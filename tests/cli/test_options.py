@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer.main
 from rich.console import Console
 
+import lctprune as lct
 from lctprune.cli.console import print_table
 from lctprune.cli.main import app
+from lctprune.cli.wording import with_options
 from lctprune.config.data import DataConfig
 from lctprune.config.fields import types_of
 from lctprune.config.network import NetworkConfig
@@ -96,3 +100,27 @@ def test_a_narrow_table_leaves_out_columns_and_cuts_none(capsys: pytest.CaptureF
 def test_an_option_of_another_command_is_named_with_it(arguments: tuple[str, ...], words: str, cli: Cli) -> None:
     result = cli(*arguments)
     assert (result.code, words in result.err) == (2, True), result.err
+
+
+def library_texts() -> Iterator[tuple[str, str]]:
+    """Yield the texts in the library's code, with their places: no docstrings, no help of settings."""
+    for path in Path(lct.__file__).parent.rglob("*.py"):
+        if path.is_relative_to(Path(lct.__file__).parent / "config"):  # whose help is of options
+            continue
+        tree = ast.parse(path.read_text())
+        docstrings = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+        for each in ast.walk(tree):
+            if isinstance(each, ast.Constant) and isinstance(each.value, str) and id(each) not in docstrings:
+                yield f"{path.name}:{each.lineno}", each.value
+
+
+def test_errors_name_settings_in_python_and_options_on_the_command_line() -> None:
+    # a command that is to be copied is a list of words, each of which is a text of its own
+    assert not [(place, text) for place, text in library_texts() if re.search(r"--[a-z]", text) and " " in text]
+    quoted = "give `resize=pad`, `freeze_main=True`, no `lr`, `Budget(parameters='60%')` or `name=a b.csv`, `other=1`"
+    shown = "give --resize pad, --freeze-main, no --lr, --budget-params 60% or --data a b.csv, `other=1`"
+    assert with_options(quoted) == shown
+    known = {name for place, text in library_texts() for name in re.findall(r"`([a-z_]+)=[^`]*`", text)}
+    assert len(known) > 10
+    options = {option for command in COMMANDS.values() for each in command.params for option in each.opts}
+    assert not [name for name in known if with_options(f"`{name}=1`").removesuffix(" 1") not in options]

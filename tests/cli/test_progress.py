@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 
 import pytest
 
 import lctprune as lct
 from lctprune.cli import progress as drawing
+from lctprune.cli import working as long_work
 from lctprune.cli.console import PlainConsole
 from lctprune.cli.progress import EpochTable
+from lctprune.utils.steps import STEPS, stepping
 
 
 def progress(exits: int) -> lct.Progress:
@@ -60,3 +63,27 @@ def test_the_time_left_is_not_said_again_after_an_epoch(is_after: bool, monkeypa
     drawing.show_progress([whole, step] if is_after else [step, whole], console)
     assert isinstance(console.file, io.StringIO)
     assert ("by the first 2 steps" in console.file.getvalue()) is not is_after
+
+
+def test_long_work_says_what_it_does_and_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(seconds: float) -> None:
+        with long_work.working("Looking for networks"):
+            time.sleep(seconds)
+            for _ in stepping(["layer1", "main"], lambda name: f"Converting {name}", count=2):
+                time.sleep(seconds)
+
+    work(0)
+    assert not capsys.readouterr().err  # of what is over at once
+    monkeypatch.setattr(long_work, "SILENT_SECONDS", 0.02)
+    work(0.2)
+    expected = ["Looking for networks", "Converting layer1 (1 of 2)", "Converting main (2 of 2)"]
+    assert capsys.readouterr().err.splitlines() == expected
+    console = PlainConsole(file=(drawn := io.StringIO()), force_terminal=True, width=80)
+    with long_work._bar(console, "Looking"):
+        for _ in stepping(["layer1", "main"], lambda name: f"Converting {name}", count=2):
+            time.sleep(0.3)
+    assert "Converting main" in drawn.getvalue()
+    assert "1/2" in drawn.getvalue()
+    assert not STEPS.handlers

@@ -199,7 +199,7 @@ def test_missing_files_are_counted_and_named(tmp_path: Path) -> None:
     assert f"4 of the 24 images of {table} are missing in {tmp_path}" in message
     assert "24.png in line 22" in message
     assert "and 1 more" in message
-    assert "--image-root" in message
+    assert "`image_root=" in message
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_lines_that_repeat_another_count_once(tmp_path: Path) -> None:
             "several columns of paths (image1, image2)",
         ),
         ("a,b,y", lambda index: "1,2,3", {"image_root": "."}, "no column of paths (a, b, y)"),
-        ("path,label", two, {"task": "regression"}, "--task regression"),
+        ("path,label", two, {"task": "regression"}, "`task=regression`"),
         (
             "path,label,split",
             lambda i: f"{i}.png,{'abc'[i % 2 + (i == 23)]},{'tr' if i < 12 else ''}",
@@ -341,7 +341,7 @@ def test_columns_of_marks_are_classes(marks: tuple[str, str], tmp_path: Path) ->
 def test_several_marks_or_none_in_a_line_are_refused(cells: str, held: str, tmp_path: Path) -> None:
     table = write(tmp_path, "filename, cat, dog", lambda index: f"{index}.png, {cells if index == 5 else '1,0'}")
     message = refusal(table)
-    for text in ("2 columns of 0 and 1", "1 of 24 lines", f"line 7 ({held})", "--target"):
+    for text in ("2 columns of 0 and 1", "1 of 24 lines", f"line 7 ({held})", "`target`"):
         assert text in message
 
 

@@ -70,7 +70,7 @@ def test_train_alone_says_how_it_can_be_split(tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert message.startswith(f"{tmp_path} needs the folders train/ and test/ (or val/)")
     assert "it holds holdout, train" in message
-    assert f"--data {tmp_path / 'train'}" in message
+    assert f"`name={tmp_path / 'train'}`" in message
     assert sizes(listed(tmp_path / "train")[0]) == (6, 2, 2)
 
 
@@ -183,7 +183,7 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
         ("trainA trainB testA testB", "{root}/trainA are named like splits"),
         ("bus training_1 validation.2", "CSV file (path,label,split)"),
         ("cats_train cats_test", "hold images and no folder per class"),
-        ("public_test train", "--image-root"),
+        ("public_test train", "`image_root="),
         ("dogsTrain dogsVal", "rename one"),
         ("cat/train cat/test dog/train dog/test", "as {root}/test/cat"),
         ("images/train images/val labels/train labels/val", "as {root}/train/images"),
@@ -202,9 +202,9 @@ def test_a_class_may_be_called_like_one_split(folders: str, tmp_path: Path) -> N
 
 def test_images_without_classes_name_the_only_table_beside_them(tmp_path: Path) -> None:
     touch(tmp_path, [*images("train test1"), "labels.csv"])
-    assert f"--data {tmp_path / 'labels.csv'}" in refusal(tmp_path)
+    assert f"`name={tmp_path / 'labels.csv'}`" in refusal(tmp_path)
     touch(tmp_path, ["sample.csv"])
-    assert "--data FILE.csv" in refusal(tmp_path)
+    assert "`name=FILE.csv`" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("inner", ["", "/{0}"])

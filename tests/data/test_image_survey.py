@@ -111,7 +111,7 @@ def test_ways_of_resizing_differ_and_only_the_crop_loses_the_ends(tmp_path: Path
     assert torch.equal(seen["auto"], seen["pad"])
     assert (seen["pad"][:, :8] == 255).all()  # the background above the image
     assert not torch.equal(seen["pad"], seen["squeeze"])
-    assert any("67%" in note and "--resize pad" in note for note in found["crop"][1])
+    assert any("67%" in note and "`resize=pad`" in note for note in found["crop"][1])
     assert ["67%" in note and "padded" in note for note in found["auto"][1]] == [True]
     assert steps_of(found["auto"][0]).resize == "pad"
     assert steps_of(load(tmp_path, resize="auto")[0]).size == 24
@@ -167,7 +167,7 @@ def test_the_background_is_the_user_s(tmp_path: Path) -> None:
     black, [note] = load(tmp_path, background="black")
     assert not pixels(black.train).any()
     assert "all alike" in note
-    assert "--background" in note
+    assert "`background`" in note
     assert steps_of(load(tmp_path, background="#0a14c8")[0]).background == (10, 20, 200)
     for wrong in ("blak", "#12345", "#12345678"):
         with pytest.raises(ConfigError, match=f"background is '{wrong}'"):

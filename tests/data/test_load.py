@@ -269,7 +269,7 @@ def test_data_that_has_moved_is_read_from_where_it_is_now(tmp_path: Path) -> Non
 
 
 def test_data_without_files_is_nowhere_else() -> None:
-    with pytest.raises(ConfigError, match=r"digits comes with lctprune .* there; leave out --data"):
+    with pytest.raises(ConfigError, match=r"digits comes with lctprune .* there; leave out `data_path`"):
         relocated(DataConfig(name="digits"), "there")
 
 
@@ -290,8 +290,8 @@ def test_a_missing_data_set_names_the_remedy(name: str, tmp_path: Path) -> None:
     message = error_of(DataConfig(name=name, data_dir=str(tmp_path)))
     assert message.startswith(name)
     assert str(tmp_path) in message
-    assert "--download" in message
-    assert "--data-dir" in message
+    assert "`download=True`" in message
+    assert "`data_dir`" in message
 
 
 def test_a_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_a_changed_pickle_is_never_opened(name: str, tmp_path: Path, monkeypatch
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
         file.write_bytes(pickle.dumps(Trap(marker)))
-        assert "--download" in error_of(DataConfig(name=name, data_dir=str(tmp_path)))
+        assert "`download=True`" in error_of(DataConfig(name=name, data_dir=str(tmp_path)))
         assert not marker.exists()
         file.write_bytes(content)
     assert load_data(DataConfig(name=name, data_dir=str(tmp_path), val_fraction=0.5)).classes

@@ -300,7 +300,7 @@ def changed(images: Path, **columns: Any) -> Any:
     ("columns", "options", "words"),
     [
         ({"label": [0] * 24}, {}, ["1 class"]),
-        ({"label": None}, {}, ["no column of labels", "--target"]),
+        ({"label": None}, {}, ["no column of labels", "`target=COLUMN`"]),
         ({"label": [0, 1, 2] * 8}, {}, ["label 2", "2 classes"]),
         ({"label": [None, 1, 0] * 8}, {}, ["sample 0", "no label"]),
         ({"label": [-1, 1, 0] * 8}, {}, ["sample 0", "no label"]),

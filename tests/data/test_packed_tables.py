@@ -174,7 +174,7 @@ def test_a_table_that_has_a_column_of_text_is_no_text(tmp_path: Path) -> None:
     ("columns", "options", "words"),
     [
         ({"label": [0, 1] * 20, "text": ["a b", None] * 20}, {}, ["row 1", "text"]),
-        ({"label": [0, 1] * 20, "mean": ["x"] * 40}, {"mean": (0.5,), "std": (0.5,)}, ["--mean"]),
+        ({"label": [0, 1] * 20, "mean": ["x"] * 40}, {"mean": (0.5,), "std": (0.5,)}, ["`mean`"]),
         ({"label": [0] * 40}, {}, ["1 class"]),
         ({"label": [0, 1] * 19 + [None] * 2}, {}, ["sample 38"]),
     ],

@@ -265,7 +265,7 @@ def test_balanced_passes_show_every_class_equally_often(tmp_path: Path) -> None:
 
 
 def test_what_has_no_classes_is_not_balanced() -> None:
-    with pytest.raises(lct.ConfigError, match="--balance-classes needs classes"):
+    with pytest.raises(lct.ConfigError, match="`balance_classes` needs classes"):
         lct.DataConfig(name="a.csv", task="regression", balance_classes=True)
     stream = lct.Split.from_dataset([(torch.zeros(2), 1)])
     with pytest.raises(lct.DataError, match="DatasetSplit cannot be balanced"):

@@ -380,7 +380,7 @@ def test_what_is_for_tables_is_refused_for_other_folders(image_folder: Path, tmp
     with pytest.raises(lct.ConfigError, match=r"target is 'Survived', a column of a table; but .* has no train\.csv"):
         load(image_folder)
     write(tmp_path / "people.csv", passengers())
-    with pytest.raises(lct.DataError, match=r"no train\.csv \(people\.csv\); .* give --data .*people\.csv"):
+    with pytest.raises(lct.DataError, match=r"no train\.csv \(people\.csv\); .* give `name=.*people\.csv"):
         load(tmp_path)
 
 
@@ -413,5 +413,5 @@ def test_a_table_too_wide_for_memory_is_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_a_last_column_of_text_among_others_is_said_to_be_predicted(tmp_path: Path) -> None:
     rows = [["uv"[index % 2], "ab"[index // 2 % 2]] for index in range(40)]
-    with pytest.warns(lct.DataWarning, match="kind, the last one, is predicted; for another one: --target COL"):
+    with pytest.warns(lct.DataWarning, match="kind, the last one, is predicted; for another one: `target=COL"):
         assert lct.load_data(write(tmp_path / "t.csv", rows, ["a", "kind"])).classes == ("a", "b")

@@ -128,7 +128,7 @@ def test_the_target_is_the_last_column_or_the_one_that_is_named(table: Path) -> 
     assert load(other, target="kind").classes == ("0", "1", "2")
     assert load(other, target="kind").columns == ("size", "row")
     assert load(other, target="size", task="regression").columns == ("kind", "row")
-    with pytest.warns(lct.DataWarning, match=r"row, the last one, is predicted; for another one: --target COLUMN"):
+    with pytest.warns(lct.DataWarning, match=r"row, the last one, is predicted; for another one: `target=COLUMN"):
         assert load(other, task="regression").columns == ("kind", "size")
     assert "no column 'nosuch'; it has kind, size, row" in error_of(other, target="nosuch")
 
@@ -139,7 +139,7 @@ def test_the_target_is_the_last_column_or_the_one_that_is_named(table: Path) -> 
 def test_a_column_of_a_usual_name_is_predicted_and_said(name: str, tmp_path: Path) -> None:
     rows = [(index % 2, index, number) for number, index, _ in numbered(40)]
     table = write(tmp_path / "t.csv", f"{name},row,size", rows)
-    with pytest.warns(lct.DataWarning, match=rf"t\.csv: {name} is predicted, as its name says; .* --target COLUMN"):
+    with pytest.warns(lct.DataWarning, match=rf"t\.csv: {name} is predicted, as its name says; .* `target=COLUMN"):
         data = load(table)
     assert data.columns == ("row", "size")
     assert data.classes == ("0", "1")
@@ -169,7 +169,7 @@ def test_which_of_several_columns_is_predicted(header: str, columns: str, note: 
 
 def test_several_columns_of_usual_names_are_asked_about(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "label,class,a", [(index % 2, index % 2, index) for index in range(40)])
-    assert "may be what to predict (label, class); say which: --target" in error_of(table)
+    assert "may be what to predict (label, class); say which: `target" in error_of(table)
 
 
 def test_a_table_without_names_says_which_column_is_predicted(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_target_that_is_no_number_is_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "width,y", [*ROWS, (1, "")])
     assert "line 22: y is missing (''); it must be a number: fill it in" in error_of(table, task="regression")
     table = write(tmp_path / "t.csv", "width,y", [(row, "ab"[kind]) for row, kind in ROWS])
-    assert "y is 'a'; it must be a number: to predict texts, leave out --task" in error_of(table, task="regression")
+    assert "y is 'a'; it must be a number: to predict texts, leave out `task" in error_of(table, task="regression")
 
 
 def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:
@@ -318,14 +318,17 @@ def test_a_regression_needs_targets_that_differ(tmp_path: Path) -> None:
     message = error_of(table, task="regression")
     assert "target is always 3.5; a regression needs targets that differ: give another column" in message
     assert "target is always '3.5'" in (message := error_of(table))
-    assert "--target COLUMN" in message
+    assert "`target=COLUMN`" in message
 
 
 def test_numbers_as_classes_are_asked_about(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", "a,target", [(i, i + 0.5) for i in range(20)])
     message = error_of(table)
     assert "20 classes (the smallest has 1) are too few to hold out 20% of them" in message
-    assert "target is predicted: give --task regression, or give another column to predict (--target COL" in message
+    assert "target is predicted: give `task=regression`, or give another column to predict (`target=COL" in message
+    message = error_of(write(tmp_path / "t.csv", "a,who", [(i, f"name {i}") for i in range(20)]))
+    assert "a name of each row" in message
+    assert "regression" not in message
     table = write(tmp_path / "t.csv", "a,kind", [(i, f"rare{i}" if i < 9 else "usual") for i in range(10)])
     assert "10 classes" in error_of(table)
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 import lctprune as lct
 from lctprune.config.runtime import Precision, parse_precisions
 from lctprune.data.tensor_split import TensorSplit
-from lctprune.errors import ConfigError, ExportError, NetworkError, ReducedNote
+from lctprune.errors import ConfigError, ExportError, NetworkError, ReducedNote, RuntimeNote
 from lctprune.exporting.formats import SUFFIXES, Format
 from lctprune.exporting.reducing import FORMATS_OF, HALF, reduced, require_precision
-from lctprune.measure.candidates import Candidate, candidate_of, precision_of
-from lctprune.measure.reduced import calibration_samples, reduced_runtimes
+from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, precision_of
+from lctprune.measure.reduced import calibration_samples, reduced_runtimes, with_reduced
+from lctprune.measure.scores import score_exits
 from lctprune.reports.payload import front_payload
 
 Cli = Callable[..., Any]
@@ -80,7 +81,7 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
     assert reduced_runtimes("auto", ["int8"])[0] == "onnxruntime"
     assert reduced_runtimes("auto", ["bf16"])[0] == "torchscript"
     for precisions, runtime, message in (
-        (["int8"], "torchscript", "int8 does not run in torchscript; take --runtime onnxruntime or openvino"),
+        (["int8"], "torchscript", "int8 does not run in torchscript; take `runtime=onnxruntime` or openvino"),
         (["bf16", "int8"], "torchscript", r"int8 does not run in torchscript.*\(extras: lctprune\[onnx\]"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -94,8 +95,33 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
         require_precision(["onnx", "pt2"], "int8")
     with pytest.raises(ConfigError, match="state-dict has no bf16"):
         require_precision(["state-dict"], "bf16")
-    with pytest.raises(ConfigError, match="--with-preprocessing"):
+    with pytest.raises(ConfigError, match="`with_preprocessing`"):
         require_precision(["onnx"], "int8", with_preprocessing=True)
+
+
+@pytest.mark.slow
+def test_a_network_becomes_onnx_once_for_all_its_precisions_and_runtimes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("openvino")
+    exports, export = list[object](), torch.onnx.export
+
+    def counted(*given: Any, **options: Any) -> Any:
+        exports.append(given)
+        return export(*given, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", counted)
+    net = lct.LocalCriticNetwork([nn.Sequential(nn.Linear(4, 3))], [])
+    inputs = torch.randn(8, 4)
+    split = TensorSplit(inputs, torch.arange(8) % 3)
+    exits = [ScoredExit(0, "main network", net.subnetwork(0).eval(), score_exits(net, split), 0)]
+    with caplog.at_level("INFO", "lctprune.steps"), pytest.warns(RuntimeNote):
+        found = with_reduced(exits, ["int8", "bf16"], inputs, split, "auto")
+    assert [precision_of(each.network) for each in found.exits] == ["int8", "bf16", "float32"]
+    assert len(exports) == 1
+    steps = [line for line in caplog.messages if line.startswith("Converting main network")]
+    assert steps[0] == "Converting main network to int8 for onnxruntime (1 of 4)"
+    assert steps[-1] == "Converting main network to bf16 for openvino (4 of 4)"
 
 
 def both() -> list[Candidate]:

@@ -29,7 +29,7 @@ def test_a_table_is_for_mlp(model: str, is_number: bool, tmp_path: Path) -> None
     message = str(caught.value)
     taken = "sequences" if model == "lstm" else "images"
     assert message.startswith(f"{model} takes {taken}, and {path} is a table; for a table there is mlp")
-    assert ("--task regression" in message) is is_number
+    assert ("`task=regression`" in message) is is_number
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_the_newest_run_is_loaded_with_the_model_that_is_named(
 
 def test_the_library_asks_for_the_name_too(run: Path, folder: Path) -> None:
     for attempt in (lambda: lct.load_network(run), lambda: lct.load_network(lct.Run(run), model="os:abort")):
-        with pytest.raises(lct.RunError, match=r"code outside lctprune.*--model mynet:build"):
+        with pytest.raises(lct.RunError, match=r"code outside lctprune.*`model=mynet:build`"):
             attempt()
     assert not was_imported(folder)
     networks = [

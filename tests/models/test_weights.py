@@ -192,7 +192,7 @@ def test_weights_of_a_resnet_for_images_of_another_size_say_which() -> None:
     small, large = (
         build_model(NetworkConfig(model="resnet18", model_args=width, image_size=side)) for side in (32, 96)
     )
-    with pytest.raises(NetworkError, match=r"differs in 1 shape \(conv1.*3x3 .* up to 64 pixels.*--image-size"):
+    with pytest.raises(NetworkError, match=r"differs in 1 shape \(conv1.*3x3 .* up to 64 pixels.*`image_size`"):
         load_weights(small, {"": large.state_dict()}, num_outputs=10, source="file")
 
 

@@ -229,7 +229,7 @@ def test_a_resumed_run_has_the_same_numbers(make_network: MakeNetwork, data: lct
     "changes", [{"method": "joint"}, {"method": "backprop"}, {"freeze_main": True}], ids=lambda value: str(value)
 )
 def test_where_no_group_learns_locally_there_is_nothing_to_examine(changes: dict[str, Any]) -> None:
-    option = "--freeze-main" if "freeze_main" in changes else f"--method {changes['method']}"
+    option = "`freeze_main`" if "freeze_main" in changes else f"`method={changes['method']}`"
     with pytest.raises(lct.ConfigError, match=f"diagnostics.* with {option} there are none"):
         lct.TrainConfig(diagnostics=True, **changes)
 

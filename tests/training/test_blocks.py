@@ -94,7 +94,7 @@ def test_blocks_are_even_and_a_process_holds_whole_ones() -> None:
     assert assign_groups(6, 2, seconds) == [range(1), range(1, 6)]
     assert assign_groups(6, 2, seconds, blocks=3) == [range(2), range(2, 6)]
     require_processes(2, groups=4, blocks=2)
-    with pytest.raises(lct.ConfigError, match=r"3 processes for 2 blocks: .*--blocks"):
+    with pytest.raises(lct.ConfigError, match=r"3 processes for 2 blocks: .*`blocks`"):
         require_processes(3, groups=4, blocks=2)
 
 
@@ -124,10 +124,10 @@ def test_the_setting_changes_what_is_learnt_and_is_recorded(
     ("settings", "named"),
     [
         ({"blocks": 0}, "blocks is 0; it must be at least 1"),
-        ({"blocks": 2, "method": "joint"}, "--method joint"),
-        ({"blocks": 2, "method": "backprop"}, "--method backprop"),
-        ({"blocks": 2, "freeze_main": True}, "--freeze-main"),
-        ({"blocks": 2, "diagnostics": True}, "--diagnostics"),
+        ({"blocks": 2, "method": "joint"}, "`method=joint`"),
+        ({"blocks": 2, "method": "backprop"}, "`method=backprop`"),
+        ({"blocks": 2, "freeze_main": True}, "`freeze_main`"),
+        ({"blocks": 2, "diagnostics": True}, "`diagnostics`"),
     ],
 )
 def test_blocks_are_of_local_critics(settings: dict[str, Any], named: str) -> None:

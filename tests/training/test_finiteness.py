@@ -168,7 +168,7 @@ def test_a_rate_that_is_too_large_is_named(tmp_path: Path) -> None:
     config = lct.TrainConfig(epochs=4, batch_size=8, precision="fp32", optimizer="sgd", lr=1e30, warmup=0)
     text = message(network(), data(*samples()), tmp_path / "run", config=config)
     assert "the data is finite" in text
-    assert "try a smaller --lr" in text
+    assert "try a smaller `lr`" in text
 
 
 def test_a_loss_that_is_not_finite_by_itself_is_not_blamed_on_the_rate(tmp_path: Path) -> None:

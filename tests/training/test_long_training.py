@@ -160,8 +160,8 @@ def test_what_cannot_be_mixed_is_refused(data: lct.Data, tmp_path: Path) -> None
     words = lct.TensorSplit(torch.ones(32, 5, dtype=torch.int64), torch.arange(32) % 3)
     rows = lct.TensorSplit(torch.randn(32, 4), torch.arange(32) % 3)
     for split, changes, text in (
-        (words, {"mixup": 0.2}, "--mixup mixes pictures or numbers, and the inputs are words"),
-        (rows, {"cutmix": 1.0}, r"--cutmix is for pictures, and the inputs have shape \[4\]"),
+        (words, {"mixup": 0.2}, "`mixup` mixes pictures or numbers, and the inputs are words"),
+        (rows, {"cutmix": 1.0}, r"`cutmix` is for pictures, and the inputs have shape \[4\]"),
         (rows, {"accumulate": 3}, "accumulate is 3; it must be at most the batches of an epoch, 2"),
     ):
         own = lct.Data(train=split, val=split, test=split, classes=("a", "b", "c"))

@@ -97,7 +97,7 @@ def test_a_run_whose_validation_targets_do_not_differ_is_compared_by_the_loss(
     with pytest.warns(lct.DataWarning, match="R2 is not defined; exits are compared by their loss"):
         run = lct.train(network, data, CONFIG, run_dir=tmp_path / "run")
     assert run.config.training.metric == "loss"
-    with pytest.raises(lct.ConfigError, match="R2 is not defined; give --metric loss"):
+    with pytest.raises(lct.ConfigError, match="R2 is not defined; give `metric=loss`"):
         lct.train(network, data, dataclasses.replace(CONFIG, metric="r2"), run_dir=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

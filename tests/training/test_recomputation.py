@@ -115,5 +115,5 @@ def test_the_largest_groups_are_recomputed() -> None:
 
 
 def test_compiled_groups_are_not_recomputed() -> None:
-    with pytest.raises(lct.ConfigError, match=r"--recompute auto .* --compile"):
+    with pytest.raises(lct.ConfigError, match=r"`recompute=auto` .* `compile`"):
         lct.TrainConfig(recompute="auto", compile=True)

@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_checkpoint_whole(
         pass
     with torch.no_grad():
         network.critics[1][-1].weight.fill_(math.nan)
-    with pytest.raises(lct.TrainingError, match=r"exit 1 is nan at epoch 2, step 1.*--lr"):
+    with pytest.raises(lct.TrainingError, match=r"exit 1 is nan at epoch 2, step 1.*`lr`"):
         next(steps)
     assert run.epochs_done == 1
     assert all(tensor.isfinite().all() for tensor in run.read_checkpoint("network.").values())

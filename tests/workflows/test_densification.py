@@ -353,7 +353,7 @@ def test_no_critic_starts_from_a_part_of_one_for_maps_of_another_size(critic: st
 
 
 def test_once_a_run(trained: lct.Run) -> None:
-    with pytest.raises(lct.RunError, match=r"nothing to resume in .*dense; leave out --resume"):
+    with pytest.raises(lct.RunError, match=r"nothing to resume in .*dense; leave out `resume`"):
         lct.densify(trained, resume=True)
     dense = lct.densify(trained, epochs=1)
     before = digests(dense)

@@ -160,7 +160,7 @@ def test_images_of_weights(tmp_path: Path) -> None:
 
 def test_images_are_not_enlarged_unasked(trained: lct.Run) -> None:
     data = trained.load_data()
-    with pytest.warns(DataWarning, match="keep their 16 pixels.* trained on 24; --image-size 24"):
+    with pytest.warns(DataWarning, match="keep their 16 pixels.* trained on 24; `image_size=24`"):
         note_on_size("net", data, OwnImages(24), lct.DataConfig())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -195,7 +195,7 @@ def test_critics_of_another_version_are_refused_in_a_few_words(trained: lct.Run)
     renamed = {name.replace("critics.", "critics.older."): tensor for name, tensor in tensors.items()}
     trained.write_checkpoint(trained.epochs_done, renamed)
     with pytest.raises(
-        lct.RunError, match=rf"Missing key.* \.\.\.\); train it again, or .*--weights {trained.path}"
+        lct.RunError, match=rf"Missing key.* \.\.\.\); train it again, or .*`weights={trained.path}`"
     ) as info:
         lct.load_network(trained.path)
     assert len(str(info.value)) < 400 + 2 * len(str(trained.path))

@@ -140,8 +140,8 @@ def test_a_regression_of_a_table(table_run: TableRun) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, lct.ConfigError, "--keep 70%"),
-        ({"keep": 0.5, "budget": lct.Budget(flops=1e9)}, lct.ConfigError, "--keep 70%"),
+        ({}, lct.ConfigError, "`keep=70%`"),
+        ({"keep": 0.5, "budget": lct.Budget(flops=1e9)}, lct.ConfigError, "`keep=70%`"),
         ({"keep": 0}, lct.ConfigError, "keep is 0"),
         ({"keep": "120%"}, lct.ConfigError, "keep is '120%'"),
         ({"keep": "70"}, lct.ConfigError, "keep is '70'"),

@@ -118,7 +118,7 @@ def _marked_labels(table: Path, columns: Columns, lines: Sequence[int]) -> list[
         raise DataError(
             f"{table} has {len(columns)} columns of 0 and 1, and {count} of {len(found)} lines mark {MANY}, such as "
             f"line {line} ({', '.join(names) or 'none'}); here an image has one class: remove these lines, give one "
-            "column with --target, or train on several labels in a program, with a loss of your own"
+            "column with `target`, or train on several labels in a program, with a loss of your own"
         )
     return [name for (name,) in found]
 
@@ -160,7 +160,7 @@ def _label_column(table: Path, names: Sequence[str], taken: Sequence[str | None]
     found = [name for name in rest if column_key(name) in LABELS] or rest
     if len(found) != 1:
         problem = f"several columns that may be labels ({', '.join(found)})" if found else "no column of labels"
-        raise DataError(f"{table} has {problem}; say which: --target COLUMN")
+        raise DataError(f"{table} has {problem}; say which: `target=COLUMN`")
     return found[0]
 
 

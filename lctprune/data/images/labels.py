@@ -63,7 +63,7 @@ def list_table(config: DataConfig) -> ImageListing:
     """
     table = Path(config.name)
     if config.task == "regression":
-        raise DataError(f"{table} lists images, whose labels are classes; leave out --task regression")
+        raise DataError(f"{table} lists images, whose labels are classes; leave out `task=regression`")
     rows = label_rows(table, config.target)
     located = _located(table, rows, table.parent if config.image_root is None else Path(config.image_root))
     words = {word: split_of(word) for word in dict.fromkeys(row.split for row in rows)}
@@ -195,7 +195,7 @@ def _located(table: Path, rows: Sequence[Row], root: Path) -> dict[str, str]:
         lines = some([f"{row.path} in line {row.line}" for row in missing])
         raise DataError(
             f"{len(missing)} of the {len(rows)} images of {table} are missing in {root} ({lines}); say where they are: "
-            "--image-root DIR (for a command on a run: --data DIR), or remove their lines"
+            "`image_root=DIR` (of a run: `data_path=DIR`), or remove their lines"
         )
     require_no_empty(empty)
     return located

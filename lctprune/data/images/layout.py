@@ -30,6 +30,7 @@ from lctprune.data.images.splits import SPLIT_WORDS, divided, is_cut, split_of
 from lctprune.errors import DataError, DataWarning
 from lctprune.utils.wording import counted
 
+SENTENCES = "the files train.tsv and test.tsv, with lines sentence<TAB>label"
 MOST_WRAPPINGS = 8  # folders that hold nothing but a folder
 
 
@@ -153,7 +154,7 @@ def _no_layout(root: Path, folders: Mapping[str, str]) -> DataError:
     held = some(folders) if folders else f"none{', but images' * has_images(root)}"
     places = (str(root), *folders.values())
     loose = next((place for place in places if has_images(place)), None)
-    other = "the files train.tsv and test.tsv, with lines sentence<TAB>label" if loose is None else csv_remedy(loose)
+    other = SENTENCES if loose is None else csv_remedy(loose)
     return DataError(
         f"{root} needs {LAYOUT}; or one folder of images per class, at least 2 (it holds {held}); or {other}"
     )
@@ -178,4 +179,7 @@ def _require_no_empty_class(
             place = folders[name][0]
             others = [path for path in omissions.other if path.startswith(place + os.sep)]
             held = f" (but {counted(len(others), 'other file')}, such as {Path(min(others)).name})" if others else ""
-            raise DataError(f"{place} holds no images{held}; add some or remove the folder")
+            remedy = "add some or remove the folder"
+            if others and all(Path(each).suffix == ".txt" for each in others):
+                remedy = f"for texts, make {SENTENCES}, and train lstm, gru or transformer on their folder"
+            raise DataError(f"{place} holds no images{held}; {remedy}")

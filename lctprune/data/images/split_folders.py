@@ -36,7 +36,7 @@ def csv_remedy(folder: str | Path) -> str:
     file = tables[0] if len(tables) == 1 else "FILE.csv"
     return (
         "put them into one folder per class, or list them in a CSV file (path,label,split) and give "
-        f"--data {file} (--image-root DIR if they lie elsewhere)"
+        f"`name={file}` (`image_root=DIR` if they lie elsewhere)"
     )
 
 
@@ -66,7 +66,7 @@ def splits_among(root: Path, folders: Mapping[str, str]) -> dict[str, str]:
         train = folders[splits["train"]]
         raise DataError(
             f"{root} needs {LAYOUT}; it holds {some(sorted(folders))}; name another split test/ or val/, or give "
-            f"--data {train}, which is split for you"
+            f"`name={train}`, which is split for you"
         )
     return {split: folders[name] for split, name in splits.items()}
 

@@ -110,7 +110,7 @@ def _drawn(
         )
     warnings.warn(
         f"{source} has no splits: a fifth of each of its {len(classes)} classes ({some(classes)}) becomes the test "
-        f"split, and --val-fraction of the rest the validation split; split it yourself if {noun}s show the same thing",
+        f"split, and `val_fraction` of the rest the validation split; split it yourself if {noun}s show the same thing",
         DataWarning,
         stacklevel=5,
     )

@@ -129,7 +129,7 @@ def _resize_for(sides: Sequence[tuple[int, int]], asked: Literal["auto", "crop",
     if asked == "auto" and lost > MOST_CROPPED_UNASKED:
         warnings.warn(
             f"a crop to a square would cut {lost:.0%} of the average picture off at its ends, so pictures are padded; "
-            "--resize crop, pad or squeeze says how it should be",
+            "`resize=crop`, pad or squeeze says how it should be",
             DataWarning,
             stacklevel=4,
         )
@@ -138,7 +138,7 @@ def _resize_for(sides: Sequence[tuple[int, int]], asked: Literal["auto", "crop",
     if resize == "crop" and lost > MOST_CROPPED:
         warnings.warn(
             f"pictures are cropped to a square, which cuts {lost:.0%} of the average one off at its ends; "
-            "--resize pad or squeeze keeps them whole",
+            "`resize=pad` or squeeze keeps them whole",
             DataWarning,
             stacklevel=4,
         )
@@ -166,7 +166,7 @@ def _warn_of_likeness(
 
     chosen = torch.randperm(len(classes), generator=generator)[:CLASSES].sort().values.tolist()
     alike = {label: found for label in chosen if (found := examined(label))}
-    remedy = "look at them (if their shapes stand in their transparency, give another --background)"
+    remedy = "look at them (if their shapes stand in their transparency, give another `background`)"
     if len(alike) == len(chosen):
         first, _ = alike[chosen[0]]
         if all(torch.equal(first, other) for other, _ in alike.values()):

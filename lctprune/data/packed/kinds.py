@@ -169,6 +169,6 @@ def _label(path: str, features: Features, target: str | None, column: str) -> st
             else "no column of labels"
         )
         raise DataError(
-            f"{path} has {what} among {some(map(visible, names), 8) or 'none'}; say which it is: --target COLUMN"
+            f"{path} has {what} among {some(map(visible, names), 8) or 'none'}; say which it is: `target=COLUMN`"
         )
     return chosen[0]

@@ -98,7 +98,7 @@ def _problem(table: TableFile, index: int, cell: str, otherwise: str) -> str:
     texts = sum(not is_number(cells[index].strip()) for _, cells in table.rows)
     if otherwise or 2 * texts <= len(table.rows) or COMMA.fullmatch(cell):
         return f"{shown}; it must be a number, with a decimal point and no other mark{otherwise}"
-    return f"{shown}; it must be a number: to predict texts, leave out --task regression"
+    return f"{shown}; it must be a number: to predict texts, leave out `task=regression`"
 
 
 def refuse_distant(table: TableFile, names: Sequence[str], values: Tensor, normalization: Normalization) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lctprune.config.data import DataConfig
+from lctprune.data.delimited import is_number
 from lctprune.data.held_out import hold_out, stratified
 from lctprune.data.images.listing import folders_in, has_images
 from lctprune.data.tables.encoding import listed
@@ -50,7 +51,7 @@ def holds_tables(folder: Path) -> bool:
     if TRAIN_FILE not in tables and not folders:
         raise DataError(
             f"{folder} has tables, but no {TRAIN_FILE} ({listed(tables)}); rename the one to train on, or give "
-            f"--data {folder / tables[0]}"
+            f"`name={folder / tables[0]}`"
         )
     return TRAIN_FILE in tables
 
@@ -95,7 +96,7 @@ def require_alike(tables: Mapping[str, TableFile], target: str) -> None:
         if target not in table.names:
             raise DataError(
                 f"{table.path} has no column {visible(target)}, which is to be predicted (it has "
-                f"{listed(table.names)}); add it, or give --data {first.path}, of which a fifth is then the test split"
+                f"{listed(table.names)}); add it, or give `name={first.path}`, of which a fifth is then the test split"
             )
         if further := [name for name in table.names if name not in first.names]:
             text = f"{table.path} has columns that {first.path.name} has not, which are not read: {listed(further)}"
@@ -108,7 +109,9 @@ def fingerprint_of(tables: Mapping[str, TableFile]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def split_rows(tables: Mapping[str, TableFile], targets: Tensor, config: DataConfig, label: str) -> RowSplits:
+def split_rows(
+    tables: Mapping[str, TableFile], targets: Tensor, config: DataConfig, label: str, classes: Sequence[str] = ()
+) -> RowSplits:
     """Divide the rows: by file, or else by holding out a part, always the same fifth for the test split.
 
     Args:
@@ -116,6 +119,7 @@ def split_rows(tables: Mapping[str, TableFile], targets: Tensor, config: DataCon
         targets: targets of their rows, one table after the other, [rows].
         config: fraction and seed of the validation split.
         label: what messages call the column of the targets.
+        classes: names of the classes; none of a regression.
 
     Raises:
         DataError: there are too few rows, or too few of a class.
@@ -124,21 +128,26 @@ def split_rows(tables: Mapping[str, TableFile], targets: Tensor, config: DataCon
     parts = dict(zip(tables, torch.split(torch.arange(len(targets)), sizes), strict=True))
     train = parts["train"]
     if "test" not in parts:
-        kept, held_out = _held_out(targets[train], TEST_FRACTION, 0, label)
+        kept, held_out = _held_out(targets[train], TEST_FRACTION, 0, label, classes)
         train, parts["test"] = train[kept], train[held_out]
     if "val" not in parts:
-        kept, held_out = _held_out(targets[train], config.val_fraction, config.seed, label)
+        kept, held_out = _held_out(targets[train], config.val_fraction, config.seed, label, classes)
         train, parts["val"] = train[kept], train[held_out]
     return RowSplits(train, parts["val"], parts["test"])
 
 
-def _held_out(targets: Tensor, fraction: float, seed: int, label: str) -> tuple[Tensor, Tensor]:
+def _held_out(targets: Tensor, fraction: float, seed: int, label: str, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return the indices of the larger and of the held-out part, balanced by class where there are classes."""
     if not targets.is_floating_point():
         counts = targets.bincount()
         is_continuous = 2 * len(counts) > len(targets)
-        remedy = "give --task regression" if is_continuous else "add rows, or remove rare classes"
         draw = stratified if is_continuous else hold_out  # many classes of few rows are rather numbers
+        if is_continuous and all(map(is_number, classes)):
+            remedy = "give `task=regression`"
+        elif is_continuous:
+            remedy = "it is rather a name of each row than a class: add rows of the same classes"
+        else:
+            remedy = "add rows, or remove rare classes"
         return draw(targets, fraction, seed, remedy=f"{label} is predicted: {remedy}, or {OTHER_TARGET}")
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     count = max(2, round(fraction * len(targets)))  # one sample has no variance to explain

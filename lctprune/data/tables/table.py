@@ -61,7 +61,7 @@ def table_data(
     target, is_regression = first.names[position], config.task == "regression"
     require_alike(tables, target)
     targets, classes = _values(tables, target) if is_regression else _labels(tables, target)
-    rows = split_rows(tables, targets, config, column_label(first, position))
+    rows = split_rows(tables, targets, config, column_label(first, position), classes)
     columns = tuple(name for name in first.names if name != target)
     values = None if encoding else _plain(tables, columns, is_known=known is not None)
     if values is None:

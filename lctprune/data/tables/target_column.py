@@ -18,7 +18,7 @@ TARGETS = ("label", "labels", "class", "classes", "classname", "classlabel", "cl
     *("category", "species", "variety", "y", "ytrue", "outcome", "response", "diagnosis", "groundtruth"),
 )
 SAMPLED_ROWS = 100  # in which texts are looked for
-OTHER_TARGET = "give another column to predict (--target COLUMN)"
+OTHER_TARGET = "give another column to predict (`target=COLUMN`)"
 
 
 def target_column(table: TableFile, given: str | None, known: Sequence[str] | None = None) -> int:
@@ -54,7 +54,9 @@ def target_column(table: TableFile, given: str | None, known: Sequence[str] | No
         chosen, others = named[0], []
     else:
         shown = ", ".join(visible(table.names[index]) for index in named)
-        raise DataError(f"{table.path} has several columns that may be what to predict ({shown}); say which: --target")
+        raise DataError(
+            f"{table.path} has several columns that may be what to predict ({shown}); say which: `target=COLUMN`"
+        )
     _warn_of_doubt(table, chosen, others, is_named=bool(named))
     return chosen
 
@@ -78,7 +80,7 @@ def _warn_of_doubt(table: TableFile, chosen: int, others: Sequence[int], *, is_n
         text = f"{label}, the last one, is predicted"
     else:
         return  # the only column of text is what to predict
-    warnings.warn(f"{table.path}: {text}; for another one: --target COLUMN", DataWarning, stacklevel=4)
+    warnings.warn(f"{table.path}: {text}; for another one: `target=COLUMN`", DataWarning, stacklevel=4)
 
 
 def _holds_numbers(table: TableFile, column: int) -> bool:

@@ -163,7 +163,7 @@ def _explained(failures: Mapping[int, ProcessFailure]) -> BaseException:
         return kind(str(record["message"]))
     how = f"was ended by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with code {failure.exitcode}"
     return TrainingError(
-        f"rank {rank} {how}; all processes have ended, and --resume continues from the last checkpoint"
+        f"rank {rank} {how}; all processes have ended, and `resume` continues from the last checkpoint"
     )
 
 

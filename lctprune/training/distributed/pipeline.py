@@ -55,7 +55,7 @@ def require_processes(processes: int, *, groups: int, replicas: int = 1, blocks:
     if processes // replicas > count:
         raise ConfigError(
             f"{processes // replicas} processes for {counted(count, name)}: a {name} needs no more than one process; "
-            f"give more --{name}s, fewer --processes, or --replicas"
+            f"give more `{name}s`, fewer `processes`, or more `replicas`"
         )
 
 
@@ -66,9 +66,9 @@ def require_one_process(config: TrainConfig, processes: int) -> None:
         ConfigError: the method is joint, or diagnostics are on.
     """
     if processes > 1 and (config.method == "joint" or config.diagnostics):
-        option = "--diagnostics" if config.diagnostics else f"--method {config.method}"
-        other = "; in several, train by --method local-critic" if option == "--method joint" else ""
-        raise ConfigError(f"{option} needs the whole network in one process; leave out --processes{other}")
+        option = "`diagnostics`" if config.diagnostics else f"`method={config.method}`"
+        other = "; in several, train by `method=local-critic`" if option == "`method=joint`" else ""
+        raise ConfigError(f"{option} needs the whole network in one process; leave out `processes`{other}")
 
 
 def assign_groups(

@@ -106,7 +106,7 @@ def process_count(asked: int) -> int:
     """
     size = int(os.environ["WORLD_SIZE"]) if is_started() else asked
     if asked not in (1, size):
-        raise ConfigError(f"--processes is {asked}, but the launcher has started {size}; leave it out")
+        raise ConfigError(f"`processes` is {asked}, but the launcher has started {size}; leave it out")
     return size
 
 
