@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 import lctprune as lct
+from lctprune.cli import working
 from lctprune.cli.main import main
 
 # networks here are tiny: further threads would only take cores from other tests, which run side by side
@@ -159,7 +160,8 @@ def table_run(tmp_path: Path) -> Callable[..., lct.Run]:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run the command line in this process; its note on a busy machine, which other tests make busy, is left out."""
+    """Run the command line in this process, without what it says because other tests keep the machine busy."""
+    monkeypatch.setattr(working, "SILENT_SECONDS", 600.0)  # lines of work that takes long
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["lctprune", *(str(argument) for argument in arguments)])

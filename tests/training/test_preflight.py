@@ -182,4 +182,4 @@ def test_full_memory_is_told_with_a_remedy(
         lct.train(network, data, lct.TrainConfig(epochs=1, device="cpu"), run_dir=tmp_path / "run")
     text = str(caught.value)
     assert "\n" not in text
-    assert all(each in text for each in (cause, "--batch-size", "--recompute", "--processes")), text
+    assert all(each in text for each in (cause, "`batch_size`", "`recompute=auto`", "`processes`")), text
