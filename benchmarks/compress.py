@@ -9,8 +9,9 @@ what only runs forward (a teacher, a frozen network). All ways get the same (--e
 augmentation, batch size, precision and optimiser. What is chosen is chosen on the validation split:
 - compress: `lctprune compress` as a whole, its choice of candidates paid for from its compute. Its parts are the best
   of each kind of candidate in the same run: exits, densified, narrowed, fine-tuned further;
-- torch-pruning: Torch-Pruning's own pruner, then fine-tuning. Each criterion, rate and weight of distillation is a
-  measurement of its own with all of the compute; the choice among them is free for it;
+- torch-pruning: Torch-Pruning's own pruner, then fine-tuning. Each criterion, rate, weight of distillation and number
+  of passes that repeat (--views, as `compress` does) is a measurement of its own with all of the compute; the choice
+  among them is free for it;
 - scratch: the architecture that it leaves, trained from new weights, with and without distillation;
 - plain head: the given network cut where the budget ends, with a pooling and a linear layer as its head, fine-tuned;
 - published: other trained networks (--published NAME=FILE), as they are.
@@ -90,6 +91,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--rates", nargs="+", type=float, default=list(RATES), help="of torch-pruning and plain head")
     add("--compress-rates", nargs="+", type=float, default=[None], help="of compress; by default its own")
     add("--distill", nargs="+", type=float, default=[0.0, 0.5], help="of torch-pruning and scratch")
+    add("--views", nargs="+", type=int, default=[0], help="of torch-pruning: passes after which they repeat, 0: never")
     add("--batch-size", type=int, default=128)
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add("--processes", type=int, default=1, help="side by side on the device, one thread each")
@@ -167,7 +169,10 @@ def tasks(arguments: argparse.Namespace) -> Iterator[Task]:
         one = Task(PRUNED, budget, seed)
         variants = itertools.product(sorted(arguments.distill), arguments.criteria, arguments.rates)
         if PRUNED in arguments.ways:
-            yield from (one._replace(distill=weight, criterion=name, lr=lr) for weight, name, lr in variants)
+            pruned = [one._replace(distill=weight, criterion=name, lr=lr) for weight, name, lr in variants]
+            yield from (
+                each._replace(views=views) for each in pruned for views in (arguments.views if each.distill else [0])
+            )
         if SCRATCH in arguments.ways:
             new = one._replace(way=SCRATCH, criterion=arguments.criteria[0], lr=NEW_RATE)
             yield from (new._replace(distill=weight) for weight in sorted(arguments.distill))

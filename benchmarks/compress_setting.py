@@ -79,6 +79,7 @@ class Task(NamedTuple):
         criterion: importance of channels.
         lr: peak learning rate; None for the default of `compress`.
         distill: weight of the given network's outputs in the loss.
+        views: number of passes after which they repeat, so that the given network computes each output once; 0: never.
         compute: all of its training, in epochs of the given network's training.
         source: name and file of a published network.
     """
@@ -89,6 +90,7 @@ class Task(NamedTuple):
     criterion: str = ""
     lr: float | None = None
     distill: float = 0.5
+    views: int = 0
     compute: float = 0.0
     source: tuple[str, Path] | None = None
 
@@ -98,6 +100,7 @@ class Task(NamedTuple):
         if self.way == PUBLISHED:
             return self.source[0].rpartition(":")[2] if self.source else "as given"
         given = [self.criterion, self.lr and f"lr {self.lr:g}", self.distill and f"distill {self.distill:g}"]
+        given += [f"views {self.views}"] if self.views else []
         if self.way == COMPRESS:
             given = [self.lr and f"lr {self.lr:g}"]
         return ", ".join(str(each) for each in given if each)

@@ -22,7 +22,7 @@ from lctprune.measure.scores import score_exits
 from lctprune.training.progress import Progress
 from lctprune.training.trainer import open_run
 from lctprune.utils.modules import moved
-from lctprune.workflows.compression_plan import passes_for
+from lctprune.workflows.compression_plan import tuning_passes
 from lctprune.workflows.taught import TaughtSplit, distillation_loss
 
 PACE = 10, 30  # steps before the clock, and on it
@@ -35,23 +35,29 @@ class OutOfTimeError(Exception):
 def trained(setting: Setting, task: Task, model: nn.Module, data: lct.Data, flops: int, end: float) -> dict[str, Any]:
     """Train a network for the compute of the task, all included, and measure it."""
     fraction = lct.count_flops(model, data.example) / flops
-    passes = passes_for(task.compute, per_pass=fraction + (1 / 3 if task.distill else 0))
+    passes = tuning_passes(task.compute, fraction, lct.CompressConfig(distill=task.distill, views=task.views))
     config = setting.training(method="backprop", epochs=passes.epochs, lr=task.lr, seed=task.seed, batch_norm="train")
     network, folder = lct.LocalCriticNetwork([model]), folder_of(setting, task)
     run = open_run(network, data, config, run_dir=folder, resume=has_checkpoint(folder))
-    steps = taught_steps(setting, network, data, run, task.distill, passes.part)
+    steps = taught_steps(setting, network, data, run, task.distill, passes.part, task.views)
     follow(steps, end, f"{passes.epochs} epochs")
     return row_of(setting, network, data, flops, {"network": "", "passes": round(passes.epochs * passes.part, 2)})
 
 
 def taught_steps(
-    setting: Setting, network: lct.LocalCriticNetwork, data: lct.Data, run: lct.Run, distill: float, part: float
+    setting: Setting,
+    network: lct.LocalCriticNetwork,
+    data: lct.Data,
+    run: lct.Run,
+    distill: float,
+    part: float,
+    views: int = 0,
 ) -> Iterator[Progress]:
     """Train a network as `lctprune finetune` does, over a part of the training split per epoch."""
     train: lct.Split = data.train
     loss = default_loss(data.train.targets, label_smoothing=run.config.training.label_smoothing)
     if distill:
-        train = TaughtSplit(train, setting.main(data), run.config.training)
+        train = TaughtSplit(train, setting.main(data), run.config.training, views=views)
         loss = partial(distillation_loss, loss=loss, weight=distill, is_regression=False)
     data = dataclasses.replace(data, train=PartSplit(train, part, setting.batch_size))
     return lct.train_steps(network, data, run, loss=loss, validation_loss=default_loss(data.val.targets))

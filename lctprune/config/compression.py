@@ -38,6 +38,12 @@ class CompressConfig:
     lr: float | None = setting(
         None, "Peak learning rate of fine-tuning. Default: a fifth of that of new networks.", panel=TRAINING
     )
+    views: int = setting(
+        3,
+        "Passes of fine-tuning for which the main network, as the teacher, computes its outputs. Later passes repeat "
+        "these, order and augmentation included, so that more of them cost the same. 0: every pass is new.",
+        panel=TRAINING,
+    )
     distill: float = setting(
         0.5, "Weight of imitating the main network's outputs in fine-tuning, 0 (labels only) to 1.", panel=TRAINING
     )
@@ -48,6 +54,7 @@ class CompressConfig:
         self._require("epochs", 0 < self.epochs < math.inf, "a positive number")
         self._require("candidates", self.candidates >= 1, "at least 1")
         self._require("lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
+        self._require("views", self.views >= 0, "0 or more")
         self._require("distill", 0 <= self.distill <= 1, "between 0 and 1")
         shares = self.divided
         is_whole = len(shares) >= 3 and all(0 <= share < 1 for share in shares)

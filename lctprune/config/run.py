@@ -104,12 +104,14 @@ class Origin:
         first_number: number of this run's first exit among the candidates of the other run.
         exits: description of how each exit came to be.
         distill: weight of the distance to the main network's outputs in the loss; for a fine-tuned exit only.
+        views: number of passes after which batches and the main network's outputs for them repeat; None: they never do.
     """
 
     checkpoint_sha256: str
     first_number: int
     exits: tuple[str, ...]
     distill: float | None = None
+    views: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_number <= MOST_EXITS:
@@ -118,6 +120,8 @@ class Origin:
             raise ConfigError("exits is empty; it must describe each exit")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise ConfigError(f"distill is {self.distill}; it must be between 0 and 1")
+        if self.views is not None and self.views < 1:
+            raise ConfigError(f"views is {self.views}; it must be at least 1")
 
     @property
     def next_number(self) -> int:

@@ -26,6 +26,7 @@ from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import COMPRESSION, Compressed, Compression
 from lctprune.workflows.going_on import resumed_settings
 from lctprune.workflows.session import Prepared, SessionSettings, prepare
+from lctprune.workflows.taught import repeatable_views
 
 
 def compress(
@@ -144,6 +145,7 @@ def _begun(
     prepared: Prepared, budget: Budget, config: CompressConfig, folder: Path | None, *, resume: bool
 ) -> Compression:
     """Open the run of a compression; one that has its plan was found feasible when that was made."""
+    config = dataclasses.replace(config, views=repeatable_views(prepared.data, config.views))
     costs = Costs.of(prepared.network, prepared.data.example, budget)
     if not (resume and folder is not None and os.path.lexists(folder / COMPRESSION)):
         require_feasible(prepared.network, prepared.data.example, costs)

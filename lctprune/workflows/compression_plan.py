@@ -55,6 +55,21 @@ def passes_for(cost: float, *, per_pass: float) -> Passes:
     return Passes(epochs, min(MOST_PART, passes / epochs), cost)
 
 
+def tuning_passes(cost: float, fraction: float, config: CompressConfig) -> Passes:
+    """Return the passes of fine-tuning that cost as much; after `views` of them the teacher computes nothing more.
+
+    Args:
+        cost: cost, in epochs of the main network's training.
+        fraction: cost of the network, as a fraction of the main network's.
+        config: settings, which say whether there is a teacher.
+    """
+    found = passes_for(cost, per_pass=tuning_cost(fraction, config))
+    taught = config.views * tuning_cost(0, config)
+    if not config.views or found.epochs * found.part <= config.views:
+        return found
+    return passes_for(cost - taught, per_pass=fraction)._replace(cost=cost)
+
+
 def critics_cost(network: LocalCriticNetwork, example: Tensor) -> float:
     """Return what a pass costs that trains all critics on the frozen network, in one forward pass through that."""
     costs = measure_groups(network, example)
@@ -110,13 +125,14 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
             _line("densify", "further critics, of other depths and widths", 1, shares[1] * config.epochs, further)
         )
         left -= lines[1].cost
-    counts, per_pass = entrants_of(config), tuning_cost(fraction, config)
+    counts = entrants_of(config)
     for index, (count, share) in enumerate(zip(counts, shares[2:], strict=True)):
         cost = left if index == len(counts) - 1 else share * config.epochs
         what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
         if index == len(counts) - 1:
             what = "the best, fine-tuned further" if index else "the most promising, narrowed and fine-tuned"
-        lines.append(_line(f"round {index + 1}", what, count, cost, per_pass))
+        each = tuning_passes(cost / count, fraction, config)
+        lines.append(Planned(f"round {index + 1}", what, count, round(each.epochs * each.part, 4), round(cost, 4)))
         left -= lines[-1].cost
     return lines
 

@@ -83,6 +83,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read ({error.strerror})") from error
     record = from_json(_Record, document, "", file=path, remedy=REMEDY)
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))  # lists in place of tuples
+    plain["config"].setdefault("views", 0)  # of an earlier version
     return plain
 
 

@@ -104,6 +104,7 @@ def begin_entrant(
         "epochs": entrant.epochs,
         "lr": None if resume else config.lr,
         "distill": config.distill,
+        "views": config.views,
         "resume": resume,
         "device": run.config.training.device,
         "batch_norm": "train",

@@ -30,7 +30,7 @@ from lctprune.workflows.compression_plan import (
     entrants_of,
     passes_for,
     plan_record,
-    tuning_cost,
+    tuning_passes,
 )
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_rounds import Entrant, begin_entrant, first_entrants, scored
@@ -221,7 +221,7 @@ class Compression:
         shares = self._config.divided[2:]
         left = self._config.epochs - self.spent
         share = left if index == len(shares) - 1 else min(left, shares[index] * self._config.epochs)
-        passes = passes_for(share / count, per_pass=tuning_cost(entrant.fraction, self._config))
+        passes = tuning_passes(share / count, entrant.fraction, self._config)
         return entrant._replace(epochs=passes.epochs, part=passes.part, cost=passes.cost)
 
     def _save(self) -> None:

@@ -133,17 +133,24 @@ def member_of(run: Run | LoadedRun, number: int) -> Member:
     raise NetworkError(f"exit {number} does not exist; {path} has exits {known}")
 
 
-def new_origin(loaded: LoadedRun, exits: list[str], *, distill: float | None = None) -> Origin:
+def new_origin(
+    loaded: LoadedRun, exits: list[str], *, distill: float | None = None, views: int | None = None
+) -> Origin:
     """Describe where networks come from that are about to be added to a run; numbers once given are not given again.
 
     Args:
         loaded: the run to which they are added.
         exits: description of how each of them came to be.
         distill: weight of the distance to the main network's outputs; see `Origin`.
+        views: number of passes after which these repeat; see `Origin`.
     """
     number = max([_own_exits(loaded.run), *(origin.next_number for _, origin in require_whole(loaded))])
     return Origin(
-        checkpoint_sha256=loaded.checkpoint().sha256, first_number=number, exits=tuple(exits), distill=distill
+        checkpoint_sha256=loaded.checkpoint().sha256,
+        first_number=number,
+        exits=tuple(exits),
+        distill=distill,
+        views=views,
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.data.splits import Batch, Split
+from lctprune.data.splits import Batch, Split, sample_count
+from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.wrapped_split import WrappedSplit
 from lctprune.errors import ConfigError, RunError
 from lctprune.losses import Loss, default_loss, distance_to_teacher
@@ -31,6 +32,7 @@ from lctprune.workflows.session import Session
 EPOCHS = 1
 RATE_FRACTION = 0.2  # of the peak learning rate of a run that began with new weights, or with a frozen network
 DISTILL = 0.5
+MOST_KEPT = 2**30  # bytes of a teacher's outputs
 
 
 def begin_taught(
@@ -43,6 +45,7 @@ def begin_taught(
     epochs: int | None = None,
     lr: float | None = None,
     distill: float | None = None,
+    views: int = 0,
     resume: bool = False,
     **changes: Any,
 ) -> Session:
@@ -57,6 +60,7 @@ def begin_taught(
         epochs: passes over the training split, by default 1.
         lr: peak learning rate; by default a fifth of the run's.
         distill: weight of the distance to the main network's outputs in the loss, by default 0.5.
+        views: number of passes after which they repeat, see `TaughtSplit`; of a resumed training, what it began with.
         resume: whether to continue from the last whole epoch.
         changes: further settings of the training, by name, at the start.
     """
@@ -69,12 +73,14 @@ def begin_taught(
     data = run.load_data() if data is None else run.require_alike(data)
     network = build(resumed, data)
     teacher = loaded.new_network() if weight else None
-    origin = new_origin(loaded, [description], distill=weight)
+    origin = new_origin(loaded, [description], distill=weight, views=views or None)
     opened = open_run(network, data, config, run_dir=folder, resume=resume, origin=origin)
     is_regression = data.train.targets.is_floating_point()
     loss = default_loss(data.train.targets, label_smoothing=config.label_smoothing)
     if teacher is not None:
-        data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config))
+        assert opened.config.origin is not None  # of an added run
+        views = opened.config.origin.views or 0
+        data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config, views=views))
         loss = partial(distillation_loss, loss=loss, weight=weight, is_regression=is_regression)
     return Session(network, data, opened, loss, default_loss(data.val.targets))
 
@@ -144,24 +150,45 @@ class TaughtSplit(WrappedSplit):
 
     Targets become [batch, target's numbers + outputs], in single precision; `batches` are unchanged.
 
+    With `views`, so many passes are repeated in turns, order and augmentation included, and the teacher's outputs for
+    them are kept: it computes each of them once, and the network can be trained for longer at the same cost. Fast
+    knowledge distillation (Shen and Xing 2022, arXiv 2112.01528) keeps outputs for crops of images alike.
+
     Args:
         split: labelled samples.
         teacher: network, which is moved to the device of training.
         config: settings of training, which say in which precision the teacher computes.
+        views: number of passes after which they repeat; 0: never.
     """
 
-    def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig, *, views: int = 0) -> None:
         super().__init__(split)
-        self._config = config.resolved()
+        self._config, self._views = config.resolved(), views
         self._teacher = moved(teacher.eval(), self._config.device)
+        self._kept: dict[tuple[int, int, int], Tensor] = {}  # by batch size, seed of the pass, and number of the batch
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""
-        for inputs, targets in self._split.shuffled(batch_size, seed=seed):
+        if self._views:
+            seed = self._config.seed * self._views + seed % self._views
+        for number, (inputs, targets) in enumerate(self._split.shuffled(batch_size, seed=seed)):
             inputs, targets = sent(inputs, self._config.device), sent(targets, self._config.device)
-            with torch.no_grad(), self._config.autocast():
-                outputs = self._teacher(inputs).float()
+            if (outputs := self._kept.get((batch_size, seed, number))) is None:
+                with torch.no_grad(), self._config.autocast():
+                    outputs = self._teacher(inputs).float()
+                if self._views:
+                    self._kept[batch_size, seed, number] = outputs
             yield inputs, torch.cat([targets.float().reshape(len(targets), -1), outputs], 1)
+
+
+def repeatable_views(data: Data, views: int) -> int:
+    """Return how many passes a teacher's outputs can be kept of: `views`, or 0.
+
+    It is 0 where they take too much memory, and of splits of one's own, whose passes need not repeat with their seeds.
+    """
+    kept = 4 * views * sample_count(data.train) * data.num_outputs  # bytes, in single precision
+    repeats = data.config is not None or isinstance(data.train, TensorSplit)
+    return views if repeats and kept <= MOST_KEPT else 0
 
 
 def distillation_loss(output: Tensor, target: Tensor, *, loss: Loss, weight: float, is_regression: bool) -> Tensor:

@@ -21,13 +21,13 @@ import lctprune as lct
 from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.workflows.compression import begin_compression
-from lctprune.workflows.compression_plan import passes_for, planned
+from lctprune.workflows.compression_plan import passes_for, planned, tuning_passes
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import Compressed, Compression
 
 Cli = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::lctprune.errors.DataWarning", "ignore::lctprune.errors.NetworkWarning")
-OPTIONS = {"epochs": 3, "candidates": 2, "shares": (0.2, 0.1, 0.3, 0.4), "importance": "magnitude"}
+OPTIONS = {"epochs": 3, "candidates": 2, "shares": (0.2, 0.1, 0.2, 0.5), "importance": "magnitude", "views": 1}
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,15 @@ def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
     again = compression.finish()
     assert checkpoints(tmp_path / "run") == whole
     assert (again.chosen.name, again.spent) == (result.chosen.name, result.spent)
-    with pytest.raises(lct.RunError, match="other settings"):
-        begin(resume=True, candidates=3)
+    for other in ({"candidates": 3}, {"views": 2}):
+        with pytest.raises(lct.RunError, match="other settings"):
+            begin(resume=True, **other)
     path = tmp_path / "run" / "compress.json"
     document = json.loads(path.read_text())
     assert read_record(path) == document
+    earlier = {name: value for name, value in document["config"].items() if name != "views"}
+    path.write_text(json.dumps({**document, "config": earlier}))
+    assert read_record(path)["config"]["views"] == 0  # of a version that did not repeat passes
     for changed in (
         *({**document, name: value} for name in document for value in (None, 1e308, "x", [{}], [[[]]])),
         *({name: document[name] for name in document if name != left_out} for left_out in document),
@@ -159,6 +163,7 @@ def test_a_budget_that_nothing_can_fit_is_refused_before_training(
         ({"flops": "50%"}, {"lr": -1.0}, "lr is -1"),
         ({"flops": "50%"}, {"distill": 1.5}, "distill is 1.5"),
         ({"flops": "50%"}, {"importance": "luck"}, "importance is 'luck'"),
+        ({"flops": "50%"}, {"views": -1}, "views is -1"),
     ],
 )
 def test_wrong_settings_write_nothing(
@@ -170,7 +175,7 @@ def test_wrong_settings_write_nothing(
 
 
 def test_the_plan_spends_the_whole_budget() -> None:
-    config = CompressConfig(epochs=10)
+    config = CompressConfig(epochs=10, views=0)
     plan = planned(config, critics=0.5, further=0.8, fraction=0.5)
     assert [line.networks for line in plan] == [1, 1, 3, 2, 1]
     assert sum(line.cost for line in plan) == pytest.approx(10)
@@ -179,6 +184,16 @@ def test_the_plan_spends_the_whole_budget() -> None:
     without = planned(config, critics=0.5, further=None, fraction=0.5)
     assert sum(line.cost for line in without) == pytest.approx(10)
     assert passes_for(1.2, per_pass=0.5) == (3, pytest.approx(0.8), 1.2)
+
+
+@pytest.mark.parametrize(("cost", "distill", "passes"), [(6, 0.5, 20), (1.75, 0.5, 3), (0.5, 0.5, 0.857), (6, 0, 24)])
+def test_after_repeated_passes_the_teacher_costs_nothing(cost: float, distill: float, passes: float) -> None:
+    """The first 3 passes of a network of a quarter cost 1/4 + 1/3 each, further ones 1/4."""
+    found = tuning_passes(cost, 0.25, CompressConfig(views=3, distill=distill))
+    assert (found.epochs * found.part, found.cost) == (pytest.approx(passes, rel=1e-3), cost)
+    plans = [planned(CompressConfig(views=views), critics=0.5, further=None, fraction=0.1) for views in (0, 3)]
+    assert plans[0][-1].passes < plans[1][-1].passes
+    assert plans[0][-1].cost == plans[1][-1].cost
 
 
 def test_a_part_of_a_split_is_another_one_in_every_epoch(data: lct.Data) -> None:

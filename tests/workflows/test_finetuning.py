@@ -20,7 +20,7 @@ from lctprune.models.build import network_of
 from lctprune.utils.files import write_json
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.members import member_of, members_of
-from lctprune.workflows.taught import TaughtSplit, distillation_loss
+from lctprune.workflows.taught import MOST_KEPT, TaughtSplit, distillation_loss, repeatable_views
 
 TableRun = Callable[..., lct.Run]
 
@@ -80,6 +80,32 @@ def test_what_the_teacher_gives_stands_behind_the_labels(trained: lct.Run) -> No
     for (inputs, labels), (same_inputs, same_labels) in zip(data.train.batches(7), taught.batches(7), strict=True):
         assert torch.equal(inputs, same_inputs)
         assert torch.equal(labels, same_labels)
+
+
+def test_repeated_passes_need_the_teacher_once(trained: lct.Run) -> None:
+    data, teacher = trained.load_data(), lct.load_network(trained)
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    taught = TaughtSplit(data.train, teacher, lct.TrainConfig(precision="fp32", seed=1), views=2)
+    passes = [[*taught.shuffled(18, seed=100_003 + epoch)] for epoch in range(5)]
+    assert len(calls) == 2 * len(passes[0])
+    for epoch, batches in enumerate(passes):
+        for (inputs, targets), (first, first_targets) in zip(batches, passes[epoch % 2], strict=True):
+            assert torch.equal(inputs, first)
+            assert torch.equal(targets, first_targets)
+    assert not torch.equal(passes[0][0][0], passes[1][0][0])
+    other = TaughtSplit(data.train, teacher, lct.TrainConfig(precision="fp32", seed=2), views=2)
+    assert not torch.equal(passes[0][0][0], next(other.shuffled(18, seed=2 * 100_003))[0])  # another training's order
+
+
+def test_outputs_are_kept_of_passes_that_repeat_and_fit(trained: lct.Run) -> None:
+    data = trained.load_data()
+    assert repeatable_views(data, 3) == 3
+    most = MOST_KEPT // (4 * data.num_outputs * data.train.samples)
+    assert (repeatable_views(data, most), repeatable_views(data, most + 1)) == (most, 0)
+    samples = torch.utils.data.TensorDataset(torch.zeros(8, 1, 8, 8), torch.arange(8) % 2)
+    own = lct.Split.from_dataset(samples)  # it may be augmented in another way in each pass
+    assert repeatable_views(dataclasses.replace(data, train=own, config=None), 3) == 0
 
 
 # --- the training ----------------------------------------------------------------------------------------------------
