@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,6 +85,21 @@ def printed_warnings(console: Console) -> Iterator[None]:
         yield
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, NOTED)]
     print_notes(console, list(dict.fromkeys(notes)))  # each once, however often the network was built
+
+
+@contextmanager
+def printed_progress(console: Console) -> Iterator[None]:
+    """Print what the library logs of work that takes long."""
+    log, handler = logging.getLogger("lctprune"), logging.Handler(logging.INFO)
+    handler.emit = lambda record: console.print(record.getMessage())  # type: ignore[method-assign]
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def print_notes(console: Console, notes: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
+from lctprune.cli.console import print_candidates, print_json, printed_progress, printed_warnings, stderr, stdout, units
 from lctprune.config.runtime import Runtime
 from lctprune.data.builtin import dependence
 from lctprune.errors import RunError
@@ -110,9 +110,11 @@ def measured(
         console.print(f"Note: {note}.")
     if damage := metrics_damage(run):
         console.print(f"Note: {damage}.")
-    if not console.is_terminal and (runtime, precision) != ("torchscript", "fp32"):  # which shows no status
+    is_slow = (runtime, precision) != ("torchscript", "fp32") and runtime != "inductor"  # which says more, one by one
+    if is_slow and not console.is_terminal:  # which shows no status
         console.print("Converting and measuring every network, some seconds each")
-    with printed_warnings(console), console.status("Measuring every exit on the validation split"):
+    measuring = console.status("Measuring every exit on the validation split")
+    with printed_warnings(console), printed_progress(console), measuring:
         return measure_run(
             run,
             latency_batch=latency_batch,
