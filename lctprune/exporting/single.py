@@ -42,8 +42,8 @@ def export(
         path: output file; an existing file is replaced. OpenVINO's ends in .xml, and the weights stand beside it, in
             a file that ends in .bin.
         format: torchscript (the default), pt2 (of torch.export), onnx, openvino, executorch (up to 64 samples per
-            call, sequences of the example's length), aoti (compiled by Inductor, for this machine: see
-            `lctprune.exporting.inductor_package`), or state-dict (the weights as safetensors).
+            call, sequences of the example's length), aoti (compiled by Inductor for this machine, sequences of that
+            length: see `lctprune.exporting.inductor_package`), or state-dict (the weights as safetensors).
         precision: fp32 for the network's own type; int8 (onnx, openvino), bf16 or fp16 (these, torchscript and
             pt2). Outputs in 16 bits may differ by rounding; int8 is not compared: measure its accuracy.
         calibration: samples of training, some hundred, on which int8 is calibrated; by default the example.

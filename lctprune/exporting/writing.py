@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ExportError
-from lctprune.exporting.comparing import Runner, compare
+from lctprune.exporting.comparing import Runner, compare, is_sequence
 from lctprune.exporting.copying import conversion, copied
 from lctprune.exporting.executorch_model import executorch_bytes
 from lctprune.exporting.formats import LARGEST_BATCHES, RUNTIMES, WEIGHTS_SUFFIX, Format, known_format
@@ -118,7 +118,7 @@ def size_notes(converted: Sequence[Converted]) -> list[str]:
                 "so many"
             )
         if each.length:
-            whose = "the format" if each.largest_batch else "the network's code"
+            whose = "the format" if each.format in ("executorch", "aoti") else "the network's code"
             notes.append(
                 f"the {each.format} file takes sequences of {each.length} steps only: {whose} makes the length a "
                 "constant; pad shorter ones with zeros"
@@ -142,7 +142,11 @@ class _Source:
     @cached_property
     def bounded(self) -> Program:
         largest = LARGEST_BATCHES["executorch"]
-        return to_program(self.network, self.example, name="executorch", largest_batch=largest)
+        return to_program(self.network, self.example, name="executorch", is_fixed=True, largest_batch=largest)
+
+    @cached_property
+    def of_one_length(self) -> Program:
+        return to_program(self.network, self.example, name="aoti", is_fixed=is_sequence(self.example))
 
     @cached_property
     def onnx(self) -> bytes:
@@ -164,7 +168,8 @@ def _converted(source: _Source, format: Format, names: Mapping[str, str]) -> tup
     if format == "state-dict":
         weights, loaded = _weights(network, names)
         return Converted(format, weights, None), loaded
-    program = source.bounded if format == "executorch" else source.program
+    sources = {"executorch": "bounded", "aoti": "of_one_length"}  # Inductor computes LSTMs of other lengths wrongly
+    program: Program = getattr(source, sources.get(format, "program"))
     length = program.length
     if format == "pt2":
         converted = Converted(format, program_bytes(network, program), length)

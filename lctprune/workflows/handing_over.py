@@ -91,7 +91,7 @@ def export(
         "format": format,
         "precision": precision_of(network) if precision == FULL else precision,
         "sha256": sha256(path),
-        "fixed_length": example.shape[1] if format == "executorch" and is_sequence(example) else None,
+        "fixed_length": example.shape[1] if format in ("executorch", "aoti") and is_sequence(example) else None,
         "compiled_for": compiled_for() if format == "aoti" else None,
         "classes": list(data.classes),
     }
