@@ -1,6 +1,6 @@
 """Time of a call of a network's first exit in each runtime, in full and in reduced precision, by TorchScript's.
 
-    python benchmarks/runtimes.py [--repeats 15] [--only NAME] [--quick]
+    python benchmarks/runtimes.py [--repeats 15] [--only NAME] [--quick] [--inductor]
 
 CPU time of this process with one thread, all forms in turns, the median of the ratios: other programs change it little.
 """
@@ -8,6 +8,7 @@ CPU time of this process with one thread, all forms in turns, the median of the 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 import warnings
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="tiny, to see that the script works")
     parser.add_argument("--only", choices=NETWORKS, help="one of the networks")
+    parser.add_argument(
+        "--inductor", action="store_true", help="Inductor too, which is compiled, in full precision only"
+    )
     arguments = parser.parse_args()
     networks, repeats = (QUICK, 2) if arguments.quick else (NETWORKS, arguments.repeats)
     networks = {arguments.only: networks[arguments.only]} if arguments.only else networks
@@ -48,7 +52,7 @@ def main() -> None:
         network = lct.build_network(lct.NetworkConfig(num_outputs=10, groups=4, **inputs)).eval()
         assert network.recipe is not None  # by which it was built
         samples = random_batch(network.recipe, CALIBRATION)[0].contiguous()
-        forms = forms_of(network.subnetwork(0), samples)
+        forms = (compiled_forms_of if arguments.inductor else forms_of)(network.subnetwork(0), samples)
         for batch in BATCHES:
             ratios = ratios_of(forms, samples[:batch], repeats)
             print(
@@ -72,6 +76,20 @@ def forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Callable[[T
         "ONNX Runtime": deployed(network, samples[:2], "onnxruntime"),
         "OpenVINO": deployed(network, samples[:2], "openvino"),
         **{name: deployed(form, samples[:2], runtime) for name, (form, runtime) in forms.items()},
+    }
+
+
+def compiled_forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Callable[[Tensor], object]]:
+    """Return what is timed with Inductor, whose compilation is timed here."""
+    start, before = time.perf_counter(), os.times()
+    compiled = deployed(network, samples[:2], "inductor")
+    after = os.times()
+    took = sum(after[:4]) - sum(before[:4])  # of this process and of the compiler
+    print(f"compiled in {time.perf_counter() - start:.0f} s, {took:.0f} s of CPU time", flush=True)
+    return {
+        "TorchScript": deployed(network, samples[:2], "torchscript"),
+        "ONNX Runtime": deployed(network, samples[:2], "onnxruntime"),
+        "Inductor": compiled,
     }
 
 

@@ -28,8 +28,9 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT,...",
-            help="torchscript, pt2 (torch.export), onnx (extra: lctprune[onnx]), openvino (extra: lctprune[openvino]) "
-            "or state-dict (safetensors); several with commas, or by several --format. Default: torchscript.",
+            help="torchscript, pt2 (torch.export), onnx (extra: lctprune[onnx]), openvino (extra: lctprune[openvino]), "
+            "executorch (extra: lctprune[executorch]), aoti (compiled by Inductor for this machine) or state-dict "
+            "(safetensors); several with commas, or by several --format. Default: torchscript.",
             show_default=False,
         ),
     ] = None,

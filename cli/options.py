@@ -56,7 +56,8 @@ RuntimeOption = Annotated[
         "--runtime",
         metavar="RUNTIME",
         help="Runtime that latency is measured in: torchscript, onnxruntime (extra: lctprune[onnx]), openvino (extra: "
-        "lctprune[openvino]), or auto, the fastest of those that are installed.",
+        "lctprune[openvino]), inductor (compiles each exit with a C++ compiler, tens of seconds), or auto, the "
+        "fastest of those that are installed, but for inductor.",
     ),
 ]
 PrecisionOption = Annotated[

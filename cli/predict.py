@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lctprune.cli.console import print_json, printed_warnings, stderr, stdout
-from lctprune.cli.options import JsonOption, ModelOption, PartialOption
+from lctprune.cli.options import SWITCH, JsonOption, ModelOption, PartialOption
 from lctprune.errors import FAILED, ConfigError
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ def predict(
     ] = None,
     model: ModelOption = None,
     partial: PartialOption = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            metavar=SWITCH,
+            help="Load a package that Inductor compiled (.aoti.pt2). It is machine code, which could do anything that "
+            "you may do: only for files that you made.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Predict classes, or numbers, for images, lines of text or rows of a table.
@@ -69,7 +78,7 @@ def predict(
     from lctprune.workflows.predictors import open_predictor
 
     with working("Loading the network"):
-        predictor = open_predictor(network, exit=exit, model=model, partial=partial)
+        predictor = open_predictor(network, exit=exit, model=model, partial=partial, trust_code=trust_code)
         if top is not None and not predictor.classes:
             raise ConfigError(f"--top is for classes, and {predictor.source} predicts numbers; leave it out")
         listing = list_inputs(inputs, predictor.expected)

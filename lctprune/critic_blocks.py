@@ -40,8 +40,10 @@ class TailBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, in_channels, h, w] to [batch, out_channels, h / stride, w / stride], sides rounded up."""
         residual, shortcut = self.residual(x), self.pool(x)
-        if self.more_channels:
+        if self.more_channels > 0:
             shortcut = functional.pad(shortcut, (0, 0, 0, 0, 0, self.more_channels))
+        elif self.more_channels:  # the first ones: not every runtime pads by less than nothing
+            shortcut = shortcut[:, : self.more_channels]
         return functional.relu(residual + shortcut, inplace=True)
 
 

@@ -42,6 +42,7 @@ PROGRAMS = {  # by the format of model.json; weights alone have none
         ],
     ),
     "pt2": Program(["torch"], ["network = torch.export.load({file!r}).module()"]),
+    "aoti": Program(["torch"], ["network = torch._inductor.aoti_load_package({file!r})  # machine code"]),
     "onnx": Program(
         ["numpy", "onnxruntime"],
         [
@@ -111,6 +112,8 @@ def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
             lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
     asked = FILES.get((taken["dtype"], len(taken["shape"]))) if run.config.data else None
     command = f"lctprune predict {shell_word(folder)} {asked}" if asked else ""
+    if command and card["format"] == "aoti":
+        command += " --trust-code"  # the user's own file
     return Usage(command=command, lines=lines, note=note)
 
 

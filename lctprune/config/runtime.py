@@ -7,10 +7,10 @@ from typing import Literal, get_args
 
 from lctprune.errors import ConfigError
 
-Runtime = Literal["torchscript", "onnxruntime", "openvino", "auto"]
+Runtime = Literal["torchscript", "onnxruntime", "openvino", "inductor", "auto"]
 Precision = Literal["fp32", "int8", "bf16", "fp16"]  # fp32: as it was trained, whatever its type
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
-AUTO_RUNTIME: Runtime = "auto"  # the fastest of those that are installed
+AUTO_RUNTIME: Runtime = "auto"  # the fastest of those that are installed, but for inductor
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FULL: Precision = "fp32"
 REDUCED = PRECISIONS[1:]  # made after training

@@ -8,13 +8,15 @@ from typing import Literal, get_args
 
 from lctprune.errors import ConfigError
 
-Format = Literal["torchscript", "pt2", "onnx", "openvino", "state-dict"]
+Format = Literal["torchscript", "pt2", "onnx", "openvino", "executorch", "aoti", "state-dict"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {
     "torchscript": ".pt",
     "pt2": ".pt2",
     "onnx": ".onnx",
     "openvino": ".xml",
+    "executorch": ".pte",
+    "aoti": ".aoti.pt2",
     "state-dict": ".safetensors",
 }
 WEIGHTS_SUFFIX = ".bin"  # of the file with the weights that OpenVINO reads beside the .xml file
@@ -23,12 +25,16 @@ RUNTIMES: dict[Format, str] = {
     "pt2": "torch",
     "onnx": "onnxruntime",
     "openvino": "openvino",
+    "executorch": "executorch",
+    "aoti": "torch",
     "state-dict": "torch",
 }
 EXTRAS: dict[str, tuple[str, ...]] = {  # packages of an extra
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript"),
+    "executorch": ("executorch", "torchao"),
 }
+LARGEST_BATCHES: dict[Format, int] = {"executorch": 64}  # samples per call, where memory is planned for so many
 
 
 def known_format(name: str) -> Format:
@@ -60,11 +66,30 @@ def is_installed(extra: str) -> bool:
 
 
 def require_extra(extra: str) -> None:
-    """Require the packages of an extra; a name that is no extra needs none.
+    """Require the packages of an extra, and the C++ compiler that Inductor needs; a name that is no extra needs none.
 
     Raises:
-        ConfigError: a package is missing.
+        ConfigError: a package is missing, or the compiler.
     """
+    if extra == "aoti":
+        require_compiler()
     missing = [name for name in EXTRAS.get(extra, ()) if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{extra} needs {', '.join(missing)}, not installed here: pip install 'lctprune[{extra}]'")
+
+
+def require_compiler() -> None:
+    """Require a C++ compiler, as Inductor looks for it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler  # late: it takes seconds
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:  # whose type has moved between versions
+        raise ConfigError(
+            "Inductor needs a C++ compiler, and there is none: install g++, or name yours by the environment variable "
+            "CXX; or take another runtime or format"
+        ) from error

@@ -14,9 +14,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from lctprune.errors import ExportError, first_line
+from lctprune.errors import ConfigError, ExportError, first_line
 from lctprune.exporting.copying import quiet
 from lctprune.exporting.formats import Format, require_extra
+from lctprune.exporting.inductor_package import compiled_for
 from lctprune.exporting.runtimes import opened
 from lctprune.utils.files import require_no_bomb
 
@@ -34,7 +35,7 @@ def open_exported(
     """Open an exported file in its own runtime, on the CPU.
 
     Args:
-        format: torchscript, pt2, onnx or openvino.
+        format: torchscript, pt2, onnx, openvino, executorch, or aoti, whose machine code this process loads then.
         content: content of the file.
         path: the file, for messages.
         weights: content of OpenVINO's second file.
@@ -48,7 +49,7 @@ def open_exported(
     """
     require_extra(format)
     try:
-        if format in ("pt2", "torchscript"):
+        if format in ("pt2", "torchscript", "aoti"):
             require_no_bomb(io.BytesIO(content))
         if format == "pt2":
             _require_plain(content)
@@ -59,6 +60,26 @@ def open_exported(
             f"{path} cannot be opened as {format} ({first_line(error)[:200]}); export it again"
         ) from error
     return lambda inputs: torch.from_numpy(run(numpy.ascontiguousarray(inputs.numpy())))
+
+
+def require_own_code(path: Path, made_for: str | None, *, trust_code: bool) -> None:
+    """Require machine code that the user trusts, and that was compiled for this machine.
+
+    Args:
+        path: the file, for messages.
+        made_for: what it was compiled for, as `compiled_for` says it.
+        trust_code: whether the user trusts it.
+
+    Raises:
+        ConfigError: one of both is not so.
+    """
+    if not trust_code:
+        raise ConfigError(
+            f"{path} is machine code, which could do anything that you may do; if you made it, give "
+            "`trust_code=True`; else predict a file of another format, or the run"
+        )
+    if made_for != (here := compiled_for()):
+        raise ConfigError(f"{path} was compiled for {made_for}, and this is {here}; export it again here")
 
 
 def _require_plain(content: bytes) -> None:

@@ -34,7 +34,9 @@ class Program(NamedTuple):
     free: tuple[str, ...]
 
 
-def to_program(network: nn.Module, example: Tensor, *, name: str) -> Program:
+def to_program(
+    network: nn.Module, example: Tensor, *, name: str, is_fixed: bool = False, largest_batch: int | None = None
+) -> Program:
     """Convert a network to a program of torch.export.
 
     Only the shape of the example is used: none of its values are in the program.
@@ -43,6 +45,8 @@ def to_program(network: nn.Module, example: Tensor, *, name: str) -> Program:
         network: module; changing it later does not change the result.
         example: input, [batch, ...].
         name: name of the format, for a message.
+        is_fixed: whether all sizes but the batch's are those of the example.
+        largest_batch: upper bound of the batch size, for a format that plans its memory; by default there is none.
 
     Raises:
         ExportError: the network cannot be converted, or the program takes one batch size only.
@@ -51,9 +55,10 @@ def to_program(network: nn.Module, example: Tensor, *, name: str) -> Program:
         own = copied(network)
         source = network if own is None else own.cpu()
         blank = torch.ones(TRACED_BATCH, *example.shape[1:], dtype=example.dtype)
-        names = free_sizes(example)
+        names = ("batch",) if is_fixed else free_sizes(example)
         with _recurrent_layers_kept():
-            sizes = dict.fromkeys(range(len(names)), Dim.AUTO)
+            size = Dim.AUTO if largest_batch is None else Dim.AUTO(max=largest_batch)
+            sizes = dict.fromkeys(range(len(names)), size)
             exported = torch.export.export(source, (blank,), dynamic_shapes=(sizes,), strict=False)
         batch, *constants = _constant_sizes(exported)
         if batch is not None:

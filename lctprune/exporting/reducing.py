@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,15 +181,20 @@ def in_precision(
     return [reduced(network, samples, format, known, **options) for format in described]
 
 
-def require_precision(formats: Iterable[Format], precision: str, *, with_preprocessing: bool = False) -> None:
+def require_precision(formats: Sequence[Format], precision: str, *, with_preprocessing: bool = False) -> None:
     """Require formats that have a precision, and their extras.
 
     Raises:
         ConfigError: there is no such precision; a format does not have it, or is not installed; or preprocessing
-            belongs into an int8 file.
+            belongs into an int8 file, or one of executorch.
     """
     if with_preprocessing and precision == "int8":
         raise ConfigError("int8 files take normalised images, and no pixels; leave out `with_preprocessing`")
+    if with_preprocessing and "executorch" in formats:
+        raise ConfigError(
+            "executorch files plan their memory for images of one size, so they take normalised images, and no pixels; "
+            "leave out `with_preprocessing`, or the format executorch"
+        )
     able = next((FORMATS_OF[each] for each in parse_precisions(precision)), FORMATS)
     for format in formats:
         if format not in able:

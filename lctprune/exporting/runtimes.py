@@ -7,12 +7,18 @@ It imports nothing but the standard library, numpy and the runtime, so that a fi
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import statistics
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,7 +27,6 @@ if TYPE_CHECKING:
 REPEATS, WARMUP = 30, 3  # timed calls, untimed ones
 
 ArrayRunner = Callable[["NDArray[Any]"], "NDArray[Any]"]
-StagedRunner = Callable[["NDArray[Any]"], "tuple[NDArray[Any], NDArray[Any]]"]
 
 
 class Trial(NamedTuple):
@@ -41,10 +46,10 @@ class Trial(NamedTuple):
 
 
 def torch_module(format: str, file: Any) -> Any:
-    """Open a file of PyTorch.
+    """Open a file of PyTorch; that of aoti is machine code, which is loaded into this process.
 
     Args:
-        format: torchscript or pt2.
+        format: torchscript, pt2 or aoti.
         file: its path as text, or its content as a binary stream.
 
     Returns:
@@ -52,19 +57,33 @@ def torch_module(format: str, file: Any) -> Any:
     """
     import torch
 
+    if format == "aoti":
+        return _compiled(file)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated", category=FutureWarning)
         load: Any = torch.jit.load if format == "torchscript" else torch.export.load
         return load(file) if format == "torchscript" else load(file).module()
 
 
+def _compiled(file: Any) -> Any:
+    from torch import _inductor
+
+    if isinstance(file, str):
+        return _inductor.aoti_load_package(file)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt2"
+        path.write_bytes(file.read())
+        return _inductor.aoti_load_package(str(path))
+
+
 def opened(format: str, file: Any, threads: int | None = None, *, weights: bytes | None = None) -> ArrayRunner:
     """Open an exported file in its own runtime.
 
     Args:
-        format: torchscript, pt2, onnx or openvino.
+        format: torchscript, pt2, onnx, openvino, executorch or aoti.
         file: its path as text, or its content as a binary stream.
-        threads: CPU threads; by default as many as the runtime takes, and for PyTorch those that are set.
+        threads: CPU threads; by default as many as the runtime takes, and for PyTorch those that are set. ExecuTorch
+            has them for the whole process, see `set_executorch_threads`.
         weights: content of the file of weights beside it, where the format has one and `file` is a stream.
 
     Returns:
@@ -72,43 +91,13 @@ def opened(format: str, file: Any, threads: int | None = None, *, weights: bytes
     """
     if format == "openvino":
         return _openvino(file, threads, weights)
+    if format == "executorch":
+        return _executorch(file)
     return _onnx(file, threads) if format == "onnx" else _torch(format, file, threads)
 
 
-def staged(files: Sequence[Any], thresholds: Sequence[float | None]) -> StagedRunner:
-    """Open a progressive network of one ONNX file per stage, which gives logits, and what the next stage takes.
-
-    Args:
-        files: content of each file, as a binary stream or a path as text.
-        thresholds: confidence at which a sample leaves each stage; the last one's is not used.
-
-    Returns:
-        Function from inputs to logits, [batch, classes], and the stage at which each sample left, [batch].
-    """
-    import numpy
-
-    runs = [_session(file, None) for file in files]
-
-    def leave(inputs: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        places, left = numpy.arange(len(inputs)), numpy.zeros(len(inputs), numpy.int64)
-        outputs: NDArray[Any] | None = None
-        for index, (session, threshold) in enumerate(zip(runs, thresholds, strict=True)):
-            logits, *hidden = session.run(None, {"input": inputs})
-            # the largest probability: 1 / sum(exp(logit - largest logit))
-            sure = 1 / numpy.exp(logits - logits.max(1, keepdims=True)).sum(1)
-            leaves = sure >= threshold if hidden and threshold is not None else numpy.ones(len(inputs), bool)
-            outputs = numpy.empty((len(left), logits.shape[1]), logits.dtype) if outputs is None else outputs
-            outputs[places[leaves]], left[places[leaves]] = logits[leaves], index
-            if leaves.all():
-                break
-            inputs, places = hidden[0][~leaves], places[~leaves]
-        assert outputs is not None  # there is a stage
-        return outputs, left
-
-    return leave
-
-
-def _session(file: Any, threads: int | None) -> Any:
+def session(file: Any, threads: int | None) -> Any:
+    """Open an .onnx file, a path as text or a binary stream, in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -120,11 +109,11 @@ def _session(file: Any, threads: int | None) -> Any:
 
 
 def _onnx(file: Any, threads: int | None) -> ArrayRunner:
-    session = _session(file, threads)
-    name = session.get_inputs()[0].name
+    network = session(file, threads)
+    name = network.get_inputs()[0].name
 
     def run(inputs: NDArray[Any]) -> NDArray[Any]:
-        outputs: NDArray[Any] = session.run(None, {name: inputs})[0]
+        outputs: NDArray[Any] = network.run(None, {name: inputs})[0]
         return outputs
 
     return run
@@ -145,6 +134,48 @@ def _openvino(file: Any, threads: int | None, weights: bytes | None) -> ArrayRun
         return outputs
 
     return run
+
+
+def set_executorch_threads(threads: int) -> None:
+    """Set the number of CPU threads of ExecuTorch: before this process opens a file, which keeps them."""
+    with _native_stderr_closed():
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+        _unsafe_reset_threadpool(threads)
+
+
+def _executorch(file: Any) -> ArrayRunner:
+    import numpy
+    import torch
+
+    # it names files of the system there that it has not found, and warns of its interface
+    with _native_stderr_closed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from executorch.runtime import Runtime
+
+        content = Path(file).read_bytes() if isinstance(file, str) else file.read()
+        program = Runtime.get().load_program(content)  # it owns the memory of its method, and keeps the method
+        largest = program.load_method("forward").metadata.input_tensor_meta(0).sizes()[0]
+
+    def run(inputs: NDArray[Any]) -> NDArray[Any]:
+        parts = torch.split(torch.from_numpy(inputs), largest)
+        return numpy.concatenate([program.load_method("forward").execute((part,))[0].numpy() for part in parts])
+
+    return run
+
+
+@contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Send what libraries write to the process's standard error nowhere, inside the block."""
+    sys.stderr.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _torch(format: str, file: Any, threads: int | None) -> ArrayRunner:
@@ -168,15 +199,14 @@ def tried(
     """Open a file, run it on arrays, and time it on the first one.
 
     Args:
-        format: torchscript, pt2, onnx or openvino.
+        format: torchscript, pt2, onnx, openvino, executorch or aoti.
         file: its path as text, or its content as a binary stream.
         inputs: arrays of inputs, [batch, ...] each.
         threads: CPU threads.
         weights: content of the file of weights beside it, as in `opened`.
     """
-    import importlib
-
-    runtime = importlib.import_module({"onnx": "onnxruntime", "openvino": "openvino"}.get(format, "torch"))
+    runtime = {"onnx": "onnxruntime", "openvino": "openvino", "executorch": "executorch.runtime"}.get(format, "torch")
+    importlib.import_module(runtime)
     start = time.perf_counter()
     run = opened(format, file, threads, weights=weights)
     loaded = time.perf_counter()
@@ -187,12 +217,14 @@ def tried(
         begin = time.perf_counter()
         run(first)
         times.append(1e3 * (time.perf_counter() - begin))
-    return Trial(outputs, 1e3 * (loaded - start), statistics.median(times[WARMUP:]), str(runtime.__version__))
+    return Trial(outputs, 1e3 * (loaded - start), statistics.median(times[WARMUP:]), version(runtime.partition(".")[0]))
 
 
 def _main(format: str, file: str, given: str, results: str, threads: str) -> None:
     import numpy
 
+    if format == "executorch":
+        set_executorch_threads(int(threads))
     with numpy.load(given) as arrays:
         trial = tried(format, file, {name: arrays[name] for name in arrays.files}, int(threads))
     if "lctprune" in sys.modules:

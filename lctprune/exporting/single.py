@@ -15,7 +15,7 @@ from lctprune.exporting.copying import conversion
 from lctprune.exporting.formats import SUFFIXES, Format, known_format
 from lctprune.exporting.preprocessing import FromPixels
 from lctprune.exporting.reducing import reduced, require_alike, require_precision
-from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
+from lctprune.exporting.writing import Converted, convert, size_notes, write_exported
 from lctprune.utils.batches import CAUSES, batch_dependence
 from lctprune.utils.modules import device_of, evaluation_mode
 from lctprune.utils.wrappers import unwrapped
@@ -41,8 +41,9 @@ def export(
         example: real samples, [batch, ...], preprocessed as the network expects them; better more than one.
         path: output file; an existing file is replaced. OpenVINO's ends in .xml, and the weights stand beside it, in
             a file that ends in .bin.
-        format: torchscript (the default), pt2 (of torch.export), onnx, openvino, or state-dict (the weights as
-            safetensors).
+        format: torchscript (the default), pt2 (of torch.export), onnx, openvino, executorch (up to 64 samples per
+            call, sequences of the example's length), aoti (compiled by Inductor for this machine, sequences of that
+            length: see `lctprune.exporting.inductor_package`), or state-dict (the weights as safetensors).
         precision: fp32 for the network's own type; int8 (onnx, openvino), bf16 or fp16 (these, torchscript and
             pt2). Outputs in 16 bits may differ by rounding; int8 is not compared: measure its accuracy.
         calibration: samples of training, some hundred, on which int8 is calibrated; by default the example.
@@ -57,7 +58,7 @@ def export(
 
     Warns:
         NetworkWarning: the network's outputs depend on the rest of the batch, or the file takes sequences of one length
-            only.
+            or batches up to some size only.
     """
     known_format(format)
     require_precision([format], precision, with_preprocessing=isinstance(network, FromPixels))
@@ -70,7 +71,7 @@ def export(
     else:
         converted = _reduced(network, example, format, precision, calibration, dependence)
     write_exported(Path(path), converted)
-    for note in length_notes([converted]):
+    for note in size_notes([converted]):
         warnings.warn(note, NetworkWarning, stacklevel=2)
     if dependence:
         warnings.warn(

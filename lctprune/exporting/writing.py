@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lctprune.errors import ExportError
-from lctprune.exporting.comparing import Runner, compare
+from lctprune.exporting.comparing import Runner, compare, is_sequence
 from lctprune.exporting.copying import conversion, copied
-from lctprune.exporting.formats import RUNTIMES, WEIGHTS_SUFFIX, Format, known_format
+from lctprune.exporting.executorch_model import executorch_bytes
+from lctprune.exporting.formats import LARGEST_BATCHES, RUNTIMES, WEIGHTS_SUFFIX, Format, known_format
+from lctprune.exporting.inductor_package import compiled_for, package_bytes
 from lctprune.exporting.layouts import Laid, in_fastest_layout
 from lctprune.exporting.onnx_model import onnx_bytes
 from lctprune.exporting.openvino_model import openvino_files
@@ -38,6 +40,8 @@ class Converted(NamedTuple):
         length: only length of sequences that it takes; None where it takes any, or inputs are no sequences.
         weights: content of the file with the weights that belongs beside it; None where they are inside.
         layout: memory layout in which TorchScript computes on images, contiguous or channels_last; None in all others.
+        compiled_for: PyTorch and processor that compiled code is for, see `compiled_for`; None where there is no such
+            code.
     """
 
     format: Format
@@ -45,6 +49,12 @@ class Converted(NamedTuple):
     length: int | None
     weights: bytes | None = None
     layout: str | None = None
+    compiled_for: str | None = None
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Largest number of samples per call; None where there is none."""
+        return LARGEST_BATCHES.get(self.format)
 
 
 def convert(
@@ -116,14 +126,22 @@ def write_exported(path: Path, converted: Converted) -> None:
         raise ExportError(f"{path} cannot be written ({error.strerror}); choose another place") from error
 
 
-def length_notes(converted: Sequence[Converted]) -> list[str]:
-    """Say which files take sequences of one length only."""
-    return [
-        f"the {each.format} file takes sequences of {each.length} steps only: the network's code makes the length a "
-        "constant; pad shorter ones with zeros"
-        for each in converted
-        if each.length
-    ]
+def size_notes(converted: Sequence[Converted]) -> list[str]:
+    """Say which files take batches up to some size only, or sequences of one length only."""
+    notes = []
+    for each in converted:
+        if each.largest_batch:
+            notes.append(
+                f"the {each.format} file takes up to {each.largest_batch} samples per call: its memory is planned for "
+                "so many"
+            )
+        if each.length:
+            whose = "the format" if each.format in ("executorch", "aoti") else "the network's code"
+            notes.append(
+                f"the {each.format} file takes sequences of {each.length} steps only: {whose} makes the length a "
+                "constant; pad shorter ones with zeros"
+            )
+    return notes
 
 
 class _Source:
@@ -138,6 +156,15 @@ class _Source:
     @cached_property
     def program(self) -> Program:
         return to_program(self.network, self.example, name=self.name)
+
+    @cached_property
+    def bounded(self) -> Program:
+        largest = LARGEST_BATCHES["executorch"]
+        return to_program(self.network, self.example, name="executorch", is_fixed=True, largest_batch=largest)
+
+    @cached_property
+    def of_one_length(self) -> Program:
+        return to_program(self.network, self.example, name="aoti", is_fixed=is_sequence(self.example))
 
     @cached_property
     def onnx(self) -> bytes:
@@ -159,9 +186,15 @@ def _converted(source: _Source, format: Format, names: Mapping[str, str]) -> tup
     if format == "state-dict":
         weights, loaded = _weights(network, names)
         return Converted(format, weights, None), loaded
-    length = source.program.length
+    sources = {"executorch": "bounded", "aoti": "of_one_length"}  # Inductor computes LSTMs of other lengths wrongly
+    program: Program = getattr(source, sources.get(format, "program"))
+    length = program.length
     if format == "pt2":
-        converted = Converted(format, program_bytes(network, source.program), length)
+        converted = Converted(format, program_bytes(network, program), length)
+    elif format == "executorch":
+        converted = Converted(format, executorch_bytes(network, program), length)
+    elif format == "aoti":
+        converted = Converted(format, package_bytes(network, program), length, compiled_for=compiled_for())
     else:
         converted = of_onnx_model(network, source.onnx, format, length)
     with conversion(network, RUNTIMES[format]):  # whatever the runtime has no kernel for

@@ -53,7 +53,7 @@ class Candidate:
         latency_low_ms: lower end of the 95% interval of the median time, in milliseconds.
         latency_high_ms: upper end of the 95% interval of the median time, in milliseconds.
         latency_batch: samples per call.
-        latency_runtime: runtime that the latency was measured in: torchscript, onnxruntime or openvino.
+        latency_runtime: runtime that the latency was measured in: torchscript, onnxruntime, openvino or inductor.
         latency_threads: number of CPU threads of the runtime; None where it is not known.
         precision: type of the weights, such as float32; int8, bf16 or fp16 where it was reduced after training.
         metric: what candidates are compared by: accuracy, balanced accuracy, macro F1, mAP, R2 or loss.

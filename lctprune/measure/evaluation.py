@@ -52,8 +52,8 @@ def evaluate(
         batch_size: samples per batch of the pass over the split, in which each group runs once per batch.
         latency_batch: samples per timed call.
         latency_repeats: number of timed calls per exit, in turns; 0 leaves latency out.
-        runtime: torchscript, onnxruntime (needs the extra `onnx`), openvino (the extra `openvino`), or auto: the
-            fastest of those that are installed.
+        runtime: torchscript, onnxruntime (needs the extra `onnx`), openvino (the extra `openvino`), inductor (a C++
+            compiler, and tens of seconds per exit), or auto: the fastest of the others that are installed.
         precision: int8, bf16 or fp16, or several, as "int8,fp16", for candidates in these precisions before each
             exit's own, scored as the files that the runtime runs; by default none. Runtimes: torchscript has bf16 and
             fp16, onnxruntime and openvino all three.
@@ -74,8 +74,8 @@ def evaluate(
             the batch, so that scores are of `latency_batch` samples per batch.
     """
     precisions = parse_precisions(precision)
+    reduced_runtimes(runtime, precisions, is_cuda=device_of(network).type == "cuda")  # before anything is measured
     if precisions:
-        reduced_runtimes(runtime, precisions, is_cuda=device_of(network).type == "cuda")
         samples = _samples(precisions, train, example).to(device_of(network))
     count = len(network.groups)
     networks = {exit_name(exit, count, network.cut_point_names): network.subnetwork(exit) for exit in range(count)}

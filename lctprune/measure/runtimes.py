@@ -21,7 +21,13 @@ from lctprune.measure.latency import Latency, measure_latency
 from lctprune.utils.steps import stepping
 from lctprune.utils.wording import counted
 
-FORMATS: dict[str, Format] = {"torchscript": "torchscript", "onnxruntime": "onnx", "openvino": "openvino"}  # of each
+FORMATS: dict[str, Format] = {  # of each runtime
+    "torchscript": "torchscript",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "inductor": "aoti",
+}
+COMPILED = "inductor"  # takes tens of seconds per network, so that "auto" does without it
 ON_CUDA = ("torchscript",)  # runtimes that are measured there
 
 
@@ -45,7 +51,8 @@ def time_networks(networks: Sequence[nn.Module], example: Tensor, runtime: Runti
     Args:
         networks: networks on one device.
         example: input of every call, [batch, ...].
-        runtime: torchscript, onnxruntime, openvino, or auto, which measures those that are installed.
+        runtime: torchscript, onnxruntime, openvino, inductor, or auto, which measures those that are installed, but for
+            inductor.
         repeats: number of timed calls per network.
 
     Raises:
@@ -75,7 +82,8 @@ def fastest(forms: Mapping[str, Sequence[nn.Module]], example: Tensor, *, repeat
     """
     runtimes, networks = [*forms], [*zip(*forms.values(), strict=True)]  # each network in the form of each runtime
     count = len(networks)
-    what = f"Preparing networks for {' and '.join(runtimes)}"
+    verb = "Compiling" if COMPILED in runtimes else "Preparing"
+    what = f"{verb} networks for {' and '.join(runtimes)}"
     prepared = [_in_runtimes(each, example, runtimes) for each in stepping(networks, lambda _: what, count=count)]
     callables = [each for of_runtime in zip(*prepared, strict=True) for each in of_runtime]
     measured = measure_latency(callables, example, repeats=repeats)
@@ -94,17 +102,18 @@ def fastest(forms: Mapping[str, Sequence[nn.Module]], example: Tensor, *, repeat
 
 
 def runtimes_for(runtime: str, *, is_cuda: bool = False) -> list[str]:
-    """List the runtimes to measure: the one that is named, or for "auto" all that are installed.
+    """List the runtimes to measure: the one that is named, or for "auto" all that are installed, but for inductor.
 
     Raises:
-        ConfigError: the runtime is unknown, not installed, or does not run on CUDA.
+        ConfigError: the runtime is unknown, not installed (inductor: no C++ compiler), or does not run on CUDA.
     """
     named = parse_runtime(runtime)
     if named == AUTO_RUNTIME:
-        return [each for each, format in FORMATS.items() if is_installed(format) and (each in ON_CUDA or not is_cuda)]
-    require_extra(FORMATS[named])
+        quick = [each for each in FORMATS if each != COMPILED and is_installed(FORMATS[each])]
+        return [each for each in quick if each in ON_CUDA or not is_cuda]
     if is_cuda and named not in ON_CUDA:
         raise ConfigError(f"runtime {named} is measured on the CPU; move the network there, or take torchscript")
+    require_extra(FORMATS[named])
     return [named]
 
 
@@ -119,7 +128,7 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
     Args:
         network: traceable module, or one whose precision was reduced for this runtime.
         example: input, [batch, ...].
-        runtime: torchscript, onnxruntime or openvino.
+        runtime: torchscript, onnxruntime, openvino or inductor.
 
     Raises:
         ExportError: it cannot be converted.

@@ -82,7 +82,8 @@ def measure_run(
         loaded: the run's data and networks, if the caller needs them too.
         keep: whether to write candidates.json.
         folder: folder for candidates.json; by default the run directory.
-        runtime: runtime that latencies are measured in: torchscript, onnxruntime, openvino, or auto for the fastest.
+        runtime: runtime that latencies are measured in: torchscript, onnxruntime, openvino, inductor, or auto for the
+            fastest of the others.
         precision: int8, bf16 or fp16, or several, for candidates in these precisions too, see `with_reduced`.
 
     Returns:
@@ -241,13 +242,14 @@ def deploy(
     Raises:
         NetworkError: there is no such exit.
         ConfigError: an extra is not installed; `with_preprocessing`, and inputs are no images, or `precision` is int8;
-            or a format does not have the precision.
+            or a format does not have the precision, or cannot hold the preprocessing.
         ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
     loaded = loaded or LoadedRun(run)
     member, chosen = member_of(loaded, exit), candidate_of(candidates, exit, precision)
     subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
     forms: list[ReducedNetwork] = []
+    require_precision(formats, FULL, with_preprocessing=with_preprocessing)
     if precision in REDUCED:
         require_precision(formats, precision, with_preprocessing=with_preprocessing)
         forms = in_precision(

@@ -20,7 +20,7 @@ from lctprune.exporting.comparing import BATCHES, compared_batches, difference, 
 from lctprune.exporting.formats import RUNTIMES, SUFFIXES, WEIGHTS_SUFFIX, Format
 from lctprune.exporting.reducing import ReducedNetwork, require_alike
 from lctprune.exporting.reopening import reopened
-from lctprune.exporting.writing import Converted, convert, length_notes, write_exported
+from lctprune.exporting.writing import Converted, convert, size_notes, write_exported
 from lctprune.measure.candidates import precision_of
 from lctprune.measure.scores import ScoreSheet
 from lctprune.network import LocalCriticNetwork
@@ -100,7 +100,7 @@ def export_files(
     records = [_record(network, converted, checked, form) for converted, form in paired]
     for converted in contents:
         write_exported(folder / f"model{SUFFIXES[converted.format]}", converted)
-    for note in length_notes(contents):
+    for note in size_notes(contents):
         warnings.warn(note, NetworkWarning, stacklevel=2)
     return records
 
@@ -127,6 +127,8 @@ def _record(network: nn.Module, converted: Converted, checked: Checked, form: Re
         "precision": precision_of(form or network),
         "memory_layout": converted.layout,
         "fixed_length": converted.length,
+        "max_batch": converted.largest_batch,
+        "compiled_for": converted.compiled_for,
         "runtime": RUNTIMES[format],
     }
     return record | ({} if format == "state-dict" else _trial_record(network, converted, checked, form))
@@ -145,9 +147,10 @@ def _trial_record(
     """Run the file on the samples, compare the outputs, and say what it gave and took."""
     batches = compared_batches(network, checked.samples, dependence=checked.dependence, length=converted.length)
     timed = _timed(checked)
+    apart = checked.apart or converted.format == "executorch"  # it has its threads for the whole process
     inputs = {TIMED: timed} | {str(index): batch for index, batch in enumerate(batches)}
     with _named(converted.format):
-        trial = reopened(converted, inputs, apart=checked.apart)
+        trial = reopened(converted, inputs, apart=apart)
         with evaluation_mode(network), torch.no_grad():
             expected = {name: network(batch) for name, batch in inputs.items()}
             here = {name: form(batch) for name, batch in inputs.items()} if form else expected
@@ -163,7 +166,7 @@ def _trial_record(
         "latency_ms": trial.latency_ms,
         "latency_batch": len(timed),
         "check": {
-            "process": "new" if checked.apart else "this",
+            "process": "new" if apart else "this",
             "batches": list(BATCHES),
             "largest_difference": max(difference(outputs[name], expected[name]) for name in inputs),
             **_scores([outputs["0"], expected["0"]], checked),

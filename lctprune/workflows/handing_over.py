@@ -15,7 +15,9 @@ from lctprune.config.runtime import FULL, Precision
 from lctprune.data.dataset import Data, data_record
 from lctprune.errors import ConfigError
 from lctprune.exporting import single
+from lctprune.exporting.comparing import is_sequence
 from lctprune.exporting.formats import Format
+from lctprune.exporting.inductor_package import compiled_for
 from lctprune.measure.candidates import precision_of
 from lctprune.measure.reduced import calibration_samples
 from lctprune.measure.target_kinds import is_label
@@ -45,8 +47,8 @@ def export(
         network: network, such as `network.subnetwork(k)`.
         example: input, [batch, ...], preprocessed as the network expects it; better more than one sample.
         path: output file; an existing file is replaced.
-        format: torchscript (the default), pt2 (of torch.export), onnx (needs the extra `onnx`), or state-dict (the
-            weights as safetensors).
+        format: torchscript (the default), pt2 (of torch.export), onnx (needs the extra `onnx`), openvino, executorch
+            (the extras of these names), aoti (compiled by Inductor) or state-dict (the weights as safetensors).
         data: data that it was trained on: model.json then says how to feed the file and what its outputs mean (shape,
             preprocessing, mean and deviation, classes or vocabulary).
         with_preprocessing: whether the file takes uint8 images of any size, [batch, height, width, channels], and gives
@@ -89,6 +91,8 @@ def export(
         "format": format,
         "precision": precision_of(network) if precision == FULL else precision,
         "sha256": sha256(path),
+        "fixed_length": example.shape[1] if format in ("executorch", "aoti") and is_sequence(example) else None,
+        "compiled_for": compiled_for() if format == "aoti" else None,
         "classes": list(data.classes),
     }
     write_json(path.parent / MODEL_CARD, {**card, **described, **environment()})

@@ -45,6 +45,7 @@ def predict(
     exit: str | int | None = None,
     top: int = TOP,
     model: str | None = None,
+    trust_code: bool = False,
 ) -> list[Prediction]:
     """Predict classes, or numbers, for image files, files of texts or tables, with an exported file or a run.
 
@@ -56,6 +57,7 @@ def predict(
         exit: number or name of the run's exit; by default the main network.
         top: number of classes to name.
         model: name of the user's own function that built the network, `package.module:callable`; see `Run`.
+        trust_code: whether to load a package of Inductor (.aoti.pt2), which is machine code: only if you made it.
 
     Returns:
         One prediction per image, line or row, in order; those that could not be read have a `problem`.
@@ -64,9 +66,10 @@ def predict(
         RunError: there is no such file or run, or what is recorded of it is missing or damaged.
         ExportError: the file cannot be opened.
         NetworkError: there is no such exit.
-        ConfigError: `exit` is given for a file, or the runtime of the file is not installed.
+        ConfigError: `exit` is given for a file, the runtime of the file is not installed, or it is machine code, and
+            not to be trusted, or for another machine.
     """
-    predictor = open_predictor(source, exit=None if exit is None else str(exit), model=model)
+    predictor = open_predictor(source, exit=None if exit is None else str(exit), model=model, trust_code=trust_code)
     listing = list_inputs([*map(str, inputs)], predictor.expected)
     return list(predictions(predictor, read_inputs(listing, predictor.expected), top=top))
 

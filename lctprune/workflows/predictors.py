@@ -17,7 +17,7 @@ from lctprune.config.reading import RESTORE, from_json, parse_object
 from lctprune.config.run import CONFIG
 from lctprune.errors import ConfigError, ExportError, RunError, first_line
 from lctprune.exporting.formats import Format, require_extra
-from lctprune.exporting.opening import open_exported
+from lctprune.exporting.opening import open_exported, require_own_code
 from lctprune.runs import Run
 from lctprune.utils.files import open_regular, read_regular
 from lctprune.workflows.loading import LoadedRun, require_recipe
@@ -71,6 +71,7 @@ class _File:
     sha256: str
     fixed_length: int | None = None
     weights: _Weights | None = None
+    compiled_for: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +89,10 @@ class _StageFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Card:
-    """The fields of model.json that are read here."""
+class _Card(_File):
+    """The fields of model.json that are read here: those of its first file, and what all have in common."""
 
     file: str
-    format: Format
-    sha256: str
     classes: tuple[str, ...]
     input: dict[str, Any] | None
     output: Output = field(default_factory=Output)
@@ -103,7 +102,12 @@ class _Card:
 
 
 def open_predictor(
-    path: str | Path, *, exit: str | None = None, model: str | None = None, partial: bool = False
+    path: str | Path,
+    *,
+    exit: str | None = None,
+    model: str | None = None,
+    partial: bool = False,
+    trust_code: bool = False,
 ) -> Predictor:
     """Open an exported file, the folder of one, or a run.
 
@@ -112,9 +116,11 @@ def open_predictor(
         exit: number or name of the run's exit; by default the main network.
         model: name of the user's own function that built the network, `package.module:callable`; see `Run`.
         partial: whether to go on without added networks of the run whose files are damaged.
+        trust_code: whether to load a package of Inductor, which is machine code.
 
     Raises:
-        ConfigError: `exit` is given for a file; or the runtime of the file is not installed.
+        ConfigError: `exit` is given for a file; the runtime of the file is not installed; or it is machine code, and
+            not to be trusted, or for another machine.
         RunError: there is no such file or run, model.json is missing, damaged or of another file, or it is not known
             how inputs are made.
         ExportError: the file cannot be opened.
@@ -125,7 +131,7 @@ def open_predictor(
         return _of_run(Run(path, model=model, partial=partial), exit)
     if exit is not None and path.exists():
         raise ConfigError(f"exit chooses a network of a run, and {path} is one network; leave it out")
-    return _of_file(path, model)
+    return _of_file(path, model, trust_code=trust_code)
 
 
 def _of_run(run: Run, exit: str | None) -> Predictor:
@@ -148,7 +154,7 @@ def _of_run(run: Run, exit: str | None) -> Predictor:
     )
 
 
-def _of_file(path: Path, model: str | None) -> Predictor:
+def _of_file(path: Path, model: str | None, *, trust_code: bool) -> Predictor:
     if path.is_dir() or path.name == MODEL_CARD:
         path = path if path.is_dir() else path.parent
         card_file = path / MODEL_CARD
@@ -164,7 +170,7 @@ def _of_file(path: Path, model: str | None) -> Predictor:
     content = _content(path)
     card = card or _read_card(card_file)
     digest = hashlib.sha256(content).hexdigest()
-    known = [*card.files, _File(format=card.format, sha256=card.sha256)]
+    known: list[_File] = [*card.files, card]
     known += [
         _File(format="onnx", sha256=each.sha256, fixed_length=card.stages[0].fixed_length) for each in card.stages
     ]
@@ -179,6 +185,8 @@ def _of_file(path: Path, model: str | None) -> Predictor:
             raise RunError(f"{card_file} does not say how the network of {path.name} is built; {AGAIN}")
         network = _evaluated(rebuilt(card.built_from, content, path, card_file, model=model))
     else:
+        if file.format == "aoti":
+            require_own_code(path, file.compiled_for, trust_code=trust_code)
         weights = None if file.weights is None else _content_of(file.weights, path.parent, card_file)
         network = open_exported(file.format, content, path, weights=weights)
     return Predictor(

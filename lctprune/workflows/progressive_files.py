@@ -21,7 +21,7 @@ from lctprune.exporting.comparing import BATCHES, repeated
 from lctprune.exporting.formats import require_extra
 from lctprune.exporting.onnx_model import OUTPUT, onnx_bytes
 from lctprune.exporting.programs import to_program
-from lctprune.exporting.runtimes import staged
+from lctprune.exporting.stages import staged
 from lctprune.exporting.writing import Converted, write_exported
 from lctprune.progressive import ProgressiveNetwork, agrees, write_scripted
 from lctprune.utils.modules import evaluation_mode

@@ -23,6 +23,7 @@ import lctprune as lct
 from lctprune.data.images.layout import list_folder
 from lctprune.data.raw_inputs import RawInput
 from lctprune.exporting.formats import Format
+from lctprune.exporting.inductor_package import compiled_for
 from lctprune.exporting.runtimes import torch_module
 from lctprune.workflows.deployment import deploy
 from lctprune.workflows.prediction import predictions
@@ -262,6 +263,24 @@ def test_no_pickle_is_executed(exported: Path, tmp_path: Path, image_folder: Pat
     with suppress(Exception):
         torch_module("pt2", str(tmp_path / "pickled.pt2"))
     assert mark.exists()  # the attack is one: PyTorch by itself executes it
+
+
+def test_machine_code_is_loaded_only_where_the_user_trusts_it(exported: Path, image_folder: Path, cli: Cli) -> None:
+    image, file = image_folder / "test" / "red" / "0.png", exported / "model.pt"
+    card = json.loads((exported / "model.json").read_text())
+    for made_for, options, code, named in [
+        (compiled_for(), (), 2, "--trust-code"),
+        ("PyTorch 1.0, Plan9 z80, none", ("--trust-code",), 2, "compiled for PyTorch 1.0"),
+        (None, ("--trust-code",), 2, "compiled for None"),
+        (compiled_for(), ("--trust-code",), 1, "cannot be opened as aoti"),  # it is TorchScript
+    ]:
+        changed = {"format": "aoti", "compiled_for": made_for}
+        files = [each | (changed if each["file"] == file.name else {}) for each in card["files"]]
+        (exported / "model.json").write_text(json.dumps(card | changed | {"files": files}))
+        for source in (exported, file) if card["file"] == file.name else (file,):
+            result = cli("predict", source, image, *options)
+            assert (result.code, result.err.count("\n")) == (code, 1), result.err
+            assert named in result.err
 
 
 def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

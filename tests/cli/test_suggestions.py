@@ -74,7 +74,7 @@ def test_a_remedy_makes_a_network_that_fits_or_says_that_there_is_none(cli: Cli,
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
 def test_the_program_on_the_page_runs_for_every_format(cli: Cli, trained: lct.Run) -> None:
-    formats = ["torchscript", "pt2", "onnx", "openvino", "state-dict"]
+    formats = ["torchscript", "pt2", "onnx", "openvino", "aoti", "state-dict"]
     exported = cli("export", trained.path, "--exit", 0, "--format", ",".join(formats))
     assert exported.code == 0, exported.err
     folder = trained.path / "exports" / "exit0"
@@ -84,6 +84,7 @@ def test_the_program_on_the_page_runs_for_every_format(cli: Cli, trained: lct.Ru
         found = usage(trained, card | {"format": each["format"], "file": each["file"]}, folder)
         assert found is not None
         assert found.command.startswith(f"lctprune predict {folder} ")
+        assert found.command.endswith(" --trust-code") is (each["format"] == "aoti")
         variables: dict[str, Any] = {}
         exec("\n".join(found.lines), variables)
         assert bool(found.lines) is (each["format"] != "state-dict")

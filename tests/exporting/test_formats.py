@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 import lctprune as lct
 from lctprune.errors import ConfigError, ExportError, NetworkWarning
-from lctprune.exporting import formats
+from lctprune.exporting import formats, runtimes
 from lctprune.exporting.formats import FORMATS, SUFFIXES, Format, known_formats
 from lctprune.models.build import MODELS, build_network
 from lctprune.models.external import timm_names
@@ -49,9 +51,12 @@ def built(name: str, **inputs: Any) -> tuple[lct.LocalCriticNetwork, Tensor]:
     return network.eval(), x
 
 
+FREE = [format for format in FORMATS if format != "aoti"]  # which is compiled, tens of seconds for each file
+
+
 def skip_without(format: Format) -> None:
-    if format == "openvino":
-        pytest.importorskip("openvino")
+    if format in ("openvino", "executorch"):
+        pytest.importorskip(format)
 
 
 def opened(path: Path, format: Format, network: nn.Module) -> Runner:
@@ -64,6 +69,11 @@ def opened(path: Path, format: Format, network: nn.Module) -> Runner:
         return lambda x: torch.from_numpy(compiled(x.numpy())["output"])
     if format == "pt2":
         return torch.export.load(path).module()
+    if format == "aoti":
+        return torch._inductor.aoti_load_package(path)
+    if format == "executorch":
+        run = runtimes.opened(format, str(path))
+        return lambda x: torch.from_numpy(run(x.numpy()))
     if format == "state-dict":
         network.load_state_dict(safetensors.torch.load_file(path))
         return network
@@ -75,9 +85,10 @@ def opened(path: Path, format: Format, network: nn.Module) -> Runner:
 def assert_file_is_right(network: lct.LocalCriticNetwork, x: Tensor, exit: int, format: Format, folder: Path) -> None:
     """Compare a file with the network at three batch sizes, and sequences also at other lengths."""
     skip_without(format)
-    path = lct.export(network.subnetwork(exit), x, folder / f"m{SUFFIXES[format]}", format=format)
+    with pytest.warns(NetworkWarning, match="up to 64 samples") if format == "executorch" else nullcontext():
+        path = lct.export(network.subnetwork(exit), x, folder / f"m{SUFFIXES[format]}", format=format)
     run = opened(path, format, network.subnetwork(exit))
-    is_sequence = network.recipe.steps is not None
+    is_sequence = network.recipe.steps is not None and format not in ("executorch", "aoti")  # which have one length
     for batch in (1, 3, 64):
         for length in (1, 3, 6, 17) if is_sequence else (0,):
             samples = x[torch.arange(batch) % 4]
@@ -107,7 +118,37 @@ def test_an_onnx_file_takes_any_length_too_and_quotes_no_source_code(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.filterwarnings("ignore:the aoti file takes sequences of 6 steps only")
+@pytest.mark.parametrize("name", ["resnet18", "lstm", "gru", "transformer", "mlp"])
+def test_every_kind_of_network_is_compiled(name: str, tmp_path: Path) -> None:
+    network, x = built(name, **INPUTS.get(name, [{"image_size": 8}])[0])
+    assert_file_is_right(network, x, 0, "aoti", tmp_path)
+
+
+@pytest.mark.slow
+def test_an_executorch_file_takes_larger_batches_in_pieces_and_quotes_no_source_code(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    network, x = built("mlp", features=5)
+    assert_file_is_right(network, x, 1, "executorch", tmp_path)
+    many, whole = torch.randn(150, 5), network.subnetwork(1)
+    outputs = opened(tmp_path / "m.pte", "executorch", whole)(many)
+    torch.testing.assert_close(outputs, whole(many).detach())
+    assert b"site-packages" not in (tmp_path / "m.pte").read_bytes()
+
+
+def test_an_executorch_file_takes_no_pixels(cli: Cli, trained: lct.Run, tmp_path: Path) -> None:
+    options = ("--format", "executorch", "--with-preprocessing", "--out", tmp_path / "out")
+    if importlib.util.find_spec("executorch") is None:
+        assert "pip install 'lctprune[executorch]'" in cli("export", trained.path, *options).err
+    else:
+        assert "leave out --with-preprocessing" in cli("export", trained.path, *options).err
+        result = cli("export", trained.path, "--format", "executorch", "--precision", "int8", "--out", tmp_path / "out")
+        assert (result.code, "executorch has no int8" in result.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FREE)
 @pytest.mark.parametrize(("name", "inputs"), BUILT_IN)
 def test_every_exit_of_every_built_in_network(
     name: str, inputs: dict[str, int], format: Format, tmp_path: Path
@@ -133,7 +174,8 @@ FAMILIES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.filterwarnings("ignore:the executorch file takes up to 64")
+@pytest.mark.parametrize("format", FREE)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_exit_of_other_families(name: str, format: Format, tmp_path: Path) -> None:
     assert not name.startswith("timm/") or name in timm_names()
@@ -216,7 +258,7 @@ def test_a_batch_size_that_is_a_constant_is_refused(tmp_path: Path) -> None:
 def test_formats_may_be_given_together() -> None:
     assert known_formats(["pt2,torchscript", " state-dict ", "pt2"]) == ["pt2", "torchscript", "state-dict"]
     for wrong in ("pt3", "pt2,", ""):
-        with pytest.raises(ConfigError, match="torchscript, pt2, onnx, openvino, state-dict"):
+        with pytest.raises(ConfigError, match="torchscript, pt2, onnx, openvino, executorch, aoti, state-dict"):
             known_formats([wrong])
 
 

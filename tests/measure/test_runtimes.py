@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.cli import working
 from lctprune.errors import ConfigError, RuntimeNote
 from lctprune.exporting import formats
 from lctprune.exporting.runtimes import tried
@@ -34,7 +35,7 @@ def test_auto_takes_the_fastest_runtime_and_says_by_how_much() -> None:
 def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtimes_for("auto")[:2] == ["torchscript", "onnxruntime"]
     assert runtimes_for("auto", is_cuda=True) == ["torchscript"]
-    with pytest.raises(ConfigError, match=r"'tensorrt'.*torchscript, onnxruntime, openvino, auto"):
+    with pytest.raises(ConfigError, match=r"'tensorrt'.*torchscript, onnxruntime, openvino, inductor, auto"):
         runtimes_for("tensorrt")
     with pytest.raises(ConfigError, match="onnxruntime is measured on the CPU"):
         runtimes_for("onnxruntime", is_cuda=True)
@@ -42,7 +43,48 @@ def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setitem(formats.EXTRAS, extra, ("nosuchpackage",))
         with pytest.raises(ConfigError, match=rf"nosuchpackage.*lctprune\[{extra}\]"):
             runtimes_for(runtime)
-    assert runtimes_for("auto") == ["torchscript"]
+    assert runtimes_for("auto") == ["torchscript"]  # nor inductor, whose compiler takes long
+
+
+def test_inductor_needs_a_compiler_before_anything_is_measured(cli: Cli, table_run: Callable[..., lct.Run]) -> None:
+    run = table_run()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")}):
+        result = cli("evaluate", run.path, "--runtime", "inductor")
+        exported = cli("export", run.path, "--format", "aoti")
+    for each in (result, exported):
+        assert (each.code, each.err.count("\n")) == (2, 1), each.err
+        assert "C++ compiler" in each.err
+        assert "CXX" in each.err
+    assert not (run.path / "candidates.json").exists()
+    assert not (run.path / "exports").exists()
+    refused = cli("evaluate", run.path, "--runtime", "inductor", "--precision", "int8")
+    assert (refused.code, "int8 does not run in inductor" in refused.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_inductor_compiles_every_exit_and_its_package_predicts_where_it_is_trusted(
+    cli: Cli, table_run: Callable[..., lct.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = table_run()
+    monkeypatch.setattr(working, "SILENT_SECONDS", 0.1)
+    result = cli("select", run.path, "--runtime", "inductor", "--threads", 1, "--json")
+    assert result.code == 0, result.err
+    assert "Compiling networks for inductor (2 of 2)" in result.err
+    assert result.document["selected"]["latency_runtime"] == "inductor"
+    card = json.loads(Path(result.document["description"]).read_text())
+    (file,) = card["files"]
+    assert (file["format"], file["file"], file["threads"]) == ("aoti", "model.aoti.pt2", 1)
+    assert file["check"]["largest_difference"] < 1e-5
+    assert torch.__version__ in file["compiled_for"]
+    rows = run.path.parent / "t.csv"
+    refused = cli("predict", result.document["model"], rows)
+    assert (refused.code, "--trust-code" in refused.err) == (2, True)
+    answers = [
+        [each["top"] for each in cli("predict", *source, rows, "--json").document["predictions"]]
+        for source in ((run.path / "selected", "--trust-code"), (run.path, "--exit", card["exit"]))
+    ]
+    of_file, of_run = ([each[0]["class"] for each in answer] for answer in answers)
+    assert of_file == of_run
 
 
 @pytest.mark.slow
