@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lctprune.data.dataset import Data
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run
+from lctprune.runs import Run, as_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import FINETUNED, member_of
 from lctprune.workflows.session import Session
@@ -14,7 +15,7 @@ from lctprune.workflows.taught import begin_taught, load_alone
 
 
 def finetune(
-    run: Run,
+    run: str | Path | Run,
     exit: int,
     *,
     data: Data | None = None,
@@ -29,7 +30,7 @@ def finetune(
     whose candidates then include it.
 
     Args:
-        run: run with a finished epoch.
+        run: run with a finished epoch, or its directory.
         exit: number of the candidate.
         data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
             classes, words, columns or normalisation.
@@ -48,7 +49,7 @@ def finetune(
         RunError: this exit was fine-tuned already, or its fine-tuning was started with other settings; or the run
             cannot be loaded; or `data` has other classes, words, columns or normalisation.
     """
-    session = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    session = begin_finetuning(as_run(run), exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
     for _ in session.steps():
         pass
     return session.opened
