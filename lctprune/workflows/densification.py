@@ -33,9 +33,7 @@ from lctprune.workflows.session import Session
 TRAINING_FRACTION = 0.2  # default limit of the added critics' training, as a fraction of the run's own, in FLOPs
 
 
-def densify(
-    run: str | Path | Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False
-) -> Run:
+def densify(run: str | Path | Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Run:
     """Densify a trained run's front: add critics at further cut points, and narrower critics at all cut points.
 
     The main network and the trained critics stay as they are. The added critics are kept in a run of their own,
