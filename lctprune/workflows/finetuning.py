@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def begin_finetuning(
     return begin_taught(
         loaded,
         run.path / FINETUNED / f"exit{exit}",
-        f"{member.name}, fine-tuned",
+        described(member.name),
         alone,
         data=data,
         epochs=epochs,
@@ -85,3 +86,17 @@ def begin_finetuning(
         resume=resume,
         **changes,
     )
+
+
+def described(name: str) -> str:
+    """Describe how a fine-tuned network came to be: `X, fine-tuned`, `X, fine-tuned twice` or `X, fine-tuned 3 times`.
+
+    Args:
+        name: name of the network that is fine-tuned, which may have been before.
+    """
+    again = re.fullmatch(r"(.+?)((?:, fine-tuned)+)(?: (twice|\d+ times))?(?: \(exit \d+\))?", name)
+    if again is None:
+        return f"{name}, fine-tuned"
+    before = {"": "1", "twice": "2"}.get(again[3] or "", again[3])
+    times = int(before.removesuffix(" times")) + again[2].count(",")
+    return f"{again[1]}, fine-tuned {'twice' if times == 2 else f'{times} times'}"
