@@ -116,6 +116,11 @@ class Run:
         return " ".join(map(shell_word, ["lctprune", *words, *([] if has_place else ["--out", self.path]), "--resume"]))
 
     @property
+    def class_count(self) -> int:
+        """The number of classes; 0 in a regression, and where the data was made in a program without them."""
+        return len(self.config.data.classes or ()) if self.config.data else 0
+
+    @property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one per epoch; of a damaged file, those that the checkpoint has."""
         return self.read_metrics()[0]
