@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lctprune.workflows.compression_stages import Compressed, Compression
 
 NETWORK = ("model_args", "groups", "split_at", "critic")
+MUCH = 0.02  # given up, of accuracy or another score of at most 1
 TRAINING = (
     "batch_size",
     "optimizer",
@@ -204,7 +205,11 @@ def _show(result: Compressed) -> None:
         )
     console.print(f"\n{chosen.name}{'' if chosen.origin else ', an exit of the network'}\n")
     print_table(console, rows, dispensable=["size", "params"], left=("",))
-    console.print(f"\n{_given_up(result)}. Training cost {result.spent:.2f} epochs of the network's own.")
+    cost = f"Training cost {result.spent:.2f} epochs of the network's own"
+    before, after = deployment.main_test_score, deployment.test_score
+    if before is not None and after is not None and metric != "loss" and before - after > MUCH:
+        cost += "; more may win back some of what was given up (--epochs)"
+    console.print(f"\n{_given_up(result)}. {cost}.")
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
     console.print(
         f"All candidates: {result.run.path}/candidates.csv; another budget: {selection(result.run, result.candidates)}",

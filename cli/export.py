@@ -91,9 +91,13 @@ def export(
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
     require_writable(out or found.path / EXPORTS, remedy)
     kept_in = out if why_not_writable(found.path) else found.path
-    candidates = measured(found, kept_in, runtime=runtime, precision=precision, any_latency=True, loaded=loaded)
     member = member_named(loaded, exit)
     number = member.number
+    if precision == FULL:
+        candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
+    else:  # of this exit alone: the others would have to be converted too
+        settings = {"runtime": runtime, "precision": precision, "any_latency": True, "loaded": loaded}
+        candidates = measured(found, None, only=number, **settings)
     folder = out or found.path / EXPORTS / f"exit{number}"
     with working(f"Exporting {', '.join(formats)}, and trying each file"):
         deployment = deploy(

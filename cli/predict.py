@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -86,7 +87,7 @@ def predict(
         from lctprune.cli.results import note_selected
 
         stderr().print(f"Predicted by {predictor.record['name']} of {predictor.source}:", soft_wrap=True)
-        if exit is None:
+        if exit is None and all(map(os.path.exists, inputs)):
             note_selected(predictor.source, inputs)
     with printed_warnings(stderr()):
         found = predictions(predictor, read_inputs(listing, predictor.expected), top=top or TOP)

@@ -78,6 +78,7 @@ def measured(
     again: bool = False,
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
+    only: int | None = None,
 ) -> list[Candidate]:
     """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished.
 
@@ -90,6 +91,7 @@ def measured(
         again: whether to measure again.
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
+        only: number of the single exit to measure, see `measure_run`.
     """
     console, loaded = stderr(), loaded or LoadedRun(run)
     done, epochs = loaded.epochs_done(), run.config.training.epochs
@@ -122,6 +124,7 @@ def measured(
             loaded=loaded,
             keep=folder is not None,
             folder=folder,
+            only=only,
         )
 
 

@@ -47,14 +47,16 @@ class _Steps(logging.Handler):
 
 @contextmanager
 def _listening(steps: _Steps) -> Iterator[None]:
-    level = STEPS.level
+    level, propagates = STEPS.level, STEPS.propagate
     STEPS.addHandler(steps)
     STEPS.setLevel(logging.INFO)
+    STEPS.propagate = False  # a library that sets up logging would print steps a second time
     try:
         yield
     finally:
         STEPS.removeHandler(steps)
         STEPS.setLevel(level)
+        STEPS.propagate = propagates
 
 
 @contextmanager

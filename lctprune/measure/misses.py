@@ -13,7 +13,8 @@ from lctprune.measure.units import amount, number_text
 if TYPE_CHECKING:
     from lctprune.measure.selection import Limits
 
-SMALLER = "densify or narrow may add one that fits"  # a command line finds out which of them does
+# a command line finds out which of them does
+SMALLER = "give a larger budget; to a run of a network that goes by a name, densify or narrow may add one that fits"
 PERCENT = 100  # a limit up to this was probably meant in percent: no network is so small
 
 

@@ -70,7 +70,7 @@ def fit_names(found: StateDicts, own: Mapping[str, Tensor], *, source: str) -> F
         source: description of the weights, for messages.
 
     Raises:
-        NetworkError: several fit equally, and nothing says which to take.
+        NetworkError: several fit equally, with half of the network's tensors or more, and nothing says which to take.
     """
     wanted = {name: tensor for name, tensor in own.items() if not is_counter(name)}
     fits = [fit for key, tensors in found.items() for fit in _fits(key, tensors, own, wanted)]
@@ -84,7 +84,10 @@ def fit_names(found: StateDicts, own: Mapping[str, Tensor], *, source: str) -> F
         if not any(_equal(fit, each, wanted) for each in distinct):
             distinct.append(fit)
     others = distinct[1:]
-    if tied := [fit.label for fit in others if fit.rank == best.rank]:
+    tied = [fit.label for fit in others if fit.rank == best.rank]
+    if tied and 2 * highest[0] < len(wanted):  # parts of another network, such as its blocks
+        return next(fit for fit in fits if fit.key == best.key and not fit.prefix)
+    if tied:
         raise NetworkError(
             f"{source} holds several sets of weights that fit and differ ({shown([best.label, *tied])}); "
             "save the one to take in a file of its own"

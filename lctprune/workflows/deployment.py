@@ -68,6 +68,7 @@ def measure_run(
     folder: Path | None = None,
     runtime: Runtime = "torchscript",
     precision: str | Iterable[str] = FULL,
+    only: int | None = None,
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -85,6 +86,8 @@ def measure_run(
         runtime: runtime that latencies are measured in: torchscript, onnxruntime, openvino, inductor, or auto for the
             fastest of the others.
         precision: int8, bf16 or fp16, or several, for candidates in these precisions too, see `with_reduced`.
+        only: number of the single exit to measure, and of which there are precisions, beside the main network; with
+            `keep` false, as candidates.json holds all.
 
     Returns:
         One candidate per exit, the main network's after those of its exits; with precisions several per exit.
@@ -116,13 +119,18 @@ def measure_run(
     folder = folder or run.path
     if keep:
         require_writable(folder, "give another folder, or keep=False")
+    if only is not None:
+        last = max(each.number for each in members if each.run is run)
+        members = [each for each in members if each.number in (only, last)]
     exits = _scored(members, loaded, latency_batch, metric)
     forms, left_out = exits, list[str]()
     if precisions:
         samples, val = calibration_samples(loaded.data.train), loaded.data.val
+        alone = [each for each in exits if only in (None, each.exit)]
         forms, runtime, left_out = with_reduced(
-            exits, precisions, samples, val, runtime, metric=metric, latency_batch=latency_batch
+            alone, precisions, samples, val, runtime, metric=metric, latency_batch=latency_batch
         )
+        forms += [each for each in exits if only not in (None, each.exit)]
     for note in left_out:
         warnings.warn(note, ReducedNote, stacklevel=2)
     candidates = measure_costs(forms, loaded.data.example, latency_batch=latency_batch, runtime=runtime)

@@ -19,6 +19,8 @@ from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE, members_of
 from lctprune.workflows.narrowing_targets import narrowest
 
+SLOWEST = 10.0  # factor by which a latency may be too long for a remedy: calls take time however small a network is
+ADDED = "densify or narrow may add one that fits"
 OPTIONS = {"flops": "--budget-flops", "macs": "--budget-macs", "parameters": "--budget-params"}  # of `narrow`
 
 
@@ -35,11 +37,13 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
     """
     if SMALLER not in str(error):
         return error
-    if "latency_ms" in limits:  # to measure latencies would take minutes
+    if error.misses.get("latency_ms", 0) > SLOWEST:
+        remedy = "give a larger budget of latency: no network that densify or narrow adds is so fast"
+    elif "latency_ms" in limits:  # to measure latencies would take minutes
         ways = "narrow" if (loaded.run.path / DENSE).exists() else "densify or narrow"
         remedy = f"{ways} may add one that fits, or give a larger budget"
     elif loaded.epochs_done() < loaded.run.config.training.epochs:
-        remedy = f"{SMALLER}, once the run is trained to its end: {loaded.run.command('resume')}"
+        remedy = f"{ADDED}, once the run is trained to its end: {loaded.run.command('resume')}"
     elif words := _smaller(loaded, candidates, limits):
         remedy = f"this adds one that fits: {loaded.run.command(*words)}"
     elif not limits.keys() <= OPTIONS.keys():

@@ -26,6 +26,7 @@ from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, pre
 from lctprune.measure.reduced import calibration_samples, reduced_runtimes, with_reduced
 from lctprune.measure.scores import score_exits
 from lctprune.reports.payload import front_payload
+from lctprune.workflows.deployment import measure_run
 
 Cli = Callable[..., Any]
 
@@ -169,6 +170,18 @@ def bare(format: Format, file: Path) -> Callable[[Tensor], Tensor]:
     openvino = pytest.importorskip("openvino")
     model = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda x: torch.from_numpy(model(x.numpy())[0])
+
+
+def test_export_reduces_the_exit_that_is_wanted_alone(cli: Cli, trained: lct.Run, tmp_path: Path) -> None:
+    options = ("--exit", 0, "--precision", "bf16", "--out", tmp_path / "out", "--json")
+    document = cli("export", trained.path, *options).document
+    card = json.loads(Path(document["description"]).read_text())
+    assert (card["exit"], card["precision"]) == (0, "bf16")
+    assert card["main_network"]["validation"]["exit"] == 2
+    assert not (trained.path / "candidates.json").exists()  # which would hold all
+    alone = measure_run(trained, precision="bf16", only=0, keep=False)
+    assert [each.key for each in alone] == ["0-bf16", 0, 2]
+    assert [each.is_main for each in alone] == [False, False, True]
 
 
 @pytest.mark.parametrize(

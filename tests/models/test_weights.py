@@ -20,6 +20,7 @@ import lctprune as lct
 from lctprune.config.network import NetworkConfig
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning
 from lctprune.models.build import build_model, build_network
+from lctprune.models.weight_names import fit_names
 from lctprune.models.weights import load_weights, read_weights
 
 
@@ -316,3 +317,11 @@ def test_a_run_without_the_auxiliary_head_is_read(data: lct.Data, tmp_path: Path
     narrow = dataclasses.replace(recipe, model="vgg-lct", model_args={"width": 4}, image_size=16)
     with pytest.raises(NetworkError, match=r"does not fit \w+: lacks"):
         lct.build_network(narrow, weights=str(run.path))
+
+
+def test_the_blocks_of_another_network_are_no_sets_of_weights() -> None:
+    """A file of ResNet-18's weights has eight blocks alike, none of which is half a network."""
+    own = {f"{name}.{kind}": torch.zeros(2) for name in "abcdefgh" for kind in ("weight", "bias")}
+    given = {f"layer.{block}.a.{kind}": torch.randn(2) for block in range(3) for kind in ("weight", "bias")}
+    fit = fit_names({"": given}, own, source="weights")
+    assert (fit.prefix, fit.tensors) == ("", given)
