@@ -120,8 +120,8 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     if only is not None:
-        last = max(each.number for each in members if each.run is run)
-        members = [each for each in members if each.number in (only, last)]
+        main = max(each.number for each in members if each.run.path == run.path)
+        members = [each for each in members if each.number in (only, main)]
     exits = _scored(members, loaded, latency_batch, metric)
     forms, left_out = exits, list[str]()
     if precisions:
