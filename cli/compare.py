@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from lctprune.cli.console import print_json, stdout
-from lctprune.cli.options import OUTPUT, BatchOption, JsonOption, PartialOption, ThreadsOption
+from lctprune.cli.options import OUTPUT, BatchOption, JsonOption, PartialOption, ThreadsOption, existing_runs
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories, of any method.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", callback=existing_runs, help="Run directories, of any method."),
+    ],
     latency_batch: BatchOption = 1,
     threads: ThreadsOption = None,
     out: Annotated[

@@ -96,8 +96,9 @@ def export(
     if precision == FULL:
         candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
     else:  # of this exit alone: the others would have to be converted too
-        settings = {"runtime": runtime, "precision": precision, "any_latency": True, "loaded": loaded}
-        candidates = measured(found, None, only=number, **settings)
+        candidates = measured(
+            found, None, only=number, runtime=runtime, precision=precision, any_latency=True, loaded=loaded
+        )
     folder = out or found.path / EXPORTS / f"exit{number}"
     with working(f"Exporting {', '.join(formats)}, and trying each file"):
         deployment = deploy(

@@ -6,6 +6,7 @@ No command imports the library before it runs, so that --help, --version and wro
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import re
 import sys
@@ -198,8 +199,17 @@ def _no_such_option(error: Exception) -> str:
     return ""
 
 
+def _keep_close(error: BaseException) -> None:
+    """Keep those options in the message of one that is not known which it begins, or which are spelt much alike."""
+    name, possible = getattr(error, "option_name", None), getattr(error, "possibilities", None)
+    if isinstance(name, str) and possible:
+        close = difflib.get_close_matches(name, possible, cutoff=0.8)
+        error.possibilities = [each for each in possible if each in close or each.startswith(name)]  # type: ignore[attr-defined]
+
+
 def _fail(error: BaseException, code: int) -> int:
     """Say in one line what is wrong: on stderr, and with --json in the document on stdout too."""
+    _keep_close(error)
     message = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
     line = visible(with_options(re.sub(r"\s*[\r\n]\s*", " ", message).strip()))
     if isinstance(error, typer.TyperException):

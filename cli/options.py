@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -15,14 +15,28 @@ from lctprune.cli.parsing import arguments, names, numbers
 from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
 from lctprune.config.rules import Preference
+from lctprune.config.run import CONFIG
 from lctprune.config.runtime import Runtime
+from lctprune.utils.files import require_run
 
 OUTPUT = "Output"  # heading of --help
 SWITCH = " "  # what --help shows for the value of an option that has none
 LETTERS = {int: "N", float: "X", str: "TEXT", bool: SWITCH}  # what it shows for the values of others
 LONGEST_CHOICES = 20  # characters; longer lists stand in the help text only
+
+
+def existing_runs(given: Path | Sequence[Path] | None) -> Any:
+    """Refuse run directories that do not exist, before PyTorch is imported."""
+    for path in [given] if isinstance(given, Path) else given or ():
+        require_run(path, CONFIG)
+    return given
+
+
 RunArgument = Annotated[
-    Path | None, typer.Argument(metavar="RUN", show_default=False, help="Run directory. Default: the newest one.")
+    Path | None,
+    typer.Argument(
+        metavar="RUN", show_default=False, callback=existing_runs, help="Run directory. Default: the newest one."
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -137,7 +151,10 @@ PreferOption = Annotated[
 CompareOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--compare", metavar="RUN", help="Another run to show beside this one, in a table and a plot. May be repeated."
+        "--compare",
+        metavar="RUN",
+        callback=existing_runs,
+        help="Another run to show beside this one, in a table and a plot. May be repeated.",
     ),
 ]
 

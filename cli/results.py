@@ -24,7 +24,7 @@ from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import notes, require_whole
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record
-from lctprune.workflows.next_steps import better_epoch, selection
+from lctprune.workflows.next_steps import better_epoch, like_chance, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import chosen_among, read_selection
 
@@ -214,6 +214,8 @@ def show_candidates(
         )
     if unsure:
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
+    if note := like_chance(run, candidates, chosen):
+        stderr().print(f"Note: {note}.", soft_wrap=True)
 
 
 def _target(run: Run) -> str:

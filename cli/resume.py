@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lctprune.cli.console import printed_warnings, stderr
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, ThreadsOption
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, ThreadsOption, existing_runs
 
 if TYPE_CHECKING:
     from lctprune.runs import Run
@@ -19,7 +19,10 @@ def resume(
     run: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RUN", show_default=False, help="Run directory. Default: the newest one that is not finished."
+            metavar="RUN",
+            show_default=False,
+            callback=existing_runs,
+            help="Run directory. Default: the newest one that is not finished.",
         ),
     ] = None,
     epochs: Annotated[

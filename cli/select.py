@@ -120,7 +120,7 @@ def select(
         stderr().print(f"Note: {unknown}.")
     for near in near_misses(candidates, limits, chosen)[:1]:
         stderr().print(f"Note: {near.name} has {shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
-    alternative = cheaper_alternative(candidates, limits, chosen, rule)
+    alternative = cheaper_alternative(candidates, limits, chosen, rule, classes=found.class_count)
     with working("Exporting, and measuring on the test split"):
         deployment = deploy(
             found,

@@ -190,7 +190,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
-    from lctprune.workflows.next_steps import better_epoch, like_chance, next_step
+    from lctprune.workflows.next_steps import better_epoch, next_step
 
     if settings.training.epochs == 0:
         if json:
@@ -212,7 +212,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     headline = f"\nTrained {run.path}; its {networks} on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
-        for note in filter(None, (better_epoch(run), like_chance(run, candidates))):
+        if note := better_epoch(run):
             stderr().print(f"Note: {note}.", soft_wrap=True)
         stdout().print(next_step(run, candidates), soft_wrap=True)  # so that it can be copied
 

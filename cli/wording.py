@@ -10,7 +10,7 @@ QUOTED = re.compile(r"`(?:Budget\((?P<cost>[a-z_]+)=(?P<limit>[^`]*)\)|(?P<name>
 RENAMED = {"name": "data", "data_path": "data", "parameters": "params", "size_bytes": "size"}
 OTHERS = (  # options that are no field of a configuration, and are named in the library
     *("data", "weights", "resume", "dense", "download", "partial", "processes", "replicas"),
-    *("runtime", "precision", "with_preprocessing", "trust_code", "keep", "max_drop", "budget_flops"),
+    *("runtime", "precision", "with_preprocessing", "trust_code", "keep", "max_drop", "min_accuracy", "budget_flops"),
 )
 
 

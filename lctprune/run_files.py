@@ -19,7 +19,7 @@ from lctprune.config.reading import parse_object
 from lctprune.config.run import CONFIG, PARTS, RunConfig
 from lctprune.config.stopping import best_epoch
 from lctprune.errors import RunError, first_line
-from lctprune.utils.files import open_regular, read_regular, require_regular
+from lctprune.utils.files import open_regular, read_regular, require_regular, require_run
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.csv"
 BEST = "best.safetensors"  # the network's weights after the best epoch, if that was not the last one
@@ -54,10 +54,7 @@ def read_config(path: Path) -> RunConfig:
     try:
         document = parse_object(read_regular(file), file, remedy=remedy)
     except OSError as error:
-        if not path.exists():
-            raise RunError(
-                f"{path} is not a run directory (it does not exist); give one that lctprune train made"
-            ) from error
+        require_run(path, CONFIG)
         raise RunError(
             f"{path} is not a run directory (it has no readable {CONFIG}); give one that lctprune train made"
         ) from error

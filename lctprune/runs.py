@@ -116,6 +116,11 @@ class Run:
         return " ".join(map(shell_word, ["lctprune", *words, *([] if has_place else ["--out", self.path]), "--resume"]))
 
     @property
+    def class_count(self) -> int:
+        """The number of classes; 0 in a regression, and where the data was made in a program without them."""
+        return len(self.config.data.classes or ()) if self.config.data else 0
+
+    @property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one per epoch; of a damaged file, those that the checkpoint has."""
         return self.read_metrics()[0]
@@ -363,6 +368,19 @@ def _shown(value: object) -> str:
     return textwrap.shorten(text, MAX_VALUE_LENGTH) or "none"
 
 
+def as_run(run: str | Path | Run, *, model: str | None = None) -> Run:
+    """Return a run, opened if its directory is given.
+
+    Args:
+        run: run or its directory.
+        model: name of the user's own function that built the network, if a directory is given; see `Run`.
+
+    Raises:
+        RunError: the directory is not a run.
+    """
+    return run if isinstance(run, Run) else Run(run, model=model)
+
+
 def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: str | None = None) -> Run:
     """Make a run directory.
 
@@ -377,15 +395,25 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
     path = _new_path(RunConfig(settings)) if path is None else Path(path)
     require_utf8(str(path), "the run directory")
     try:
+        require_new(path)
         path.mkdir(parents=True, exist_ok=True)
-        if not (path / CONFIG).exists():
-            remove_leftovers(path, CONFIG)
-        if any(path.iterdir()):
-            raise RunError(f"{path} exists and is not empty; choose another run directory{_going_on(path)}")
+        remove_leftovers(path, CONFIG)
         write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}); choose another run directory") from error
     return Run(path, model=model)
+
+
+def require_new(path: Path) -> None:
+    """Refuse a run directory that `create_run` would refuse, and write nothing.
+
+    Raises:
+        RunError: the directory exists and is not empty, or cannot be written to.
+    """
+    require_writable(path, "choose another run directory")
+    with suppress(FileNotFoundError):
+        if any(not each.name.startswith(f".{CONFIG}.") for each in path.iterdir()):  # what a killed process left
+            raise RunError(f"{path} exists and is not empty; choose another run directory{_going_on(path)}")
 
 
 def _going_on(path: Path) -> str:

@@ -28,6 +28,7 @@ def choice_of(
     budget: Mapping[str, float],
     rule: Rule | None,
     test: Mapping[str, Any] | None,
+    classes: int,
 ) -> Choice | None:
     """Return what the page says of the choice; None where nothing was chosen.
 
@@ -37,10 +38,11 @@ def choice_of(
         budget: plain limits.
         rule: rule by which it was chosen.
         test: its results on the test split.
+        classes: number of classes, as for `cheaper_alternative`.
     """
     if chosen is None and test is None:
         return None
-    sentences = [] if chosen is None else explain_choice(candidates, chosen, budget, rule)
+    sentences = [] if chosen is None else explain_choice(candidates, chosen, budget, rule, classes=classes)
     if test is not None:
         sentences.append(_test_sentence("the chosen network" if chosen is None else chosen.name, test))
     return Choice(heading="Chosen" if chosen is None else f"Chosen: {chosen.name}", sentences=sentences)

@@ -76,7 +76,12 @@ def validation_data(run: Run) -> str:
 
 
 def explain_choice(
-    candidates: Sequence[Candidate], chosen: Candidate, budget: Mapping[str, float], rule: Rule | None = None
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    budget: Mapping[str, float],
+    rule: Rule | None = None,
+    *,
+    classes: int = 0,
 ) -> list[str]:
     """Say why a candidate was chosen, or that it would not be chosen now because the run has changed.
 
@@ -85,6 +90,7 @@ def explain_choice(
         chosen: chosen candidate.
         budget: plain limits by the name of the cost; empty if there was none.
         rule: rule by which it was chosen; by default the best is chosen.
+        classes: number of classes, as for `cheaper_alternative`.
 
     Raises:
         ConfigError: a limit is not a positive number.
@@ -105,7 +111,7 @@ def explain_choice(
     sentences = [f"It is {best} ({score}) of the {scope}."]
     if costs := [f"{amount(getattr(chosen, c), c)} (limit {amount(limit, c)})" for c, limit in budget.items()]:
         sentences.append(f"It costs {', '.join(costs)}.")
-    if other := cheaper_alternative(candidates, limits, chosen):
+    if other := cheaper_alternative(candidates, limits, chosen, classes=classes):
         assert other.flops is not None  # its FLOPs were compared
         cost = amount(other.flops, "flops")
         sentences.append(

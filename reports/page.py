@@ -22,6 +22,7 @@ from lctprune.data.builtin import dependence
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.answers import ReportAnswers
 from lctprune.measure.candidates import Candidate, candidate_of
+from lctprune.measure.guessing import chance_note
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.rules import Rule
 from lctprune.reports.answers import Card, cards, confusion, confusions, predictions_payload, reliability_payload
@@ -121,7 +122,8 @@ def report_page(
         heading=begun(metric),
         method=METHODS[run.config.training.method],
         tiles=headline_tiles(candidates, chosen, test),
-        choice=choice_of(candidates, chosen, budget or {}, rule, test),
+        choice=choice_of(candidates, chosen, budget or {}, rule, test, run.class_count),
+        chance=chance_note(candidates, run.class_count, chosen),
         strip=strip(candidates, chosen),
         added=any(candidate.origin for candidate in candidates),
         costs=front["costs"],

@@ -254,9 +254,9 @@ def test_a_run_from_the_command_line(run: lct.Run, image_folder: Path, cli: Cli)
     ("options", "code", "words"),
     [
         (("--max-drop", 1, "--format", "pt2"), 2, "format pt2"),
-        ((), 2, "one of max drop and budget flops"),
-        (("--max-drop", 1, "--budget-flops", "50%"), 2, "one of max drop"),
-        (("--max-drop", "nan"), 2, "max drop is nan"),
+        ((), 2, "only one: --max-drop 0.5"),
+        (("--max-drop", 1, "--budget-flops", "50%"), 2, "only one: --max-drop"),
+        (("--max-drop", "nan"), 2, "--max-drop is nan"),
         (("--budget-flops", "abc"), 2, "budget flops is 'abc'"),
         (("--budget-flops", "1%"), 3, "not met on the 15 validation samples"),
         (("--budget-flops", "1%"), 3, "--budget-flops 50% is possible"),

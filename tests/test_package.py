@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,22 @@ def test_all_is_what_can_be_imported() -> None:
     assert lctprune.__all__ == dir(lctprune) == sorted(alias.name for alias in listed)
     for name in lctprune.__all__:
         assert getattr(lctprune, name).__name__ == name
+
+
+def test_whatever_takes_a_run_takes_its_directory(tmp_path: Path) -> None:
+    functions = {name: each for name in lctprune.__all__ if inspect.isfunction(each := getattr(lctprune, name))}
+    values = {"network": None, "data": None, "exit": 0, "keep": "70%", "inputs": []}
+    found = set()
+    for name, function in functions.items():
+        parameters = inspect.signature(function).parameters.values()
+        runs = {each.name: tmp_path / "none" for each in parameters if re.search(r"\bRun\b", str(each.annotation))}
+        if runs:
+            found.add(name)
+            needed = {each.name: values[each.name] for each in parameters if each.name in values}
+            with pytest.raises(lctprune.RunError, match=r"none.*run directory"):
+                next(function(**needed, **runs))
+    expected = {"densify", "finetune", "load_network", "measure_run", "narrow", "predict", "train_steps"}
+    assert found == expected
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

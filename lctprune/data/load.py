@@ -7,7 +7,6 @@ and tables (`tables`). The validation split is cut from train by a seed, balance
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from lctprune.data.tables.splits import holds_tables
 from lctprune.data.tables.table import table_data
 from lctprune.data.texts.sentences import TRAIN_FILE, packed_text_data, text_data
 from lctprune.errors import ConfigError, UnknownDataError
+from lctprune.utils.files import near_miss
 from lctprune.utils.names import require_utf8
 
 
@@ -92,23 +92,13 @@ def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, dow
         known_names = ", ".join(NAMED)
         raise UnknownDataError(
             f"data {config.name!r} is neither a folder, a table ({', '.join(TABLES)}), a packed file "
-            f"({', '.join(KINDS)}), nor a known data set ({known_names}){_near(root)}"
+            f"({', '.join(KINDS)}), nor a known data set ({known_names}){near_miss(root)}"
         )
     _require_no_table(config)
     if _holds_sentences(root):
         _require_no_normalization(config, "sentences")
         return text_data(config, tokenizer=statistics.tokenizer)
     return image_data(config, normalization, preprocessing, most=most)
-
-
-def _near(path: Path) -> str:
-    """Ask whether a file or folder beside a path that does not exist was meant, whose name is alike; else ""."""
-    try:
-        beside = [] if path.exists() else [each.name for each in path.parent.iterdir()]
-    except (OSError, ValueError):  # there is no such parent, it cannot be read, or has a zero byte in its name
-        return ""
-    found = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
-    return f"; did you mean {path.parent / found[0]}?" if found else ""
 
 
 def is_table(config: DataConfig) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from lctprune.config.metric import is_lower_better
 from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.guessing import may_be_chance
 from lctprune.measure.misses import nothing_fits
 from lctprune.measure.paired import LEVEL, pairing
 from lctprune.measure.rules import Rule, nothing_is_good_enough
@@ -57,7 +58,12 @@ def compared_cost(limits: Mapping[str, float]) -> Cost:
 
 
 def cheaper_alternative(
-    candidates: Sequence[Candidate], budget: Budget | Limits, chosen: Candidate, rule: Rule | None = None
+    candidates: Sequence[Candidate],
+    budget: Budget | Limits,
+    chosen: Candidate,
+    rule: Rule | None = None,
+    *,
+    classes: int = 0,
 ) -> Candidate | None:
     """Return the candidate with the fewest FLOPs within a budget that is not significantly worse than `chosen`.
 
@@ -66,6 +72,8 @@ def cheaper_alternative(
         budget: budget, as in `select`.
         chosen: candidate to compare with, such as the result of `select`.
         rule: rule whose limits of quality the alternative keeps.
+        classes: number of classes, so that no candidate is named that may only guess, see `may_be_chance`; by default
+            that is not asked.
 
     Returns:
         The alternative; None where no cheaper candidate is as good.
@@ -76,6 +84,7 @@ def cheaper_alternative(
         for candidate in fitting(candidates, budget)
         if _cost(candidate) < _cost(chosen)
         and not significantly_worse(candidate, chosen)
+        and not may_be_chance(candidate, classes)
         and rule.shortfall(candidate, main) == 0
     ]
     return min(alternatives, key=_cost, default=None)

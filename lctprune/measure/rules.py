@@ -40,10 +40,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise ConfigError(f"max drop is {self.max_drop}; it must be between 0 and 100 points")
+            raise ConfigError(f"`max_drop` is {self.max_drop}; it must be between 0 and 100 points")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             hint = f" ({self.min_accuracy / 100:g} for {self.min_accuracy:g}%)" if 1 < self.min_accuracy <= 100 else ""
-            raise ConfigError(f"min accuracy is {self.min_accuracy:g}; it must be between 0 and 1{hint}")
+            raise ConfigError(f"`min_accuracy` is {self.min_accuracy:g}; it must be between 0 and 1{hint}")
         if self.prefer is not None and self.prefer not in get_args(Preference):
             raise ConfigError(f"prefer is {self.prefer!r}; it must be one of {', '.join(get_args(Preference))}")
 
@@ -70,12 +70,14 @@ class Rule:
         missing = [0.0]
         if self.max_drop is not None:
             if is_lower_better(main.metric):
-                raise ConfigError("max drop is in points, and this run is compared by its loss; give a budget instead")
+                raise ConfigError(
+                    "`max_drop` is in points, and this run is compared by its loss; give a budget instead"
+                )
             missing.append(main.merit - candidate.merit - self.max_drop / 100 if main.merit > -math.inf else math.inf)
         if self.min_accuracy is not None:
             if main.metric not in OF_CLASSES:
                 raise ConfigError(
-                    f"min accuracy needs classes, and this run is compared by {main.metric}; limit the drop"
+                    f"`min_accuracy` needs classes, and this run is compared by {main.metric}; give `max_drop`"
                 )
             missing.append(self.min_accuracy - candidate.accuracy)
         return max(math.inf if math.isnan(each) else each if each > ROUNDING else 0.0 for each in missing)
@@ -85,7 +87,7 @@ class Rule:
         parts = []
         if self.max_drop is not None:
             least = score_text(main.merit - self.max_drop / 100, main.metric, 2)
-            parts.append(f"a score at most {self.max_drop:g} points below the main network's, so at least {least}")
+            parts.append(f"a score of at least {least}, at most {_points(self.max_drop)} below the main network's")
         if self.min_accuracy is not None:
             parts.append(f"an accuracy of at least {100 * self.min_accuracy:.6g}%")
         return " and ".join(parts)
@@ -104,11 +106,17 @@ def nothing_is_good_enough(
     """
     nearest = min(possible, key=lambda each: rule.shortfall(each, main))
     shortfall = rule.shortfall(nearest, main)
-    missing = f"{100 * shortfall:.3g} points too low" if math.isfinite(shortfall) else "its score is not defined"
+    missing = f"{_points(100 * shortfall)} too low" if math.isfinite(shortfall) else "its score is not defined"
+    looser = {"raise `max_drop`": rule.max_drop, "lower `min_accuracy`": rule.min_accuracy}
+    remedy = " or ".join(text for text, limit in looser.items() if limit is not None)
     found = score_text(nearest.accuracy if rule.max_drop is None else nearest.score, nearest.metric, 2)
     return BudgetError(
         f"no candidate{within} has {rule.text(main)}; the nearest is {nearest.name} with {found}, "
-        f"{missing}; allow less accuracy{within and ' or a larger budget'}",
+        f"{missing}; {remedy}{within and ', or allow a larger budget'}",
         nearest,
         {"score": shortfall} if math.isfinite(shortfall) else {},
     )
+
+
+def _points(number: float) -> str:
+    return "1 point" if (text := f"{number:.3g}") == "1" else f"{text} points"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lctprune.errors import NetworkError, first_line
 from lctprune.models.stand_ins import UnreadableError, load_without_code
-from lctprune.utils.files import open_regular, read_regular, require_no_bomb
+from lctprune.utils.files import near_miss, open_regular, read_regular, require_no_bomb
 
 StateDicts = dict[str, dict[str, Tensor]]  # by their keys in the file, such as "state_dict"; "" is the file itself
 
@@ -81,7 +81,7 @@ def _read_file(path: Path) -> tuple[Any, list[str]]:
     except UnreadableError as error:
         raise _refusal_of_objects(path, error.names) from error
     except OSError as error:
-        raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error})") from error
+        raise NetworkError(f"the weights {path} cannot be read ({error.strerror or error}){near_miss(path)}") from error
     except Exception as error:  # broken, or of another kind
         raise _refusal(path, error) from error
 

@@ -63,7 +63,7 @@ def require_kind(model: str, data: Data) -> None:
 
 
 def refuse_table(model: str, config: DataConfig, error: DataError) -> None:
-    """Refuse a table that cannot be loaded, and that the network would not take if it could: both in one message.
+    """Refuse a table that cannot be loaded, and that the network would not take if it could: for the latter.
 
     Args:
         model: name of the network.
@@ -77,4 +77,4 @@ def refuse_table(model: str, config: DataConfig, error: DataError) -> None:
     with suppress(LctpruneError, OSError):  # the file may be missing, or no text
         text = mismatch(model, "a table", config.name) if is_table(config) else ""
     if text:
-        raise ConfigError(f"{text}; and {error}") from error
+        raise ConfigError(text) from error

@@ -23,7 +23,7 @@ from lctprune.measure.step_costs import group_seconds
 from lctprune.network import LocalCriticNetwork
 from lctprune.optim.optimizers import resolved_for
 from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
-from lctprune.runs import Run, create_run
+from lctprune.runs import Run, as_run, create_run
 from lctprune.training.accelerator import tuned_for
 from lctprune.training.blocks import require_blocks
 from lctprune.training.distributed.pipeline import Pipeline, require_one_process
@@ -173,7 +173,7 @@ def open_run(
 def train_steps(
     network: LocalCriticNetwork,
     data: Data | None,
-    run: Run | None,
+    run: str | Path | Run | None,
     *,
     loss: Loss | None = None,
     distance: Distance | None = None,
@@ -189,7 +189,7 @@ def train_steps(
     Args:
         network: network with its critics.
         data: data to train and validate on; None in all processes but the first.
-        run: run from `open_run`; None in all processes but the first.
+        run: run from `open_run`, or its directory; None in all processes but the first.
         loss: loss per sample, as for `train`.
         distance: distance of outputs, as for `train`.
         validation_loss: loss per sample on the validation split; by default `loss`, without label smoothing if that is
@@ -202,6 +202,7 @@ def train_steps(
             does not fit the method.
         ProcessLostError: another process has ended.
     """
+    run = None if run is None else as_run(run)
     with locked(run.path / CONFIG, str(run.path)) if run else nullcontext():
         yield from _train_steps(
             network,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import json
@@ -170,6 +171,36 @@ def require_writable(folder: Path, remedy: str) -> None:
     """
     if reason := why_not_writable(folder):
         raise RunError(f"{folder} cannot be written ({reason}); {remedy}")
+
+
+def near_miss(path: Path, holding: str = "") -> str:
+    """Ask whether a file or folder beside a path that does not exist was meant, whose name is alike; else "".
+
+    Args:
+        path: path that a user gave.
+        holding: name of a file that a folder must hold to be meant; by default any file or folder may be.
+    """
+    try:
+        beside = [] if path.exists() else [each.name for each in path.parent.iterdir() if (each / holding).exists()]
+    except (OSError, ValueError):  # there is no such parent, it cannot be read, or has a zero byte in its name
+        return ""
+    found = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    return f"; did you mean {path.parent / found[0]}?" if found else ""
+
+
+def require_run(path: Path, config: str) -> None:
+    """Refuse a run directory that does not exist, with the name of one beside it that may be meant.
+
+    Args:
+        path: run directory.
+        config: name of the file that every run has.
+
+    Raises:
+        RunError: it does not exist.
+    """
+    if not path.exists():
+        remedy = near_miss(path, config) or "; give one that lctprune train made"
+        raise RunError(f"{path} is not a run directory (it does not exist){remedy}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from lctprune.errors import NetworkError, RunError
 from lctprune.measure.selection import Budget
 from lctprune.models.build import build_network, fitted
 from lctprune.pruning.dependencies import require_engine
-from lctprune.runs import Run
+from lctprune.runs import Run, require_new
 from lctprune.training.trainer import open_run
 from lctprune.workflows.compression_costs import Costs, require_feasible
 from lctprune.workflows.compression_plan import Planned, critics_cost, planned
@@ -100,6 +100,8 @@ def begin_compression(
     folder = None if out is None else Path(out)
     if resume and folder is None:
         raise RunError("to resume, name the run directory")
+    if folder is not None and not resume:
+        require_new(folder)
     if isinstance(data, Data):
         prepared = _prepared(network, data, training, str(weights), folder if resume else None)
     else:

@@ -10,6 +10,7 @@ import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ from lctprune.errors import NetworkWarning, RunError
 from lctprune.measure.group_costs import measure_groups
 from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run
+from lctprune.runs import Run, as_run
 from lctprune.training.trainer import open_run
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
@@ -32,14 +33,14 @@ from lctprune.workflows.session import Session
 TRAINING_FRACTION = 0.2  # default limit of the added critics' training, as a fraction of the run's own, in FLOPs
 
 
-def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Run:
+def densify(run: str | Path | Run, *, data: Data | None = None, epochs: int | None = None, resume: bool = False) -> Run:
     """Densify a trained run's front: add critics at further cut points, and narrower critics at all cut points.
 
     The main network and the trained critics stay as they are. The added critics are kept in a run of their own,
     `dense/` below the given run, whose candidates then include them.
 
     Args:
-        run: run that is trained to its end.
+        run: run that is trained to its end, or its directory.
         data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
             classes, words, columns or normalisation.
         epochs: passes over the training split; by default as many as fit into a fifth of the run's training, in FLOPs,
@@ -55,7 +56,7 @@ def densify(run: Run, *, data: Data | None = None, epochs: int | None = None, re
         RunError: critics were added already; or the run is not finished, cannot be loaded, or was itself added to
             another one; or `data` has other classes, words, columns or normalisation.
     """
-    session = begin_dense(run, data=data, epochs=epochs, resume=resume)
+    session = begin_dense(as_run(run), data=data, epochs=epochs, resume=resume)
     for _ in session.steps():
         pass
     return session.opened

@@ -31,7 +31,7 @@ from lctprune.measure.rules import Rule
 from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run
+from lctprune.runs import Run, as_run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
 from lctprune.utils.modules import held_on
@@ -58,7 +58,7 @@ SELECTED = "selected"
 
 
 def measure_run(
-    run: Run,
+    run: str | Path | Run,
     *,
     again: bool = False,
     latency_batch: int = 1,
@@ -76,7 +76,7 @@ def measure_run(
     number of threads are unchanged, and their costs are those of the networks.
 
     Args:
-        run: run with at least one finished epoch.
+        run: run with at least one finished epoch, or its directory.
         again: whether to measure again, even if earlier measurements could be read back.
         latency_batch: samples per timed call.
         any_latency: whether latencies of this checkpoint may be read back that were measured under other conditions.
@@ -98,6 +98,7 @@ def measure_run(
             written to.
         DataError: the run's data cannot be read.
     """
+    run = as_run(run)
     loaded, precisions = loaded or LoadedRun(run), parse_precisions(precision)
     path, members, metric = run.path / CANDIDATES, members_of(loaded), run.config.training.metric
     added = {each.run.path: loaded.checkpoint(each.run).sha256 for each in members if each.run.path != run.path}
@@ -119,8 +120,8 @@ def measure_run(
     if keep:
         require_writable(folder, "give another folder, or keep=False")
     if only is not None:
-        last = max(each.number for each in members if each.run is run)
-        members = [each for each in members if each.number in (only, last)]
+        main = max(each.number for each in members if each.run.path == run.path)
+        members = [each for each in members if each.number in (only, main)]
     exits = _scored(members, loaded, latency_batch, metric)
     forms, left_out = exits, list[str]()
     if precisions:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from lctprune.data.dataset import Data
 from lctprune.network import LocalCriticNetwork
-from lctprune.runs import Run
+from lctprune.runs import Run, as_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import FINETUNED, member_of
 from lctprune.workflows.session import Session
@@ -14,7 +16,7 @@ from lctprune.workflows.taught import begin_taught, load_alone
 
 
 def finetune(
-    run: Run,
+    run: str | Path | Run,
     exit: int,
     *,
     data: Data | None = None,
@@ -29,7 +31,7 @@ def finetune(
     whose candidates then include it.
 
     Args:
-        run: run with a finished epoch.
+        run: run with a finished epoch, or its directory.
         exit: number of the candidate.
         data: data to train on, with the default loss; by default the run's own. Its samples may differ, but not its
             classes, words, columns or normalisation.
@@ -48,7 +50,7 @@ def finetune(
         RunError: this exit was fine-tuned already, or its fine-tuning was started with other settings; or the run
             cannot be loaded; or `data` has other classes, words, columns or normalisation.
     """
-    session = begin_finetuning(run, exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
+    session = begin_finetuning(as_run(run), exit, data=data, epochs=epochs, lr=lr, distill=distill, resume=resume)
     for _ in session.steps():
         pass
     return session.opened
@@ -75,7 +77,7 @@ def begin_finetuning(
     return begin_taught(
         loaded,
         run.path / FINETUNED / f"exit{exit}",
-        f"{member.name}, fine-tuned",
+        described(member.name),
         alone,
         data=data,
         epochs=epochs,
@@ -84,3 +86,17 @@ def begin_finetuning(
         resume=resume,
         **changes,
     )
+
+
+def described(name: str) -> str:
+    """Describe how a fine-tuned network came to be: `X, fine-tuned`, `X, fine-tuned twice` or `X, fine-tuned 3 times`.
+
+    Args:
+        name: name of the network that is fine-tuned, which may have been before.
+    """
+    again = re.fullmatch(r"(.+?)((?:, fine-tuned)+)(?: (twice|\d+ times))?(?: \(exit \d+\))?", name)
+    if again is None:
+        return f"{name}, fine-tuned"
+    before = {"": "1", "twice": "2"}.get(again[3] or "", again[3])
+    times = int(before.removesuffix(" times")) + again[2].count(",")
+    return f"{again[1]}, fine-tuned {'twice' if times == 2 else f'{times} times'}"

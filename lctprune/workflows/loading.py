@@ -24,7 +24,7 @@ from lctprune.errors import LctpruneError, NetworkWarning, RunError
 from lctprune.models.build import build_model, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.run_files import CHECKPOINT, Checkpoint, require_no_lost_checkpoint
-from lctprune.runs import Run
+from lctprune.runs import Run, as_run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.earlier_critics import match_saved
 
@@ -115,7 +115,7 @@ def load_network(run: str | Path | Run, *, model: str | None = None) -> LocalCri
         RunError: the directory is not a run, or has no checkpoint yet; or its network was made in a program, by a
             function other than `model`, or by another version.
     """
-    run = run if isinstance(run, Run) else Run(run, model=model)
+    run = as_run(run, model=model)
     require_executable(run, model=model)
     return _network_with(run, run.load_checkpoint().network)
 

@@ -21,7 +21,7 @@ from lctprune.pruning.dependencies import explained, prunable
 from lctprune.pruning.engine import prune, recorded
 from lctprune.pruning.importance import WITH_GRADIENTS, Criterion, importance_of, set_gradients
 from lctprune.pruning.record import apply_record
-from lctprune.runs import Run
+from lctprune.runs import Run, as_run
 from lctprune.utils.modules import moved
 from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import NARROWED, Member, member_named, member_of
@@ -33,7 +33,7 @@ IMPORTANCE: Criterion = "magnitude"
 
 
 def narrow(
-    run: Run,
+    run: str | Path | Run,
     exit: int | None = None,
     *,
     keep: float | str | None = None,
@@ -52,7 +52,7 @@ def narrow(
     whose candidates then include it; its config.json says which channels each layer kept.
 
     Args:
-        run: run with a finished epoch.
+        run: run with a finished epoch, or its directory.
         exit: number of the candidate, by default the main network's.
         keep: FLOPs to keep, as a fraction of that network's: 0.7, or "70%".
         budget: limits to fit, in place of `keep`; percentages are of the main network.
@@ -74,7 +74,7 @@ def narrow(
             classes, words, columns or normalisation.
     """
     session = begin_narrowing(
-        run,
+        as_run(run),
         exit,
         keep=keep,
         budget=budget,

@@ -9,10 +9,10 @@ from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better,
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
 from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.guessing import chance_note
 from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
-from lctprune.workflows.given_network import CHANCE_ERRORS, CHANCE_FACTOR
 
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
@@ -77,20 +77,12 @@ def better_epoch(run: Run) -> str:
     )
 
 
-def like_chance(run: Run, candidates: Sequence[Candidate]) -> str:
-    """Say that no network answers better than by chance, and how the run is trained longer; or else ""."""
-    classes = len(run.config.data.classes or ()) if run.config.data else 0
-    if classes < 2 or any(each.metric != "accuracy" for each in candidates):
-        return ""
-    best, chance = max(candidates, key=lambda each: each.accuracy), 1 / classes
-    error = math.sqrt(chance * (1 - chance) / (best.samples or 1))
-    if best.accuracy > min(chance + CHANCE_ERRORS * error, CHANCE_FACTOR * chance):
-        return ""
-    longer = run.command("resume", "--epochs", str(LONGER * run.epochs_done))
-    return (
-        f"the best network has {score_text(best.accuracy, best.metric)} on {classes} classes, which may be chance; to "
-        f"train it longer: {longer}"
-    )
+def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | None = None) -> str:
+    """Say that the chosen network, or the best, may only guess, and how the run is trained longer; or else ""."""
+    note = chance_note(candidates, run.class_count, chosen)
+    if not note or run.is_compression or run.config.origin is not None or not run.epochs_done:
+        return note
+    return f"{note}; to train it longer: {run.command('resume', '--epochs', str(LONGER * run.epochs_done))}"
 
 
 def training_of_critics(run: Run) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lctprune.data.raw_inputs import RawInput, as_batches, list_inputs, read_inputs
 from lctprune.errors import NetworkWarning, RunError, first_line
+from lctprune.runs import Run
 from lctprune.utils.batches import CAUSES, SAMPLES, batch_dependence, runs_alone
 from lctprune.workflows.predictors import Predictor, open_predictor
 
@@ -39,7 +40,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    source: str | Path,
+    source: str | Path | Run,
     inputs: Sequence[str | Path],
     *,
     exit: str | int | None = None,
@@ -52,7 +53,7 @@ def predict(
     Inputs are prepared as validation samples were, by model.json beside the file or by the run.
 
     Args:
-        source: exported file, or its folder; or a run directory.
+        source: exported file, or its folder; or a run, or its directory.
         inputs: image files and folders of images; files with one text per line; or files of rows.
         exit: number or name of the run's exit; by default the main network.
         top: number of classes to name.

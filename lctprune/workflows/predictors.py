@@ -19,7 +19,7 @@ from lctprune.errors import ConfigError, ExportError, RunError, first_line
 from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.opening import open_exported, require_own_code
 from lctprune.runs import Run
-from lctprune.utils.files import open_regular, read_regular
+from lctprune.utils.files import near_miss, open_regular, read_regular
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.members import member_named
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
@@ -102,7 +102,7 @@ class _Card(_File):
 
 
 def open_predictor(
-    path: str | Path,
+    path: str | Path | Run,
     *,
     exit: str | None = None,
     model: str | None = None,
@@ -112,7 +112,7 @@ def open_predictor(
     """Open an exported file, the folder of one, or a run.
 
     Args:
-        path: exported file, or a folder with model.json; or a run directory.
+        path: exported file, or a folder with model.json; or a run, or its directory.
         exit: number or name of the run's exit; by default the main network.
         model: name of the user's own function that built the network, `package.module:callable`; see `Run`.
         partial: whether to go on without added networks of the run whose files are damaged.
@@ -126,6 +126,8 @@ def open_predictor(
         ExportError: the file cannot be opened.
         NetworkError: there is no such exit.
     """
+    if isinstance(path, Run):
+        return _of_run(path, exit)
     path = Path(path)
     if path.is_dir() and ((path / CONFIG).exists() or not (path / MODEL_CARD).exists()):
         return _of_run(Run(path, model=model, partial=partial), exit)
@@ -229,9 +231,8 @@ def _content(path: Path) -> bytes:
         with open_regular(path) as opened:
             return opened.read()
     except OSError as error:
-        raise RunError(
-            f"{path} cannot be read ({error.strerror}); give an exported file, or a run directory"
-        ) from error
+        remedy = near_miss(path) or "; give an exported file, or a run directory"
+        raise RunError(f"{path} cannot be read ({error.strerror}){remedy}") from error
 
 
 def _read_card(file: Path) -> _Card:

@@ -70,12 +70,12 @@ def goal_of(loaded: LoadedRun, *, max_drop: float | None, budget_flops: float | 
     """
     require_exits(loaded.network(), loaded.data)
     if (max_drop is None) == (budget_flops is None):
-        raise ConfigError("give one of max drop and budget flops: `max_drop=0.5`, or `budget_flops=60%`")
+        raise ConfigError("give a goal, and only one: `max_drop=0.5`, or `budget_flops=60%`")
     if budget_flops is not None:
         main = unscored(loaded.network(), loaded.data.example)
         return Goal(flops=Budget(flops=budget_flops).limits(main)["flops"])
     if max_drop is None or not 0 <= max_drop <= 100:
-        raise ConfigError(f"max drop is {max_drop}; it must be between 0 and 100 points")
+        raise ConfigError(f"`max_drop` is {max_drop}; it must be between 0 and 100 points")
     return Goal(max_drop=max_drop)
 
 

@@ -27,10 +27,10 @@ from lctprune.losses import Loss
 from lctprune.models.build import MODELS, build_network, fitted, require_known
 from lctprune.models.input_kinds import refuse_table
 from lctprune.models.own_images import OwnImages, own_images
-from lctprune.models.weights import is_run
+from lctprune.models.weights import is_run, read_weights
 from lctprune.network import LocalCriticNetwork
 from lctprune.run_files import CHECKPOINT, NETWORK_PREFIX
-from lctprune.runs import Run
+from lctprune.runs import Run, require_new
 from lctprune.training.distributed.process_group import ProcessGroup
 from lctprune.training.progress import Progress
 from lctprune.training.resuming import method_to_train_by
@@ -217,6 +217,10 @@ class Prepared(NamedTuple):
 def prepare(settings: SessionSettings) -> Prepared:
     """Load the data and build the network, and write nothing. Errors are those of `begin`."""
     require_known(settings.network.model)  # before the data is read
+    if settings.out is not None and not settings.resume:
+        require_new(settings.out)
+    if settings.weights not in (None, "default") and not Path(settings.weights or "").exists():
+        read_weights(settings.weights or "")  # which says so
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     if resumed and settings.extend:
         resumed.record_epochs(settings.training.epochs)

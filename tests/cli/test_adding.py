@@ -140,6 +140,11 @@ def test_where_no_critic_can_be_added_nothing_is_trained(cli: Cli, tmp_path: Pat
         (("densify", "RUN", "--resume"), 1, "nothing to resume"),
         (("densify", "RUN", "--epochs", 0), 2, "--epochs"),
         (("densify", "elsewhere"), 1, "is not a run directory"),
+        (("select", "NEAR"), 1, "did you mean RUN?"),
+        (("resume", "NEAR"), 1, "did you mean RUN?"),
+        (("compare", "RUN", "NEAR"), 1, "did you mean RUN?"),
+        (("select", "RUN", "--compare", "NEAR"), 1, "did you mean RUN?"),
+        (("predict", "NEAR", "x.png"), 1, "did you mean RUN?"),
         (("finetune", "RUN"), 2, "--exit says which network to fine-tune"),
         (("finetune", "RUN", "--exit", 3), 1, "has exits 0, 1, 2"),
         (("finetune", "RUN", "--exit", -1), 1, "has exits 0, 1, 2"),
@@ -152,10 +157,11 @@ def test_where_no_critic_can_be_added_nothing_is_trained(cli: Cli, tmp_path: Pat
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
 def test_misuse_is_one_line(arguments: tuple[Any, ...], code: int, message: str, trained: lct.Run, cli: Cli) -> None:
-    result = cli(*(trained.path if argument == "RUN" else argument for argument in arguments))
+    paths = {"RUN": trained.path, "NEAR": trained.path.with_name("ruin")}
+    result = cli(*(paths.get(argument, argument) for argument in arguments))
     assert (result.code, result.out) == (code, "")
     assert result.err.count("\n") == 1
-    assert message in result.err
+    assert message.replace("RUN", str(trained.path)) in result.err
     assert not (trained.path / "dense").exists()
     assert not (trained.path / "finetuned").exists()
 

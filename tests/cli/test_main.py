@@ -150,6 +150,9 @@ def test_resume_continues_and_repeats_nothing(cli: Cli, image_folder: Path, run:
     refused = cli(*again)
     assert refused.code == 1
     assert "not empty" in refused.err
+    for command in (("train", "vgg-lct"), ("compress", "vgg-lct", "--weights", run, "--budget-flops", "50%")):
+        early = cli(*command, "--data", image_folder / "none", "--out", copied)
+        assert (early.code, "not empty" in early.err) == (1, True)  # before the data is read
     before = (copied / "metrics.csv").read_bytes()
     assert cli(*again, "--resume").code == 0
     assert (copied / "metrics.csv").read_bytes() == before

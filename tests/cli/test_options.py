@@ -93,6 +93,8 @@ def test_a_narrow_table_leaves_out_columns_and_cuts_none(capsys: pytest.CaptureF
         (("report", "--budget", "60%"), "--budget-flops, "),
         (("select", "--budget", "60%"), "Possible options: --budget-flops"),
         (("densify", "--keep", "70%"), "it is an option of train, narrow"),
+        (("train", "resnet", "--epoch", "3"), "(Possible options: --epochs)"),
+        (("train", "resnet", "--batchsize", "8"), "(Possible options: --batch-size)"),
         (("train", "resnet", "--nosuchthing"), "No such option: --nosuchthing"),
         (("train",), "such as resnet"),
     ],

@@ -111,7 +111,7 @@ def test_unknown_settings_are_kept_left_out_and_refused_where_they_matter(field:
 
 def test_a_run_of_an_earlier_version_is_measured_all_the_same(trained: lct.Run) -> None:
     """It recorded less, or settings that are gone."""
-    known = lct.measure_run(trained)
+    known = lct.measure_run(str(trained.path))
     changed(trained, "data.columns")
     changed(trained, "network.critic_pool")
     changed(trained, "training.method")

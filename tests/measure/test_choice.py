@@ -141,7 +141,9 @@ def test_the_rule_agrees_with_brute_force(
 
 def test_nothing_is_good_enough() -> None:
     candidates = [candidate(0, 0.80, 10), candidate(1, 0.87, 20), candidate(2, 0.9, 30, name=MAIN)]
-    with pytest.raises(BudgetError, match=r"at most 1 points below .*exit 1 with 87\.00%, 2 points too low") as raised:
+    with pytest.raises(
+        BudgetError, match=r"at least 89\.00%, at most 1 point below .*exit 1 with 87\.00%, 2 points .* `max_drop`"
+    ) as raised:
         select(candidates, lct.Budget(flops=25), Rule(max_drop=1.0))
     assert raised.value.nearest is candidates[1]
     with pytest.raises(BudgetError, match=r"no candidate has .* at least 95%; the nearest is main network"):
@@ -153,11 +155,11 @@ def test_nothing_is_good_enough() -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ({"max_drop": -0.1}, "max drop is -0.1.*between 0 and 100"),
-        ({"max_drop": math.nan}, "max drop is nan"),
-        ({"max_drop": 101}, "max drop is 101"),
-        ({"min_accuracy": 90}, r"min accuracy is 90.*0\.9 for 90%"),
-        ({"min_accuracy": -1}, "min accuracy is -1"),
+        ({"max_drop": -0.1}, "`max_drop` is -0.1.*between 0 and 100"),
+        ({"max_drop": math.nan}, "`max_drop` is nan"),
+        ({"max_drop": 101}, "`max_drop` is 101"),
+        ({"min_accuracy": 90}, r"`min_accuracy` is 90.*0\.9 for 90%"),
+        ({"min_accuracy": -1}, "`min_accuracy` is -1"),
         ({"prefer": "small"}, "prefer is 'small'.*best, cheapest, cheapest-equivalent"),
     ],
 )

@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import MAIN, Candidate, left_out, wilson_interval
+from lctprune.measure.guessing import chance_note, may_be_chance
 from lctprune.measure.selection import Limits, fitting, main_of, near_misses, parse_limit
 from lctprune.measure.units import COSTS
 
@@ -407,6 +408,28 @@ def test_a_difference_within_chance_names_the_cheaper_one() -> None:
     assert lct.cheaper_alternative(few, lct.Budget(), few[2]) == few[0]
     many = [dataclasses.replace(each, samples=100_000) for each in few]
     assert lct.cheaper_alternative(many, lct.Budget(), many[2]) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "classes", "expected"),
+    [
+        (5, 15, 5, True),
+        (8, 15, 5, False),
+        (1, 10, 10, True),
+        (59, 100, 2, True),
+        (60, 100, 2, False),
+        (5, 15, 0, False),
+    ],
+)
+def test_what_guessing_may_reach(right: int, samples: int, classes: int, expected: bool) -> None:
+    one = candidate(0, right / samples, 10, samples=samples)
+    assert may_be_chance(one, classes) is expected
+    assert expected is (classes > 0 and scipy_wilson(right / samples, samples)[0] <= 1 / classes)
+    other = candidate(1, (right + 1) / samples, 20, samples=samples, name=MAIN)
+    found = lct.cheaper_alternative([one, other], lct.Budget(), other, classes=classes)
+    assert found is (None if expected else one)
+    note = chance_note([one], classes)
+    assert (f"{right / samples:.1%}" in note) is (f"on {classes} classes" in note) is expected
 
 
 def test_without_samples_only_an_equally_good_one_is_named() -> None:

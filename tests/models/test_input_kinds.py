@@ -26,10 +26,8 @@ def test_a_table_is_for_mlp(model: str, is_number: bool, tmp_path: Path) -> None
     path.write_text("area,rooms,price\n" + "\n".join(rows) + "\n")
     with pytest.raises(lct.ConfigError) as caught:
         prepare(settings(model, path))
-    message = str(caught.value)
     taken = "sequences" if model == "lstm" else "images"
-    assert message.startswith(f"{model} takes {taken}, and {path} is a table; for a table there is mlp")
-    assert ("`task=regression`" in message) is is_number
+    assert str(caught.value) == f"{model} takes {taken}, and {path} is a table; for a table there is mlp"
 
 
 @pytest.mark.parametrize(

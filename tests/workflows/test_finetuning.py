@@ -18,7 +18,7 @@ import lctprune as lct
 from lctprune.losses import distance_to_teacher, mean_squared_error
 from lctprune.models.build import network_of
 from lctprune.utils.files import write_json
-from lctprune.workflows.finetuning import begin_finetuning
+from lctprune.workflows.finetuning import begin_finetuning, described
 from lctprune.workflows.members import member_of, members_of
 from lctprune.workflows.taught import MOST_KEPT, TaughtSplit, distillation_loss, repeatable_views
 
@@ -206,7 +206,7 @@ def test_the_result_is_a_candidate_and_the_run_stays_as_it_is(trained: lct.Run) 
         2: "",
         3: f"{first}, fine-tuned",
         4: "main network, fine-tuned",
-        5: f"{first}, fine-tuned, fine-tuned",
+        5: f"{first}, fine-tuned twice",
     }
     for fine, source in ((3, 0), (4, 2), (5, 0)):
         assert candidates[fine].flops == candidates[source].flops
@@ -216,6 +216,21 @@ def test_the_result_is_a_candidate_and_the_run_stays_as_it_is(trained: lct.Run) 
     (alone,) = lct.evaluate(network, data.val, data.example, latency_repeats=0)
     assert (alone.accuracy, alone.loss) == (candidates[5].accuracy, candidates[5].loss)
     assert same(network.state_dict(), lct.load_network(member_of(trained, 5).run).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a, fine-tuned twice", "a, fine-tuned 3 times"),
+        ("a, fine-tuned twice (exit 5)", "a, fine-tuned 3 times"),
+        ("a, fine-tuned 3 times", "a, fine-tuned 4 times"),
+        ("a, fine-tuned, fine-tuned", "a, fine-tuned 3 times"),  # as earlier versions recorded it
+        ("a, fine-tuned (exit 5)", "a, fine-tuned twice"),
+        ("a, fine-tuned, narrowed to 70% of its FLOPs", "a, fine-tuned, narrowed to 70% of its FLOPs, fine-tuned"),
+    ],
+)
+def test_a_name_says_once_how_often_it_was_fine_tuned(name: str, expected: str) -> None:
+    assert described(name) == expected
 
 
 def test_an_exit_far_smaller_than_its_network(trained: lct.Run, tmp_path: Path) -> None:
