@@ -41,7 +41,7 @@ def trained(setting: Setting, task: Task, model: nn.Module, data: lct.Data, flop
     run = open_run(network, data, config, run_dir=folder, resume=has_checkpoint(folder))
     steps = taught_steps(setting, network, data, run, task.distill, passes.part, task.views)
     follow(steps, end, f"{passes.epochs} epochs")
-    return row_of(setting, network, data, flops, {"network": "", "passes": round(passes.epochs * passes.part, 2)})
+    return row_of(setting, network, data, flops, {"network": "", "passes": round(passes.passes, 2)})
 
 
 def taught_steps(

@@ -93,12 +93,16 @@ def export(
     kept_in = out if why_not_writable(found.path) else found.path
     member = member_named(loaded, exit)
     number = member.number
-    if precision == FULL:
-        candidates = measured(found, kept_in, any_latency=True, loaded=loaded)
-    else:  # of this exit alone: the others would have to be converted too
-        candidates = measured(
-            found, None, only=number, runtime=runtime, precision=precision, any_latency=True, loaded=loaded
-        )
+    is_full = precision == FULL
+    candidates = measured(
+        found,
+        kept_in if is_full else None,
+        runtime=runtime,
+        precision=precision,
+        any_latency=True,
+        loaded=loaded,
+        only=None if is_full else number,  # the others would have to be converted too
+    )
     folder = out or found.path / EXPORTS / f"exit{number}"
     with working(f"Exporting {', '.join(formats)}, and trying each file"):
         deployment = deploy(

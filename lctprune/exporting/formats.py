@@ -34,6 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # packages of an extra
     "openvino": ("openvino", "onnx", "onnxscript"),
     "executorch": ("executorch", "torchao"),
 }
+OF_ONE_LENGTH: tuple[Format, ...] = ("executorch", "aoti")  # whose files take sequences of the example's length only
 LARGEST_BATCHES: dict[Format, int] = {"executorch": 64}  # samples per call, where memory is planned for so many
 
 

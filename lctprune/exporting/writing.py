@@ -16,7 +16,7 @@ from lctprune.errors import ExportError
 from lctprune.exporting.comparing import Runner, compare, is_sequence
 from lctprune.exporting.copying import conversion, copied
 from lctprune.exporting.executorch_model import executorch_bytes
-from lctprune.exporting.formats import LARGEST_BATCHES, RUNTIMES, WEIGHTS_SUFFIX, Format, known_format
+from lctprune.exporting.formats import LARGEST_BATCHES, OF_ONE_LENGTH, RUNTIMES, WEIGHTS_SUFFIX, Format, known_format
 from lctprune.exporting.inductor_package import compiled_for, package_bytes
 from lctprune.exporting.layouts import Laid, in_fastest_layout
 from lctprune.exporting.onnx_model import onnx_bytes
@@ -136,7 +136,7 @@ def size_notes(converted: Sequence[Converted]) -> list[str]:
                 "so many"
             )
         if each.length:
-            whose = "the format" if each.format in ("executorch", "aoti") else "the network's code"
+            whose = "the format" if each.format in OF_ONE_LENGTH else "the network's code"
             notes.append(
                 f"the {each.format} file takes sequences of {each.length} steps only: {whose} makes the length a "
                 "constant; pad shorter ones with zeros"

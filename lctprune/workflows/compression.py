@@ -100,9 +100,9 @@ def begin_compression(
     folder = None if out is None else Path(out)
     if resume and folder is None:
         raise RunError("to resume, name the run directory")
-    if folder is not None and not resume:
-        require_new(folder)
     if isinstance(data, Data):
+        if folder is not None and not resume:
+            require_new(folder)  # as `prepare` does
         prepared = _prepared(network, data, training, str(weights), folder if resume else None)
     else:
         settings = SessionSettings(

@@ -29,6 +29,11 @@ class Passes(NamedTuple):
     part: float
     cost: float
 
+    @property
+    def passes(self) -> float:
+        """The number of passes over the training split."""
+        return self.epochs * self.part
+
 
 class Planned(NamedTuple):
     """One line of a plan.
@@ -65,7 +70,7 @@ def tuning_passes(cost: float, fraction: float, config: CompressConfig) -> Passe
     """
     found = passes_for(cost, per_pass=tuning_cost(fraction, config))
     taught = config.views * tuning_cost(0, config)
-    if not config.views or found.epochs * found.part <= config.views:
+    if not config.views or found.passes <= config.views:
         return found
     return passes_for(cost - taught, per_pass=fraction)._replace(cost=cost)
 
@@ -118,12 +123,12 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
         fraction: cost of the networks that are fine-tuned, as a fraction of the main network's.
     """
     shares: Sequence[float] = config.divided
-    lines = [_line("critics", "critics on the frozen network", 1, shares[0] * config.epochs, critics)]
+    cost = shares[0] * config.epochs
+    lines = [_line("critics", "critics on the frozen network", 1, cost / critics, cost)]
     left = config.epochs - lines[0].cost
     if further is not None:
-        lines.append(
-            _line("densify", "further critics, of other depths and widths", 1, shares[1] * config.epochs, further)
-        )
+        cost = shares[1] * config.epochs
+        lines.append(_line("densify", "further critics, of other depths and widths", 1, cost / further, cost))
         left -= lines[1].cost
     counts = entrants_of(config)
     for index, (count, share) in enumerate(zip(counts, shares[2:], strict=True)):
@@ -131,14 +136,13 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
         what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
         if index == len(counts) - 1:
             what = "the best, fine-tuned further" if index else "the most promising, narrowed and fine-tuned"
-        each = tuning_passes(cost / count, fraction, config)
-        lines.append(Planned(f"round {index + 1}", what, count, round(each.epochs * each.part, 4), round(cost, 4)))
+        passes = tuning_passes(cost / count, fraction, config).passes
+        lines.append(_line(f"round {index + 1}", what, count, passes, cost))
         left -= lines[-1].cost
     return lines
 
 
-def _line(stage: str, what: str, networks: int, cost: float, per_pass: float) -> Planned:
-    passes = cost / networks / per_pass
+def _line(stage: str, what: str, networks: int, passes: float, cost: float) -> Planned:
     return Planned(stage, what, networks, round(passes, 4), round(cost, 4))
 
 

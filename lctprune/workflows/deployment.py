@@ -258,9 +258,9 @@ def deploy(
     member, chosen = member_of(loaded, exit), candidate_of(candidates, exit, precision)
     subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
     forms: list[ReducedNetwork] = []
-    require_precision(formats, FULL, with_preprocessing=with_preprocessing)
-    if precision in REDUCED:
-        require_precision(formats, precision, with_preprocessing=with_preprocessing)
+    is_reduced = precision in REDUCED
+    require_precision(formats, precision if is_reduced else FULL, with_preprocessing=with_preprocessing)
+    if is_reduced:
         forms = in_precision(
             subnetwork, calibration_samples(loaded.data.train), formats, precision, latency_batch=chosen.latency_batch
         )

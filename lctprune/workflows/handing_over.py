@@ -16,7 +16,7 @@ from lctprune.data.dataset import Data, data_record
 from lctprune.errors import ConfigError
 from lctprune.exporting import single
 from lctprune.exporting.comparing import is_sequence
-from lctprune.exporting.formats import Format
+from lctprune.exporting.formats import OF_ONE_LENGTH, Format
 from lctprune.exporting.inductor_package import compiled_for
 from lctprune.measure.candidates import precision_of
 from lctprune.measure.reduced import calibration_samples
@@ -91,7 +91,7 @@ def export(
         "format": format,
         "precision": precision_of(network) if precision == FULL else precision,
         "sha256": sha256(path),
-        "fixed_length": example.shape[1] if format in ("executorch", "aoti") and is_sequence(example) else None,
+        "fixed_length": example.shape[1] if format in OF_ONE_LENGTH and is_sequence(example) else None,
         "compiled_for": compiled_for() if format == "aoti" else None,
         "classes": list(data.classes),
     }

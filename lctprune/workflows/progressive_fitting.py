@@ -110,14 +110,8 @@ def fit_progressive(loaded: LoadedRun, goal: Goal) -> Fitted:
         if not goal.is_met(check):
             return setting, check, _missed(goal, check, len(second), "it was not fitted on")
         if setting.exits == (len(network.groups) - 1,):
-            return (
-                setting,
-                check,
-                (
-                    f"no early exit is sure enough for that on {len(first)} samples: every sample would go through the "
-                    "main network"
-                ),
-            )
+            problem = f"no early exit is sure enough for that on {len(first)} samples"
+            return setting, check, f"{problem}: every sample would go through the main network"
         return setting, check, ""
 
     setting, check, problem = attempt(goal)

@@ -219,8 +219,8 @@ def prepare(settings: SessionSettings) -> Prepared:
     require_known(settings.network.model)  # before the data is read
     if settings.out is not None and not settings.resume:
         require_new(settings.out)
-    if settings.weights not in (None, "default") and not Path(settings.weights or "").exists():
-        read_weights(settings.weights or "")  # which says so
+    if settings.weights is not None and settings.weights != "default" and not Path(settings.weights).exists():
+        read_weights(settings.weights)  # which says so
     resumed = Run(settings.out) if settings.resume and settings.out is not None else None
     if resumed and settings.extend:
         resumed.record_epochs(settings.training.epochs)
