@@ -70,7 +70,7 @@ def ensemble(
     try:
         chosen = select(together, limits)
     except BudgetError as error:
-        remedy = f"give a larger budget, or take one network: {opened_run.command('select')}"
+        remedy = f"or take one network: {opened_run.command('select')}"
         raise BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses) from error
     with working("Exporting, and measuring on the test split"):
         record = export_ensemble(loaded, found, chosen, folder)

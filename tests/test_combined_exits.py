@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import lctprune as lct
 from lctprune.errors import NetworkError
-from lctprune.measure.early_exit import ExitCosts, Setting, confidences, fit_temperature, outcome
+from lctprune.measure.early_exit import ExitCosts, Outcome, Setting, confidences, fit_temperature, outcome
 from lctprune.measure.ensembling import ensembles, fit_weights, subsets
 from lctprune.measure.exit_fitting import Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
@@ -29,6 +29,7 @@ from lctprune.progressive import converted, write_scripted
 from lctprune.workflows.combined_records import read_combined
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.progressive_files import convert_stages
+from lctprune.workflows.progressive_fitting import _missed
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
 Cli = Callable[..., Any]
@@ -266,6 +267,18 @@ def test_goals_that_cannot_be_met(options: tuple[Any, ...], code: int, words: st
     result = cli("progressive", run.path, *options, "--out", run.path.parent / "out")
     assert (result.code, words in result.err) == (code, True), result.err
     assert not list((run.path.parent / "out").glob("*"))
+
+
+@pytest.mark.parametrize(("right", "late"), [(40, 44), (47, 44)])
+def test_what_was_compared_with_a_goal_is_said(right: int, late: int) -> None:
+    correct = torch.zeros(100, dtype=torch.bool)
+    found = Outcome(late / 100, right / 100, 0.07, 50.0, 3.0, 60.0, (1.0,), correct)
+    text = _missed(Goal(max_drop=2), found, 100, "it was fitted on", margin=1.0)
+    assert f"the drop is {right - late:.2f} points" in text
+    assert ("and 3.00 with its standard error of 7.00 added" in text) is (right < late)
+    assert text.endswith("it may be at most 2 points")
+    text = _missed(Goal(flops=51), found, 100, "it was fitted on", margin=1.0)
+    assert "the mean is 50 FLOPs per sample, and 53 FLOPs with its standard error of 3 FLOPs added" in text
 
 
 def test_runs_whose_exits_cannot_be_combined(trained: lct.Run, table_run: Callable[..., lct.Run], cli: Cli) -> None:

@@ -63,6 +63,8 @@ class Candidate:
             `latency_batch` samples per batch; empty where they do not.
         score: value of the metric: `accuracy`, or `loss`, where that is the metric.
         rmse: root mean squared error in the units of a regression's one target; None for all others.
+        most_frequent: fraction of targets of the most frequent class, which a network that always answers it has right;
+            None without classes.
         answers: which of the samples were classified correctly, for paired tests; None where a sample has several
             targets or no class.
     """
@@ -91,6 +93,7 @@ class Candidate:
     latency_threads: int | None = None
     precision: str = "float32"
     rmse: float | None = None
+    most_frequent: float | None = None
     answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -237,6 +240,7 @@ def measure_costs(
                 latency_runtime=used,
                 latency_threads=torch.get_num_threads(),
                 precision=precision_of(each.network),
+                most_frequent=scores.most_frequent,
                 answers=scores.answers[each.position] if scores.answers else None,
             )
         )

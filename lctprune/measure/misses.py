@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from lctprune.errors import BudgetError
 from lctprune.measure.candidates import Candidate, left_out
-from lctprune.measure.units import amount, number_text
+from lctprune.measure.units import amount, budget_text, excess_text
 
 if TYPE_CHECKING:
     from lctprune.measure.selection import Limits
 
 # a command line finds out which of them does
-SMALLER = "give a larger budget; to a run of a network that goes by a name, densify or narrow may add one that fits"
+SMALLER = "to a run of a network that goes by a name, densify or narrow may add one that fits"
 PERCENT = 100  # a limit up to this was probably meant in percent: no network is so small
 
 
@@ -30,17 +30,19 @@ def nothing_fits(candidates: Sequence[Candidate], limits: Limits, main: Candidat
     if math.isinf(limits.excess(nearest)):
         return BudgetError(f"no candidate fits: {left_out(candidates, limits)}; limit another cost")
     misses, unknown = limits.misses(nearest), left_out(candidates, limits)
-    details = " and ".join(
-        f"{amount(nearest.cost(cost) or 0, cost)} is {number_text(factor, 3)} times the limit of "
-        f"{amount(limits[cost], cost)}"
-        for cost, factor in misses.items()
-    )
+    details = " and ".join(excess_text(nearest.cost(cost) or 0, limits[cost], cost) for cost in misses)
     return BudgetError(
         f"no candidate fits; the nearest is {nearest.name}: {details}{unknown and f' ({unknown})'}; "
-        f"{probably_meant(limits, main) or SMALLER}",
+        f"{probably_meant(limits, main) or f'with {needed(nearest, limits)} it fits; {SMALLER}'}",
         nearest,
         {str(cost): factor for cost, factor in misses.items()},
     )
+
+
+def needed(candidate: Candidate, limits: Limits) -> str:
+    """Write the limits that a candidate fits in place of those that it misses; all others may stay."""
+    missed = {cost: candidate.cost(cost) for cost in limits.misses(candidate)}
+    return budget_text({cost: value for cost, value in missed.items() if value is not None})
 
 
 def probably_meant(limits: Limits, main: Candidate) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
 from lctprune.data.splits import Split, sample_count
 from lctprune.errors import DataError, NetworkError
@@ -99,12 +100,20 @@ def _too_few(samples: int, remedy: str) -> str:
     )
 
 
-def _more_validation(data: Data, samples: int) -> str:
-    """Say how validation gets enough samples: by a larger part of those for training, where it is such a part."""
-    both = samples + sample_count(data.train)
-    percent = math.ceil(100 * LEAST_SAMPLES / both) + 1  # a class more or less may round down
-    is_held_out = data.config is not None and abs(samples / both - data.config.val_fraction) <= HELD_OUT
-    return f"train with `val_fraction={percent / 100:g}`" if is_held_out and percent <= 50 else "give more of them"
+def more_validation(samples: int, training: int, least: int, config: DataConfig | None) -> str:
+    """Say how validation gets enough samples: by a larger part of those for training, where it is such a part.
+
+    Args:
+        samples: number of validation samples.
+        training: number of training samples.
+        least: number of validation samples that are enough.
+        config: where the data is from; None for data made in a program.
+    """
+    both = samples + training
+    percent = math.ceil(100 * least / both) + 1  # a class more or less may round down
+    if config is not None and percent <= 50 and abs(samples / both - config.val_fraction) <= HELD_OUT:
+        return f"train with `val_fraction={percent / 100:g}`"
+    return f"give at least {least}, as a split of their own (`val/`)"
 
 
 def require_exits(network: LocalCriticNetwork, data: Data) -> None:
@@ -122,7 +131,8 @@ def require_exits(network: LocalCriticNetwork, data: Data) -> None:
     with evaluation_mode(network), torch.no_grad():
         _require_classes(network(sent(inputs, device_of(network))), class_numbers(true))
     if (samples := sample_count(data.val)) < LEAST_SAMPLES:
-        raise DataError(_too_few(samples, _more_validation(data, samples)))
+        remedy = more_validation(samples, sample_count(data.train), LEAST_SAMPLES, data.config)
+        raise DataError(_too_few(samples, remedy))
 
 
 def require_combinable(network: LocalCriticNetwork, data: Data) -> None:

@@ -107,15 +107,24 @@ def nothing_is_good_enough(
     nearest = min(possible, key=lambda each: rule.shortfall(each, main))
     shortfall = rule.shortfall(nearest, main)
     missing = f"{_points(100 * shortfall)} too low" if math.isfinite(shortfall) else "its score is not defined"
-    looser = {"raise `max_drop`": rule.max_drop, "lower `min_accuracy`": rule.min_accuracy}
-    remedy = " or ".join(text for text, limit in looser.items() if limit is not None)
+    remedy = _looser(rule, nearest, main) if math.isfinite(shortfall) else ""
     found = score_text(nearest.accuracy if rule.max_drop is None else nearest.score, nearest.metric, 2)
     return BudgetError(
         f"no candidate{within} has {rule.text(main)}; the nearest is {nearest.name} with {found}, "
-        f"{missing}; {remedy}{within and ', or allow a larger budget'}",
+        f"{missing}{remedy and f'; it is good enough with {remedy}'}{within and '; a larger budget may help too'}",
         nearest,
         {"score": shortfall} if math.isfinite(shortfall) else {},
     )
+
+
+def _looser(rule: Rule, nearest: Candidate, main: Candidate) -> str:
+    """Write the limits of quality that a candidate keeps in place of those that it misses, rounded so that it does."""
+    settings = []
+    if rule.max_drop is not None and (drop := 100 * (main.merit - nearest.merit)) > rule.max_drop + 100 * ROUNDING:
+        settings.append(f"`max_drop={math.ceil(100 * drop - 100 * ROUNDING) / 100:g}`")
+    if rule.min_accuracy is not None and nearest.accuracy + ROUNDING < rule.min_accuracy:
+        settings.append(f"`min_accuracy={math.floor(1e4 * nearest.accuracy) / 1e4:g}`")
+    return " ".join(settings)
 
 
 def _points(number: float) -> str:

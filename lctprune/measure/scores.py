@@ -52,6 +52,11 @@ class ExitScores(NamedTuple):
     class_samples: list[int] | None = None
     answers: list[Answers] | None = None
 
+    @property
+    def most_frequent(self) -> float | None:
+        """The fraction of the targets that are of the most frequent class; None without classes."""
+        return max(self.class_samples) / sum(self.class_samples) if any(self.class_samples or ()) else None
+
 
 class ScoreSheet:
     """Collects the outputs of exits, batch by batch.

@@ -35,6 +35,7 @@ class AddedCritic(NamedTuple):
         depth: its depth; None for the default.
         nearest: indices of the trained critics, by their distance from it in FLOPs.
         alike: indices of those trained critics whose input has the shape of its own.
+        flops: FLOPs of its exit for one sample, as far as they are known.
     """
 
     cut: MeasuredCutPoint
@@ -43,6 +44,7 @@ class AddedCritic(NamedTuple):
     depth: int | None
     nearest: tuple[int, ...]
     alike: tuple[int, ...]
+    flops: int
 
     @property
     def origin(self) -> str:
@@ -85,7 +87,7 @@ def critics_to_add(network: LocalCriticNetwork, example: Tensor) -> list[AddedCr
             size = _size(recipe, cut, kind, depth, each)
             if size is not None and size not in known and cut.flops + size.flops < end:
                 known.add(size)
-                added.append(AddedCritic(cut, kind, each, depth, nearest, alike))
+                added.append(AddedCritic(cut, kind, each, depth, nearest, alike, cut.flops + size.flops))
     if not added:
         raise NetworkError(
             f"{recipe.model} has no cut point for a further critic whose exit would cost less than the main network"

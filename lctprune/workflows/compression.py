@@ -20,7 +20,7 @@ from lctprune.models.build import build_network, fitted
 from lctprune.pruning.dependencies import require_engine
 from lctprune.runs import Run, require_new
 from lctprune.training.trainer import open_run
-from lctprune.workflows.compression_costs import Costs, require_feasible
+from lctprune.workflows.compression_costs import Costs, further_cost, require_feasible
 from lctprune.workflows.compression_plan import Planned, critics_cost, planned
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import COMPRESSION, Compressed, Compression
@@ -176,6 +176,6 @@ def _plan(prepared: Prepared, costs: Costs, config: CompressConfig) -> list[Plan
     return planned(
         config,
         critics=critics_cost(prepared.network, prepared.data.example),
-        further=costs.further if config.divided[1] else None,
+        further=further_cost(prepared.network, prepared.data.example) if config.divided[1] else None,
         fraction=costs.fraction,
     )

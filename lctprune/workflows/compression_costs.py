@@ -14,6 +14,7 @@ from lctprune.errors import BudgetError, ConfigError, NetworkError
 from lctprune.measure.candidates import Candidate, exit_name
 from lctprune.measure.choice import select
 from lctprune.measure.selection import Budget, Limits
+from lctprune.measure.units import COSTS, amount
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.workflows.added_critics import critics_to_add
@@ -28,13 +29,11 @@ class Costs(NamedTuple):
     Attributes:
         exits: cost of each exit, by its number; the last is the main network.
         limits: the budget in absolute units.
-        further: cost of a pass that trains further critics; None where there can be none.
         fraction: largest fraction of the main network that the budget may leave.
     """
 
     exits: Mapping[int, Candidate]
     limits: Limits
-    further: float | None
     fraction: float
 
     @property
@@ -67,10 +66,14 @@ class Costs(NamedTuple):
         limits = budget.limits(main)
         if not limits:
             raise ConfigError("a compression needs a budget; give one, such as `Budget(flops='50%')`")
-        further = None
-        with suppress(NetworkError), torch.random.fork_rng(devices=[]):
-            further = critics_cost(densified(network, critics_to_add(network, example), seed=0), example)
-        return cls(exits, limits, further, fraction_within(limits, main))
+        return cls(exits, limits, fraction_within(limits, main))
+
+
+def further_cost(network: LocalCriticNetwork, example: Tensor) -> float | None:
+    """Compute the cost of a pass that trains further critics on a network; None where there can be none."""
+    with suppress(NetworkError), torch.random.fork_rng(devices=[]):
+        return critics_cost(densified(network, critics_to_add(network, example), seed=0), example)
+    return None
 
 
 def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs) -> None:
@@ -81,8 +84,10 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
         ConfigError: the main network fits as it is.
     """
     if costs.limits.excess(costs.main) <= 1:
+        known = " and ".join(amount(costs.main.cost(cost) or 0, cost) for cost in COSTS if cost in costs.limits)
         raise ConfigError(
-            "the network fits the budget as it is, so there is nothing to compress; give a smaller budget"
+            f"the network fits the budget as it is, so there is nothing to compress: it costs {known}; give less, such "
+            "as 50%"
         )
     candidates = list(costs.exits.values())
     with suppress(BudgetError):
@@ -98,5 +103,5 @@ def require_feasible(network: LocalCriticNetwork, example: Tensor, costs: Costs)
         nearest, _, remedy = str(error).rpartition("; ")
         if remedy.endswith("?"):
             raise
-        text = f"{nearest}; nothing was trained: give a budget that this one fits, or compress a smaller network"
+        text = f"{nearest}; nothing was trained"
         raise BudgetError(text, error.nearest, error.misses) from error

@@ -58,6 +58,7 @@ class _Record(Candidate):
             raise ConfigError(f"metric is {self.metric!r}; it must be one of {', '.join(METRIC_NAMES.values())}")
         least = -math.inf if self.metric in ("R2", "loss") else 0
         scores = {"accuracy": self.accuracy} | ({} if self.metric == "loss" else {"score": self.score})
+        scores["most_frequent"] = self.most_frequent
         for name, value in scores.items():
             if value is not None and not least <= value <= 1:
                 raise ConfigError(f"{name} is {value}; it must be between {least} and 1")

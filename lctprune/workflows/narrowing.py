@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import BudgetError
 from lctprune.losses import default_loss
-from lctprune.measure.misses import probably_meant
+from lctprune.measure.misses import needed, probably_meant
 from lctprune.measure.selection import Budget, Limits
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
@@ -148,7 +149,7 @@ def _narrowed(
     whole, config = loaded.new_network(member.run), recorded_training(loaded.run)
     network = alone(whole, member)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
-    limits = limits_for(network, example, target, name)
+    limits = limits_for(network, whole, example, target, name)
     found = prunable(network.groups[0], example, name)
     if importance in WITH_GRADIENTS:
         _set_gradients(whole, network, member, importance, data, config)
@@ -159,7 +160,7 @@ def _narrowed(
         record = recorded(main, example, history) if history else None
     network.zero_grad(set_to_none=True)
     if record is None:
-        remedy = probably_meant(limits, unscored(whole, example)) or "give more, or narrow another exit"
+        remedy = probably_meant(limits, unscored(whole, example)) or f"it gets to {_reachable(network, fits, target)}"
         raise BudgetError(
             f"{name} does not get to {target.text}: {fits.least} with the fewest channels that Torch-Pruning leaves"
             f"{found.reason and f' ({found.reason})'}; {remedy}"
@@ -169,6 +170,16 @@ def _narrowed(
     assert network.recipe is not None  # or it could not have been loaded
     network.recipe = dataclasses.replace(network.recipe, pruned=(*(network.recipe.pruned or ()), record))
     return network
+
+
+def _reachable(network: LocalCriticNetwork, fits: Fitting, target: Target) -> str:
+    """Write what a network that was narrowed as far as it goes does keep, so that it can be given."""
+    assert fits.cost is not None  # it was asked before
+    if target.keep is None:
+        return needed(fits.cost, target.limits) or "a larger budget"
+    whole = unscored(network, fits.example).flops
+    assert whole  # or no part of them could have been asked for
+    return f"`keep={math.ceil(1000 * (fits.cost.flops or 0) / whole) / 10:g}%`"
 
 
 def _set_gradients(

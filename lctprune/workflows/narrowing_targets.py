@@ -12,7 +12,7 @@ from lctprune.measure.selection import Budget, Limits, parse_limit
 from lctprune.measure.units import COSTS, amount
 from lctprune.measure.unscored import unscored
 from lctprune.pruning.dependencies import explained, prunable
-from lctprune.pruning.engine import prune
+from lctprune.pruning.engine import fewest
 from lctprune.pruning.importance import importance_of
 from lctprune.runs import Run
 from lctprune.workflows.loading import LoadedRun
@@ -43,13 +43,15 @@ def target_of(run: Run | LoadedRun, keep: float | str | None, budget: Budget | L
         ConfigError: it is not exactly one of the two, or a value is out of range.
     """
     if (keep is None) == (budget is None):
-        raise ConfigError("to narrow, give either the FLOPs to keep (`keep=70%`) or a budget (`Budget(flops='500M')`)")
+        raise ConfigError(
+            "to narrow, give the FLOPs to keep (`keep=50%`), or a budget in its place (`Budget(flops=...)`)"
+        )
     if budget is None:
         fraction = _fraction(keep)
         return Target(f"{100 * fraction:.4g}% of its FLOPs", f"keep{fraction:.6g}", fraction, Limits({}))
     limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(LoadedRun.of(run), budget))
     if not limits:
-        raise ConfigError("the budget has no limit; give one, such as `Budget(flops='500M')`")
+        raise ConfigError("the budget has no limit; give one, such as `Budget(flops='50%')`")
     text = " and ".join(amount(limit, cost) for cost, limit in limits.items())
     return Target(text, "-".join(f"{cost}{limit:.12g}" for cost, limit in limits.items()), None, limits)
 
@@ -77,8 +79,19 @@ def _costs_of_main(loaded: LoadedRun, budget: Budget) -> Candidate:
     return unscored(network, network.recipe.example, has_latency=is_timed)
 
 
-def limits_for(network: nn.Module, example: Tensor, target: Target, name: str) -> Limits:
-    """Return the limits in absolute units, if the network does not keep them already."""
+def limits_for(network: nn.Module, whole: nn.Module, example: Tensor, target: Target, name: str) -> Limits:
+    """Return the limits in absolute units, if the network does not keep them already.
+
+    Args:
+        network: network that is to be narrowed.
+        whole: main network of its run.
+        example: input, [batch, ...].
+        target: what was asked for.
+        name: name of the network, for messages.
+
+    Raises:
+        ConfigError: it keeps them, or its FLOPs are not known.
+    """
     cost = unscored(network, example, has_latency="latency_ms" in target.limits)
     limits = target.limits
     if target.keep is not None:
@@ -89,7 +102,10 @@ def limits_for(network: nn.Module, example: Tensor, target: Target, name: str) -
             )
         limits = Limits({"flops": target.keep * cost.flops})
     if limits.excess(cost) <= 1:
-        raise ConfigError(f"{name} fits {target.text} as it is; give less, or narrow an exit that costs more")
+        ways = ["`keep=50%` halves its FLOPs"] if cost.flops else []
+        if limits.excess(unscored(whole, example, has_latency="latency_ms" in limits)) > 1:
+            ways.append("the main network costs more, and can be narrowed to that")
+        raise ConfigError(f"{name} fits {target.text} as it is{''.join(f'; {way}' for way in ways)}")
     return limits
 
 
@@ -99,38 +115,37 @@ class Fitting:
     def __init__(self, limits: Limits, example: Tensor) -> None:
         timed = {cost: limit * LATENCY_MARGIN for cost, limit in limits.items() if cost == "latency_ms"}
         self._counted = Limits({cost: limit for cost, limit in limits.items() if cost not in timed})
-        self._timed, self._example = Limits(timed), example
+        self._timed, self.example = Limits(timed), example
         self.least = ""
         self.cost: Candidate | None = None
 
     def __call__(self, network: nn.Module) -> bool:
         """Measure a network, latency only if it keeps all other limits."""
-        self.cost = cost = unscored(network, self._example)
+        self.cost = cost = unscored(network, self.example)
         self.least = ", ".join(amount(cost.cost(each) or 0, each) for each in COSTS if each in self._counted)
         if self._counted.excess(cost) > 1 or not self._timed:
             return self._counted.excess(cost) <= 1
-        self.cost = cost = unscored(network, self._example, has_latency=True)
+        self.cost = cost = unscored(network, self.example, has_latency=True)
         self.least = amount(cost.latency_ms or 0, "latency_ms")
         return self._timed.excess(cost) <= 1
 
 
 def narrowest(network: nn.Module, example: Tensor, limits: Limits, name: str) -> Candidate | None:
-    """Narrow a network in place until it keeps limits, or as far as that goes, for what it costs then.
+    """Measure what is left of a network where it is narrowed as far as that goes: no limit below that can be kept.
 
     Args:
-        network: network on the CPU, in evaluation mode.
+        network: network on the CPU, in evaluation mode; it is not changed.
         example: input, [batch, ...].
-        limits: limits in absolute units.
+        limits: limits in absolute units; without one of latency, that is not measured.
         name: name of the network, for messages.
 
     Returns:
         Its costs; None where it cannot be narrowed.
     """
-    fits = Fitting(limits, example)
     try:
         kept_whole = prunable(network, example[:1], name).kept_whole
         with explained(name):
-            prune(network, example[:1], fits, importance_of("magnitude"), kept_whole=kept_whole)
+            left = fewest(network, example[:1], importance_of("magnitude"), kept_whole=kept_whole)
     except NetworkError:
         return None
-    return fits.cost
+    return unscored(left, example, has_latency="latency_ms" in limits)

@@ -9,13 +9,15 @@ from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better,
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
 from lctprune.measure.candidates import Candidate, Cost
-from lctprune.measure.guessing import chance_note
+from lctprune.measure.guessing import chance_note, guessed, samples_to_tell
+from lctprune.measure.outputs import more_validation
 from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
+ENOUGH = 50  # epochs after which training longer is no remedy
 CLEARLY = 0.05  # difference of two scores that is worth a note
 
 
@@ -80,7 +82,15 @@ def better_epoch(run: Run) -> str:
 def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | None = None) -> str:
     """Say that the chosen network, or the best, may only guess, and how the run is trained longer; or else ""."""
     note = chance_note(candidates, run.class_count, chosen)
-    if not note or run.is_compression or run.config.origin is not None or not run.epochs_done:
+    data, done = run.config.data, run.epochs_done
+    if not note or run.is_compression or run.config.origin is not None or not done:
+        return note
+    subject = chosen or max(candidates, key=lambda each: each.merit)
+    samples, least = subject.samples, samples_to_tell(guessed(subject, run.class_count))
+    if samples and samples < least:
+        remedy = more_validation(samples, data.samples.get("train", 0) if data else 0, least, data and data.config)
+        return f"{note}; {samples} validation samples are too few to tell: {remedy}"
+    if done >= ENOUGH or better_epoch(run):
         return note
     return f"{note}; to train it longer: {run.command('resume', '--epochs', str(LONGER * run.epochs_done))}"
 

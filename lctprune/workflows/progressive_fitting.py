@@ -9,10 +9,11 @@ from torch import Tensor
 
 from lctprune.errors import BudgetError, ConfigError, NetworkError
 from lctprune.measure.early_exit import ExitCosts, Outcome, Setting, confidences, fit_temperature, outcome
-from lctprune.measure.exit_fitting import Goal, fit
+from lctprune.measure.exit_fitting import MARGIN, Goal, fit
 from lctprune.measure.group_costs import measure_groups
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves, require_combinable, require_exits
 from lctprune.measure.selection import Budget
+from lctprune.measure.units import amount
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.progressive import ProgressiveNetwork
@@ -105,8 +106,7 @@ def fit_progressive(loaded: LoadedRun, goal: Goal) -> Fitted:
         check = outcome(held_out, confidences(held_out.logits, temperatures), setting, costs)
         if not is_met:
             fitted = outcome(own, confidences(own.logits, temperatures), setting, costs)
-            which = "it was fitted on, with a margin of one standard error"
-            return setting, check, _missed(goal, fitted, len(first), which)
+            return setting, check, _missed(goal, fitted, len(first), "it was fitted on", margin=MARGIN)
         if not goal.is_met(check):
             return setting, check, _missed(goal, check, len(second), "it was not fitted on")
         if setting.exits == (len(network.groups) - 1,):
@@ -124,12 +124,19 @@ def fit_progressive(loaded: LoadedRun, goal: Goal) -> Fitted:
     return Fitted(progressive, setting, used, tuple(temperatures), check, held_out, len(first))
 
 
-def _missed(goal: Goal, found: Outcome, samples: int, which: str) -> str:
+def _missed(goal: Goal, found: Outcome, samples: int, which: str, *, margin: float = 0.0) -> str:
+    """Say what was compared with the goal: what was found, or where that would meet it, its sum with a margin."""
     if goal.max_drop is not None:
-        figures = f"the drop is {found.drop:.2f} points (at most {goal.max_drop:g})"
+        value, error, limit = found.drop, 100 * found.drop_error, f"{goal.max_drop:g} points"
+        figures, total = f"the drop is {value:.2f} points", f"{value + margin * error:.2f}"
+        added = f"{error:.2f}"
     else:
-        figures = f"the mean is {found.mean_flops:.4g} FLOPs per sample (at most {goal.flops:.4g})"
-    return f"the goal is not met on the {samples} validation samples that {which}: {figures}"
+        value, error, limit = found.mean_flops, found.flops_error, amount(goal.flops or 0, "flops", 4)
+        figures = f"the mean is {amount(value, 'flops', 4)} per sample"
+        total, added = amount(value + margin * error, "flops", 4), amount(error, "flops")
+    if margin and goal.is_met(found):
+        figures += f", and {total} with its standard error of {added} added, as other samples may be worse"
+    return f"the goal is not met on the {samples} validation samples that {which}: {figures}; it may be at most {limit}"
 
 
 def _looser(goal: Goal, costs: ExitCosts) -> Iterator[tuple[str, Goal]]:

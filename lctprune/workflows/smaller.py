@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,9 +10,10 @@ from contextlib import suppress
 import torch
 
 from lctprune.errors import BudgetError, LctpruneError, NetworkWarning
-from lctprune.measure.candidates import Candidate
+from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.misses import SMALLER
 from lctprune.measure.selection import Limits, main_of
+from lctprune.measure.units import limit_text
 from lctprune.measure.unscored import unscored
 from lctprune.workflows.added_critics import critics_to_add
 from lctprune.workflows.densification import densified
@@ -21,7 +23,11 @@ from lctprune.workflows.narrowing_targets import narrowest
 
 SLOWEST = 10.0  # factor by which a latency may be too long for a remedy: calls take time however small a network is
 ADDED = "densify or narrow may add one that fits"
-OPTIONS = {"flops": "--budget-flops", "macs": "--budget-macs", "parameters": "--budget-params"}  # of `narrow`
+OPTIONS: dict[Cost, str] = {
+    "flops": "--budget-flops",
+    "macs": "--budget-macs",
+    "parameters": "--budget-params",
+}  # of `narrow`
 
 
 def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
@@ -38,38 +44,50 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
     if SMALLER not in str(error):
         return error
     if error.misses.get("latency_ms", 0) > SLOWEST:
-        remedy = "give a larger budget of latency: no network that densify or narrow adds is so fast"
+        remedy = "no network that densify or narrow adds is so fast"
     elif "latency_ms" in limits:  # to measure latencies would take minutes
         ways = "narrow" if (loaded.run.path / DENSE).exists() else "densify or narrow"
-        remedy = f"{ways} may add one that fits, or give a larger budget"
+        remedy = f"{ways} may add one that fits"
     elif loaded.epochs_done() < loaded.run.config.training.epochs:
         remedy = f"{ADDED}, once the run is trained to its end: {loaded.run.command('resume')}"
-    elif words := _smaller(loaded, candidates, limits):
-        remedy = f"this adds one that fits: {loaded.run.command(*words)}"
-    elif not limits.keys() <= OPTIONS.keys():
-        remedy = "densify adds none that fits; narrow may, under a budget of parameters"
     else:
-        remedy = (
-            "neither densify nor narrow adds one that fits; give a larger budget, or train a smaller network "
-            "(`model_args`, `critic_width`, `groups`)"
-        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NetworkWarning)
+            remedy = _by_costs(loaded, candidates, limits)
     return BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses)
 
 
-def _smaller(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> list[str]:
-    """Return the command that adds a network that fits, as words; none where no command does."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NetworkWarning)
+def _by_costs(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> str:
+    """Name the command that adds a network that fits, or else the one that adds the smallest."""
+    with suppress(LctpruneError):
+        if not (loaded.run.path / DENSE).exists() and _fits_densified(loaded, limits):
+            return f"this adds one that fits: {loaded.run.command('densify')}"
+    if not limits.keys() <= OPTIONS.keys():
+        return "densify adds none that fits; narrow may, under a budget of parameters"
+    found: list[tuple[int, Candidate]] = []
+    for exit in _by_excess(loaded, candidates, limits):
         with suppress(LctpruneError):
-            if not (loaded.run.path / DENSE).exists() and _fits_densified(loaded, limits):
-                return ["densify"]
-        if limits.keys() <= OPTIONS.keys():
-            given = [word for cost, limit in limits.items() for word in (OPTIONS[cost], _text(limit))]
-            for member in _by_excess(loaded, candidates, limits):
-                with suppress(LctpruneError):
-                    if _fits_narrowed(loaded, member, limits):
-                        return ["narrow", "--exit", str(member), *given]
-    return []
+            if (least := _narrowest(loaded, exit, limits)) is None:
+                continue
+            if limits.excess(least) <= 1:
+                return f"this adds one that fits: {_narrow(loaded, exit, limits, least)}"
+            found.append((exit, least))
+    remedy = "neither densify nor narrow adds one that fits; "
+    smaller = [each for each in found if limits.excess(each[1]) < min(map(limits.excess, candidates))]
+    if smaller:
+        exit, least = min(smaller, key=lambda each: limits.excess(each[1]))
+        remedy += f"this adds the smallest that narrow can make: {_narrow(loaded, exit, limits, least)}; "
+    return f"{remedy}or train a smaller network (`model_args`, `critic_width`, `groups`)"
+
+
+def _narrow(loaded: LoadedRun, exit: int, limits: Limits, least: Candidate) -> str:
+    """Return the command that narrows an exit to limits, or where they are too low for it to what it does get to."""
+    missed = limits.misses(least)
+    words = []
+    for cost, option in OPTIONS.items():
+        if cost in limits:
+            words += [option, limit_text(least.cost(cost) or 0, cost) if cost in missed else _text(limits[cost])]
+    return loaded.run.command("narrow", "--exit", str(exit), *words)
 
 
 def _fits_densified(loaded: LoadedRun, limits: Limits) -> bool:
@@ -77,7 +95,10 @@ def _fits_densified(loaded: LoadedRun, limits: Limits) -> bool:
     network = loaded.network()
     assert network.recipe is not None  # or it could not have been loaded
     example = network.recipe.example
-    dense = densified(network, critics_to_add(network, example), seed=0).eval()
+    added = critics_to_add(network, example)
+    if limits.keys() <= {"flops", "macs"} and not any(each.cut.unknown for each in added):
+        return any(each.flops <= limits.get("flops", 2 * limits.get("macs", math.inf)) for each in added)
+    dense = densified(network, added, seed=0).eval()
     exits = (dense.subnetwork(exit) for exit in range(len(dense.critics)))
     return any(limits.excess(unscored(each, example)) <= 1 for each in exits)
 
@@ -92,13 +113,11 @@ def _by_excess(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limit
     return list(dict.fromkeys([nearest.exit, main_of(candidates).exit]))
 
 
-def _fits_narrowed(loaded: LoadedRun, exit: int, limits: Limits) -> bool:
-    """Tell whether an exit fits once it has lost as many channels as it can."""
+def _narrowest(loaded: LoadedRun, exit: int, limits: Limits) -> Candidate | None:
+    """Return what an exit costs once it has lost as many channels as it can."""
     network = loaded.network()
     assert network.recipe is not None  # or it could not have been loaded
-    example, subnetwork = network.recipe.example, network.subnetwork(exit).eval()
-    least = narrowest(subnetwork, example, limits, str(exit))
-    return least is not None and limits.excess(least) <= 1
+    return narrowest(network.subnetwork(exit).eval(), network.recipe.example, limits, str(exit))
 
 
 def _text(limit: float) -> str:

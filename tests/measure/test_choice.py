@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,10 +143,17 @@ def test_the_rule_agrees_with_brute_force(
 def test_nothing_is_good_enough() -> None:
     candidates = [candidate(0, 0.80, 10), candidate(1, 0.87, 20), candidate(2, 0.9, 30, name=MAIN)]
     with pytest.raises(
-        BudgetError, match=r"at least 89\.00%, at most 1 point below .*exit 1 with 87\.00%, 2 points .* `max_drop`"
+        BudgetError, match=r"at least 89\.00%, at most 1 point below .*exit 1 with 87\.00%, 2 points .* `max_drop=3`"
     ) as raised:
         select(candidates, lct.Budget(flops=25), Rule(max_drop=1.0))
     assert raised.value.nearest is candidates[1]
+    assert "it is good enough with `max_drop=3`" in str(raised.value)
+    for score in (0.877777, 0.8701, 0.87):
+        rows = [candidate(0, score, 20), candidate(1, 0.9, 30, name=MAIN)]
+        with pytest.raises(BudgetError, match="is good enough with") as raised:
+            select(rows, lct.Budget(flops=25), Rule(max_drop=1.0, min_accuracy=0.95))
+        limits = {name: float(value) for name, value in re.findall(r"`(\w+)=([\d.]+)`", str(raised.value))}
+        assert select(rows, lct.Budget(flops=25), Rule(**limits)) is rows[0]
     with pytest.raises(BudgetError, match=r"no candidate has .* at least 95%; the nearest is main network"):
         select(candidates, lct.Budget(), Rule(min_accuracy=0.95))
     undefined = [candidate(0, math.nan, metric="R2", loss=math.nan), candidate(1, 0.5, metric="R2")]

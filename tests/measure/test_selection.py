@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from scipy.stats import binomtest
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import MAIN, Candidate, left_out, wilson_interval
-from lctprune.measure.guessing import chance_note, may_be_chance
+from lctprune.measure.guessing import chance_note, guessed, may_be_chance, samples_to_tell
 from lctprune.measure.selection import Limits, fitting, main_of, near_misses, parse_limit
 from lctprune.measure.units import COSTS
 
@@ -208,6 +209,39 @@ def test_a_budget_that_nothing_fits_names_the_remedy(budget: lct.Budget, words: 
         lct.select(candidates, budget)
     assert words in str(caught.value)
     assert "is 400 times the limit of 1M FLOPs" in str(caught.value) or budget.flops != 1e6
+
+
+GIVEN_BACK = re.compile(r"`Budget\((\w+)='([^']+)'\)`")
+
+
+@MANY
+@example(costs=[(3_971_584, 1999, 1.0)], limits=(3_970_000, 3000, 2.0))
+@example(costs=[(3_000_001, 1999, 1.0)], limits=(3_000_000, 3000, 2.0))
+@given(
+    costs=st.lists(
+        st.tuples(st.integers(200, 10**13), st.integers(1, 10**10), st.floats(1e-3, 1e4)), min_size=1, max_size=3
+    ),
+    limits=st.tuples(st.integers(200, 10**12), st.integers(1, 10**9), st.floats(1e-3, 1e3)),
+)
+def test_what_is_printed_to_be_given_back_fits(
+    costs: list[tuple[int, int, float]], limits: tuple[int, int, float]
+) -> None:
+    candidates = [
+        candidate(exit, 0.5, flops, size_bytes=size, latency_ms=latency)
+        for exit, (flops, size, latency) in enumerate(costs)
+    ]
+    names = ("flops", "size_bytes", "latency_ms")
+    budget = dict(zip(names, limits, strict=True))
+    assume(not fitting(candidates, Limits(budget)))
+    with pytest.raises(BudgetError) as caught:
+        lct.select(candidates, Limits(budget))
+    text = str(caught.value)
+    assert " 1 times" not in text
+    shown = r"([\d.]+\w?(?:B| FLOPs| ms))"
+    assert all(value != limit for value, limit in re.findall(rf"{shown} is .*?limit of {shown}", text))
+    if "did you mean" not in text:
+        given_back = lct.Budget(**{**budget, **dict(GIVEN_BACK.findall(text))})
+        assert caught.value.nearest in fitting(candidates, given_back)
 
 
 def test_near_misses_are_the_better_ones_just_above_the_budget() -> None:
@@ -430,6 +464,27 @@ def test_what_guessing_may_reach(right: int, samples: int, classes: int, expecte
     assert found is (None if expected else one)
     note = chance_note([one], classes)
     assert (f"{right / samples:.1%}" in note) is (f"on {classes} classes" in note) is expected
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "metric", "expected"),
+    [(0.80, "accuracy", True), (0.84, "accuracy", True), (0.92, "accuracy", False), (0.80, "balanced accuracy", False)],
+)
+def test_always_answering_the_most_frequent_class_is_guessing(accuracy: float, metric: str, expected: bool) -> None:
+    one = candidate(0, accuracy, samples=100, most_frequent=0.8, metric=metric, score=accuracy)
+    assert may_be_chance(one, 2) is expected
+    few = dataclasses.replace(one, samples=3, most_frequent=2 / 3)  # by chance
+    assert guessed(few, 2) == 0.5
+    note = chance_note([one], 2)
+    assert ("always answering the most frequent one has 80.0%" in note) is expected
+
+
+@pytest.mark.parametrize(("guess", "samples"), [(0.5, 15), (0.8, 50)])
+def test_so_many_samples_tell_a_network_from_guessing(guess: float, samples: int) -> None:
+    least = samples_to_tell(guess)
+    low, fewer = (wilson_interval((1 + guess) / 2, count)[0] for count in (least, least - 1))
+    assert low > guess >= fewer
+    assert 0.5 * samples <= least <= 1.5 * samples
 
 
 def test_without_samples_only_an_equally_good_one_is_named() -> None:

@@ -130,8 +130,11 @@ def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
 def test_a_budget_that_nothing_can_fit_is_refused_before_training(
     begin: Begin, cli: Cli, given: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(lct.BudgetError, match=r"nearest is \S+, narrowed: [\d.]+k? FLOPs is [\d.]+ times"):
-        begin({"flops": 10})
+    for cost, limit in (("flops", 201), ("parameters", 101)):
+        with pytest.raises(lct.BudgetError, match=r"nearest is .*, narrowed: [\d.]+k? \w+ is [\d.]+ times") as refused:
+            begin({cost: limit})
+        (least,) = re.findall(rf"with `Budget\({cost}='(\S+)'\)` it fits", str(refused.value))
+        assert begin({cost: least}, name=cost).plan
     arguments = (
         "--weights",
         given,

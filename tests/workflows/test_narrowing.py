@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,11 @@ import torch
 from equality import digests, same
 
 import lctprune as lct
+from lctprune.measure.selection import Limits
+from lctprune.measure.units import limit_text
 from lctprune.workflows.members import member_of, members_of
 from lctprune.workflows.narrowing import begin_narrowing
+from lctprune.workflows.narrowing_targets import narrowest
 
 TableRun = Callable[..., lct.Run]
 Cli = Callable[..., Any]
@@ -140,14 +144,15 @@ def test_a_regression_of_a_table(table_run: TableRun) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, lct.ConfigError, "`keep=70%`"),
-        ({"keep": 0.5, "budget": lct.Budget(flops=1e9)}, lct.ConfigError, "`keep=70%`"),
+        ({}, lct.ConfigError, r"`keep=50%`.*`Budget\(flops=\.\.\.\)`"),
+        ({"keep": 0.5, "budget": lct.Budget(flops=1e9)}, lct.ConfigError, "`keep=50%`"),
         ({"keep": 0}, lct.ConfigError, "keep is 0"),
         ({"keep": "120%"}, lct.ConfigError, "keep is '120%'"),
         ({"keep": "70"}, lct.ConfigError, "keep is '70'"),
         ({"keep": "much"}, lct.ConfigError, "keep is 'much'"),
         ({"budget": lct.Budget()}, lct.ConfigError, "no limit"),
-        ({"budget": lct.Budget(flops="1G")}, lct.ConfigError, "fits 1G FLOPs as it is"),
+        ({"budget": lct.Budget(flops="1G")}, lct.ConfigError, "fits 1G FLOPs as it is; `keep=50%` halves its FLOPs$"),
+        ({"exit": 0, "budget": lct.Budget(flops="99%")}, lct.ConfigError, "; the main network costs more, and can be"),
         ({"budget": lct.Budget(flops=10)}, lct.BudgetError, r"to 10 FLOPs: [\d.]+k FLOPs .*did you mean 10%, "),
         ({"exit": 7, "keep": 0.5}, lct.NetworkError, "exit 7 does not exist"),
         ({"keep": 0.5, "importance": "luck"}, lct.ConfigError, "importance is 'luck'"),
@@ -161,6 +166,24 @@ def test_what_cannot_be_done_writes_nothing(
     with pytest.raises(error, match=message):
         lct.narrow(trained, **arguments)
     assert not list((trained.path / "narrowed").glob("*/*"))
+
+
+def test_what_it_can_be_narrowed_to_is_said_and_can_be_given(trained: lct.Run) -> None:
+    network = lct.load_network(trained)
+    assert network.recipe is not None
+    text = ""
+    for asked in ({"keep": 0.001}, {"budget": lct.Budget(flops=1001)}):
+        with pytest.raises(lct.BudgetError, match="it gets to `") as refused:
+            begin_narrowing(trained, **asked)  # type: ignore[arg-type]
+        text += str(refused.value).rpartition("; it gets to ")[2]
+    least = narrowest(network.subnetwork(2), network.recipe.example, Limits({}), "exit 2")
+    assert least is not None
+    assert least.flops
+    (keep,), (limit,) = re.findall("`keep=([^`]+)`", text), re.findall(r"`Budget\(flops='([^']+)'\)`", text)
+    assert limit == limit_text(least.flops, "flops")
+    for given in ({"keep": keep}, {"budget": lct.Budget(flops=limit)}):
+        session = begin_narrowing(trained, **given)  # type: ignore[arg-type]
+        assert flops(session.network, trained) <= 1.05 * least.flops
 
 
 @pytest.mark.slow

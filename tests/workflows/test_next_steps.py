@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 
 import lctprune as lct
-from lctprune.workflows.next_steps import better_epoch, budget_in_percent, training_of_critics
+from lctprune.workflows.next_steps import ENOUGH, better_epoch, budget_in_percent, like_chance, training_of_critics
 
 
 def test_an_epoch_that_was_clearly_better_is_named(trained: lct.Run) -> None:
@@ -27,6 +28,26 @@ def test_the_suggested_budget_fits_the_smallest_network() -> None:
     assert lct.select([small, main], lct.Budget(flops="76%")) == small
     unknown = lct.Candidate(exit=1, name="main network", flops=None, macs=None, parameters=10, **costs)
     assert budget_in_percent([small, unknown], unknown) == ("parameters", 90)
+
+
+def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: lct.Run) -> None:
+    rows = trained.rows_to_continue()
+    main = lct.measure_run(trained)[-1]
+
+    def note(score: float, samples: int, epochs: int = 2, best: float = 0.0) -> str:
+        scores = {"exit2_val_accuracy": score}
+        lines = [{**rows[-1], **scores, "epoch": epoch + 1} for epoch in range(epochs)]
+        lines[0] |= {"exit2_val_accuracy": max(best, score)}
+        trained.write_checkpoint(epochs, trained.read_checkpoint(""), rows=lines)
+        trained.write_metrics(lines)
+        one = dataclasses.replace(main, accuracy=score, score=score, samples=samples, answers=None)
+        return like_chance(lct.Run(trained.path), [one])
+
+    assert note(0.9, 90) == ""
+    assert note(0.3, 90).endswith(f"to train it longer: lctprune resume {trained.path} --epochs 8")
+    assert note(0.3, 90, ENOUGH).endswith("may be chance")
+    assert note(0.3, 90, best=0.5).endswith("may be chance")  # beside the note that fewer epochs may be better
+    assert note(0.3, 4).endswith("4 validation samples are too few to tell: train with `val_fraction=0.19`")
 
 
 def test_critics_are_trained_on_the_runs_own_model_and_data(trained: lct.Run) -> None:
