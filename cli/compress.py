@@ -118,11 +118,11 @@ def complete(begun: Compression, *, json: bool) -> None:
     _show_plan(begun)
     try:
         _train(begun)
+        with working("Measuring all candidates, then the chosen one on the test split"):
+            result = begun.finish()
     except KeyboardInterrupt:
         stderr().print(f"To go on: {begun.run.command('resume')}", soft_wrap=True)
         raise
-    with working("Measuring all candidates, then the chosen one on the test split"):
-        result = begun.finish()
     _write_results(result)
     if json:
         print_json(_record(result))

@@ -74,9 +74,11 @@ def narrow(
     from lctprune.measure.selection import Budget
     from lctprune.workflows.members import member_named
     from lctprune.workflows.narrowing import begin_narrowing
+    from lctprune.workflows.narrowing_targets import require_target
 
     limits = {"flops": budget_flops, "macs": budget_macs, "parameters": budget_params, "latency_ms": budget_latency_ms}
     budget = Budget(**limits) if any(limits.values()) else None
+    require_target(keep, budget)
     found = opened(run, model=model, data=data, threads=threads)
     number = member_named(found, exit).number
     with working("Taking channels out"):

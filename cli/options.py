@@ -15,7 +15,7 @@ from lctprune.cli.parsing import arguments, names, numbers
 from lctprune.config.fields import DATA, FIRST, types_of, without_none
 from lctprune.config.ramp import Ramp
 from lctprune.config.rules import Preference
-from lctprune.config.run import CONFIG
+from lctprune.config.run import CONFIG, RUNS
 from lctprune.config.runtime import Runtime
 from lctprune.utils.files import require_run
 
@@ -28,7 +28,7 @@ LONGEST_CHOICES = 20  # characters; longer lists stand in the help text only
 def existing_runs(given: Path | Sequence[Path] | None) -> Any:
     """Refuse run directories that do not exist, before PyTorch is imported."""
     for path in [given] if isinstance(given, Path) else given or ():
-        require_run(path, CONFIG)
+        require_run(path, CONFIG, RUNS)
     return given
 
 

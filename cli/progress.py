@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
@@ -116,6 +117,17 @@ def show_progress(
             else:
                 continue
             last_line = now
+
+
+@contextmanager
+def resumable(run: Run) -> Iterator[None]:
+    """Say by which command a trained run goes on, where what is done inside the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_spoken_for():
+            stderr().print(f"All epochs are trained; to go on from there: {run.command('resume')}", soft_wrap=True)
+        raise
 
 
 def show_interruptible(steps: Iterable[Progress], run: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
+from lctprune.cli.progress import resumable
 from lctprune.cli.working import working
 from lctprune.config.runtime import Runtime
 from lctprune.data.builtin import dependence
@@ -231,10 +232,11 @@ def given_record(run: Run) -> dict[str, Any]:
 
 def show_all(run: Run, *, json: bool) -> None:
     """Measure and show all networks of the run, the added ones too."""
-    folder = results_folder(run, None)
-    loaded = LoadedRun(run)
-    candidates = measured(run, folder, loaded=loaded)
-    refresh_results(loaded, candidates, folder)
+    with resumable(run):
+        folder = results_folder(run, None)
+        loaded = LoadedRun(run)
+        candidates = measured(run, folder, loaded=loaded)
+        refresh_results(loaded, candidates, folder)
     headline = f"\n{run.path}, all its networks on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 
 from lctprune.cli.console import printed_warnings, stderr
 from lctprune.cli.options import DataOption, JsonOption, ModelOption, ThreadsOption, existing_runs
+from lctprune.errors import RunError
 
 if TYPE_CHECKING:
     from lctprune.runs import Run
@@ -51,18 +54,18 @@ def resume(
     from lctprune.cli.progress import show_interruptible
     from lctprune.cli.results import show_all
     from lctprune.cli.train import start
-    from lctprune.errors import RunError
     from lctprune.runs import Run
     from lctprune.training.distributed.process_group import is_started
     from lctprune.workflows.going_on import (
         is_compression,
+        lacks_critics,
         resume_added,
         resumed_settings,
         started_with,
     )
-    from lctprune.workflows.run_choice import newest_unfinished, unfinished_addition
+    from lctprune.workflows.run_choice import unfinished_addition
 
-    path = newest_unfinished() if run is None else run
+    path = run or _newest(epochs)
     found = Run(path, model=model, data_path=data)
     if is_compression(found):
         _resume_compression(found, epochs=epochs, processes=processes, data=data, threads=threads, json=json)
@@ -77,10 +80,9 @@ def resume(
         show_interruptible(session.steps(), session.opened)
         show_all(owner, json=json)
         return
-    if found.is_finished and not epochs:
-        done = found.epochs_done
-        longer = found.command("resume", "--epochs", str(2 * done))
-        raise RunError(f"{path} is trained to its end, epoch {done}; to train it longer: {longer}")
+    if epochs == found.epochs_done or (epochs is None and found.is_finished and not lacks_critics(found)):
+        _show_finished(found, threads=threads, json=json)
+        return
     settings = resumed_settings(found, epochs=epochs, data=data)
     if epochs is not None:
         stderr().print(
@@ -92,6 +94,36 @@ def resume(
     count = begun_with if processes is None else processes
     arguments = [*sys.argv[1:], *([str(path)] if run is None else [])]
     start(settings, arguments, processes=count, replicas=replicas, timeout=20, threads=threads, json=json)
+
+
+def _newest(epochs: int | None) -> Path:
+    """Return the newest run that is not finished; where there is none, and nothing else is asked for, the newest."""
+    from lctprune.workflows.run_choice import newest_run, newest_unfinished
+
+    try:
+        return newest_unfinished()
+    except RunError:
+        if epochs is None:
+            with suppress(RunError):
+                return newest_run().path
+        raise
+
+
+def _show_finished(run: Run, *, threads: int | None, json: bool) -> None:
+    """Say that a run has all its epochs, and show its networks and what comes next."""
+    from lctprune.cli.results import show_all
+    from lctprune.training.distributed.process_group import is_started
+
+    if is_started() and os.environ["RANK"] != "0":
+        return
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    done = run.epochs_done
+    longer = run.command("resume", "--epochs", str(2 * done))
+    stderr().print(f"{run.path} is trained to epoch {done} already; to train it longer: {longer}", soft_wrap=True)
+    show_all(run, json=json)
 
 
 def _resume_compression(

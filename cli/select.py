@@ -91,6 +91,7 @@ def select(
     from lctprune.measure.selection import Budget, main_of, near_misses
     from lctprune.workflows.deployment import SELECTED, deploy
     from lctprune.workflows.loading import LoadedRun
+    from lctprune.workflows.selections import chosen_before
     from lctprune.workflows.smaller import with_remedy
 
     budget = Budget(
@@ -121,6 +122,7 @@ def select(
     for near in near_misses(candidates, limits, chosen)[:1]:
         stderr().print(f"Note: {near.name} has {shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen, rule, classes=found.class_count)
+    earlier = chosen_before(folder)
     with working("Exporting, and measuring on the test split"):
         deployment = deploy(
             found,
@@ -135,6 +137,8 @@ def select(
             measure_test=True,
             loaded=loaded,
         )
+    if earlier and earlier != chosen.name:
+        stderr().print(f"Note: {folder} held {earlier} from before; {chosen.name} has replaced it.", soft_wrap=True)
     write_results(found, candidates, results, chosen=chosen, limits=limits)
     runs = {name: candidates} | measured_all(dict(others), latency_batch=latency_batch) if others else {}
     if runs and results:

@@ -185,6 +185,7 @@ def start(
 def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     """Densify the front if that is asked for, then measure and show all exits."""
     from lctprune.cli.densify import add_critics
+    from lctprune.cli.progress import resumable
     from lctprune.cli.results import CSV, given_record, refresh_results, show_candidates
     from lctprune.cli.working import working
     from lctprune.workflows.deployment import measure_run
@@ -204,10 +205,10 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
             f"No exit became better in {counted(settings.training.patience or 0, 'epoch')}, so training ended after "
             f"epoch {ended} of {settings.training.epochs}."
         )
-    with working("Measuring every exit on the validation split"):
+    with resumable(run), working("Measuring every exit on the validation split"):
         candidates = measure_run(run, loaded=loaded)
-    if (run.path / CSV).exists():  # it was selected from before it was trained to its end
-        refresh_results(loaded, candidates, run.path)
+        if (run.path / CSV).exists():  # it was selected from before it was trained to its end
+            refresh_results(loaded, candidates, run.path)
     networks = "networks" if settings.dense else "exits"
     headline = f"\nTrained {run.path}; its {networks} on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)

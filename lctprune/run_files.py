@@ -16,7 +16,7 @@ from torch import Tensor
 from lctprune.config.checkpoint import Header
 from lctprune.config.history import from_csv, history_problem, merged
 from lctprune.config.reading import parse_object
-from lctprune.config.run import CONFIG, PARTS, RunConfig
+from lctprune.config.run import CONFIG, PARTS, RUNS, RunConfig
 from lctprune.config.stopping import best_epoch
 from lctprune.errors import RunError, first_line
 from lctprune.utils.files import open_regular, read_regular, require_regular, require_run
@@ -54,7 +54,7 @@ def read_config(path: Path) -> RunConfig:
     try:
         document = parse_object(read_regular(file), file, remedy=remedy)
     except OSError as error:
-        require_run(path, CONFIG)
+        require_run(path, CONFIG, RUNS)
         raise RunError(
             f"{path} is not a run directory (it has no readable {CONFIG}); give one that lctprune train made"
         ) from error

@@ -23,7 +23,7 @@ from lctprune.config.checkpoint import Header
 from lctprune.config.history import Row, continued, from_csv, to_csv, to_history
 from lctprune.config.network import is_own_function
 from lctprune.config.reading import FORMAT
-from lctprune.config.run import CONFIG, RunConfig
+from lctprune.config.run import CONFIG, RUNS, RunConfig
 from lctprune.data.dataset import Data, data_record, recorded_statistics
 from lctprune.data.load import load_data, location, relocated
 from lctprune.errors import DataWarning, LctpruneError, RunError, RunWarning
@@ -47,7 +47,6 @@ from lctprune.utils.locking import locked
 from lctprune.utils.names import require_utf8, shell_word
 from lctprune.utils.tensor_files import write_tensors
 
-RUNS = Path("runs")
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
 
 
@@ -432,5 +431,5 @@ def _new_path(config: RunConfig) -> Path:
     model = config.network.model if config.network else "network"
     name = Path(config.data.config.name).resolve().name if config.data else "data"
     stem = re.sub(r"[^\w.-]+", "-", f"{model}-{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    paths = (RUNS / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
+    paths = (Path(RUNS) / (stem if count == 1 else f"{stem}-{count}") for count in range(1, 1000))
     return next(path for path in paths if not path.exists())

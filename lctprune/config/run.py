@@ -20,6 +20,7 @@ from lctprune.config.training import ResolvedTrainConfig, TrainConfig
 from lctprune.errors import ConfigError, RunError
 
 CONFIG = "config.json"
+RUNS = "runs"  # folder of the run directories, by default
 MOST_EXITS = 10**6
 PARTS = ("network", "data", "training")  # that every run has
 Part = Literal["network", "data", "training", "origin", "given"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.errors import ConfigError
+from lctprune.utils.wording import counted
 
 NO_FLIP = {"digits", "digits-cluttered"}  # a mirrored digit is not a digit
 
@@ -40,7 +41,16 @@ class Normalization(NamedTuple):
         return cls(tuple(means), tuple(stds))
 
     def apply(self, images: Tensor) -> Tensor:
-        """Turn uint8 [n, height, width, channels] into float32 [n, channels, height, width], stored channels last."""
+        """Turn uint8 [n, height, width, channels] into float32 [n, channels, height, width], stored channels last.
+
+        Raises:
+            ConfigError: it is of another number of channels than the images.
+        """
+        if len(self.mean) not in (1, images.shape[3]):
+            raise ConfigError(
+                f"the images have {counted(images.shape[3], 'channel')}, and the mean and deviation of the weights are "
+                f"of {len(self.mean)}: such weights are for other images; choose other `data`, or train without them"
+            )
         scale, shift = _constants(self, *images.shape[2:], images.device)
         # whole rows, in place: half the time of one operation for each pixel of 3 channels
         rows = images.flatten(2).to(torch.float32).mul_(scale).add_(shift)

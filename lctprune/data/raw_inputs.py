@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,14 +17,15 @@ from lctprune.config.described import ImageInput, Input, PixelInput, TextInput
 from lctprune.config.table import TableEncoding
 from lctprune.data.images.decoding import read_image
 from lctprune.data.images.files import pixels_of
-from lctprune.data.images.listing import Omissions, images_below
+from lctprune.data.images.listing import ENDINGS, Omissions, images_below
 from lctprune.data.preprocessing import Normalization
 from lctprune.data.raw_rows import rows_of
 from lctprune.data.texts.text import LONGEST_LINE, Vocabulary, read_lines
 from lctprune.data.tokens import tokenizer_of
-from lctprune.errors import DataError
+from lctprune.errors import DataError, DataWarning
 
 DECODED = 64  # images that are decoded ahead
+NO_LINES = (".csv", ".json", ".jsonl", ".parquet", ".xlsx")  # endings of files whose lines are no texts
 _GREY = torch.tensor([19595, 38470, 7471])  # of 65536, as Pillow makes grey of red, green and blue (ITU-R 601)
 
 
@@ -67,6 +69,12 @@ def list_inputs(inputs: Sequence[str], expected: Input) -> Listing:
         DataWarning: files in a folder are left out.
     """
     is_image = isinstance(expected, ImageInput | PixelInput)
+    if isinstance(expected, TextInput) and (others := [each for each in inputs if each.lower().endswith(NO_LINES)]):
+        warnings.warn(
+            f"{', '.join(others)}: the network takes {taken(expected)}, so each line is taken for a text",
+            DataWarning,
+            stacklevel=2,
+        )
     files: list[tuple[str, str]] = []
     for path in inputs:
         if is_image and Path(path).is_dir():
@@ -83,13 +91,37 @@ def list_inputs(inputs: Sequence[str], expected: Input) -> Listing:
     return Listing(files, len(files) if is_image else None)
 
 
+def taken(expected: Input) -> str:
+    """Say what files a network takes, for people."""
+    if isinstance(expected, ImageInput | PixelInput):
+        return "images"
+    if isinstance(expected, TextInput):
+        return "texts, one per line of a file in UTF-8"
+    used = () if expected.encoding is None else TableEncoding(expected.encoding).used
+    columns = ", ".join([each.name for each in used] or expected.columns or ())
+    return f"rows of a table, from CSV files{columns and f' with the columns {columns}'}"
+
+
 def read_inputs(listing: Listing, expected: Input) -> Iterator[RawInput]:
     """Yield the raw inputs of all files, in order, also what cannot be read.
+
+    A file that is there, cannot be read and has no ending of images comes with what the network takes.
 
     Args:
         listing: the files.
         expected: what the network takes.
     """
+    is_image = isinstance(expected, ImageInput | PixelInput)
+    for each in _read(listing, expected):
+        is_own = is_image and each.source.lower().endswith(tuple(ENDINGS))
+        is_said = each.line is not None or "the network takes" in each.problem
+        if each.tensor is None and not (is_said or is_own) and Path(each.source).exists():
+            yield each._replace(problem=f"{each.problem}; the network takes {taken(expected)}")
+        else:
+            yield each
+
+
+def _read(listing: Listing, expected: Input) -> Iterator[RawInput]:
     if isinstance(expected, ImageInput | PixelInput):
         yield from _images(listing.files, expected)
         return

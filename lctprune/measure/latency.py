@@ -17,6 +17,7 @@ from lctprune.utils.transfer import synchronize
 
 MAX_ROUNDS, MAX_SECONDS = 6, 10.0  # of repeated measurements of latency
 SHORT_MS = 20.0  # calls whose time depends on what the caches hold
+TIMING = "Measuring latencies, each network in turns"  # for people
 STEADY, PRECISE = 2.0, 0.05  # largest p95 / p5 of a quiet machine; wanted half-width of the median's interval
 
 
@@ -67,15 +68,14 @@ def measure_latency(
         for _ in range(warmup):
             for network in networks:
                 _milliseconds(network, example)
-        rounds = [_round(networks, example, repeats)]
+        rounds = [_round(networks, example, repeats, TIMING)]
         while len(rounds) < MAX_ROUNDS and time.perf_counter() < end and not all(each.is_steady for each in rounds[-1]):
-            rounds.append(_round(networks, example, repeats))
+            rounds.append(_round(networks, example, repeats, f"{TIMING}, round {len(rounds) + 1} as they vary"))
     return min(rounds, key=lambda latencies: sum(each.median_ms for each in latencies))
 
 
-def _round(networks: Sequence[Callable[[Tensor], object]], example: Tensor, repeats: int) -> list[Latency]:
+def _round(networks: Sequence[Callable[[Tensor], object]], example: Tensor, repeats: int, what: str) -> list[Latency]:
     time_call = _milliseconds if len(networks) == 1 else _warm_milliseconds
-    what = "Measuring latencies, each network in turns"
     passes = stepping(range(repeats), lambda _: what, count=repeats)
     times = [[time_call(network, example) for network in networks] for _ in passes]
     return [_summary(list(each)) for each in zip(*times, strict=True)]

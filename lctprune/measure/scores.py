@@ -55,7 +55,8 @@ class ExitScores(NamedTuple):
     @property
     def most_frequent(self) -> float | None:
         """The fraction of the targets that are of the most frequent class; None without classes."""
-        return max(self.class_samples) / sum(self.class_samples) if any(self.class_samples or ()) else None
+        counts = self.class_samples or []
+        return max(counts) / sum(counts) if any(counts) else None
 
 
 class ScoreSheet:

@@ -188,19 +188,24 @@ def near_miss(path: Path, holding: str = "") -> str:
     return f"; did you mean {path.parent / found[0]}?" if found else ""
 
 
-def require_run(path: Path, config: str) -> None:
-    """Refuse a run directory that does not exist, with the name of one beside it that may be meant.
+def require_run(path: Path, config: str, runs: str) -> None:
+    """Refuse a folder that is no run directory, with the name of one that may be meant.
 
     Args:
         path: run directory.
         config: name of the file that every run has.
+        runs: folder in which most runs are.
 
     Raises:
-        RunError: it does not exist.
+        RunError: it does not exist, or is a folder without that file.
     """
-    if not path.exists():
-        remedy = near_miss(path, config) or "; give one that lctprune train made"
-        raise RunError(f"{path} is not a run directory (it does not exist){remedy}")
+    if os.path.lexists(path / config) or path.is_file():  # which is looked at where it is read
+        return
+    reason = f"it has no {config}" if path.exists() else "it does not exist"
+    below = Path(runs) / path.name
+    meant = f"; did you mean {below}?" if (below / config).exists() else near_miss(path, config)
+    meant = meant or near_miss(below, config) or "; give one that lctprune train made"
+    raise RunError(f"{path} is not a run directory ({reason}){meant}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
-from lctprune.errors import NetworkError, RunError
+from lctprune.errors import ConfigError, NetworkError, RunError
 from lctprune.measure.selection import Budget
 from lctprune.models.build import build_network, fitted
 from lctprune.pruning.dependencies import require_engine
@@ -87,6 +87,8 @@ def begin_compression(
 ) -> Compression:
     """Check that a budget can be kept, plan the compression and open its run. See `compress`."""
     require_engine()
+    if budget == Budget():
+        raise ConfigError("a compression needs a budget; give one, such as `Budget(flops='50%')`")
     config = config or CompressConfig()
     training = dataclasses.replace(
         training or TrainConfig(),

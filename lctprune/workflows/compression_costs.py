@@ -48,11 +48,7 @@ class Costs(NamedTuple):
 
     @classmethod
     def of(cls, network: LocalCriticNetwork, example: Tensor, budget: Budget) -> Costs:
-        """Measure the exits of a network.
-
-        Raises:
-            ConfigError: the budget has no limit.
-        """
+        """Measure the exits of a network."""
         is_timed, count = budget.latency_ms is not None, len(network.groups)
         exits = {
             exit: dataclasses.replace(
@@ -64,8 +60,6 @@ class Costs(NamedTuple):
         }
         main = exits[count - 1]
         limits = budget.limits(main)
-        if not limits:
-            raise ConfigError("a compression needs a budget; give one, such as `Budget(flops='50%')`")
         return cls(exits, limits, fraction_within(limits, main))
 
 

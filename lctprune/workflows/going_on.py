@@ -41,7 +41,7 @@ def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None =
         raise RunError(f"{run.path} was trained on data made in a program; go on there: lct.train(..., resume=True)")
     done = run.epochs_done
     if epochs is not None and epochs <= done:
-        raise ConfigError(f"epochs is {epochs}, and {run.path} has {done} already; give a larger number")
+        raise ConfigError(f"epochs is {epochs}, and {run.path} has {done} already; give more than that")
     config = run.config.data.config
     return SessionSettings(
         network=recipe,
@@ -91,6 +91,11 @@ def require_no_compression(run: Run) -> None:
 def is_compression(run: Run) -> bool:
     """Tell whether a compression began a run, if only just: it may have been killed before it wrote its plan."""
     return run.is_compression or (run.path / COMPRESSION).exists()
+
+
+def lacks_critics(run: Run) -> bool:
+    """Tell whether a run was begun with `--dense`, and its further critics were not begun yet."""
+    return "--dense" in run.config.command and not (run.path / DENSE).exists()
 
 
 def started_with(run: Run, option: str) -> int:

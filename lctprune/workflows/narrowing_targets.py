@@ -36,22 +36,33 @@ class Target(NamedTuple):
     limits: Limits
 
 
-def target_of(run: Run | LoadedRun, keep: float | str | None, budget: Budget | Limits | None) -> Target:
-    """Parse what was asked for; percentages of a budget are of the run's main network.
+def require_target(keep: float | str | None, budget: Budget | Limits | None) -> None:
+    """Refuse what is not exactly one of the two, or out of its range, before anything is loaded.
 
     Raises:
-        ConfigError: it is not exactly one of the two, or a value is out of range.
+        ConfigError: it is.
     """
     if (keep is None) == (budget is None):
         raise ConfigError(
             "to narrow, give the FLOPs to keep (`keep=50%`), or a budget in its place (`Budget(flops=...)`)"
         )
     if budget is None:
+        _fraction(keep)
+    elif budget in (Budget(), Limits({})):
+        raise ConfigError("the budget has no limit; give one, such as `Budget(flops='50%')`")
+
+
+def target_of(run: Run | LoadedRun, keep: float | str | None, budget: Budget | Limits | None) -> Target:
+    """Parse what was asked for; percentages of a budget are of the run's main network.
+
+    Raises:
+        ConfigError: it is not exactly one of the two, or a value is out of range.
+    """
+    require_target(keep, budget)
+    if budget is None:
         fraction = _fraction(keep)
         return Target(f"{100 * fraction:.4g}% of its FLOPs", f"keep{fraction:.6g}", fraction, Limits({}))
     limits = budget if isinstance(budget, Limits) else budget.limits(_costs_of_main(LoadedRun.of(run), budget))
-    if not limits:
-        raise ConfigError("the budget has no limit; give one, such as `Budget(flops='50%')`")
     text = " and ".join(amount(limit, cost) for cost, limit in limits.items())
     return Target(text, "-".join(f"{cost}{limit:.12g}" for cost, limit in limits.items()), None, limits)
 

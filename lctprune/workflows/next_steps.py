@@ -88,7 +88,9 @@ def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | N
     subject = chosen or max(candidates, key=lambda each: each.merit)
     samples, least = subject.samples, samples_to_tell(guessed(subject, run.class_count))
     if samples and samples < least:
-        remedy = more_validation(samples, data.samples.get("train", 0) if data else 0, least, data and data.config)
+        remedy = more_validation(
+            samples, data.samples.get("train", 0) if data else 0, least, data.config if data else None
+        )
         return f"{note}; {samples} validation samples are too few to tell: {remedy}"
     if done >= ENOUGH or better_epoch(run):
         return note

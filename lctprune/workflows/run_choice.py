@@ -7,9 +7,9 @@ import itertools
 from contextlib import suppress
 from pathlib import Path
 
-from lctprune.config.run import CONFIG
+from lctprune.config.run import CONFIG, RUNS
 from lctprune.errors import RunError
-from lctprune.runs import RUNS, Run
+from lctprune.runs import Run
 from lctprune.workflows.deployment import SELECTED
 from lctprune.workflows.members import added_runs
 from lctprune.workflows.model_card import MODEL_CARD

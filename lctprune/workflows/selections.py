@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
         return None
     is_of_run = all(card.trained_with.get(name) == expected.get(name) for name in ("checkpoint_sha256", "added"))
     return document if is_of_run and card.sha256 == digest and card.test is not None else None
+
+
+def chosen_before(folder: Path | None) -> str:
+    """Return the name of the network whose model card stands in a folder; "" where there is none, or it is damaged."""
+    if folder is not None:
+        path = folder / MODEL_CARD
+        with suppress(OSError, RunError):
+            measured = parse_object(read_regular(path), path, remedy="").get("validation")
+            if isinstance(measured, dict) and isinstance(name := measured.get("name"), str):
+                return name
+    return ""
 
 
 def chosen_among(candidates: Sequence[Candidate], selection: Mapping[str, Any]) -> Candidate | None:

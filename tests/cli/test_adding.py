@@ -142,6 +142,7 @@ def test_where_no_critic_can_be_added_nothing_is_trained(cli: Cli, tmp_path: Pat
         (("densify", "elsewhere"), 1, "is not a run directory"),
         (("select", "NEAR"), 1, "did you mean RUN?"),
         (("resume", "NEAR"), 1, "did you mean RUN?"),
+        (("narrow", "RUN"), 2, "give the FLOPs to keep (--keep 50%), or a budget in its place (--budget-flops ...)"),
         (("compare", "RUN", "NEAR"), 1, "did you mean RUN?"),
         (("select", "RUN", "--compare", "NEAR"), 1, "did you mean RUN?"),
         (("predict", "NEAR", "x.png"), 1, "did you mean RUN?"),
@@ -164,6 +165,24 @@ def test_misuse_is_one_line(arguments: tuple[Any, ...], code: int, message: str,
     assert message.replace("RUN", str(trained.path)) in result.err
     assert not (trained.path / "dense").exists()
     assert not (trained.path / "finetuned").exists()
+
+
+def test_a_run_is_named_that_has_the_name_of_its_data(
+    trained: lct.Run, image_folder: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(image_folder, "photos")
+    shutil.copytree(trained.path, "runs/photos")
+    for given, reason in (("photos", "it has no config.json"), ("photo", "it does not exist")):
+        for arguments in (
+            ("select", given),
+            ("predict", given, "x.png"),
+            ("select", "runs/photos", "--compare", given),
+        ):
+            result = cli(*arguments)
+            assert result.code == 1
+            if reason in result.err or arguments[0] != "predict":
+                assert f"{given} is not a run directory ({reason}); did you mean runs/photos?" in result.err
 
 
 def test_what_is_left_out_is_said(trained: lct.Run, cli: Cli) -> None:

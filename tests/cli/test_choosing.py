@@ -80,6 +80,14 @@ def test_limits_of_quality_change_the_choice(measured: lct.Run, cli: Cli) -> Non
     assert cli("select", measured.path, "--json").document["selected"]["accuracy"] == best.accuracy
     document = cli("select", measured.path, "--max-drop", 100, "--json").document
     assert document["selected"]["exit"] == min(candidates, key=lambda each: each.flops or 0).exit
+    names = [min(candidates, key=lambda each: each.flops or 0).name, best.name]
+    for options, earlier, now in (
+        (("--max-drop", 100), *names[:1], names[0]),
+        ((), *names),
+        (("--max-drop", 100), *names[::-1]),
+    ):
+        err = cli("select", measured.path, *options).err
+        assert (f"held {earlier} from before; {now} has replaced it" in err) is (earlier != now)
     nothing = cli("select", measured.path, "--budget-size", f"{candidates[0].size_bytes - 1}B", "--json")
     assert nothing.code == 3
     assert json.loads(nothing.out)["misses"]["size_bytes"] > 1

@@ -189,6 +189,35 @@ def test_lines_of_text(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert cli("predict", run.path, "-", "--json").document["predictions"][0]["input"] == "-"
 
 
+def test_other_kinds_of_data_are_told_what_the_network_takes(
+    trained: lct.Run, table_run: Callable[..., lct.Run], image_folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name in ("train.tsv", "test.tsv"):
+        (folder / name).write_text("".join(f"{word} film\t{word}\n" for word in ("good", "bad") * 30))
+    data = lct.load_data(str(folder))
+    recipe = lct.NetworkConfig(
+        model="gru", model_args={"width": 4}, groups=2, vocabulary=len(data.vocabulary), num_outputs=2
+    )
+    texts = lct.train(lct.build_network(recipe), data, lct.TrainConfig(epochs=1, batch_size=16), run_dir=tmp_path / "t")
+    table = table_run()
+    assert table.config.data is not None
+    image, rows = image_folder / "test" / "red" / "0.png", tmp_path / "rows.csv"
+    rows.write_text("one,two\n1,2\n")
+    of_table = f"takes rows of a table, from CSV files with the columns {', '.join(table.config.data.columns or ())}"
+    for run, given, code, words in (
+        (trained, rows, 1, "the network takes images"),
+        (table, image, 1, of_table),
+        (table, rows, 1, "the columns that the network takes"),
+        (texts, image, 1, "the network takes texts, one per line"),
+        (texts, rows, 0, "the network takes texts, one per line of a file in UTF-8, so each line is taken for a text"),
+    ):
+        result = cli("predict", run.path, given)
+        assert (result.code, result.err.count(words)) == (code, 1), result.err
+    assert "the network takes" not in cli("predict", trained.path, tmp_path / "none.csv").err
+
+
 def test_what_cannot_be_read_is_named_and_left_out(
     trained: lct.Run, image_folder: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -43,9 +43,14 @@ def test_it_goes_on_as_if_it_had_never_stopped(
     document = cli("resume", "--threads", 1, "--json").document  # by itself it finds the run
     assert (document["run"], document["epoch"], document["epochs"]) == ("runs/a", 2, 2)
     assert same(run.read_checkpoint(""), trained.read_checkpoint(""))
-    done = cli("resume", run.path)
-    assert done.code == 1
-    assert "lctprune resume runs/a --epochs 4" in done.err
+    for named in ([], [run.path], [run.path, "--epochs", 2]):
+        done = cli("resume", *named, "--threads", 1)
+        assert done.code == 0
+        assert "runs/a is trained to epoch 2 already" in done.err
+        assert "lctprune resume runs/a --epochs 4" in done.err
+        assert "Next, choose one under a budget: lctprune select runs/a" in done.out
+    assert "no unfinished run" in cli("resume", "--epochs", 3).err
+    shutil.rmtree("runs")
     assert "no unfinished run" in cli("resume").err
 
 
@@ -60,7 +65,9 @@ def test_a_finished_run_is_trained_longer(trained: lct.Run, cli: Cli) -> None:
     run = lct.Run(trained.path)
     assert (run.epochs_done, run.config.training.epochs, run.config.to_dict()["epochs_before"]) == (3, 3, [2])
     assert run.metrics[:2] == before
-    assert cli("resume", run.path, "--epochs", 3).code == 2
+    assert cli("resume", run.path, "--epochs", 2).code == 2
+    done = cli("resume", run.path, "--epochs", 3, "--json")
+    assert (done.code, len(done.document["candidates"])) == (0, 3)
     assert run.config.to_dict() == lct.Run(trained.path).config.to_dict()  # a refusal changes nothing
 
 
@@ -91,4 +98,6 @@ def test_what_was_added_and_interrupted_is_found(
             break
     result = cli("resume", "--threads", 1)
     assert (result.code, "Going on with runs/a/dense, from epoch 2" in result.err) == (0, True), result.err
-    assert "no unfinished run" in cli("resume").err
+    done = cli("resume", "--threads", 1)
+    assert (done.code, "runs/a is trained to epoch 2 already" in done.err) == (0, True)
+    assert " x0.5" in done.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 import lctprune as lct
 from lctprune.reports.usage import usage
+from lctprune.utils.steps import STEPS
 
 Cli = Callable[..., Any]
 COMMAND = re.compile(r"lctprune ((?:train|resume|select|evaluate|densify|finetune|narrow|predict)\b[^;,)\n]*)")
@@ -42,6 +44,8 @@ def test_what_is_said_of_runs_works(cli: Cli, trained: lct.Run) -> None:
     record = json.loads((trained.path / "config.json").read_text())
     record["training"]["epochs"] = 3
     (trained.path / "config.json").write_text(json.dumps(record))
+    assert (finished.code, "is trained to epoch 2 already" in finished.err) == (0, True)
+    assert [command[0] for command in suggested(finished.out)] == ["select"]
     unfinished = cli("evaluate", trained.path)
     assert f"{trained.path} is at epoch 2 of 3" in unfinished.err
     assert "epoch 2 of 3" in unfinished.out
@@ -50,6 +54,40 @@ def test_what_is_said_of_runs_works(cli: Cli, trained: lct.Run) -> None:
     for command in commands:
         result = cli(*command, "--threads", 1)
         assert result.code == 0, (command, result.err)
+
+
+class Interrupting(logging.Handler):
+    """Interrupts the program once it measures latencies, as a key would."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "latencies" in record.getMessage():
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("command", ["train", "densify --epochs 1", "finetune --exit 0", "narrow --keep 70%"])
+def test_interrupted_while_measuring_it_names_the_command_that_goes_on(
+    command: str, cli: Cli, trained: lct.Run, image_folder: Path, tmp_path: Path
+) -> None:
+    name, *options = command.split()
+    arguments: list[object] = [trained.path, *options]
+    if name == "train":
+        arguments = ["vgg-lct", "--data", image_folder, "--model-args", "width=4", "--groups", 3, "--image-size", 16]
+        arguments += ["--epochs", 1, "--batch-size", 18, "--out", tmp_path / "new"]
+    handler = Interrupting()
+    STEPS.addHandler(handler)
+    try:
+        stopped = cli(name, *arguments, "--threads", 1)
+    finally:
+        STEPS.removeHandler(handler)
+    assert stopped.code == 130
+    assert "All epochs are trained" in stopped.err
+    (go_on,) = suggested(stopped.err)
+    assert go_on == ["resume", str(tmp_path / "new" if name == "train" else trained.path)]
+    done = cli(*go_on, "--threads", 1)
+    assert done.code == 0, done.err
+    names = {"densify": " x0.5", "finetune": "fine-tuned", "narrow": "narrowed"}
+    assert "main network" in done.out
+    assert names.get(name, "Next, choose one") in done.out
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from lctprune.data.images.fitting import RandomChanges, random_part
 from lctprune.data.images.workers import ImageReaders
 from lctprune.data.preprocessing import Augmentation, Normalization
 from lctprune.data.tensor_split import TensorSplit
-from lctprune.errors import DataError
+from lctprune.errors import ConfigError, DataError
 
 PLAIN = Normalization((0.0,) * 3, (1.0,) * 3)
 COLOURS = Normalization((0.1, 0.4, 0.6), (0.2, 0.5, 0.3))
@@ -245,3 +245,8 @@ def test_truncated_files_are_refused(suffix: str, tmp_path: Path) -> None:
 def test_images_of_the_right_size_are_not_touched(tmp_path: Path) -> None:
     images = random_images(3, 7, 7, 3)
     assert torch.equal(decode_images(saved(images, tmp_path), ImagePreprocessing.of(7)), images)
+
+
+def test_statistics_of_weights_for_coloured_images_are_refused_for_grey_ones() -> None:
+    with pytest.raises(ConfigError, match=r"have 1 channel, and the mean .* of 3: such weights"):
+        COLOURS.apply(torch.zeros(1, 2, 2, 1, dtype=torch.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -382,10 +383,12 @@ def test_warmup_is_not_timed() -> None:
     assert result.p95_ms < 200
 
 
-def test_a_noisy_round_is_repeated_and_the_quietest_counts() -> None:
+def test_a_noisy_round_is_repeated_and_the_quietest_counts(caplog: pytest.LogCaptureFixture) -> None:
     waits = itertools.chain([0.001, 0.03, 0.04, 0.03], itertools.repeat(0.001))
-    (result,) = lct.measure_latency([lambda x: time.sleep(next(waits))], torch.zeros(1), repeats=4, warmup=0)
+    with caplog.at_level(logging.INFO, logger="lctprune.steps"):
+        (result,) = lct.measure_latency([lambda x: time.sleep(next(waits))], torch.zeros(1), repeats=4, warmup=0)
     assert next(waits) == 0.001
+    assert "in turns, round 2 as they vary" in caplog.text
     assert result.median_ms < 30
     assert result.low_ms <= result.median_ms <= result.high_ms
 

@@ -148,6 +148,8 @@ def test_a_budget_that_nothing_can_fit_is_refused_before_training(
         2,
     )
     result = cli("compress", "vgg-lct", *arguments, "--budget-params", 3, "--out", tmp_path / "run", "--json")
+    without = cli("compress", "vgg-lct", "--weights", "none.pt", "--data", "none")  # said before others are looked for
+    assert (without.code, "needs a budget; give one, such as --budget-flops 50%" in without.err) == (2, True)
     assert result.code == 3
     assert json.loads(result.out)["exit_code"] == 3
     assert "nearest" in result.err
