@@ -16,7 +16,8 @@ from lctprune.errors import DataError, NetworkError, TrainingError
 from lctprune.network import LocalCriticNetwork
 
 MOST_NAMED = 3  # columns or tensors in a message
-DIVERGED = "the data is finite, so training has diverged; try a smaller `lr`"
+SLOWER = "try a smaller `lr`, such as a third of it"
+DIVERGED = f"the data is finite, so training has diverged; {SLOWER}"
 AT_FIRST_STEP = (
     "the data and the weights are finite, and no learning rate has acted yet, so the network or the loss itself makes "
     "it, for instance by a division by 0 or a logarithm of 0"
@@ -98,7 +99,7 @@ def reason_in_batch(inputs: Tensor, targets: Tensor, *, is_received: bool, is_fi
         is_first_step: whether no step was taken before.
     """
     if is_received and not _is_finite(inputs):
-        return "what the groups before gave is not finite either: look at the data, or try a smaller `lr`"
+        return f"what the groups before gave is not finite either: look at the data, or {SLOWER}"
     for name, tensor in (("inputs", inputs), ("targets", targets)):
         if found := _look(tensor):
             return f"the {name} of this batch {_described(found, len(tensor))}; correct or leave out such samples"

@@ -312,7 +312,7 @@ class Stage:
         if rest:
             raise TrainingError(
                 f"a batch of {len(targets)} samples cannot be split equally among {self.replicas} replicas; "
-                "give a smaller `batch_size`, or fewer `replicas`"
+                f"give `batch_size={max(size, 1) * self.replicas}`, or fewer `replicas`"
             )
         parts = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
         own = next(parts)
