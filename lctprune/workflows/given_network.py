@@ -11,6 +11,7 @@ from torch import nn
 
 from lctprune.config.data import DataConfig
 from lctprune.config.given import Given
+from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.builtin import NAMED
 from lctprune.data.dataset import Data, recorded_statistics
@@ -121,6 +122,15 @@ def in_range_of(given: Run, data: Data, config: DataConfig) -> Data:
     message = f"{given.path} was trained on images with values from {was.values}; these are read as {values}"
     warnings.warn(message, DataWarning, stacklevel=3)
     return data
+
+
+def other_arguments(given: Run | None, config: NetworkConfig) -> str:
+    """Name the arguments that the network of a given run was built with, where others are asked for; else ""."""
+    recipe = given and given.config.network
+    if given is None or not recipe or recipe.model != config.model or recipe.model_args == config.model_args:
+        return ""
+    arguments = ",".join(f"{name}={value}" for name, value in recipe.model_args.items())
+    return f"; {given.path} was trained {f'with `model_args={arguments}`' if arguments else 'without `model_args`'}"
 
 
 def require_alike(given: Run, data: Data, settings: SessionSettings) -> None:

@@ -22,7 +22,7 @@ from lctprune.data.builtin import CLUTTERED
 from lctprune.data.cluttered_digits import SIZE
 from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
-from lctprune.errors import ConfigError, DataError, NetworkWarning
+from lctprune.errors import ConfigError, DataError, NetworkError, NetworkWarning
 from lctprune.losses import Loss
 from lctprune.models.build import MODELS, build_network, fitted, require_known
 from lctprune.models.input_kinds import refuse_table
@@ -41,6 +41,7 @@ from lctprune.workflows.given_network import (
     in_range_of,
     measure_given,
     note_on_size,
+    other_arguments,
     require_alike,
     warn_of_seen_samples,
 )
@@ -243,6 +244,10 @@ def prepare(settings: SessionSettings) -> Prepared:
     torch.manual_seed(settings.training.seed)
     try:
         network = build_network(fitted(config, data), weights=settings.weights, training=settings.training)
+    except NetworkError as error:
+        if others := other_arguments(given, config):
+            raise NetworkError(f"{error}{others}") from error
+        raise
     finally:
         if not resumed:  # also beside an error that it explains
             note_on_size(config.model, data, own, data_config)

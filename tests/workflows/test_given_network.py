@@ -45,6 +45,11 @@ def test_a_given_network_is_measured_before_any_training(
     assert given == json.loads((tmp_path / "new" / "config.json").read_text())["given"]
     assert f"accuracy {expected.accuracy[0]:.1%}" in done.err
     assert "validation split is cut" not in done.err  # the run had the same split
+    other = cli("train", "vgg-lct", *MODEL[3:], "--model-args", "width=8", *options[len(MODEL) : -1], tmp_path / "b")
+    assert (other.code, other.err.strip().endswith(f"; {trained.path} was trained with --model-args width=4")) == (
+        1,
+        True,
+    )
     refused = cli("train", *MODEL, "--data", image_folder, "--epochs", 0, "--out", tmp_path / "none")
     assert refused.code == 2
     assert "epochs is 0" in refused.err
