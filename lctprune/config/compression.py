@@ -9,7 +9,7 @@ from typing import Literal
 from lctprune.config.fields import FIRST, TRAINING, require_choices, setting
 from lctprune.errors import ConfigError
 
-SHARES = (0.06, 0.03, 0.09, 0.12, 0.7)
+SHARES = (0.05, 0.02, 0.06, 0.07, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class CompressConfig:
     shares: tuple[float, ...] | None = setting(
         None,
         "Shares of --epochs: critics, further critics, and each round of fine-tuning, after which the better half of "
-        "the candidates goes on. Default: 0.06,0.03,0.09,0.12,0.7.",
+        "the candidates goes on. Default: 0.05,0.02,0.06,0.07,0.8.",
         panel=TRAINING,
     )
     candidates: int = setting(3, "Candidates of the first round of fine-tuning.", panel=TRAINING)

@@ -23,6 +23,7 @@ from lctprune.workflows.members import FINETUNED, NARROWED, Member, members_of
 from lctprune.workflows.narrowing import begin_narrowing
 from lctprune.workflows.narrowing_targets import target_of
 from lctprune.workflows.session import Session
+from lctprune.workflows.taught import Outputs
 
 
 class Entrant(NamedTuple):
@@ -96,15 +97,26 @@ def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
 
 
 def begin_entrant(
-    run: Run, entrant: Entrant, limits: Limits, data: Data, config: CompressConfig, *, resume: bool
+    run: Run, entrant: Entrant, limits: Limits, data: Data, config: CompressConfig, outputs: Outputs, *, resume: bool
 ) -> Session:
-    """Begin, or resume, the training of a candidate."""
+    """Begin, or resume, the training of a candidate.
+
+    Args:
+        run: run of the compression.
+        entrant: candidate.
+        limits: the budget.
+        data: data to train on.
+        config: settings.
+        outputs: the teacher's outputs that are known, to which further ones are added.
+        resume: whether the training was begun before.
+    """
     settings = {
         "data": data,
         "epochs": entrant.epochs,
         "lr": None if resume else config.lr,
         "distill": config.distill,
         "views": config.views,
+        "outputs": outputs,
         "resume": resume,
         "device": run.config.training.device,
         "batch_norm": "train",

@@ -26,8 +26,10 @@ from lctprune.runs import Run
 from lctprune.utils.files import write_json
 from lctprune.workflows.compression_costs import Costs
 from lctprune.workflows.compression_plan import (
+    Passes,
     Planned,
     entrants_of,
+    parts_known,
     passes_for,
     plan_record,
     tuning_passes,
@@ -40,6 +42,7 @@ from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
 from lctprune.workflows.session import Session
+from lctprune.workflows.taught import Outputs
 
 COMPRESSION = "compress.json"
 UNIT = "epochs of the main network's training: 3 forward passes of it per training sample"
@@ -112,6 +115,7 @@ class Compression:
         self.run, self.plan, self.limits = run, plan, costs.limits
         self.notes: list[str] = []
         self._state = self._resumed_state()
+        self._outputs: Outputs = {}  # of the main network as the teacher of all candidates
 
     def _resumed_state(self) -> dict[str, Any]:
         """Read compress.json, or write the plan."""
@@ -184,7 +188,9 @@ class Compression:
         while (entrant := next(filter(self._is_left, self._entrants(index, count)), None)) is not None:
             resume = _opened(self.run.path / entrant.folder, self.run) is not None
             try:
-                session = begin_entrant(self.run, entrant, self.limits, self._data, self._config, resume=resume)
+                session = begin_entrant(
+                    self.run, entrant, self.limits, self._data, self._config, self._outputs, resume=resume
+                )
             except (NetworkError, ConfigError, BudgetError) as error:  # what cannot be narrowed; others take its place
                 self._state["dropped"].append(entrant.exit)
                 self.notes.append(f"left out: {error}")
@@ -211,18 +217,25 @@ class Compression:
         if not sources:
             raise NetworkError(f"no candidate could be made small enough; {'; '.join(self.notes)}")
         folders = {each.folder: each for each in kept}
-        entrants = [folders.get(each.folder) or self._timed(each, index, len(sources)) for each in sources]
+        timed = self._timed(sources, index)
+        entrants = [folders.get(each.folder) or each for each in timed]
         rounds[index:] = [[each._asdict() for each in entrants]]
         self._save()
         return entrants
 
-    def _timed(self, entrant: Entrant, index: int, count: int) -> Entrant:
-        """Say how long a candidate is trained: its part of the round's share, or in the last round of what is left."""
-        shares = self._config.divided[2:]
+    def _timed(self, entrants: list[Entrant], index: int) -> list[Entrant]:
+        """Say how long the candidates of a round are trained: by its share, or in the last round by what is left."""
+        shares, fractions = self._config.divided[2:], [each.fraction for each in entrants]
+        before = [Entrant(**each) for entrants in self._state["rounds"][:index] for each in entrants]
         left = self._config.epochs - self.spent
         share = left if index == len(shares) - 1 else min(left, shares[index] * self._config.epochs)
-        passes = tuning_passes(share / count, entrant.fraction, self._config)
-        return entrant._replace(epochs=passes.epochs, part=passes.part, cost=passes.cost)
+        known = parts_known([Passes(each.epochs, each.part, each.cost) for each in before], self._config.views)
+        passes = tuning_passes(share, fractions, self._config, known=known)
+        teacher = (share - passes.passes * sum(fractions)) / len(entrants)
+        return [
+            each._replace(epochs=passes.epochs, part=passes.part, cost=passes.passes * each.fraction + teacher)
+            for each in entrants
+        ]
 
     def _save(self) -> None:
         self._state["notes"] = self.notes

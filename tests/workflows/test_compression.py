@@ -21,7 +21,7 @@ import lctprune as lct
 from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.workflows.compression import begin_compression
-from lctprune.workflows.compression_plan import passes_for, planned, tuning_passes
+from lctprune.workflows.compression_plan import Passes, parts_known, passes_for, planned, tuning_passes
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import Compressed, Compression
 
@@ -189,11 +189,22 @@ def test_the_plan_spends_the_whole_budget() -> None:
 @pytest.mark.parametrize(("cost", "distill", "passes"), [(6, 0.5, 20), (1.75, 0.5, 3), (0.5, 0.5, 0.857), (6, 0, 24)])
 def test_after_repeated_passes_the_teacher_costs_nothing(cost: float, distill: float, passes: float) -> None:
     """The first 3 passes of a network of a quarter cost 1/4 + 1/3 each, further ones 1/4."""
-    found = tuning_passes(cost, 0.25, CompressConfig(views=3, distill=distill))
+    found = tuning_passes(cost, [0.25], CompressConfig(views=3, distill=distill))
     assert (found.epochs * found.part, found.cost) == (pytest.approx(passes, rel=1e-3), cost)
     plans = [planned(CompressConfig(views=views), critics=0.5, further=None, fraction=0.1) for views in (0, 3)]
     assert plans[0][-1].passes < plans[1][-1].passes
     assert plans[0][-1].cost == plans[1][-1].cost
+
+
+def test_the_teacher_is_paid_for_once_by_all_trainings() -> None:
+    """Two networks of a tenth: 1.5 passes of each, of which the teacher knows one half of the first."""
+    config = CompressConfig(views=2)
+    cost = 2 * 1.5 * 0.1 + (0.75 - 0.5 + 0.75) / 3
+    found = tuning_passes(cost, [0.1, 0.1], config, known=[0.5])
+    assert (found.epochs, found.part, found.cost) == (2, pytest.approx(0.75), cost)
+    assert parts_known([found, Passes(1, 0.9, 1.0)], 2) == [0.9, pytest.approx(0.75)]
+    assert tuning_passes(1.0, [0.1], config, known=[1.0, 1.0]).passes == pytest.approx(10)
+    assert tuning_passes(1.0, [0.1], CompressConfig(views=0), known=[]).passes == pytest.approx(1 / (0.1 + 1 / 3))
 
 
 def test_a_part_of_a_split_is_another_one_in_every_epoch(data: lct.Data) -> None:
