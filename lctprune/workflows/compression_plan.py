@@ -21,6 +21,7 @@ from lctprune.measure.units import COSTS
 from lctprune.network import LocalCriticNetwork
 
 MOST_PART = 1.0  # of the training split in an epoch
+STEP = 0.6  # what a step of narrowing leaves, about
 
 
 class Passes(NamedTuple):
@@ -139,6 +140,13 @@ def entrants_of(config: CompressConfig) -> list[int]:
     return [1 if index == rounds - 1 else max(1, -(-config.candidates // 2**index)) for index in range(rounds)]
 
 
+def steps_of(config: CompressConfig, fraction: float) -> int:
+    """Return the number of steps in which a network is narrowed to a fraction of its cost."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, round(math.log(fraction) / math.log(STEP))) if fraction > 0 else 1
+
+
 def planned(config: CompressConfig, *, critics: float, further: float | None, fraction: float) -> list[Planned]:
     """Write the plan.
 
@@ -156,15 +164,24 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
         cost = shares[1] * config.epochs
         lines.append(_line("densify", "further critics, of other depths and widths", 1, cost / further, cost))
         left -= lines[1].cost
-    counts, trained = entrants_of(config), list[Passes]()
-    for index, (count, share) in enumerate(zip(counts, shares[2:], strict=True)):
-        cost = left if index == len(counts) - 1 else share * config.epochs
-        what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
-        if index == len(counts) - 1:
-            what = "the best, fine-tuned further" if index else "the most promising, narrowed and fine-tuned"
+    trained: list[Passes] = []
+
+    def add(stage: str, what: str, count: int, cost: float, fraction: float) -> None:
         trained.append(tuning_passes(cost, count * [fraction], config, known=parts_known(trained, config.views)))
-        lines.append(_line(f"round {index + 1}", what, count, trained[-1].passes, cost))
+        lines.append(_line(stage, what, count, trained[-1].passes, cost))
+
+    *counts, _ = entrants_of(config)
+    for index, (count, share) in enumerate(zip(counts, shares[2:-1], strict=True)):
+        what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
+        add(f"round {index + 1}", what, count, share * config.epochs, fraction)
         left -= lines[-1].cost
+    steps = steps_of(config, fraction)
+    if steps == 1:
+        what = "the best, fine-tuned further" if counts else "the most promising, narrowed and fine-tuned"
+        add(f"round {len(counts) + 1}", what, 1, left, fraction)
+    for step in range(1, steps + 1) if steps > 1 else ():
+        size = fraction ** (step / steps)
+        add(f"step {step}", f"the most promising, narrowed to {size:.0%} and fine-tuned", 1, left / steps, size)
     return lines
 
 
