@@ -21,6 +21,7 @@ COLORS = {
     "compress, densified": "#0072B2",
     "compress, narrowed": "#CC79A7",
     "compress, fine-tuned": "#999999",
+    "compress, on the way": "#D55E00",
 }
 COLUMNS = ("budget", "way", "variant", "seed", "network", "flops", "parameters", "val_accuracy", "test_accuracy")
 

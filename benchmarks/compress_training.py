@@ -35,7 +35,7 @@ class OutOfTimeError(Exception):
 def trained(setting: Setting, task: Task, model: nn.Module, data: lct.Data, flops: int, end: float) -> dict[str, Any]:
     """Train a network for the compute of the task, all included, and measure it."""
     fraction = lct.count_flops(model, data.example) / flops
-    passes = tuning_passes(task.compute, fraction, lct.CompressConfig(distill=task.distill, views=task.views))
+    passes = tuning_passes(task.compute, [fraction], lct.CompressConfig(distill=task.distill, views=task.views))
     config = setting.training(method="backprop", epochs=passes.epochs, lr=task.lr, seed=task.seed, batch_norm="train")
     network, folder = lct.LocalCriticNetwork([model]), folder_of(setting, task)
     run = open_run(network, data, config, run_dir=folder, resume=has_checkpoint(folder))

@@ -52,7 +52,7 @@ def measure(setting: Setting, task: Task, end: float) -> dict[str, Any]:
 
 
 def compressed(setting: Setting, task: Task, end: float) -> list[dict[str, Any]]:
-    """Compress by `lctprune compress`: a row for what it chose, and one for the best of each kind of candidate."""
+    """Compress by `lctprune compress`: a row for what it chose, the best of each kind, and each size on the way."""
     data, folder = setting.data(), folder_of(setting, task)
     recipe = lct.NetworkConfig(model=setting.network, model_args=setting.model_args)
     compression = begin_compression(
@@ -73,7 +73,7 @@ def compressed(setting: Setting, task: Task, end: float) -> list[dict[str, Any]]
 def _candidates(setting: Setting, data: lct.Data, compression: Compression) -> list[dict[str, Any]]:
     """Choose as `Compression.finish` does, but measure on the device of training and export nothing."""
     loaded = LoadedRun(compression.run, data)
-    networks, fitting, kinds = {}, [], {}
+    networks, fitting, kinds, larger = {}, [], {}, {}
     for member in members_of(loaded):
         network = loaded.network(member.run).subnetwork(member.exit)
         candidate = dataclasses.replace(unscored(network, data.example), exit=member.number, name=member.name)
@@ -81,6 +81,8 @@ def _candidates(setting: Setting, data: lct.Data, compression: Compression) -> l
             own = lct.LocalCriticNetwork([moved(copy.deepcopy(network), setting.device)])
             fitting.append(dataclasses.replace(candidate, accuracy=score_exits(own, data.val).accuracy[-1]))
             networks[member.number], kinds[member.number] = network, _kind(member)
+        elif _kind(member) == PARTS[NARROWED]:
+            larger[member.name] = network
     best = {"": lct.select(fitting, compression.limits)}
     for each in sorted(fitting, key=lambda each: -each.accuracy):
         best.setdefault(kinds[each.exit], each)
@@ -89,6 +91,9 @@ def _candidates(setting: Setting, data: lct.Data, compression: Compression) -> l
         row_of(setting, networks[each.exit], data, flops, {"part": kind, "network": each.name})
         for kind, each in best.items()
     ]
+    for name, network in larger.items():
+        row = row_of(setting, network, data, flops, {"part": "on the way", "network": name})
+        rows.append(row | {"budget": round(100 * row["flops"])})
     return [rows[0] | {"spent": round(compression.spent, 3)}, *rows[1:]]
 
 

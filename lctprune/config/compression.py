@@ -9,7 +9,7 @@ from typing import Literal
 from lctprune.config.fields import FIRST, TRAINING, require_choices, setting
 from lctprune.errors import ConfigError
 
-SHARES = (0.06, 0.03, 0.09, 0.12, 0.7)
+SHARES = (0.05, 0.02, 0.06, 0.07, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,16 @@ class CompressConfig:
     shares: tuple[float, ...] | None = setting(
         None,
         "Shares of --epochs: critics, further critics, and each round of fine-tuning, after which the better half of "
-        "the candidates goes on. Default: 0.06,0.03,0.09,0.12,0.7.",
+        "the candidates goes on; in the last round one is narrowed in --steps. Default: 0.05,0.02,0.06,0.07,0.8.",
         panel=TRAINING,
     )
     candidates: int = setting(3, "Candidates of the first round of fine-tuning.", panel=TRAINING)
+    steps: int | None = setting(
+        None,
+        "Steps in which the most promising candidate is narrowed to the budget, each trained before the next. Default: "
+        "so many that each leaves about 0.6 of the one before.",
+        panel=TRAINING,
+    )
     importance: Literal["magnitude", "bn", "lamp", "taylor", "exits"] = setting(
         "magnitude", "Criterion by which channels are taken out, see lctprune narrow --help.", panel=TRAINING
     )
@@ -53,6 +59,7 @@ class CompressConfig:
         object.__setattr__(self, "shares", tuple(SHARES if self.shares is None else self.shares))
         self._require("epochs", 0 < self.epochs < math.inf, "a positive number")
         self._require("candidates", self.candidates >= 1, "at least 1")
+        self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
         self._require("lr", self.lr is None or 0 < self.lr < math.inf, "a positive number")
         self._require("views", self.views >= 0, "0 or more")
         self._require("distill", 0 <= self.distill <= 1, "between 0 and 1")

@@ -23,7 +23,8 @@ from lctprune.training.trainer import open_run
 from lctprune.workflows.compression_costs import Costs, further_cost, require_feasible
 from lctprune.workflows.compression_plan import Planned, critics_cost, planned
 from lctprune.workflows.compression_record import read_record
-from lctprune.workflows.compression_stages import COMPRESSION, Compressed, Compression
+from lctprune.workflows.compression_schedule import COMPRESSION
+from lctprune.workflows.compression_stages import Compressed, Compression
 from lctprune.workflows.going_on import resumed_settings
 from lctprune.workflows.session import Prepared, SessionSettings, prepare
 from lctprune.workflows.taught import repeatable_views

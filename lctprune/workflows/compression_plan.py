@@ -6,8 +6,9 @@ counts as two. A frozen network and a teacher count one forward pass.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from lctprune.measure.units import COSTS
 from lctprune.network import LocalCriticNetwork
 
 MOST_PART = 1.0  # of the training split in an epoch
+STEP = 0.6  # what a step of narrowing leaves, about
 
 
 class Passes(NamedTuple):
@@ -60,19 +62,44 @@ def passes_for(cost: float, *, per_pass: float) -> Passes:
     return Passes(epochs, min(MOST_PART, passes / epochs), cost)
 
 
-def tuning_passes(cost: float, fraction: float, config: CompressConfig) -> Passes:
-    """Return the passes of fine-tuning that cost as much; after `views` of them the teacher computes nothing more.
+def tuning_passes(
+    cost: float, fractions: Sequence[float], config: CompressConfig, *, known: Sequence[float] = ()
+) -> Passes:
+    """Return the passes of fine-tuning, for each of some networks, that together cost as much.
+
+    The teacher computes its outputs for the first `views` passes once, for all of the networks.
 
     Args:
-        cost: cost, in epochs of the main network's training.
-        fraction: cost of the network, as a fraction of the main network's.
+        cost: cost of all of it, in epochs of the main network's training.
+        fractions: cost of each network, as a fraction of the main network's.
         config: settings, which say whether there is a teacher.
+        known: parts of the first passes for which the teacher computed its outputs before.
     """
-    found = passes_for(cost, per_pass=tuning_cost(fraction, config))
-    taught = config.views * tuning_cost(0, config)
-    if not config.views or found.passes <= config.views:
-        return found
-    return passes_for(cost - taught, per_pass=fraction)._replace(cost=cost)
+    teacher = tuning_cost(0, config)
+    if not config.views or not teacher:
+        return passes_for(cost, per_pass=sum(fractions) + teacher * len(fractions))
+
+    def cost_of(epochs: int, part: float) -> float:
+        new = [
+            max(0.0, part - (known[view] if view < len(known) else 0.0)) for view in range(min(epochs, config.views))
+        ]
+        return sum(fractions) * epochs * part + teacher * sum(new)
+
+    epochs = next(count for count in itertools.count(1) if cost_of(count, MOST_PART) >= cost - 1e-9)
+    low, high = 0.0, MOST_PART
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost_of(epochs, middle) <= cost else (low, middle)
+    return Passes(epochs, high, cost)
+
+
+def parts_known(trained: Iterable[Passes], views: int) -> list[float]:
+    """Return the part of each of the first `views` passes for which a teacher's outputs are known after trainings."""
+    known = [0.0] * views
+    for passes in trained:
+        for view in range(min(views, passes.epochs)):
+            known[view] = max(known[view], passes.part)
+    return known
 
 
 def critics_cost(network: LocalCriticNetwork, example: Tensor) -> float:
@@ -113,6 +140,13 @@ def entrants_of(config: CompressConfig) -> list[int]:
     return [1 if index == rounds - 1 else max(1, -(-config.candidates // 2**index)) for index in range(rounds)]
 
 
+def steps_of(config: CompressConfig, fraction: float) -> int:
+    """Return the number of steps in which a network is narrowed to a fraction of its cost."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, round(math.log(fraction) / math.log(STEP))) if fraction > 0 else 1
+
+
 def planned(config: CompressConfig, *, critics: float, further: float | None, fraction: float) -> list[Planned]:
     """Write the plan.
 
@@ -130,15 +164,24 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
         cost = shares[1] * config.epochs
         lines.append(_line("densify", "further critics, of other depths and widths", 1, cost / further, cost))
         left -= lines[1].cost
-    counts = entrants_of(config)
-    for index, (count, share) in enumerate(zip(counts, shares[2:], strict=True)):
-        cost = left if index == len(counts) - 1 else share * config.epochs
+    trained: list[Passes] = []
+
+    def add(stage: str, what: str, count: int, cost: float, fraction: float) -> None:
+        trained.append(tuning_passes(cost, count * [fraction], config, known=parts_known(trained, config.views)))
+        lines.append(_line(stage, what, count, trained[-1].passes, cost))
+
+    *counts, _ = entrants_of(config)
+    for index, (count, share) in enumerate(zip(counts, shares[2:-1], strict=True)):
         what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
-        if index == len(counts) - 1:
-            what = "the best, fine-tuned further" if index else "the most promising, narrowed and fine-tuned"
-        passes = tuning_passes(cost / count, fraction, config).passes
-        lines.append(_line(f"round {index + 1}", what, count, passes, cost))
+        add(f"round {index + 1}", what, count, share * config.epochs, fraction)
         left -= lines[-1].cost
+    steps = steps_of(config, fraction)
+    if steps == 1:
+        what = "the best, fine-tuned further" if counts else "the most promising, narrowed and fine-tuned"
+        add(f"round {len(counts) + 1}", what, 1, left, fraction)
+    for step in range(1, steps + 1) if steps > 1 else ():
+        size = fraction ** (step / steps)
+        add(f"step {step}", f"the most promising, narrowed to {size:.0%} and fine-tuned", 1, left / steps, size)
     return lines
 
 

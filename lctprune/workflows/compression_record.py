@@ -43,10 +43,12 @@ class _Entrant:
     epochs: int
     part: float
     cost: float
+    limits: dict[str, float] | None = None  # of an intermediate size; earlier versions knew none
 
     def __post_init__(self) -> None:
         for name in ("exit", "fraction", "epochs", "cost"):
             _require_within(name, getattr(self, name))
+        Limits(self.limits or {})
         if not 0 < self.part <= 1:
             raise ConfigError(f"part is {self.part}; it must be between 0 and 1")
         if not re.fullmatch(rf"({FINETUNED}|{NARROWED})/[\w.+-]*\w[\w.+-]*", self.folder):
@@ -84,6 +86,7 @@ def read_record(path: Path) -> dict[str, Any]:
     record = from_json(_Record, document, "", file=path, remedy=REMEDY)
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record)))  # lists in place of tuples
     plain["config"].setdefault("views", 0)  # of an earlier version
+    plain["config"].setdefault("steps", 1)  # likewise
     return plain
 
 

@@ -13,16 +13,18 @@ from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better
 from lctprune.data.dataset import Data
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import Limits
+from lctprune.measure.units import COSTS
 from lctprune.measure.unscored import unscored
 from lctprune.runs import Run
 from lctprune.workflows.compression_costs import Costs
-from lctprune.workflows.compression_plan import fraction_of
+from lctprune.workflows.compression_plan import fraction_of, fraction_within, steps_of
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import FINETUNED, NARROWED, Member, members_of
+from lctprune.workflows.members import FINETUNED, NARROWED, Member, member_of, members_of
 from lctprune.workflows.narrowing import begin_narrowing
 from lctprune.workflows.narrowing_targets import target_of
 from lctprune.workflows.session import Session
+from lctprune.workflows.taught import Outputs
 
 
 class Entrant(NamedTuple):
@@ -37,6 +39,7 @@ class Entrant(NamedTuple):
         epochs: epochs of its training.
         part: part of the training split in each epoch.
         cost: cost of its training, in epochs of the main network's.
+        limits: limits of an intermediate size, in absolute units; None for the budget.
     """
 
     exit: int
@@ -47,6 +50,7 @@ class Entrant(NamedTuple):
     epochs: int = 0
     part: float = 1.0
     cost: float = 0.0
+    limits: dict[str, float] | None = None
 
 
 def first_entrants(run: Run, costs: Costs, limits: Limits, count: int, dropped: Collection[int] = ()) -> list[Entrant]:
@@ -95,23 +99,84 @@ def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
     return [entrant for _, entrant in sorted(found, key=lambda each: -each[0])]
 
 
+def source_of(run: Run, rounds: Sequence[Sequence[Entrant]], entrant: Entrant) -> Entrant:
+    """Return what a candidate of the round after `rounds` came from: as it was first narrowed, or fine-tuned."""
+    folders = {member.number: member.run.path for member in members_of(run)}
+    for earlier in reversed(rounds):
+        folder = folders.get(entrant.exit)
+        entrant = next((each for each in earlier if run.path / each.folder == folder), entrant)
+    return entrant
+
+
+def in_steps(run: Run, source: Entrant, costs: Costs, limits: Limits, config: CompressConfig) -> list[Limits]:
+    """Return the sizes to which a candidate is narrowed one after the other; the last is the budget.
+
+    Between what the candidate costs and the budget they lie at equal ratios.
+    """
+    loaded = LoadedRun(run)
+    cost = _cost(member_of(loaded, source.exit), run, costs, loaded)
+    whole = {name: max(limits[name], cost.cost(name) or 0) for name in COSTS if name in limits}
+    steps = steps_of(config, min(limits[name] / size for name, size in whole.items()))
+    return [
+        Limits({name: size ** (1 - step / steps) * limits[name] ** (step / steps) for name, size in whole.items()})
+        for step in range(1, steps)
+    ] + [limits]
+
+
 def begin_entrant(
-    run: Run, entrant: Entrant, limits: Limits, data: Data, config: CompressConfig, *, resume: bool
+    run: Run, entrant: Entrant, limits: Limits, data: Data, config: CompressConfig, outputs: Outputs, *, resume: bool
 ) -> Session:
-    """Begin, or resume, the training of a candidate."""
+    """Begin, or resume, the training of a candidate.
+
+    Args:
+        run: run of the compression.
+        entrant: candidate.
+        limits: the budget.
+        data: data to train on.
+        config: settings.
+        outputs: the teacher's outputs that are known, to which further ones are added.
+        resume: whether the training was begun before.
+    """
     settings = {
         "data": data,
         "epochs": entrant.epochs,
         "lr": None if resume else config.lr,
         "distill": config.distill,
         "views": config.views,
+        "outputs": outputs,
         "resume": resume,
         "device": run.config.training.device,
         "batch_norm": "train",
     }
     if entrant.is_narrowed:
+        if entrant.limits is not None:
+            limits = Limits(entrant.limits)
         return begin_narrowing(run, entrant.exit, budget=limits, importance=config.importance, **settings)  # type: ignore[arg-type]
     return begin_finetuning(run, entrant.exit, **settings)  # type: ignore[arg-type]
+
+
+def step_of(run: Run, source: Entrant, before: Entrant | None, costs: Costs, limits: Limits, size: Limits) -> Entrant:
+    """Return a step of a candidate that is narrowed in steps.
+
+    Args:
+        run: run of the compression.
+        source: the candidate, as it would be narrowed in one step.
+        before: the step before, if this is not the first one.
+        costs: costs of the exits.
+        limits: the budget.
+        size: what this step narrows to, in absolute units.
+    """
+    loaded, exit = LoadedRun(run), source.exit
+    if before is not None:
+        exit = next(each.number for each in members_of(loaded) if each.run.path == run.path / before.folder)
+    target = target_of(loaded, None, size)
+    return source._replace(
+        exit=exit,
+        folder=f"{NARROWED}/exit{exit}-{target.slug}",
+        fraction=fraction_within(size, costs.main),
+        what=f"{source.what} to {target.text}",
+        limits=None if size == limits else dict(size),
+    )
 
 
 def _narrowed(member: Member, slug: str, fraction: float) -> Entrant:

@@ -1,18 +1,13 @@
-"""The trainings of a compression, one after the other, and its result.
-
-compress.json in the run directory holds the settings, the plan and every candidate that was fine-tuned, so that a
-compression that was killed goes on where it stood.
-"""
+"""The trainings of a compression, one after the other, and its result."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
+import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lctprune.config.compression import CompressConfig
 from lctprune.data.dataset import Data
@@ -23,26 +18,17 @@ from lctprune.measure.choice import select
 from lctprune.measure.selection import Limits
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.utils.files import write_json
 from lctprune.workflows.compression_costs import Costs
-from lctprune.workflows.compression_plan import (
-    Planned,
-    entrants_of,
-    passes_for,
-    plan_record,
-    tuning_passes,
-)
-from lctprune.workflows.compression_record import read_record
-from lctprune.workflows.compression_rounds import Entrant, begin_entrant, first_entrants, scored
+from lctprune.workflows.compression_plan import Planned, entrants_of, passes_for
+from lctprune.workflows.compression_rounds import Entrant, begin_entrant
+from lctprune.workflows.compression_schedule import Schedule
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
 from lctprune.workflows.session import Session
-
-COMPRESSION = "compress.json"
-UNIT = "epochs of the main network's training: 3 forward passes of it per training sample"
+from lctprune.workflows.taught import Outputs
 
 
 class Stage(NamedTuple):
@@ -108,33 +94,25 @@ class Compression:
         costs: Costs,
         plan: list[Planned],
     ) -> None:
-        self._network, self._data, self._config, self._costs = network, data, config, costs
-        self.run, self.plan, self.limits = run, plan, costs.limits
-        self.notes: list[str] = []
-        self._state = self._resumed_state()
-
-    def _resumed_state(self) -> dict[str, Any]:
-        """Read compress.json, or write the plan."""
-        path = self.run.path / COMPRESSION
-        settings = {"config": _plain(dataclasses.asdict(self._config)), "budget": dict(self.limits)}
-        if not os.path.lexists(path):
-            state = {**settings, "unit": UNIT, "plan": plan_record(self.plan), "rounds": [], "dropped": [], "notes": []}
-            write_json(path, state)
-            return state
-        recorded = read_record(path)
-        if recorded["config"] != settings["config"] or recorded["budget"].keys() != settings["budget"].keys():
-            raise RunError(f"{self.run.path} was begun with other settings of the compression; resume with the same")
-        self.limits = Limits(recorded["budget"])  # of a latency that was measured then
-        self.plan = [Planned(**line) for line in recorded["plan"]]
-        self.notes = list(recorded["notes"])
-        return recorded
+        self._network, self._data, self._config = network, data, config
+        self._schedule = Schedule(run, config, costs, plan)
+        self.run, self.plan, self.limits = run, self._schedule.plan, self._schedule.limits
+        self.notes = self._schedule.notes
+        self._outputs: Outputs = {}  # of the main network as the teacher of all candidates
 
     def stages(self) -> Iterator[Stage]:
         """Yield the trainings that are left, each to be taken to its end before the next."""
         yield from self._critics()
         yield from self._further_critics()
-        for index, count in enumerate(entrants_of(self._config)):
+        *counts, _ = entrants_of(self._config)
+        for index, count in enumerate(counts):
             yield from self._round(index, count)
+        yield from self._last_round(len(counts))
+
+    @property
+    def spent(self) -> float:
+        """The cost of the training so far, in epochs of the main network's training."""
+        return self._schedule.spent
 
     def finish(self) -> Compressed:
         """Measure all candidates, choose by validation within the budget, read the test split once, and export."""
@@ -147,12 +125,6 @@ class Compression:
             self.run, candidates, chosen.exit, folder, budget=self.limits, measure_test=True, loaded=loaded
         )
         return Compressed(self.run, candidates, chosen, main, deployment, self.limits, self.spent)
-
-    @property
-    def spent(self) -> float:
-        """The cost of the training so far, in epochs of the main network's training."""
-        rounds = [float(each["cost"]) for entrants in self._state["rounds"] for each in entrants]
-        return sum(line.cost for line in self.plan if not line.stage.startswith("round")) + sum(rounds)
 
     def _critics(self) -> Iterator[Stage]:
         if self.run.epochs_done < self.run.config.training.epochs:
@@ -181,63 +153,48 @@ class Compression:
         yield Stage("densify", line.what, session._replace(data=self._part(self._data, passes.part)))
 
     def _round(self, index: int, count: int) -> Iterator[Stage]:
-        while (entrant := next(filter(self._is_left, self._entrants(index, count)), None)) is not None:
-            resume = _opened(self.run.path / entrant.folder, self.run) is not None
-            try:
-                session = begin_entrant(self.run, entrant, self.limits, self._data, self._config, resume=resume)
-            except (NetworkError, ConfigError, BudgetError) as error:  # what cannot be narrowed; others take its place
-                self._state["dropped"].append(entrant.exit)
-                self.notes.append(f"left out: {error}")
+        while (entrant := next(filter(self._is_left, self._schedule.round(index, count)), None)) is not None:
+            if (session := self._begun(entrant)) is None:  # others take its place
+                self._schedule.drop(entrant)
                 continue
-            assert session.data is not None  # in a process alone
-            data = self._part(session.data, entrant.part)
-            yield Stage(f"round {index + 1}", entrant.what, session._replace(data=data))
+            yield Stage(f"round {index + 1}", entrant.what, session)
+
+    def _last_round(self, first: int) -> Iterator[Stage]:
+        """Train the best candidate to its end; if it is narrowed, in steps, each from the network of the one before."""
+        for index in itertools.count(first):
+            entrant = self._schedule.step(first, index)
+            while self._is_left(entrant):
+                if (session := self._begun(entrant)) is None:
+                    if first == 0:  # it was not trained before
+                        self._schedule.drop(entrant)
+                    entrant = self._schedule.step(first, index, is_straight=True)
+                    continue
+                is_step = index > first or entrant.limits is not None
+                yield Stage(f"step {index - first + 1}" if is_step else f"round {first + 1}", entrant.what, session)
+            if entrant.limits is None:
+                return
+
+    def _begun(self, entrant: Entrant) -> Session | None:
+        """Begin or resume the training of a candidate; of one that cannot be narrowed, note why."""
+        resume = _opened(self.run.path / entrant.folder, self.run) is not None
+        try:
+            session = begin_entrant(
+                self.run, entrant, self.limits, self._data, self._config, self._outputs, resume=resume
+            )
+        except (NetworkError, ConfigError, BudgetError) as error:
+            self.notes.append(f"left out: {error}")
+            return None
+        assert session.data is not None  # in a process alone
+        return session._replace(data=self._part(session.data, entrant.part))
 
     def _is_left(self, entrant: Entrant) -> bool:
         done = _opened(self.run.path / entrant.folder, self.run)
         return done is None or done.epochs_done < entrant.epochs
 
-    def _entrants(self, index: int, count: int) -> list[Entrant]:
-        """Return the candidates of a round: as they were recorded when it began, without those that were dropped."""
-        rounds = self._state["rounds"]
-        recorded = [Entrant(**each) for each in rounds[index]] if index < len(rounds) else []
-        kept = [each for each in recorded if each.exit not in self._state["dropped"] or not each.is_narrowed]
-        if kept and kept == recorded:
-            return kept
-        if index == 0:
-            sources = first_entrants(self.run, self._costs, self.limits, count, self._state["dropped"])
-        else:
-            sources = scored(self.run, [Entrant(**each) for each in rounds[index - 1]])[:count]
-        if not sources:
-            raise NetworkError(f"no candidate could be made small enough; {'; '.join(self.notes)}")
-        folders = {each.folder: each for each in kept}
-        entrants = [folders.get(each.folder) or self._timed(each, index, len(sources)) for each in sources]
-        rounds[index:] = [[each._asdict() for each in entrants]]
-        self._save()
-        return entrants
-
-    def _timed(self, entrant: Entrant, index: int, count: int) -> Entrant:
-        """Say how long a candidate is trained: its part of the round's share, or in the last round of what is left."""
-        shares = self._config.divided[2:]
-        left = self._config.epochs - self.spent
-        share = left if index == len(shares) - 1 else min(left, shares[index] * self._config.epochs)
-        passes = tuning_passes(share / count, entrant.fraction, self._config)
-        return entrant._replace(epochs=passes.epochs, part=passes.part, cost=passes.cost)
-
-    def _save(self) -> None:
-        self._state["notes"] = self.notes
-        write_json(self.run.path / COMPRESSION, self._state)
-
     def _part(self, data: Data, part: float) -> Data:
         """Return data of whose training split an epoch takes a part."""
         split = PartSplit(data.train, min(1.0, part), self.run.config.training.batch_size)
         return dataclasses.replace(data, train=split)
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON reads them back."""
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
 
 
 def _opened(folder: Path, run: Run) -> Run | None:

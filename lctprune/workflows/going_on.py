@@ -9,7 +9,7 @@ from lctprune.data.load import relocated
 from lctprune.errors import ConfigError, RunError
 from lctprune.run_files import CHECKPOINT
 from lctprune.runs import Run
-from lctprune.workflows.compression_stages import COMPRESSION
+from lctprune.workflows.compression_schedule import COMPRESSION
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import recorded_training, require_executable, require_recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def begin_narrowing(
     loaded = LoadedRun(run)
     target = target_of(loaded, keep, budget)
     member = member_named(loaded, None) if exit is None else member_of(loaded, exit)
-    description = f"{member.name}, narrowed to {target.text}"
+    description = described(member.name, target)
 
     def build(resumed: Run | None, data: Data) -> LocalCriticNetwork:
         if resumed is not None:
@@ -118,6 +119,19 @@ def begin_narrowing(
     return begin_taught(
         loaded, folder, description, build, data=data, resume=resume, **{"batch_norm": "train", **training}
     )
+
+
+def described(name: str, target: Target) -> str:
+    """Describe how a narrowed network came to be: `X, narrowed to 50M FLOPs`, or `X, narrowed to 30M FLOPs in 2 steps`.
+
+    Args:
+        name: name of the network that is narrowed, which may have been before.
+        target: how small it is to become.
+    """
+    again = re.fullmatch(r"(.+), narrowed to [^,]+?(?: in (\d+) steps)?(?: \(exit \d+\))?", name)
+    if again is None or target.keep is not None:  # a fraction of what it was narrowed to says nothing alone
+        return f"{name}, narrowed to {target.text}"
+    return f"{again[1]}, narrowed to {target.text} in {int(again[2] or 1) + 1} steps"
 
 
 def resume_narrowing(run: Run, folder: Path, *, data: Data | None = None) -> Session:

@@ -33,6 +33,7 @@ EPOCHS = 1
 RATE_FRACTION = 0.2  # of the peak learning rate of a run that began with new weights, or with a frozen network
 DISTILL = 0.5
 MOST_KEPT = 2**30  # bytes of a teacher's outputs
+Outputs = dict[tuple[int, int, int], Tensor]  # of a teacher, by batch size, seed of the pass, and number of the batch
 
 
 def begin_taught(
@@ -46,6 +47,7 @@ def begin_taught(
     lr: float | None = None,
     distill: float | None = None,
     views: int = 0,
+    outputs: Outputs | None = None,
     resume: bool = False,
     **changes: Any,
 ) -> Session:
@@ -61,6 +63,7 @@ def begin_taught(
         lr: peak learning rate; by default a fifth of the run's.
         distill: weight of the distance to the main network's outputs in the loss, by default 0.5.
         views: number of passes after which they repeat, see `TaughtSplit`; of a resumed training, what it began with.
+        outputs: outputs of the same teacher for these passes, of other trainings; more are added to them.
         resume: whether to continue from the last whole epoch.
         changes: further settings of the training, by name, at the start.
     """
@@ -80,7 +83,7 @@ def begin_taught(
     if teacher is not None:
         assert opened.config.origin is not None  # of an added run
         views = opened.config.origin.views or 0
-        data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config, views=views))
+        data = dataclasses.replace(data, train=TaughtSplit(data.train, teacher, config, views=views, outputs=outputs))
         loss = partial(distillation_loss, loss=loss, weight=weight, is_regression=is_regression)
     return Session(network, data, opened, loss, default_loss(data.val.targets))
 
@@ -159,13 +162,22 @@ class TaughtSplit(WrappedSplit):
         teacher: network, which is moved to the device of training.
         config: settings of training, which say in which precision the teacher computes.
         views: number of passes after which they repeat; 0: never.
+        outputs: outputs that are known of these passes, to which further ones are added.
     """
 
-    def __init__(self, split: Split, teacher: nn.Module, config: TrainConfig, *, views: int = 0) -> None:
+    def __init__(
+        self,
+        split: Split,
+        teacher: nn.Module,
+        config: TrainConfig,
+        *,
+        views: int = 0,
+        outputs: Outputs | None = None,
+    ) -> None:
         super().__init__(split)
         self._config, self._views = config.resolved(), views
         self._teacher = moved(teacher.eval(), self._config.device)
-        self._kept: dict[tuple[int, int, int], Tensor] = {}  # by batch size, seed of the pass, and number of the batch
+        self._kept: Outputs = {} if outputs is None else outputs
 
     def shuffled(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """Yield shuffled batches of the split, with the teacher's outputs behind the targets."""

@@ -20,10 +20,12 @@ import torch
 import lctprune as lct
 from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
+from lctprune.measure.unscored import unscored
 from lctprune.workflows.compression import begin_compression
-from lctprune.workflows.compression_plan import passes_for, planned, tuning_passes
+from lctprune.workflows.compression_plan import Passes, parts_known, passes_for, planned, tuning_passes
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import Compressed, Compression
+from lctprune.workflows.members import members_of
 
 Cli = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::lctprune.errors.DataWarning", "ignore::lctprune.errors.NetworkWarning")
@@ -65,11 +67,15 @@ def begin(given: Path, image_folder: Path, tmp_path: Path) -> Begin:
     return begin
 
 
-def finished(compression: Compression) -> Compressed:
+def trained(compression: Compression) -> Compression:
     for stage in compression.stages():
         for _ in stage.session.steps():
             pass
-    return compression.finish()
+    return compression
+
+
+def finished(compression: Compression) -> Compressed:
+    return trained(compression).finish()
 
 
 def checkpoints(path: Path) -> dict[str, bytes]:
@@ -112,9 +118,12 @@ def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
     path = tmp_path / "run" / "compress.json"
     document = json.loads(path.read_text())
     assert read_record(path) == document
-    earlier = {name: value for name, value in document["config"].items() if name != "views"}
-    path.write_text(json.dumps({**document, "config": earlier}))
-    assert read_record(path)["config"]["views"] == 0  # of a version that did not repeat passes
+    earlier = {name: value for name, value in document["config"].items() if name not in ("views", "steps")}
+    rounds = [[{name: value for name, value in each.items() if name != "limits"} for each in document["rounds"][0]]]
+    path.write_text(json.dumps({**document, "config": earlier, "rounds": rounds}))
+    read = read_record(path)  # of a version that did not repeat passes, and narrowed in one step
+    assert (read["config"]["views"], read["config"]["steps"]) == (0, 1)
+    assert read["rounds"] == document["rounds"][:1]
     for changed in (
         *({**document, name: value} for name in document for value in (None, 1e308, "x", [{}], [[[]]])),
         *({name: document[name] for name in document if name != left_out} for left_out in document),
@@ -125,6 +134,39 @@ def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
         if changed.get("unit") not in ("x",):
             with pytest.raises(lct.RunError, match=r"compress\.json.* restore|compress\.json.* does not fit"):
                 read_record(path)
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0, 0.8), pytest.param((0.2, 0.1, 0.1, 0.1, 0.5), marks=pytest.mark.slow)])
+def test_the_best_candidate_is_narrowed_in_steps(begin: Begin, tmp_path: Path, shares: tuple[float, ...]) -> None:
+    budget, settings = {"flops": "25%", "parameters": "70%"}, {"steps": 3, "shares": shares, "candidates": 1}
+    run = trained(compression := begin(budget, name="whole", **settings)).run
+    document = json.loads((run.path / "compress.json").read_text())
+    steps = [entrants[0] for entrants in document["rounds"][len(shares) - 3 :]]
+    assert [each["limits"] is None for each in steps] == [False, False, True]
+    costs = {
+        member.name: unscored(lct.load_network(member.run).subnetwork(member.exit), torch.zeros(1, 3, 8, 8))
+        for member in members_of(run)
+    }
+    main = costs["main network"]
+    for step, each in enumerate(steps[:2], start=1):
+        expected = {"flops": (main.flops or 0) * 0.25 ** (step / 3), "parameters": main.parameters * 0.7 ** (step / 3)}
+        assert each["limits"] == pytest.approx(expected)
+    first, second, third = [cost for name, cost in costs.items() if name.startswith("main network, narrowed")][-3:]
+    assert [name.rpartition(" in ")[2] for name in costs if "steps" in name] == ["2 steps", "3 steps"]
+    assert 0.9 < compression.limits.excess(third) <= 1 < compression.limits.excess(second)
+    assert compression.limits.excess(second) < compression.limits.excess(first)
+    assert [line["stage"] for line in document["plan"]][-3:] == ["step 1", "step 2", "step 3"]
+    assert sum(line["cost"] for line in document["plan"]) == pytest.approx(3, rel=1e-3)
+    assert compression.spent == pytest.approx(3, rel=1e-3)
+    assert len({round(each["cost"], 6) for each in steps}) == 1
+    if len(shares) == 3:
+        return
+    again = begin(budget, **settings)
+    while stage := next(again.stages(), None):  # each training begun as if the one before had ended in a kill
+        for _ in stage.session.steps():
+            pass
+        again = begin(budget, resume=True, **settings)
+    assert checkpoints(tmp_path / "run") == checkpoints(run.path)
 
 
 def test_a_budget_that_nothing_can_fit_is_refused_before_training(
@@ -169,6 +211,7 @@ def test_a_budget_that_nothing_can_fit_is_refused_before_training(
         ({"flops": "50%"}, {"distill": 1.5}, "distill is 1.5"),
         ({"flops": "50%"}, {"importance": "luck"}, "importance is 'luck'"),
         ({"flops": "50%"}, {"views": -1}, "views is -1"),
+        ({"flops": "50%"}, {"steps": 0}, "steps is 0"),
     ],
 )
 def test_wrong_settings_write_nothing(
@@ -194,11 +237,22 @@ def test_the_plan_spends_the_whole_budget() -> None:
 @pytest.mark.parametrize(("cost", "distill", "passes"), [(6, 0.5, 20), (1.75, 0.5, 3), (0.5, 0.5, 0.857), (6, 0, 24)])
 def test_after_repeated_passes_the_teacher_costs_nothing(cost: float, distill: float, passes: float) -> None:
     """The first 3 passes of a network of a quarter cost 1/4 + 1/3 each, further ones 1/4."""
-    found = tuning_passes(cost, 0.25, CompressConfig(views=3, distill=distill))
+    found = tuning_passes(cost, [0.25], CompressConfig(views=3, distill=distill))
     assert (found.epochs * found.part, found.cost) == (pytest.approx(passes, rel=1e-3), cost)
     plans = [planned(CompressConfig(views=views), critics=0.5, further=None, fraction=0.1) for views in (0, 3)]
     assert plans[0][-1].passes < plans[1][-1].passes
     assert plans[0][-1].cost == plans[1][-1].cost
+
+
+def test_the_teacher_is_paid_for_once_by_all_trainings() -> None:
+    """Two networks of a tenth: 1.5 passes of each, of which the teacher knows one half of the first."""
+    config = CompressConfig(views=2)
+    cost = 2 * 1.5 * 0.1 + (0.75 - 0.5 + 0.75) / 3
+    found = tuning_passes(cost, [0.1, 0.1], config, known=[0.5])
+    assert (found.epochs, found.part, found.cost) == (2, pytest.approx(0.75), cost)
+    assert parts_known([found, Passes(1, 0.9, 1.0)], 2) == [0.9, pytest.approx(0.75)]
+    assert tuning_passes(1.0, [0.1], config, known=[1.0, 1.0]).passes == pytest.approx(10)
+    assert tuning_passes(1.0, [0.1], CompressConfig(views=0), known=[]).passes == pytest.approx(1 / (0.1 + 1 / 3))
 
 
 def test_a_part_of_a_split_is_another_one_in_every_epoch(data: lct.Data) -> None:

@@ -20,7 +20,7 @@ from lctprune.models.build import network_of
 from lctprune.utils.files import write_json
 from lctprune.workflows.finetuning import begin_finetuning, described
 from lctprune.workflows.members import member_of, members_of
-from lctprune.workflows.taught import MOST_KEPT, TaughtSplit, distillation_loss, repeatable_views
+from lctprune.workflows.taught import MOST_KEPT, Outputs, TaughtSplit, distillation_loss, repeatable_views
 
 TableRun = Callable[..., lct.Run]
 
@@ -94,6 +94,14 @@ def test_repeated_passes_need_the_teacher_once(trained: lct.Run) -> None:
             assert torch.equal(inputs, first)
             assert torch.equal(targets, first_targets)
     assert not torch.equal(passes[0][0][0], passes[1][0][0])
+    outputs: Outputs = {}
+    for _ in range(2):  # two networks, one after the other
+        shared = TaughtSplit(data.train, teacher, lct.TrainConfig(precision="fp32", seed=1), views=2, outputs=outputs)
+        again = [*shared.shuffled(18, seed=100_003)]
+        assert all(
+            torch.equal(one, two) for pair in zip(again, passes[0], strict=True) for one, two in zip(*pair, strict=True)
+        )
+    assert len(calls) == 3 * len(passes[0])
     other = TaughtSplit(data.train, teacher, lct.TrainConfig(precision="fp32", seed=2), views=2)
     assert not torch.equal(passes[0][0][0], next(other.shuffled(18, seed=2 * 100_003))[0])  # another training's order
 
