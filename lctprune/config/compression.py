@@ -9,7 +9,7 @@ from typing import Literal
 from lctprune.config.fields import FIRST, TRAINING, require_choices, setting
 from lctprune.errors import ConfigError
 
-SHARES = (0.05, 0.02, 0.06, 0.07, 0.8)
+SHARES = (0.05, 0.02, 0.1, 0.83)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,11 @@ class CompressConfig:
     shares: tuple[float, ...] | None = setting(
         None,
         "Shares of --epochs: critics, further critics, and each round of fine-tuning, after which the better half of "
-        "the candidates goes on; in the last round one is narrowed in --steps. Default: 0.05,0.02,0.06,0.07,0.8.",
+        "the candidates goes on; in the last round one is narrowed in --steps. Default: 0.05,0.02,0.1,0.83; where the "
+        "round before the last one would be too short to tell candidates apart, it is left out.",
         panel=TRAINING,
     )
-    candidates: int = setting(3, "Candidates of the first round of fine-tuning.", panel=TRAINING)
+    candidates: int = setting(2, "Candidates of the first round of fine-tuning.", panel=TRAINING)
     steps: int | None = setting(
         None,
         "Steps in which the most promising candidate is narrowed to the budget, each trained before the next. Default: "
@@ -56,7 +57,7 @@ class CompressConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        object.__setattr__(self, "shares", tuple(SHARES if self.shares is None else self.shares))
+        object.__setattr__(self, "shares", None if self.shares is None else tuple(self.shares))
         self._require("epochs", 0 < self.epochs < math.inf, "a positive number")
         self._require("candidates", self.candidates >= 1, "at least 1")
         self._require("steps", self.steps is None or self.steps >= 1, "at least 1")

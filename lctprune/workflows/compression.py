@@ -14,6 +14,7 @@ from lctprune.config.data import DataConfig
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
+from lctprune.data.splits import sample_count
 from lctprune.errors import ConfigError, NetworkError, RunError
 from lctprune.measure.selection import Budget
 from lctprune.models.build import build_network, fitted
@@ -181,4 +182,5 @@ def _plan(prepared: Prepared, costs: Costs, config: CompressConfig) -> list[Plan
         critics=critics_cost(prepared.network, prepared.data.example),
         further=further_cost(prepared.network, prepared.data.example) if config.divided[1] else None,
         fraction=costs.fraction,
+        pass_steps=sample_count(prepared.data.train) / prepared.training.batch_size,
     )

@@ -22,6 +22,7 @@ from lctprune.network import LocalCriticNetwork
 
 MOST_PART = 1.0  # of the training split in an epoch
 STEP = 0.6  # what a step of narrowing leaves, about
+SEARCH_STEPS = 300  # of training that tell candidates apart: after fewer, a cut in depth looks better than it ends
 
 
 class Passes(NamedTuple):
@@ -147,7 +148,15 @@ def steps_of(config: CompressConfig, fraction: float) -> int:
     return max(1, round(math.log(fraction) / math.log(STEP))) if fraction > 0 else 1
 
 
-def planned(config: CompressConfig, *, critics: float, further: float | None, fraction: float) -> list[Planned]:
+def searched(plan: Sequence[Planned]) -> list[int]:
+    """Return the number of candidates in each round of a plan before the last one."""
+    rounds = [line.networks for line in plan if line.stage.startswith("round")]
+    return rounds if any(line.stage.startswith("step") for line in plan) else rounds[:-1]
+
+
+def planned(
+    config: CompressConfig, *, critics: float, further: float | None, fraction: float, pass_steps: float
+) -> list[Planned]:
     """Write the plan.
 
     Args:
@@ -155,15 +164,14 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
         critics: cost of a pass that trains the critics.
         further: cost of a pass that trains the further critics; None where there are none.
         fraction: cost of the networks that are fine-tuned, as a fraction of the main network's.
+        pass_steps: steps of a pass over the training split.
     """
     shares: Sequence[float] = config.divided
     cost = shares[0] * config.epochs
     lines = [_line("critics", "critics on the frozen network", 1, cost / critics, cost)]
-    left = config.epochs - lines[0].cost
     if further is not None:
         cost = shares[1] * config.epochs
         lines.append(_line("densify", "further critics, of other depths and widths", 1, cost / further, cost))
-        left -= lines[1].cost
     trained: list[Passes] = []
 
     def add(stage: str, what: str, count: int, cost: float, fraction: float) -> None:
@@ -174,14 +182,17 @@ def planned(config: CompressConfig, *, critics: float, further: float | None, fr
     for index, (count, share) in enumerate(zip(counts, shares[2:-1], strict=True)):
         what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
         add(f"round {index + 1}", what, count, share * config.epochs, fraction)
-        left -= lines[-1].cost
+    if config.shares is None and pass_steps * sum(passes.passes for passes in trained) < SEARCH_STEPS:
+        lines, trained, counts = lines[: len(lines) - len(counts)], [], []
+    left = config.epochs - sum(line.cost for line in lines)
     steps = steps_of(config, fraction)
     if steps == 1:
-        what = "the best, fine-tuned further" if counts else "the most promising, narrowed and fine-tuned"
+        what = "the best, fine-tuned further" if counts else "the network, narrowed and fine-tuned"
         add(f"round {len(counts) + 1}", what, 1, left, fraction)
     for step in range(1, steps + 1) if steps > 1 else ():
         size = fraction ** (step / steps)
-        add(f"step {step}", f"the most promising, narrowed to {size:.0%} and fine-tuned", 1, left / steps, size)
+        what = f"the {'best' if counts else 'network'}, narrowed to {size:.0%} and fine-tuned"
+        add(f"step {step}", what, 1, left / steps, size)
     return lines
 
 

@@ -19,7 +19,7 @@ from lctprune.measure.selection import Limits
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.workflows.compression_costs import Costs
-from lctprune.workflows.compression_plan import Planned, entrants_of, passes_for
+from lctprune.workflows.compression_plan import Planned, passes_for, searched
 from lctprune.workflows.compression_rounds import Entrant, begin_entrant
 from lctprune.workflows.compression_schedule import Schedule
 from lctprune.workflows.densification import begin_dense
@@ -104,7 +104,7 @@ class Compression:
         """Yield the trainings that are left, each to be taken to its end before the next."""
         yield from self._critics()
         yield from self._further_critics()
-        *counts, _ = entrants_of(self._config)
+        counts = searched(self.plan)
         for index, count in enumerate(counts):
             yield from self._round(index, count)
         yield from self._last_round(len(counts))

@@ -22,7 +22,7 @@ from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.measure.unscored import unscored
 from lctprune.workflows.compression import begin_compression
-from lctprune.workflows.compression_plan import Passes, parts_known, passes_for, planned, tuning_passes
+from lctprune.workflows.compression_plan import Passes, parts_known, passes_for, planned, searched, tuning_passes
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import Compressed, Compression
 from lctprune.workflows.members import members_of
@@ -223,15 +223,30 @@ def test_wrong_settings_write_nothing(
 
 
 def test_the_plan_spends_the_whole_budget() -> None:
-    config = CompressConfig(epochs=10, views=0)
-    plan = planned(config, critics=0.5, further=0.8, fraction=0.5)
+    config = CompressConfig(epochs=10, views=0, candidates=3, shares=(0.05, 0.02, 0.1, 0.13, 0.7))
+    plan = planned(config, critics=0.5, further=0.8, fraction=0.5, pass_steps=1)
     assert [line.networks for line in plan] == [1, 1, 3, 2, 1]
     assert sum(line.cost for line in plan) == pytest.approx(10)
     for line, per_pass in zip(plan, (0.5, 0.8, *(0.5 + 1 / 3,) * 3), strict=True):
         assert line.networks * line.passes * per_pass == pytest.approx(line.cost, rel=1e-3)
-    without = planned(config, critics=0.5, further=None, fraction=0.5)
+    without = planned(config, critics=0.5, further=None, fraction=0.5, pass_steps=1)
     assert sum(line.cost for line in without) == pytest.approx(10)
     assert passes_for(1.2, per_pass=0.5) == (3, pytest.approx(0.8), 1.2)
+
+
+def test_candidates_are_compared_only_where_training_tells_them_apart() -> None:
+    plans = [
+        planned(CompressConfig(epochs=10), critics=0.5, further=0.8, fraction=0.25, pass_steps=steps)
+        for steps in (100, 400)
+    ]
+    assert [searched(plan) for plan in plans] == [[], [2]]
+    assert [[line.stage for line in plan][2] for plan in plans] == ["step 1", "round 1"]
+    assert [sum(line.cost for line in plan) for plan in plans] == [pytest.approx(10, rel=1e-3)] * 2
+    as_given = CompressConfig(epochs=10, shares=CompressConfig().divided)
+    plan = planned(as_given, critics=0.5, further=0.8, fraction=0.25, pass_steps=100)
+    assert [(line.stage, line.cost) for line in plan] == [(line.stage, line.cost) for line in plans[1]]
+    straight = planned(as_given, critics=0.5, further=0.8, fraction=0.7, pass_steps=400)
+    assert ([line.stage for line in straight[2:]], searched(straight)) == (["round 1", "round 2"], [2])
 
 
 @pytest.mark.parametrize(("cost", "distill", "passes"), [(6, 0.5, 20), (1.75, 0.5, 3), (0.5, 0.5, 0.857), (6, 0, 24)])
@@ -239,7 +254,9 @@ def test_after_repeated_passes_the_teacher_costs_nothing(cost: float, distill: f
     """The first 3 passes of a network of a quarter cost 1/4 + 1/3 each, further ones 1/4."""
     found = tuning_passes(cost, [0.25], CompressConfig(views=3, distill=distill))
     assert (found.epochs * found.part, found.cost) == (pytest.approx(passes, rel=1e-3), cost)
-    plans = [planned(CompressConfig(views=views), critics=0.5, further=None, fraction=0.1) for views in (0, 3)]
+    plans = [
+        planned(CompressConfig(views=views), critics=0.5, further=None, fraction=0.1, pass_steps=1) for views in (0, 3)
+    ]
     assert plans[0][-1].passes < plans[1][-1].passes
     assert plans[0][-1].cost == plans[1][-1].cost
 
