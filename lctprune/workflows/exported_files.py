@@ -117,28 +117,35 @@ def original_names(network: LocalCriticNetwork, exit: int) -> dict[str, str]:
 
 
 def _record(network: nn.Module, converted: Converted, checked: Checked, form: ReducedNetwork | None) -> dict[str, Any]:
-    format = converted.format
-    record = {
-        "format": format,
-        "file": f"model{SUFFIXES[format]}",
+    record = file_record(converted, Path(f"model{SUFFIXES[converted.format]}"), precision_of(form or network))
+    return record | ({} if converted.format == "state-dict" else _trial_record(network, converted, checked, form))
+
+
+def file_record(converted: Converted, path: Path, precision: str) -> dict[str, Any]:
+    """Say in plain JSON values what an exported file is, and what it takes.
+
+    Args:
+        converted: content of the file.
+        path: the file.
+        precision: type of its weights.
+    """
+    weights = None  # inside
+    if converted.weights is not None:
+        name = path.with_suffix(WEIGHTS_SUFFIX).name  # where its runtime looks for them
+        weights = {"file": name, "sha256": hashlib.sha256(converted.weights).hexdigest()}
+    return {
+        "format": converted.format,
+        "file": path.name,
         "sha256": hashlib.sha256(converted.content).hexdigest(),
         "size_bytes": len(converted.content) + len(converted.weights or b""),
-        "weights": _weights_record(converted),
-        "precision": precision_of(form or network),
+        "weights": weights,
+        "precision": precision,
         "memory_layout": converted.layout,
         "fixed_length": converted.length,
         "max_batch": converted.largest_batch,
         "compiled_for": converted.compiled_for,
-        "runtime": RUNTIMES[format],
+        "runtime": RUNTIMES[converted.format],
     }
-    return record | ({} if format == "state-dict" else _trial_record(network, converted, checked, form))
-
-
-def _weights_record(converted: Converted) -> dict[str, Any] | None:
-    """Name the file of weights beside the file, which its runtime looks for there; None where they are inside."""
-    if converted.weights is None:
-        return None
-    return {"file": f"model{WEIGHTS_SUFFIX}", "sha256": hashlib.sha256(converted.weights).hexdigest()}
 
 
 def _trial_record(

@@ -160,6 +160,21 @@ def test_rows_become_numbers_in_the_units_of_the_target(
     assert "no column b" in cli("predict", run.path, file).err
 
 
+def test_the_card_of_a_program_says_what_a_file_of_openvino_needs(
+    table_run: Callable[..., lct.Run], tmp_path: Path, cli: Cli
+) -> None:
+    pytest.importorskip("openvino")
+    run = table_run()
+    data, network = run.load_data(), lct.load_network(run).subnetwork(0)
+    lct.export(network, next(data.val.batches(8))[0], tmp_path / "out.xml", data=data, format="openvino")
+    (file,) = json.loads((tmp_path / "model.json").read_text())["files"]
+    assert (file["weights"]["file"], file["max_batch"], file["fixed_length"]) == ("out.bin", None, None)
+    rows = run.path.parent / "t.csv"
+    both = (("predict", tmp_path / "out.xml", rows), ("predict", run.path, rows, "--exit", 0))
+    of_file, of_run = (probabilities(cli(*each, "--json").document, data.classes) for each in both)
+    torch.testing.assert_close(of_file, of_run, atol=1e-4, rtol=0)
+
+
 def test_lines_of_text(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
