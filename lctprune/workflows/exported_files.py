@@ -66,6 +66,7 @@ def export_files(
     *,
     names: Mapping[str, str] | None = None,
     forms: Sequence[ReducedNetwork] = (),
+    ready: Sequence[Converted] = (),
 ) -> list[dict[str, Any]]:
     """Write a network to files `model` with the suffixes of the formats; all of them, or none where one is not right.
 
@@ -76,6 +77,7 @@ def export_files(
         checked: what files are compared on.
         names: names of tensors in the format state-dict.
         forms: the network in a reduced precision, for each format; without any the files are in its own.
+        ready: contents of the files, for each format, where they exist already.
 
     Returns:
         What the model card says of each file.
@@ -87,14 +89,18 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    contents = [form.converted for form in forms] or convert(
-        network,
-        checked.samples,
-        formats,
-        dependence=checked.dependence,
-        names=names,
-        compared=False,  # each is compared below, as its user runs it
-        timed=_timed(checked),
+    contents = (
+        [form.converted for form in forms]
+        or list(ready)
+        or convert(
+            network,
+            checked.samples,
+            formats,
+            dependence=checked.dependence,
+            names=names,
+            compared=False,  # each is compared below, as its user runs it
+            timed=_timed(checked),
+        )
     )
     paired = itertools.zip_longest(contents, forms)
     records = [_record(network, converted, checked, form) for converted, form in paired]

@@ -127,6 +127,16 @@ def test_every_kind_of_network_is_compiled(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_compiled_code_takes_grey_images_in_any_layout(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.Flatten()).eval()
+    path = lct.export(network, torch.randn(2, 1, 9, 9), tmp_path / "m.aoti.pt2", format="aoti")
+    run, images = opened(path, "aoti", network), torch.randn(3, 9, 9, 1).permute(0, 3, 1, 2)
+    assert images.is_contiguous()
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(run(images), network(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_an_executorch_file_takes_larger_batches_in_pieces_and_quotes_no_source_code(tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     network, x = built("mlp", features=5)
