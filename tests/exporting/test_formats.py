@@ -18,6 +18,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+import torchvision
 from modules import Function
 from torch import Tensor, nn
 
@@ -124,6 +125,37 @@ def test_an_onnx_file_takes_any_length_too_and_quotes_no_source_code(tmp_path: P
 def test_every_kind_of_network_is_compiled(name: str, tmp_path: Path) -> None:
     network, x = built(name, **INPUTS.get(name, [{"image_size": 8}])[0])
     assert_file_is_right(network, x, 0, "aoti", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit"])
+def test_networks_for_images_are_compiled(name: str, tmp_path: Path) -> None:
+    if name == "vit":
+        sizes = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+        network = torchvision.models.VisionTransformer(**sizes, num_classes=3)
+    else:
+        network = torchvision.models.mobilenet_v3_small(num_classes=3)
+    assert_family_file_is_right(network.eval(), torch.randn(2, 3, 32, 32), "aoti", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["executorch", "aoti"])
+def test_narrowed_and_added_exits_are_compiled(
+    format: Format, trained: lct.Run, image_folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    skip_without(format)
+    narrowed = cli("narrow", trained.path, "--keep", "60%", "--exit", 0, "--json").document["candidates"]
+    added = cli("densify", trained.path, "--epochs", 1, "--json").document["candidates"]
+    numbers = {each["exit"] for each in narrowed + added if each["origin"]}
+    assert len(numbers) > 2
+    trust = ("--trust-code",) if format == "aoti" else ()
+    for exit in (min(numbers), max(numbers)):  # one of each
+        out = tmp_path / str(exit)
+        assert cli("export", trained.path, "--exit", exit, "--format", format, "--out", out).code == 0
+        both = ((out, *trust), (trained.path, "--exit", exit))
+        answers = [cli("predict", *each, image_folder / "test", "--json").document["predictions"] for each in both]
+        of_file, of_run = ([[one["probability"] for one in each["top"]] for each in found] for found in answers)
+        numpy.testing.assert_allclose(of_file, of_run, atol=1e-4)
 
 
 @pytest.mark.slow
