@@ -191,6 +191,7 @@ def test_an_executorch_file_takes_no_pixels(cli: Cli, trained: lct.Run, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the executorch file takes sequences of 6 steps only")
 @pytest.mark.parametrize("format", FREE)
 @pytest.mark.parametrize(("name", "inputs"), BUILT_IN)
 def test_every_exit_of_every_built_in_network(
