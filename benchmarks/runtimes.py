@@ -54,9 +54,10 @@ def main() -> None:
         samples = random_batch(network.recipe, CALIBRATION)[0].contiguous()
         forms = (compiled_forms_of if arguments.inductor else forms_of)(network.subnetwork(0), samples)
         for batch in BATCHES:
-            ratios = ratios_of(forms, samples[:batch], repeats)
+            first_ms, ratios = ratios_of(forms, samples[:batch], repeats)
             print(
-                f"{name}, batch {batch}: " + ", ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items()),
+                f"{name}, batch {batch} (TorchScript: {first_ms:.2f} ms): "
+                + ", ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items()),
                 flush=True,
             )
 
@@ -93,15 +94,18 @@ def compiled_forms_of(network: torch.nn.Module, samples: Tensor) -> dict[str, Ca
     }
 
 
-def ratios_of(forms: dict[str, Callable[[Tensor], object]], inputs: Tensor, repeats: int) -> dict[str, float]:
-    """Return the median, over rounds, of the CPU time of each form by that of the first one."""
+def ratios_of(
+    forms: dict[str, Callable[[Tensor], object]], inputs: Tensor, repeats: int
+) -> tuple[float, dict[str, float]]:
+    """Return medians over rounds: the first form's CPU time in milliseconds, and that of each form by the first's."""
     rounds = []
     with torch.inference_mode():
         for form in forms.values():
             cpu_ms(form, inputs)
         for _ in range(repeats):
             rounds.append([cpu_ms(form, inputs) for form in forms.values()])
-    return {name: statistics.median(times[index] / times[0] for times in rounds) for index, name in enumerate(forms)}
+    ratios = {name: statistics.median(times[index] / times[0] for times in rounds) for index, name in enumerate(forms)}
+    return statistics.median(times[0] for times in rounds), ratios
 
 
 def cpu_ms(form: Callable[[Tensor], object], inputs: Tensor) -> float:

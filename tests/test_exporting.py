@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import lctprune as lct
+from lctprune import export
 from lctprune.errors import ConfigError, ExportError
-from lctprune.exporting.single import export
 from lctprune.exporting.torchscript import to_torchscript
 
 

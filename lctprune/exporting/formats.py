@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -80,17 +84,17 @@ def require_extra(extra: str) -> None:
 
 
 def require_compiler() -> None:
-    """Require a C++ compiler, as Inductor looks for it.
+    """Require the C++ compiler that Inductor calls, without the import of Inductor, which takes seconds.
 
     Raises:
         ConfigError: there is none.
     """
-    from torch._inductor.cpp_builder import get_cpp_compiler  # late: it takes seconds
-
-    try:
-        get_cpp_compiler()
-    except RuntimeError as error:  # whose type has moved between versions
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    named = os.environ.get("CXX", usual)
+    command = [named] if sys.platform == "win32" else shlex.split(named)  # as Inductor does: it may have arguments
+    fetches_one = os.environ.get("TORCH_INDUCTOR_INSTALL_GXX")  # Inductor does, by conda
+    if not fetches_one and not (command and shutil.which(command[0])):
         raise ConfigError(
-            "Inductor needs a C++ compiler, and there is none: install g++, or name yours by the environment variable "
-            "CXX; or take another runtime or format"
-        ) from error
+            f"Inductor needs a C++ compiler, and there is none named {named[:60]!r}: install {usual}, or name yours by "
+            "the environment variable CXX; or take another runtime or format"
+        )

@@ -34,8 +34,34 @@ class Program(NamedTuple):
     free: tuple[str, ...]
 
 
+class CopyingInput(nn.Module):
+    """A network that adds 0 to its input, which no compiler leaves out: so it has the strides that were compiled.
+
+    PyTorch takes images of one channel for contiguous in two layouts. Compiled code reckons with one, and hands what it
+    is given to convolutions, which answer in the layout that they find: outputs were wrong for the other.
+    """
+
+    zero: Tensor
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("zero", torch.zeros((), dtype=dtype))  # a constant would be left out
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute outputs, [batch, ...]."""
+        outputs: Tensor = self.network(inputs + self.zero)
+        return outputs
+
+
 def to_program(
-    network: nn.Module, example: Tensor, *, name: str, is_fixed: bool = False, largest_batch: int | None = None
+    network: nn.Module,
+    example: Tensor,
+    *,
+    name: str,
+    is_fixed: bool = False,
+    largest_batch: int | None = None,
+    copies_input: bool = False,
 ) -> Program:
     """Convert a network to a program of torch.export.
 
@@ -47,6 +73,7 @@ def to_program(
         name: name of the format, for a message.
         is_fixed: whether all sizes but the batch's are those of the example.
         largest_batch: upper bound of the batch size, for a format that plans its memory; by default there is none.
+        copies_input: whether the program copies inputs that are no integers, see `CopyingInput`.
 
     Raises:
         ExportError: the network cannot be converted, or the program takes one batch size only.
@@ -54,6 +81,8 @@ def to_program(
     with conversion(network, name), torch.no_grad(), quiet(), evaluation_mode(network):
         own = copied(network)
         source = network if own is None else own.cpu()
+        if copies_input and example.is_floating_point():
+            source = CopyingInput(source, example.dtype).eval()
         blank = torch.ones(TRACED_BATCH, *example.shape[1:], dtype=example.dtype)
         names = ("batch",) if is_fixed else free_sizes(example)
         with _recurrent_layers_kept():

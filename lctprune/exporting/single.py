@@ -29,7 +29,7 @@ def export(
     format: Format = "torchscript",
     precision: Precision = FULL,
     calibration: Tensor | None = None,
-) -> Path:
+) -> Converted:
     """Write a network to a file, after comparing the converted network with the original.
 
     The content of the file is opened again, and compared on batches of 1, 3 and 64 samples, on some samples one by one,
@@ -49,7 +49,7 @@ def export(
         calibration: samples of training, some hundred, on which int8 is calibrated; by default the example.
 
     Returns:
-        The path.
+        What was written.
 
     Raises:
         ConfigError: the format is unknown, its extra is not installed, it does not have the precision, or an OpenVINO
@@ -79,7 +79,7 @@ def export(
             NetworkWarning,
             stacklevel=2,
         )
-    return Path(path)
+    return converted
 
 
 def _reduced(

@@ -95,8 +95,10 @@ def convert(
     return results
 
 
-def runners(network: nn.Module, example: Tensor, formats: Sequence[Format]) -> list[Runner]:
-    """Convert a network to several formats; return what runs each. What formats have in common is made once.
+def converted_and_opened(
+    network: nn.Module, example: Tensor, formats: Sequence[Format]
+) -> list[tuple[Converted, Runner]]:
+    """Convert a network to several formats; return each file's content, and what runs it; what they share is made once.
 
     Args:
         network: traceable module.
@@ -109,7 +111,7 @@ def runners(network: nn.Module, example: Tensor, formats: Sequence[Format]) -> l
     """
     network = unwrapped(network)
     source = _Source(network, example.to(device_of(network)), [known_format(format) for format in formats])
-    return [_converted(source, format, {})[1] for format in formats]
+    return [_converted(source, format, {}) for format in formats]
 
 
 def write_exported(path: Path, converted: Converted) -> None:
@@ -164,7 +166,9 @@ class _Source:
 
     @cached_property
     def of_one_length(self) -> Program:
-        return to_program(self.network, self.example, name="aoti", is_fixed=is_sequence(self.example))
+        return to_program(
+            self.network, self.example, name="aoti", is_fixed=is_sequence(self.example), copies_input=True
+        )
 
     @cached_property
     def onnx(self) -> bytes:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lctprune.config.metric import is_lower_better
 from lctprune.config.runtime import REDUCED, Runtime
 from lctprune.errors import NetworkError
+from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.exporting.reducing import ReducedNetwork
 from lctprune.measure.costs import (
     count_known_flops,
@@ -249,7 +250,7 @@ def measure_costs(
 
 def _in_full_precision(network: nn.Module) -> nn.Module:
     """Return the network that FLOPs and parameters are counted of."""
-    return network.original if isinstance(network, ReducedNetwork) else network
+    return network.original if isinstance(network, ReducedNetwork | CompiledNetwork) else network
 
 
 def _stored_bytes(network: nn.Module) -> int:

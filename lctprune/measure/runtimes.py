@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from lctprune.config.runtime import AUTO_RUNTIME, Runtime, parse_runtime
 from lctprune.errors import ConfigError, RuntimeNote
+from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.exporting.formats import Format, is_installed, require_extra
 from lctprune.exporting.layouts import in_fastest_layout
 from lctprune.exporting.reducing import ReducedNetwork
-from lctprune.exporting.writing import runners
+from lctprune.exporting.writing import converted_and_opened
 from lctprune.measure.latency import Latency, measure_latency
 from lctprune.utils.steps import stepping
 from lctprune.utils.wording import counted
@@ -126,7 +127,7 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
     """Return a network in the form in which a runtime runs it.
 
     Args:
-        network: traceable module, or one whose precision was reduced for this runtime.
+        network: traceable module, or one that was reduced or compiled for this runtime.
         example: input, [batch, ...].
         runtime: torchscript, onnxruntime, openvino or inductor.
 
@@ -135,9 +136,11 @@ def deployed(network: nn.Module, example: Tensor, runtime: str) -> Callable[[Ten
     """
     if isinstance(network, ReducedNetwork):
         return network.run
+    if isinstance(network, CompiledNetwork):
+        return network.package[1]
     if runtime == "torchscript":
         return in_fastest_layout(network, example, example).scripted
-    (runner,) = runners(network, example, [FORMATS[runtime]])
+    ((_, runner),) = converted_and_opened(network, example, [FORMATS[runtime]])
     return runner
 
 
@@ -148,7 +151,8 @@ def _in_runtimes(
     others = [each for each in runtimes if each != "torchscript"]
     if any(each is not forms[0] for each in forms) or isinstance(forms[0], ReducedNetwork) or len(others) < 2:
         return [deployed(form, example, each) for form, each in zip(forms, runtimes, strict=True)]
-    found = dict(zip(others, runners(forms[0], example, [FORMATS[each] for each in others]), strict=True))
+    opened = [runner for _, runner in converted_and_opened(forms[0], example, [FORMATS[each] for each in others])]
+    found = dict(zip(others, opened, strict=True))
     return [found[each] if each in found else deployed(forms[0], example, each) for each in runtimes]
 
 

@@ -21,6 +21,7 @@ from lctprune.config.reading import FORMAT
 from lctprune.config.runtime import FULL, REDUCED, Runtime, parse_precisions
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ReducedNote, RunError, RunWarning
+from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.exporting.formats import Format
 from lctprune.exporting.reducing import ReducedNetwork, in_precision, require_precision
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
@@ -28,6 +29,7 @@ from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, mea
 from lctprune.measure.recall import recall_record
 from lctprune.measure.reduced import calibration_samples, reduced_runtimes, with_reduced
 from lctprune.measure.rules import Rule
+from lctprune.measure.runtimes import COMPILED
 from lctprune.measure.scores import ExitScores, score_exits, score_networks
 from lctprune.measure.selection import main_of
 from lctprune.network import LocalCriticNetwork
@@ -131,6 +133,9 @@ def measure_run(
             alone, precisions, samples, val, runtime, metric=metric, latency_batch=latency_batch
         )
         forms += [each for each in exits if only not in (None, each.exit)]
+    if runtime == COMPILED:
+        loaded.compiled = {each.exit: CompiledNetwork(each.network, loaded.data.example) for each in exits}
+        forms = [each._replace(network=loaded.compiled[each.exit]) for each in exits]
     for note in left_out:
         warnings.warn(note, ReducedNote, stacklevel=2)
     candidates = measure_costs(forms, loaded.data.example, latency_batch=latency_batch, runtime=runtime)
@@ -286,7 +291,9 @@ def deploy(
             forms = in_precision(subnetwork, checked.samples, formats, precision, latency_batch=chosen.latency_batch)
     is_selected = folder.resolve() == (run.path / SELECTED).resolve()  # which holds nothing but the choice
     earlier = FILES if is_selected else earlier_files(folder)
-    files = export_files(subnetwork, folder, formats, checked, names=names, forms=forms)
+    is_ready = [*formats] == ["aoti"] and exit in loaded.compiled and not with_preprocessing  # compiled for measuring
+    ready = [loaded.compiled[exit].package[0]] if is_ready else []
+    files = export_files(subnetwork, folder, formats, checked, names=names, forms=forms, ready=ready)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,

@@ -66,6 +66,7 @@ def export_files(
     *,
     names: Mapping[str, str] | None = None,
     forms: Sequence[ReducedNetwork] = (),
+    ready: Sequence[Converted] = (),
 ) -> list[dict[str, Any]]:
     """Write a network to files `model` with the suffixes of the formats; all of them, or none where one is not right.
 
@@ -76,6 +77,7 @@ def export_files(
         checked: what files are compared on.
         names: names of tensors in the format state-dict.
         forms: the network in a reduced precision, for each format; without any the files are in its own.
+        ready: contents of the files, for each format, where they exist already.
 
     Returns:
         What the model card says of each file.
@@ -87,14 +89,18 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    contents = [form.converted for form in forms] or convert(
-        network,
-        checked.samples,
-        formats,
-        dependence=checked.dependence,
-        names=names,
-        compared=False,  # each is compared below, as its user runs it
-        timed=_timed(checked),
+    contents = (
+        [form.converted for form in forms]
+        or list(ready)
+        or convert(
+            network,
+            checked.samples,
+            formats,
+            dependence=checked.dependence,
+            names=names,
+            compared=False,  # each is compared below, as its user runs it
+            timed=_timed(checked),
+        )
     )
     paired = itertools.zip_longest(contents, forms)
     records = [_record(network, converted, checked, form) for converted, form in paired]
@@ -117,28 +123,35 @@ def original_names(network: LocalCriticNetwork, exit: int) -> dict[str, str]:
 
 
 def _record(network: nn.Module, converted: Converted, checked: Checked, form: ReducedNetwork | None) -> dict[str, Any]:
-    format = converted.format
-    record = {
-        "format": format,
-        "file": f"model{SUFFIXES[format]}",
+    record = file_record(converted, Path(f"model{SUFFIXES[converted.format]}"), precision_of(form or network))
+    return record | ({} if converted.format == "state-dict" else _trial_record(network, converted, checked, form))
+
+
+def file_record(converted: Converted, path: Path, precision: str) -> dict[str, Any]:
+    """Say in plain JSON values what an exported file is, and what it takes.
+
+    Args:
+        converted: content of the file.
+        path: the file.
+        precision: type of its weights.
+    """
+    weights = None  # inside
+    if converted.weights is not None:
+        name = path.with_suffix(WEIGHTS_SUFFIX).name  # where its runtime looks for them
+        weights = {"file": name, "sha256": hashlib.sha256(converted.weights).hexdigest()}
+    return {
+        "format": converted.format,
+        "file": path.name,
         "sha256": hashlib.sha256(converted.content).hexdigest(),
         "size_bytes": len(converted.content) + len(converted.weights or b""),
-        "weights": _weights_record(converted),
-        "precision": precision_of(form or network),
+        "weights": weights,
+        "precision": precision,
         "memory_layout": converted.layout,
         "fixed_length": converted.length,
         "max_batch": converted.largest_batch,
         "compiled_for": converted.compiled_for,
-        "runtime": RUNTIMES[format],
+        "runtime": RUNTIMES[converted.format],
     }
-    return record | ({} if format == "state-dict" else _trial_record(network, converted, checked, form))
-
-
-def _weights_record(converted: Converted) -> dict[str, Any] | None:
-    """Name the file of weights beside the file, which its runtime looks for there; None where they are inside."""
-    if converted.weights is None:
-        return None
-    return {"file": f"model{WEIGHTS_SUFFIX}", "sha256": hashlib.sha256(converted.weights).hexdigest()}
 
 
 def _trial_record(

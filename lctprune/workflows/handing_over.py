@@ -15,17 +15,16 @@ from lctprune.config.runtime import FULL, Precision
 from lctprune.data.dataset import Data, data_record
 from lctprune.errors import ConfigError
 from lctprune.exporting import single
-from lctprune.exporting.comparing import is_sequence
-from lctprune.exporting.formats import OF_ONE_LENGTH, Format
-from lctprune.exporting.inductor_package import compiled_for
+from lctprune.exporting.formats import Format
 from lctprune.measure.candidates import precision_of
 from lctprune.measure.reduced import calibration_samples
 from lctprune.measure.target_kinds import is_label
 from lctprune.models.build import fitted_settings
 from lctprune.utils.environment import environment
-from lctprune.utils.files import sha256, write_json
+from lctprune.utils.files import write_json
 from lctprune.utils.modules import device_of, evaluation_mode
 from lctprune.utils.wrappers import unwrapped
+from lctprune.workflows.exported_files import file_record
 from lctprune.workflows.from_pixels import from_pixels, pixel_records, pixels_of
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 
@@ -72,8 +71,10 @@ def export(
     if with_preprocessing and (data is None or format == "state-dict"):
         missing = "data=, which says how images were prepared" if data is None else "a format that holds operations"
         raise ConfigError(f"with_preprocessing needs {missing}")
+    path = Path(path)
     if data is None:
-        return single.export(network, example, path, format=format, precision=precision, **options)
+        single.export(network, example, path, format=format, precision=precision, **options)
+        return path
     record = _recorded(data)
     recipe = NetworkConfig(**fitted_settings(data))
     described = {"input": input_record(recipe, record), "output": output_record(recipe, record)}
@@ -85,14 +86,11 @@ def export(
             described = pixel_records(wrapped, described)
         if precision == "int8":
             options = {"calibration": calibration_samples(data.train), **options}
-        path = single.export(network, example, path, format=format, precision=precision, **options)
+        converted = single.export(network, example, path, format=format, precision=precision, **options)
+    file = file_record(converted, path, precision_of(network) if precision == FULL else precision)
     card = {
-        "file": path.name,
-        "format": format,
-        "precision": precision_of(network) if precision == FULL else precision,
-        "sha256": sha256(path),
-        "fixed_length": example.shape[1] if format in OF_ONE_LENGTH and is_sequence(example) else None,
-        "compiled_for": compiled_for() if format == "aoti" else None,
+        **{name: file[name] for name in ("file", "format", "sha256", "precision")},
+        "files": [file],
         "classes": list(data.classes),
     }
     write_json(path.parent / MODEL_CARD, {**card, **described, **environment()})

@@ -21,6 +21,7 @@ from lctprune.config.run import CONFIG
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import LctpruneError, NetworkWarning, RunError
+from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.models.build import build_model, build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.run_files import CHECKPOINT, Checkpoint, require_no_lost_checkpoint
@@ -50,6 +51,7 @@ class LoadedRun:
         self._data = data
         self._checkpoints: dict[Path, Checkpoint] = {}
         self._networks: dict[Path, LocalCriticNetwork] = {}
+        self.compiled: dict[int, CompiledNetwork] = {}  # exits by their numbers, once they were measured in Inductor
 
     @classmethod
     def of(cls, run: Run | LoadedRun) -> LoadedRun:

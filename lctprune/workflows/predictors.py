@@ -193,13 +193,24 @@ def _of_file(path: Path, model: str | None, *, trust_code: bool) -> Predictor:
         network = open_exported(file.format, content, path, weights=weights)
     return Predictor(
         source=path,
-        network=network,
+        network=network if file.fixed_length is None else _of_one_length(network, file.fixed_length),
         expected=input_of(card.input, file=card_file),
         classes=card.classes,
         output=card.output,
         record={"file": str(path), "format": file.format, "sha256": digest},
         length=file.fixed_length,
     )
+
+
+def _of_one_length(network: Callable[[Tensor], Tensor], length: int) -> Callable[[Tensor], Tensor]:
+    """Refuse other lengths, for which compiled code reads beyond its input, and ExecuTorch writes to standard error."""
+
+    def run(inputs: Tensor) -> Tensor:
+        if inputs.shape[1] != length:
+            raise ExportError(f"the file takes sequences of {length} steps, and these have {inputs.shape[1]}")
+        return network(inputs)
+
+    return run
 
 
 def _staged(stages: Sequence[_StageFile], folder: Path, card_file: Path) -> Callable[[Tensor], Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 import lctprune as lct
 from lctprune.data.images.layout import list_folder
 from lctprune.data.raw_inputs import RawInput
+from lctprune.errors import ExportError
 from lctprune.exporting.formats import Format
 from lctprune.exporting.inductor_package import compiled_for
 from lctprune.exporting.runtimes import torch_module
@@ -160,6 +161,21 @@ def test_rows_become_numbers_in_the_units_of_the_target(
     assert "no column b" in cli("predict", run.path, file).err
 
 
+def test_the_card_of_a_program_says_what_a_file_of_openvino_needs(
+    table_run: Callable[..., lct.Run], tmp_path: Path, cli: Cli
+) -> None:
+    pytest.importorskip("openvino")
+    run = table_run()
+    data, network = run.load_data(), lct.load_network(run).subnetwork(0)
+    lct.export(network, next(data.val.batches(8))[0], tmp_path / "out.xml", data=data, format="openvino")
+    (file,) = json.loads((tmp_path / "model.json").read_text())["files"]
+    assert (file["weights"]["file"], file["max_batch"], file["fixed_length"]) == ("out.bin", None, None)
+    rows = run.path.parent / "t.csv"
+    both = (("predict", tmp_path / "out.xml", rows), ("predict", run.path, rows, "--exit", 0))
+    of_file, of_run = (probabilities(cli(*each, "--json").document, data.classes) for each in both)
+    torch.testing.assert_close(of_file, of_run, atol=1e-4, rtol=0)
+
+
 def test_lines_of_text(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
@@ -185,6 +201,14 @@ def test_lines_of_text(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
         plain = cli("predict", source, tmp_path / "plain.txt", "--json").document
         assert [each["line"] for each in plain["predictions"]] == [1, 3, 5, 7]
         torch.testing.assert_close(probabilities(plain, data.classes), expected[:4], atol=1e-4, rtol=0)
+    card = tmp_path / "out" / "model.json"
+    document = json.loads(card.read_text())
+    document["files"][0]["fixed_length"] = 9  # as of compiled code, which would read beyond a shorter input
+    card.write_text(json.dumps(document))
+    fixed = open_predictor(tmp_path / "out").network
+    assert fixed(torch.ones(2, 9, dtype=torch.int64)).shape == (2, 2)
+    with pytest.raises(ExportError, match="takes sequences of 9 steps, and these have 4"):
+        fixed(torch.ones(2, 4, dtype=torch.int64))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(words[0].encode())))
     assert cli("predict", run.path, "-", "--json").document["predictions"][0]["input"] == "-"
 

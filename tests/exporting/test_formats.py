@@ -18,6 +18,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+import torchvision
 from modules import Function
 from torch import Tensor, nn
 
@@ -65,7 +66,8 @@ def opened(path: Path, format: Format, network: nn.Module) -> Runner:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda x: torch.from_numpy(session.run(["output"], {"input": x.numpy()})[0])
     if format == "openvino":
-        compiled = pytest.importorskip("openvino").compile_model(path, "CPU")
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}  # by default it computes in bf16 where the CPU does
+        compiled = pytest.importorskip("openvino").compile_model(path, "CPU", exact)
         return lambda x: torch.from_numpy(compiled(x.numpy())["output"])
     if format == "pt2":
         return torch.export.load(path).module()
@@ -126,6 +128,47 @@ def test_every_kind_of_network_is_compiled(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit"])
+def test_networks_for_images_are_compiled(name: str, tmp_path: Path) -> None:
+    if name == "vit":
+        sizes = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+        network = torchvision.models.VisionTransformer(**sizes, num_classes=3)
+    else:
+        network = torchvision.models.mobilenet_v3_small(num_classes=3)
+    assert_family_file_is_right(network.eval(), torch.randn(2, 3, 32, 32), "aoti", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["executorch", "aoti"])
+def test_narrowed_and_added_exits_are_compiled(
+    format: Format, trained: lct.Run, image_folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    skip_without(format)
+    narrowed = cli("narrow", trained.path, "--keep", "60%", "--exit", 0, "--json").document["candidates"]
+    added = cli("densify", trained.path, "--epochs", 1, "--json").document["candidates"]
+    numbers = {each["exit"] for each in narrowed + added if each["origin"]}
+    assert len(numbers) > 2
+    trust = ("--trust-code",) if format == "aoti" else ()
+    for exit in (min(numbers), max(numbers)):  # one of each
+        out = tmp_path / str(exit)
+        assert cli("export", trained.path, "--exit", exit, "--format", format, "--out", out).code == 0
+        both = ((out, *trust), (trained.path, "--exit", exit))
+        answers = [cli("predict", *each, image_folder / "test", "--json").document["predictions"] for each in both]
+        of_file, of_run = ([[one["probability"] for one in each["top"]] for each in found] for found in answers)
+        numpy.testing.assert_allclose(of_file, of_run, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_code_takes_grey_images_in_any_layout(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.Flatten()).eval()
+    path = lct.export(network, torch.randn(2, 1, 9, 9), tmp_path / "m.aoti.pt2", format="aoti")
+    run, images = opened(path, "aoti", network), torch.randn(3, 9, 9, 1).permute(0, 3, 1, 2)
+    assert images.is_contiguous()
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(run(images), network(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_an_executorch_file_takes_larger_batches_in_pieces_and_quotes_no_source_code(tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     network, x = built("mlp", features=5)
@@ -148,6 +191,7 @@ def test_an_executorch_file_takes_no_pixels(cli: Cli, trained: lct.Run, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the executorch file takes sequences of 6 steps only")
 @pytest.mark.parametrize("format", FREE)
 @pytest.mark.parametrize(("name", "inputs"), BUILT_IN)
 def test_every_exit_of_every_built_in_network(

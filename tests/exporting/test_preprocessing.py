@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lctprune as lct
+from lctprune import export
 from lctprune.config.images import ImagePreprocessing
 from lctprune.data.images.files import fitted, pixels_of
 from lctprune.exporting.preprocessing import FromPixels
-from lctprune.exporting.single import export
 
 Cli = Callable[..., Any]
 SIZES = [(1, 50, 70), (3, 90, 41), (2, 32, 32), (2, 301, 300), (1, 9, 100)]  # batch, height, width

@@ -46,11 +46,19 @@ def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert runtimes_for("auto") == ["torchscript"]  # nor inductor, whose compiler takes long
 
 
-def test_inductor_needs_a_compiler_before_anything_is_measured(cli: Cli, table_run: Callable[..., lct.Run]) -> None:
+def test_inductor_needs_a_compiler_before_anything_is_measured(
+    cli: Cli, table_run: Callable[..., lct.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = table_run()
-    with torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")}):
-        result = cli("evaluate", run.path, "--runtime", "inductor")
-        exported = cli("export", run.path, "--format", "aoti")
+    monkeypatch.setenv("CXX", "/no/such/compiler -O1")
+    result = cli("evaluate", run.path, "--runtime", "inductor")
+    exported = cli("export", run.path, "--format", "aoti")
+    monkeypatch.setenv("CXX", "cat -A")  # any program that is there
+    formats.require_compiler()
+    monkeypatch.setenv("CXX", "")
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+        formats.require_compiler()
+    monkeypatch.undo()
     for each in (result, exported):
         assert (each.code, each.err.count("\n")) == (2, 1), each.err
         assert "C++ compiler" in each.err
@@ -67,8 +75,12 @@ def test_inductor_compiles_every_exit_and_its_package_predicts_where_it_is_trust
 ) -> None:
     run = table_run()
     monkeypatch.setattr(working, "SILENT_SECONDS", 0.1)
+    compiled, compile = list[object](), torch._inductor.aoti_compile_and_package
+    counting = lambda *given, **more: compiled.append(0) or compile(*given, **more)  # noqa: E731
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", counting)
     result = cli("select", run.path, "--runtime", "inductor", "--threads", 1, "--json")
     assert result.code == 0, result.err
+    assert len(compiled) == 2  # each exit once, also the one that is exported
     assert "Compiling networks for inductor (2 of 2)" in result.err
     assert result.document["selected"]["latency_runtime"] == "inductor"
     card = json.loads(Path(result.document["description"]).read_text())
