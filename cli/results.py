@@ -143,7 +143,8 @@ def present_selection(loaded: LoadedRun) -> dict[str, Any] | None:
     with printed_warnings(stderr()):
         selection = read_selection(loaded)
     if selection is None and (run.path / SELECTED).exists():
-        stderr().print(f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run; select again.")
+        note = f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run"
+        stderr().print(f"{note}; select again: {run.command('select')}", soft_wrap=True)
     return selection
 
 

@@ -57,7 +57,7 @@ def resume(
     from lctprune.runs import Run
     from lctprune.training.distributed.process_group import is_started
     from lctprune.workflows.going_on import (
-        is_compression,
+        began_as_compression,
         lacks_critics,
         resume_added,
         resumed_settings,
@@ -67,7 +67,7 @@ def resume(
 
     path = run or _newest(epochs)
     found = Run(path, model=model, data_path=data)
-    if is_compression(found):
+    if began_as_compression(found):
         _resume_compression(found, epochs=epochs, processes=processes, data=data, threads=threads, json=json)
         return
     added = None

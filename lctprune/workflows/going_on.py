@@ -83,12 +83,12 @@ def require_no_compression(run: Run) -> None:
     Raises:
         RunError: a compression began the run; the message names the command, or the call where a program began it.
     """
-    if is_compression(run):
+    if began_as_compression(run):
         command = run.command("resume") if run.is_compression else "lct.compress(..., resume=True) in its program"
         raise RunError(f"{run.path} was begun by a compression; to go on: {command}")
 
 
-def is_compression(run: Run) -> bool:
+def began_as_compression(run: Run) -> bool:
     """Tell whether a compression began a run, if only just: it may have been killed before it wrote its plan."""
     return run.is_compression or (run.path / COMPRESSION).exists()
 
