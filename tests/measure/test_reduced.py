@@ -172,15 +172,18 @@ def bare(format: Format, file: Path) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.from_numpy(model(x.numpy())[0])
 
 
-def test_export_reduces_the_exit_that_is_wanted_alone(cli: Cli, trained: lct.Run, tmp_path: Path) -> None:
+def test_export_reduces_the_exit_that_is_wanted_alone(
+    cli: Cli, table_run: Callable[..., lct.Run], tmp_path: Path
+) -> None:
+    run = table_run()
     options = ("--exit", 0, "--precision", "bf16", "--out", tmp_path / "out", "--json")
-    document = cli("export", trained.path, *options).document
+    document = cli("export", run.path, *options).document
     card = json.loads(Path(document["description"]).read_text())
     assert (card["exit"], card["precision"]) == (0, "bf16")
-    assert card["main_network"]["validation"]["exit"] == 2
-    assert not (trained.path / "candidates.json").exists()  # which would hold all
-    alone = measure_run(trained, precision="bf16", only=0, keep=False)
-    assert [each.key for each in alone] == ["0-bf16", 0, 2]
+    assert card["main_network"]["validation"]["exit"] == 1
+    assert not (run.path / "candidates.json").exists()  # which would hold all
+    alone = measure_run(run, precision="bf16", only=0, keep=False)
+    assert [each.key for each in alone] == ["0-bf16", 0, 1]
     assert [each.is_main for each in alone] == [False, False, True]
 
 
