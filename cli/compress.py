@@ -183,7 +183,7 @@ def _write_results(result: Compressed) -> None:
 def _show(result: Compressed) -> None:
     from lctprune.cli.console import megabytes, quantity
     from lctprune.config.metric import score_text
-    from lctprune.workflows.next_steps import selection
+    from lctprune.workflows.next_steps import like_chance, selection
 
     main, chosen, deployment, console = result.main, result.chosen, result.deployment, stdout()
     metric = chosen.metric
@@ -203,13 +203,15 @@ def _show(result: Compressed) -> None:
                 "size": megabytes(candidate.size_bytes),
             }
         )
-    console.print(f"\n{chosen.name}{'' if chosen.origin else ', an exit of the network'}\n")
+    console.print(f"\nChosen: {chosen.name}{'' if chosen.origin else ', an exit of the network'}\n")
     print_table(console, rows, dispensable=["size", "params"], left=("",))
     cost = f"Training cost {result.spent:.2f} epochs of the network's own"
     before, after = deployment.main_test_score, deployment.test_score
     if before is not None and after is not None and metric != "loss" and before - after > MUCH:
         cost += "; more may win back some of what was given up (--epochs)"
     console.print(f"\n{_given_up(result)}. {cost}.")
+    if note := like_chance(result.run, result.candidates, chosen):
+        stderr().print(f"Note: {note}; give more training (--epochs) or more data.", soft_wrap=True)
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
     console.print(
         f"All candidates: {result.run.path}/candidates.csv; another budget: {selection(result.run, result.candidates)}",

@@ -148,4 +148,4 @@ def _beside(measured: Measured, candidates: Sequence[Candidate], cost: str, text
         return f"At the same {text}: no exit costs so little."
     accuracy = measured.exit_accuracies[static.exit]
     verdict = "as accurate" if accuracy == own else "better, so leaving early loses" if accuracy > own else "worse"
-    return f"At the same {text}, the best exit is {static.name}: test accuracy {accuracy:.1%}, {verdict}."
+    return f"At the same {text}, the best exit by validation is {static.name}: test accuracy {accuracy:.1%}, {verdict}."

@@ -63,6 +63,7 @@ def resume(
         resumed_settings,
         started_with,
     )
+    from lctprune.workflows.next_steps import has_additions
     from lctprune.workflows.run_choice import unfinished_addition
 
     path = run or _newest(epochs)
@@ -89,6 +90,11 @@ def resume(
             f"From epoch {found.epochs_done + 1} on, the learning rate goes on as in a training of {epochs} epochs; "
             f"so far it was one of {found.config.training.epochs}"
         )
+        if has_additions(found):
+            stderr().print(
+                "Note: the networks that densify, finetune and narrow added belong to the present weights; they no "
+                "longer count once these are trained further."
+            )
     replicas = started_with(found, "--replicas")
     begun_with = 1 if is_started() else started_with(found, "--processes")
     count = begun_with if processes is None else processes

@@ -146,14 +146,24 @@ def commands(run: Run, card: Mapping[str, Any] | None) -> list[str]:
         [*each] if each is not None and _is_command(each) else []
         for each in (run.config.command, card.get("command") if card else None)
     )
-    report = run.command("report")
+    report, longer = run.command("report"), list[list[str]]()
     if first[1:2] in (["train"], ["compress"]):
         folder = f"{run.path if run.path.name else run.path.resolve()}{AGAIN}"
         first = ["lctprune", *_without_folder(first[1:]), "--out", folder]
+        longer = _trained_longer(run, folder)
         report = report.replace(f" {shell_word(run.path)}", f" {shell_word(folder)}", 1)
         # if not select, the first command chose, or went on after an interruption and chose
         chosen = ["lctprune", *_about(chosen[1:], run, folder)] if chosen[1:2] == ["select"] else []
-    return [*(command_text(each) for each in (first, chosen) if each), report]
+    return [*(command_text(each) for each in (first, *longer, chosen) if each), report]
+
+
+def _trained_longer(run: Run, folder: str) -> list[list[str]]:
+    """Return the commands that trained a run longer than it was begun with, in another folder."""
+    before = run.config.to_dict().get("epochs_before")
+    if not (isinstance(before, list) and before and all(isinstance(each, int) for each in before)):
+        return []
+    each_end = [*before[1:], run.config.training.epochs]
+    return [["lctprune", "resume", folder, "--epochs", str(epochs)] for epochs in each_end]
 
 
 def _without_folder(words: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from lctprune.measure.outputs import more_validation
 from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
+from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
 
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
@@ -86,15 +87,23 @@ def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | N
     if not note or run.is_compression or run.config.origin is not None or not done:
         return note
     subject = chosen or max(candidates, key=lambda each: each.merit)
-    samples, least = subject.samples, samples_to_tell(guessed(subject, run.class_count))
+    guess = guessed(subject, run.class_count)
+    if guess > 1 / run.class_count and data and not data.config.balance_classes:
+        return f"{note}; train with `balance_classes` and `metric=balanced-accuracy`, so that classes count alike"
+    samples, least = subject.samples, samples_to_tell(guess)
     if samples and samples < least:
         remedy = more_validation(
             samples, data.samples.get("train", 0) if data else 0, least, data.config if data else None
         )
         return f"{note}; {samples} validation samples are too few to tell: {remedy}"
-    if done >= ENOUGH or better_epoch(run):
+    if done >= ENOUGH or better_epoch(run) or has_additions(run):
         return note
     return f"{note}; to train it longer: {run.command('resume', '--epochs', str(LONGER * run.epochs_done))}"
+
+
+def has_additions(run: Run) -> bool:
+    """Tell whether networks were added to a run; those count as long as it is not trained further."""
+    return any((run.path / folder).exists() for folder in (DENSE, FINETUNED, NARROWED))
 
 
 def training_of_critics(run: Run) -> str:

@@ -306,6 +306,10 @@ def test_a_run_is_made_again_in_a_folder_of_its_own(
     card = {"command": ["lctprune", *chosen.format(copied).split()]}
     wanted = [f"lctprune {each.format(copied, folder)}" for each in (*expected, "report {1}")]
     assert remaking(lct.Run(copied), card) == wanted
+    epochs = config["training"]["epochs"]
+    (copied / "config.json").write_text(json.dumps({**config, "epochs_before": [1, 7]}))
+    longer = [f"lctprune resume {folder} --epochs {count}" for count in (7, epochs)]
+    assert remaking(lct.Run(copied), card) == [*wanted[:1], *longer, *wanted[1:]]
 
 
 @pytest.mark.parametrize(("task", "shown"), [("classification", "Confusion matrix"), ("regression", "Predictions")])

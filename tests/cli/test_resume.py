@@ -56,12 +56,14 @@ def test_it_goes_on_as_if_it_had_never_stopped(
 
 def test_a_finished_run_is_trained_longer(trained: lct.Run, cli: Cli) -> None:
     before = trained.metrics
+    (trained.path / "narrowed").mkdir()
     refused = cli("resume", trained.path, "--epochs", 3, "--processes", 2)
-    assert (refused.code, refused.err.count("\n")) == (2, 2)  # and a line on the rate
+    assert (refused.code, refused.err.count("\n")) == (2, 3)  # and lines on the rate and the networks added
     assert "--method joint needs the whole network in one process" in refused.err
     result = cli("resume", trained.path, "--epochs", 3, "--threads", 1)
     assert result.code == 0, result.err
     assert "the learning rate goes on as in a training of 3 epochs" in result.err
+    assert "they no longer count once these are trained further" in " ".join(result.err.split())
     run = lct.Run(trained.path)
     assert (run.epochs_done, run.config.training.epochs, run.config.to_dict()["epochs_before"]) == (3, 3, [2])
     assert run.metrics[:2] == before

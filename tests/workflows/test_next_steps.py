@@ -34,20 +34,28 @@ def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: l
     rows = trained.rows_to_continue()
     main = lct.measure_run(trained)[-1]
 
-    def note(score: float, samples: int, epochs: int = 2, best: float = 0.0) -> str:
+    def note(score: float, samples: int, epochs: int = 2, best: float = 0.0, frequent: float | None = None) -> str:
         scores = {"exit2_val_accuracy": score}
         lines = [{**rows[-1], **scores, "epoch": epoch + 1} for epoch in range(epochs)]
         lines[0] |= {"exit2_val_accuracy": max(best, score)}
         trained.write_checkpoint(epochs, trained.read_checkpoint(""), rows=lines)
         trained.write_metrics(lines)
-        one = dataclasses.replace(main, accuracy=score, score=score, samples=samples, answers=None)
+        one = dataclasses.replace(
+            main, accuracy=score, score=score, samples=samples, answers=None, most_frequent=frequent
+        )
         return like_chance(lct.Run(trained.path), [one])
 
     assert note(0.9, 90) == ""
     assert note(0.3, 90).endswith(f"to train it longer: lctprune resume {trained.path} --epochs 8")
     assert note(0.3, 90, ENOUGH).endswith("may be chance")
     assert note(0.3, 90, best=0.5).endswith("may be chance")  # beside the note that fewer epochs may be better
+    assert note(0.8, 90, frequent=0.8).endswith(
+        "train with `balance_classes` and `metric=balanced-accuracy`, so that classes count alike"
+    )
+    assert note(0.9, 90, frequent=0.8) == ""
     assert note(0.3, 4).endswith("4 validation samples are too few to tell: train with `val_fraction=0.19`")
+    (trained.path / "dense").mkdir()  # which further training would outdate
+    assert note(0.3, 90).endswith("may be chance")
 
 
 def test_critics_are_trained_on_the_runs_own_model_and_data(trained: lct.Run) -> None:
