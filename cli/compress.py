@@ -208,10 +208,12 @@ def _show(result: Compressed) -> None:
     cost = f"Training cost {result.spent:.2f} epochs of the network's own"
     before, after = deployment.main_test_score, deployment.test_score
     if before is not None and after is not None and metric != "loss" and before - after > MUCH:
-        cost += "; more may win back some of what was given up (--epochs)"
+        cost += "; to win back some of what was given up, compress again with more --epochs, into another --out"
     console.print(f"\n{_given_up(result)}. {cost}.")
     if note := like_chance(result.run, result.candidates, chosen):
-        stderr().print(f"Note: {note}; give more training (--epochs) or more data.", soft_wrap=True)
+        stderr().print(
+            f"Note: {note}; compress again with more --epochs, into another --out, or with more data.", soft_wrap=True
+        )
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
     console.print(
         f"All candidates: {result.run.path}/candidates.csv; another budget: {selection(result.run, result.candidates)}",

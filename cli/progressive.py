@@ -140,12 +140,18 @@ def _show(
 
 
 def _beside(measured: Measured, candidates: Sequence[Candidate], cost: str, text: str) -> str:
-    """Say how the best exit at the same cost compares; it was chosen on validation."""
-    from lctprune.workflows.progressive import best_static
+    """Say how the best exit at the same cost compares: that on validation, and that on test where it is another."""
+    from lctprune.workflows.progressive import static_exits
 
-    static, own = best_static(candidates, cost), measured.test.accuracy
-    if static is None:
+    exits, own = static_exits(candidates, cost), measured.test.accuracy
+    if not exits:
         return f"At the same {text}: no exit costs so little."
-    accuracy = measured.exit_accuracies[static.exit]
-    verdict = "as accurate" if accuracy == own else "better, so leaving early loses" if accuracy > own else "worse"
-    return f"At the same {text}, the best exit by validation is {static.name}: test accuracy {accuracy:.1%}, {verdict}."
+
+    def compared(exit: Candidate) -> str:
+        accuracy = measured.exit_accuracies[exit.exit]
+        verdict = "as accurate" if accuracy == own else "better, so leaving early loses" if accuracy > own else "worse"
+        return f"{accuracy:.1%}, {verdict}"
+
+    best = max(exits, key=lambda each: measured.exit_accuracies[each.exit])
+    found = f"At the same {text}, the best exit by validation is {exits[0].name}: test accuracy {compared(exits[0])}"
+    return f"{found}." if best is exits[0] else f"{found}; on test {best.name} has {compared(best)}."

@@ -136,6 +136,7 @@ def _resume_compression(
     run: Run, *, epochs: int | None, processes: int | None, data: Path | None, threads: int | None, json: bool
 ) -> None:
     from lctprune.cli.compress import complete
+    from lctprune.cli.results import show_all
     from lctprune.workflows.compression import resume_compression
 
     given = "--epochs" if epochs is not None else "--processes" if processes is not None else None
@@ -147,4 +148,8 @@ def _resume_compression(
         torch.set_num_threads(threads)
     with printed_warnings(stderr()):
         begun = resume_compression(run, data=data)
-    complete(begun, json=json)
+    if begun.is_finished:
+        stderr().print(f"{run.path} is compressed to its end already.", soft_wrap=True)
+        show_all(run, json=json)
+    else:
+        complete(begun, json=json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ AXIS_LABELS = {
 UNDRAWN: tuple[Cost, ...] = ("parameters", "latency_ms", "size_bytes")  # limits that may have no panel
 FARTHEST_LIMIT = 2.0  # times the greatest cost; showing a limit beyond it would squeeze the points into a corner
 FREE_COST = 1.12  # right end of the axis, as a multiple of the greatest cost: room for labels
+WIDEST, LEGEND_WIDTH = 26, 40  # characters in a line of a label, and of the legend
 MOST_LABELS = 13  # with more candidates, those off the front have none
 ROUND_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 
@@ -196,7 +198,7 @@ def _draw_others(ax: Axes, points: Sequence[ParetoPoint], chosen_exit: int | str
         ax.plot(costs, scores, "x", color=INK, ms=9, mew=1.2, zorder=5, label="fewer FLOPs or bits, not faster")
     for point in points:
         if point.exit == chosen_exit:
-            label = f"chosen: {point.name}"
+            label = textwrap.fill(f"chosen: {point.name}", LEGEND_WIDTH)
             ax.plot([point.cost], [point.score], "D", color=CHOSEN, mec="white", ms=9.5, zorder=4, label=label)
 
 
@@ -221,7 +223,7 @@ def _draw_legend(ax: Axes) -> None:
 
 def _label(ax: Axes, point: ParetoPoint, *, chosen: bool) -> Annotation:
     return ax.annotate(
-        point.name,
+        textwrap.fill(point.name, WIDEST),
         (point.cost, point.score),
         (0, 0),
         textcoords="offset points",

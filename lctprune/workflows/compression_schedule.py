@@ -17,7 +17,7 @@ from lctprune.measure.selection import Limits
 from lctprune.runs import Run
 from lctprune.utils.files import write_json
 from lctprune.workflows.compression_costs import Costs
-from lctprune.workflows.compression_plan import Passes, Planned, parts_known, plan_record, tuning_passes
+from lctprune.workflows.compression_plan import Passes, Planned, parts_known, plan_record, searched, tuning_passes
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_rounds import Entrant, first_entrants, in_steps, scored, source_of, step_of
 
@@ -71,6 +71,15 @@ class Schedule:
         """The cost of the training so far, in epochs of the main network's training."""
         rounds = [float(each["cost"]) for entrants in self._state["rounds"] for each in entrants]
         return sum(line.cost for line in self.plan if not line.stage.startswith(("round", "step"))) + sum(rounds)
+
+    @property
+    def last(self) -> Entrant | None:
+        """The last training of all, if it was begun."""
+        rounds = self._state["rounds"]
+        if len(rounds) <= len(searched(self.plan)):
+            return None
+        entrant = Entrant(**rounds[-1][0])
+        return entrant if entrant.limits is None else None
 
     def drop(self, entrant: Entrant) -> None:
         """Leave out a candidate that cannot be narrowed; another one takes its place when its round is asked for."""

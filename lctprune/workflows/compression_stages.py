@@ -27,6 +27,7 @@ from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
+from lctprune.workflows.model_card import MODEL_CARD
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import Outputs
 
@@ -113,6 +114,13 @@ class Compression:
     def spent(self) -> float:
         """The cost of the training so far, in epochs of the main network's training."""
         return self._schedule.spent
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all trainings are done, and a network was exported."""
+        last = self._schedule.last
+        is_trained = last is not None and not self._is_left(last)
+        return is_trained and (self.run.path / SELECTED / MODEL_CARD).exists()
 
     def finish(self) -> Compressed:
         """Measure all candidates, choose by validation within the budget, read the test split once, and export."""

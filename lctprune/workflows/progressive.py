@@ -122,8 +122,8 @@ def compared_candidates(loaded: LoadedRun, fitted: Fitted, measured: Measured) -
     ]
 
 
-def best_static(candidates: Sequence[Candidate], cost: str) -> Candidate | None:
-    """Return the most accurate exit that costs no more than the progressive network; None if all cost more.
+def static_exits(candidates: Sequence[Candidate], cost: str) -> list[Candidate]:
+    """Return the exits that cost no more than the progressive network, the most accurate first.
 
     Args:
         candidates: candidates from `compared_candidates`.
@@ -132,7 +132,7 @@ def best_static(candidates: Sequence[Candidate], cost: str) -> Candidate | None:
     *exits, own = candidates
     limit = getattr(own, cost)
     fitting = [each for each in exits if getattr(each, cost) is not None and getattr(each, cost) <= limit]
-    return max(fitting, key=lambda each: each.merit, default=None)
+    return sorted(fitting, key=lambda each: -each.merit)
 
 
 def convert_progressive(loaded: LoadedRun, fitted: Fitted) -> torch.jit.ScriptModule:

@@ -327,3 +327,7 @@ def test_what_it_says_to_do_next_works_as_it_is_printed(given: Path, image_folde
     (select,) = re.findall("another budget: lctprune (.*)", done.stdout)
     selected = subprocess.run([*begun, *shlex.split(select), "--json"], check=True, capture_output=True, text=True)
     assert Path(json.loads(selected.stdout)["model"]).exists()
+    card = (run / "selected" / "model.json").read_bytes()
+    again = subprocess.run([*begun, *shlex.split(go_on)], check=True, capture_output=True, text=True)
+    assert "is compressed to its end already" in again.stderr
+    assert (run / "selected" / "model.json").read_bytes() == card  # the choice stays
