@@ -318,7 +318,9 @@ def test_what_it_says_to_do_next_works_as_it_is_printed(given: Path, image_folde
     while not list(run.glob("narrowed/*/config.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    (go_on,) = re.findall("To go on: lctprune (.*)", process.communicate()[1])
+    error = process.communicate()[1]
+    assert "To go on" in error, error
+    (go_on,) = re.findall("To go on: lctprune (.*)", error)
     assert process.returncode == 130
     assert shlex.split(go_on) == ["resume", str(run)]
     refused = subprocess.run([*begun, *shlex.split(go_on), "--epochs", "9"], capture_output=True, text=True)
