@@ -183,7 +183,7 @@ def _write_results(result: Compressed) -> None:
 def _show(result: Compressed) -> None:
     from lctprune.cli.console import megabytes, quantity
     from lctprune.config.metric import score_text
-    from lctprune.workflows.next_steps import selection
+    from lctprune.workflows.next_steps import selection_of_another
 
     main, chosen, deployment, console = result.main, result.chosen, result.deployment, stdout()
     metric = chosen.metric
@@ -211,10 +211,9 @@ def _show(result: Compressed) -> None:
         cost += "; more may win back some of what was given up (--epochs)"
     console.print(f"\n{_given_up(result)}. {cost}.")
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
-    console.print(
-        f"All candidates: {result.run.path}/candidates.csv; another budget: {selection(result.run, result.candidates)}",
-        soft_wrap=True,
-    )
+    another = selection_of_another(result.run, result.candidates, chosen)
+    budget = f"; another budget: {another}" if another else ""
+    console.print(f"All candidates: {result.run.path}/candidates.csv{budget}", soft_wrap=True)
 
 
 def _given_up(result: Compressed) -> str:
