@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
+from lctprune.exporting.formats import SUFFIXES
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.choice import select
 from lctprune.measure.guessing import chance_note, guessed, samples_to_tell
@@ -32,6 +34,25 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
 def selection(run: Run, candidates: Sequence[Candidate]) -> str:
     """Return a command that selects a network of a run, under a budget that some network fits."""
     return _selection_within(run, *budget_in_percent(candidates, main_of(candidates)))
+
+
+def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
+    """Return a sentence with the commands that come after a selection.
+
+    Args:
+        run: the run that was selected from.
+        model: the exported file.
+        is_inside: whether the file is in the run, where the report finds what was selected.
+    """
+    words = [
+        "lctprune",
+        "predict",
+        model.parent,
+        "INPUT",
+        *(["--trust-code"] if model.name.endswith(SUFFIXES["aoti"]) else []),
+    ]
+    predict = " ".join(map(shell_word, words))
+    return f"Next, predict with it: {predict}" + (f"; a page to read: {run.command('report')}" if is_inside else "")
 
 
 def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate) -> str:

@@ -8,6 +8,7 @@ import shlex
 import lctprune as lct
 from lctprune.workflows.next_steps import (
     ENOUGH,
+    after_selection,
     better_epoch,
     budget_in_percent,
     like_chance,
@@ -51,6 +52,15 @@ def test_another_budget_chooses_another_network(trained: lct.Run) -> None:
         assert lct.select(others, lct.Budget(flops=words[-1])) is (least if chosen is middle else middle)
     assert selection_of_another(trained, candidates, middle).endswith(" 25%")
     assert selection_of_another(trained, [least, main], least) == ""
+
+
+def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run) -> None:
+    folder = trained.path / "selected"
+    said = after_selection(trained, folder / "model.pt", is_inside=True)
+    assert said == (
+        f"Next, predict with it: lctprune predict {folder} INPUT; a page to read: lctprune report {trained.path}"
+    )
+    assert after_selection(trained, folder / "model.aoti.pt2", is_inside=False).endswith(" INPUT --trust-code")
 
 
 def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: lct.Run) -> None:
