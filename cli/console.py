@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ NOTED = (
     RuntimeNote,
 )  # warnings of the library that are printed as notes
 FOLDED_WIDTH = 24  # columns of a cell whose text may continue on a further line
+COMMAND = re.compile(r"\b(?:lctprune [a-z]+|pip install) ")
 PIPED_WIDTH = 160  # columns of tables where the output is no terminal: enough for all of them
 # columns that a narrow table of candidates does without, the least important first
 DISPENSABLE = ("loss", "MACs", "size", "params", "95% interval")
@@ -37,7 +39,8 @@ DISPENSABLE = ("loss", "MACs", "size", "params", "95% interval")
 class PlainConsole(Console):
     """A console that prints text as it is: no markup, no emoji codes, hidden characters written out.
 
-    Line feeds at the start and the end of a text are kept; others come from names, and are written out too.
+    Line feeds at the start and the end of a text are kept; others come from names, and are written out too. A text with
+    a command is not broken into lines, so that it can be copied.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -45,6 +48,8 @@ class PlainConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts, and rich's tables and the like; see rich for the options."""
+        if any(isinstance(each, str) and COMMAND.search(each) for each in objects):
+            options.setdefault("soft_wrap", True)
         super().print(*(_shown(each) if isinstance(each, str) else each for each in objects), **options)
 
 

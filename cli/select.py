@@ -167,6 +167,7 @@ def _show(
     from lctprune.cli.results import show_candidates
     from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
+    from lctprune.workflows.next_steps import after_selection
 
     main = main_of(candidates)
     headline = f"{loaded.run.path}, exits on the validation split"
@@ -192,12 +193,14 @@ def _show(
         f"{score_text(deployment.test_score, chosen.metric)}{_error(deployment.test_rmse)}; main network "
         f"{score_text(deployment.main_test_score, chosen.metric)}{_error(deployment.main_test_rmse)}."
     )
-    if results is None or deployment.model_card is None:
+    if results is None or deployment.model is None or deployment.model_card is None:
         console.print("Not exported: the run cannot be written; --out DIR writes elsewhere.")
         return
     card = deployment.model_card.name
     console.print(f"Exported: {deployment.model} (how to feed it: {card} beside it).", soft_wrap=True)
     console.print(f"Tables and plots: {results}/candidates.csv, pareto.png, pareto.svg.", soft_wrap=True)
+    following = after_selection(loaded.run, deployment.model, is_inside=results == loaded.run.path)
+    console.print(following, soft_wrap=True)
 
 
 def _error(rmse: float | None) -> str:

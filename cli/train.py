@@ -205,8 +205,9 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
             f"No exit became better in {counted(settings.training.patience or 0, 'epoch')}, so training ended after "
             f"epoch {ended} of {settings.training.epochs}."
         )
-    with resumable(run), working("Measuring every exit on the validation split"):
-        candidates = measure_run(run, loaded=loaded)
+    with resumable(run):
+        with working("Measuring every exit on the validation split"):
+            candidates = measure_run(run, loaded=loaded)
         if (run.path / CSV).exists():  # it was selected from before it was trained to its end
             refresh_results(loaded, candidates, run.path)
     networks = "networks" if settings.dense else "exits"

@@ -115,6 +115,18 @@ def test_onnx_runtime_classifies_in_python(deployed: Path, image_folder: Path, t
     assert printed.splitlines() == expected
 
 
+def test_an_onnx_file_that_takes_no_pixels_is_told_how_to_export_it(
+    deployed: Path, trained: lct.Run, image_folder: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    plain, image = tmp_path / "plain", next((image_folder / "test").glob("*/*.png"))
+    assert cli("export", trained.path, "--exit", 0, "--format", "onnx", "--out", plain).code == 0
+    for folder, words in ((plain, "--with-preprocessing"), (deployed / "model.onnx", "give the one that lctprune")):
+        command = [sys.executable, EXAMPLES / "classify_with_onnxruntime.py", folder, image]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+        assert words in result.stderr
+
+
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with onnxruntime-web from npm."""

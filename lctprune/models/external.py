@@ -220,9 +220,11 @@ def _own_function(name: str) -> Builder:
         module = importlib.import_module(module_name)
         builder = functools.reduce(getattr, function_name.split("."), module)
     except Exception as error:  # whatever somebody else's code raises at import
+        is_elsewhere = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        remedy = ": run it where that file is, or set PYTHONPATH to its folder" if is_elsewhere else ""
         raise ConfigError(
             f"model {name!r} cannot be imported ({type(error).__name__}: {first_line(error, 'no reason given')}); "
-            f"{_dotted(name)}it must be package.module:callable, importable from here"
+            f"{_dotted(name)}it must be package.module:callable, importable from here{remedy}"
         ) from error
     if not callable(builder):
         raise ConfigError(f"model {name!r} is a {type(builder).__name__}, not a function")

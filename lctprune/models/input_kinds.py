@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
 from lctprune.data.load import is_table
+from lctprune.data.tables.files import read_table
 from lctprune.errors import ConfigError, DataError, LctpruneError
 from lctprune.models.external import TIMM, torchvision_names
 
@@ -18,6 +20,7 @@ REMEDIES: dict[Kind, str] = {
     "a table": "for a table there is mlp",
     "sequences": "for sequences there are lstm, gru and transformer",
 }
+FOLDER_OF_SENTENCES = "for sentences give a folder with train.tsv and test.tsv, files of lines sentence<TAB>label"
 
 
 def input_kind(model: str) -> Kind | None:
@@ -51,6 +54,24 @@ def mismatch(model: str, kind: Kind, name: str) -> str:
     return f"{model} takes {taken}, and {name} {'is' if kind == 'a table' else 'holds'} {kind}; {REMEDIES[kind]}"
 
 
+def _of_table(model: str, name: str) -> str:
+    """Say that a network does not take a table; one of sentences with labels is told how those are given."""
+    text = mismatch(model, "a table", name)
+    if text and input_kind(model) == "sequences" and _is_of_sentences(Path(name)):
+        return text.replace(REMEDIES["a table"], FOLDER_OF_SENTENCES)
+    return text
+
+
+def _is_of_sentences(path: Path) -> bool:
+    """Whether a table has two columns, of which one mostly holds several words."""
+    with suppress(LctpruneError, OSError):
+        table = read_table(path)
+        if len(table.names) == 2:
+            texts = zip(*(cells for _, cells in table.rows), strict=True)
+            return any(2 * sum(" " in cell.strip() for cell in column) > len(column) for column in texts)
+    return False
+
+
 def require_kind(model: str, data: Data) -> None:
     """Refuse data of a kind that a network does not take.
 
@@ -58,7 +79,8 @@ def require_kind(model: str, data: Data) -> None:
         ConfigError: it does not take that; the message names one that does.
     """
     name = data.config.name if data.config else "the data"
-    if text := mismatch(model, data_kind(data), name):
+    kind = data_kind(data)
+    if text := _of_table(model, name) if kind == "a table" else mismatch(model, kind, name):
         raise ConfigError(text)
 
 
@@ -75,6 +97,6 @@ def refuse_table(model: str, config: DataConfig, error: DataError) -> None:
     """
     text = ""
     with suppress(LctpruneError, OSError):  # the file may be missing, or no text
-        text = mismatch(model, "a table", config.name) if is_table(config) else ""
+        text = _of_table(model, config.name) if is_table(config) else ""
     if text:
         raise ConfigError(text) from error

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
+from lctprune.exporting.formats import SUFFIXES
 from lctprune.measure.candidates import Candidate, Cost
+from lctprune.measure.choice import select
 from lctprune.measure.guessing import chance_note, guessed, samples_to_tell
 from lctprune.measure.outputs import more_validation
-from lctprune.measure.selection import main_of
+from lctprune.measure.selection import Budget, main_of
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
@@ -31,9 +34,61 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
 
 def selection(run: Run, candidates: Sequence[Candidate]) -> str:
     """Return a command that selects a network of a run, under a budget that some network fits."""
-    cost, limit = budget_in_percent(candidates, main_of(candidates))
+    return _selection_within(run, *budget_in_percent(candidates, main_of(candidates)))
+
+
+def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
+    """Return a sentence with the commands that come after a selection.
+
+    Args:
+        run: the run that was selected from.
+        model: the exported file.
+        is_inside: whether the file is in the run, where the report finds what was selected.
+    """
+    words = [
+        "lctprune",
+        "predict",
+        model.parent,
+        "INPUT",
+        *(["--trust-code"] if model.name.endswith(SUFFIXES["aoti"]) else []),
+    ]
+    predict = " ".join(map(shell_word, words))
+    return f"Next, predict with it: {predict}" + (f"; a page to read: {run.command('report')}" if is_inside else "")
+
+
+def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate) -> str:
+    """Return a command that selects another small network than the chosen one; "" where no budget selects one.
+
+    Args:
+        run: the run.
+        candidates: its measured candidates.
+        chosen: the candidate that was chosen.
+    """
+    main = main_of(candidates)
+    cost = _budget_cost(main)
+    own, others = _percent(chosen, main, cost) or 0, []
+    for limit in {value for each in candidates if (value := _percent(each, main, cost))}:
+        found = select(candidates, Budget(**{cost: f"{limit}%"}))
+        if found.key not in (chosen.key, main.key):
+            others.append(limit)
+    smaller = max((limit for limit in others if limit < own), default=None)
+    limit = smaller or min(others, default=0)
+    return _selection_within(run, cost, limit) if limit else ""
+
+
+def _selection_within(run: Run, cost: Cost, percent: int) -> str:
     option = {"parameters": "params"}.get(cost, cost)
-    return run.command("select", f"--budget-{option}", f"{limit}%")
+    return run.command("select", f"--budget-{option}", f"{percent}%")
+
+
+def _budget_cost(main: Candidate) -> Cost:
+    return "parameters" if main.flops is None else "flops"
+
+
+def _percent(candidate: Candidate, main: Candidate, cost: Cost) -> int | None:
+    """Return the least whole percentage of the main network's cost that a candidate fits."""
+    value = candidate.cost(cost)
+    return None if value is None else math.ceil(100 * value / (main.cost(cost) or 1))
 
 
 def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple[Cost, int]:
@@ -46,10 +101,9 @@ def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple
     Returns:
         The cost, which is the parameters where FLOPs are not known, and the limit in percent.
     """
-    cost: Cost = "parameters" if main.flops is None else "flops"
-    whole = main.cost(cost) or 1
-    least = min(value for each in candidates if (value := each.cost(cost)) is not None)
-    return cost, max(USUAL, math.ceil(100 * least / whole))
+    cost = _budget_cost(main)
+    least = min(value for each in candidates if (value := _percent(each, main, cost)) is not None)
+    return cost, max(USUAL, least)
 
 
 def better_epoch(run: Run) -> str:

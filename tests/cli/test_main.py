@@ -203,6 +203,7 @@ def test_select_speaks_plainly(cli: Cli, copied: Path) -> None:
         "→ chosen",
         "Test accuracy (18 samples",
         "Exported:",
+        "Next, predict with it: lctprune predict",
         "model.json",
     ):
         assert words in result.out

@@ -234,7 +234,8 @@ def test_other_kinds_of_data_are_told_what_the_network_takes(
         (trained, rows, 1, "the network takes images"),
         (table, image, 1, of_table),
         (table, rows, 1, "the columns that the network takes"),
-        (texts, image, 1, "the network takes texts, one per line"),
+        (texts, image, 1, "0.png is not text in UTF-8 (byte 0x89 in line 1); the network takes texts, one per line of"),
+        (texts, "a good film", 1, "(No such file or directory); the network takes texts, one per line of a file in"),
         (texts, rows, 0, "the network takes texts, one per line of a file in UTF-8, so each line is taken for a text"),
     ):
         result = cli("predict", run.path, given)

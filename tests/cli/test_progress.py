@@ -11,7 +11,7 @@ import pytest
 import lctprune as lct
 from lctprune.cli import progress as drawing
 from lctprune.cli import working as long_work
-from lctprune.cli.console import PlainConsole
+from lctprune.cli.console import PlainConsole, print_notes
 from lctprune.cli.progress import EpochTable
 from lctprune.utils.steps import STEPS, stepping
 
@@ -87,3 +87,14 @@ def test_long_work_says_what_it_does_and_how_far_it_is(
     assert "Converting main" in drawn.getvalue()
     assert "1/2" in drawn.getvalue()
     assert not STEPS.handlers
+
+
+def test_a_command_to_copy_is_never_broken_into_lines() -> None:
+    console = PlainConsole(file=(shown := io.StringIO()), force_terminal=True, width=40)
+    note = "latencies varied: measure again when it is quiet, with lctprune evaluate runs/x"
+    print_notes(console, [note, "a note without one is wrapped at words, as is usual"])
+    assert shown.getvalue().splitlines() == [
+        f"Note: {note}.",
+        "Note: a note without one is wrapped at ",
+        "words, as is usual.",
+    ]

@@ -246,7 +246,7 @@ def test_a_malformed_line_is_named(name: str, line: int, folder: Path) -> None:
 
 def test_a_missing_test_file(folder: Path) -> None:
     (folder / "test.tsv").unlink()
-    assert "test.tsv cannot be read" in error_of(folder)
+    assert "has train.tsv but no test.tsv, and sentences need both; move some lines" in error_of(folder)
 
 
 def test_too_few_sentences_to_hold_some_out(folder: Path) -> None:

@@ -30,6 +30,15 @@ def test_a_table_is_for_mlp(model: str, is_number: bool, tmp_path: Path) -> None
     assert str(caught.value) == f"{model} takes {taken}, and {path} is a table; for a table there is mlp"
 
 
+@pytest.mark.filterwarnings("ignore:.* is predicted")
+def test_a_table_of_sentences_is_told_how_sentences_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.tsv"
+    for count in (40, 4):  # sentences of their own, which no table has, and few that repeat, which are categories
+        path.write_text("".join(f"film number {row % count} was seen\t{'ab'[row % 2]}\n" for row in range(40)))
+        with pytest.raises(lct.ConfigError, match=r"is a table; for sentences give a folder with train.tsv and test"):
+            prepare(settings("gru", path))
+
+
 @pytest.mark.parametrize(
     ("model", "data", "named"),
     [("mlp", "digits", "resnet18"), ("resnet18", "digits-rows", "lstm"), ("gru", "digits", "resnet18")],

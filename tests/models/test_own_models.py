@@ -232,7 +232,7 @@ def test_arguments_and_packages(folder: Path, cli: Cli, image_folder: Path) -> N
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [
-        ("nosuchmodule:build", 2, "cannot be imported"),
+        ("nosuchmodule:build", 2, "importable from here: run it where that file is, or set PYTHONPATH to its folder"),
         ("mynet:nosuch", 2, "cannot be imported"),
         ("mynet:", 2, "cannot be imported"),
         ("mynet:text", 2, "not a function"),

@@ -326,9 +326,13 @@ def test_what_it_says_to_do_next_works_as_it_is_printed(given: Path, image_folde
     refused = subprocess.run([*begun, *shlex.split(go_on), "--epochs", "9"], capture_output=True, text=True)
     assert (refused.returncode, "keeps its plan; leave out --epochs" in refused.stderr) == (2, True)
     done = subprocess.run([*begun, *shlex.split(go_on)], check=True, capture_output=True, text=True)
-    (select,) = re.findall("another budget: lctprune (.*)", done.stdout)
-    selected = subprocess.run([*begun, *shlex.split(select), "--json"], check=True, capture_output=True, text=True)
-    assert Path(json.loads(selected.stdout)["model"]).exists()
+    before = done.stdout.strip().splitlines()[0].removeprefix("Chosen: ").removesuffix(", an exit of the network")
+    suggested = re.findall("another budget: lctprune (.*)", done.stdout)
+    for select in suggested or [shlex.join(["select", str(run), "--budget-flops", limit]) for limit in ("60%", "99%")]:
+        selected = subprocess.run([*begun, *shlex.split(select), "--json"], check=True, capture_output=True, text=True)
+        document = json.loads(selected.stdout)
+        assert Path(document["model"]).exists()
+        assert (document["selected"]["name"] != before) is bool(suggested)  # without one, every budget chooses the same
     card = (run / "selected" / "model.json").read_bytes()
     again = subprocess.run([*begun, *shlex.split(go_on)], check=True, capture_output=True, text=True)
     assert "is compressed to its end already" in again.stderr

@@ -6,7 +6,15 @@ import dataclasses
 import shlex
 
 import lctprune as lct
-from lctprune.workflows.next_steps import ENOUGH, better_epoch, budget_in_percent, like_chance, training_of_critics
+from lctprune.workflows.next_steps import (
+    ENOUGH,
+    after_selection,
+    better_epoch,
+    budget_in_percent,
+    like_chance,
+    selection_of_another,
+    training_of_critics,
+)
 
 
 def test_an_epoch_that_was_clearly_better_is_named(trained: lct.Run) -> None:
@@ -28,6 +36,31 @@ def test_the_suggested_budget_fits_the_smallest_network() -> None:
     assert lct.select([small, main], lct.Budget(flops="76%")) == small
     unknown = lct.Candidate(exit=1, name="main network", flops=None, macs=None, parameters=10, **costs)
     assert budget_in_percent([small, unknown], unknown) == ("parameters", 90)
+
+
+def test_another_budget_chooses_another_network(trained: lct.Run) -> None:
+    costs = {"loss": 1.0, "latency_ms": 1.0, "size_bytes": 1, "parameters": 1}
+    found = ((0, 250, 0.7), (1, 396, 0.8), (2, 629, 0.75), (3, 1000, 0.9))
+    candidates = [
+        lct.Candidate(exit=exit, name=f"{exit}", flops=flops, macs=flops // 2, accuracy=accuracy, **costs)
+        for exit, flops, accuracy in found
+    ]
+    least, middle, _, main = candidates
+    for chosen, others in ((middle, candidates), (least, candidates)):
+        words = shlex.split(selection_of_another(trained, others, chosen))
+        assert words[:-1] == ["lctprune", "select", str(trained.path), "--budget-flops"]
+        assert lct.select(others, lct.Budget(flops=words[-1])) is (least if chosen is middle else middle)
+    assert selection_of_another(trained, candidates, middle).endswith(" 25%")
+    assert selection_of_another(trained, [least, main], least) == ""
+
+
+def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run) -> None:
+    folder = trained.path / "selected"
+    said = after_selection(trained, folder / "model.pt", is_inside=True)
+    assert said == (
+        f"Next, predict with it: lctprune predict {folder} INPUT; a page to read: lctprune report {trained.path}"
+    )
+    assert after_selection(trained, folder / "model.aoti.pt2", is_inside=False).endswith(" INPUT --trust-code")
 
 
 def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: lct.Run) -> None:

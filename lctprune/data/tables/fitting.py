@@ -51,8 +51,8 @@ def fit_encoding(table: TableFile, columns: Sequence[str], train: Tensor) -> Tab
     if not encoding.used:
         raise DataError(
             f"{table.path} has no column to learn from besides what is predicted: {unused_columns(encoding)}; give it "
-            "columns of numbers, or of texts that several rows share (for sentences: the files train.tsv and test.tsv, "
-            "with lines sentence<TAB>label, and lstm, gru or transformer)"
+            "columns of numbers, or of texts that several rows share (for sentences: a folder with train.tsv and "
+            "test.tsv, files of lines sentence<TAB>label, and lstm, gru or transformer)"
         )
     return encoding
 

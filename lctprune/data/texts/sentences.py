@@ -48,6 +48,11 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
     root = Path(config.name)
     held_out = next((root / name for name in VALIDATION_FILES if (root / name).is_file()), None)
     files = [root / TRAIN_FILE, root / TEST_FILE, *([held_out] if held_out else [])]
+    if not files[1].exists():
+        raise DataError(
+            f"{root} has {TRAIN_FILE} but no {TEST_FILE}, and sentences need both; move some lines of {TRAIN_FILE}, "
+            f"such as every fifth, into a file {TEST_FILE} beside it"
+        )
     sentences, labels = read_sentences(files[0])
     classes = tuple(sorted({_composed(label): label for label in sorted(labels)}.values()))
     if len(classes) < 2:

@@ -18,6 +18,8 @@ PADDING, UNKNOWN = "<padding>", "<unknown>"  # ids 0 and 1; no text has them, as
 
 
 LONGEST_LINE = 2**20  # characters
+OF_SENTENCES = "give a file with lines sentence<TAB>label"
+OF_TEXT = "the network takes texts, one per line of a file in UTF-8 (or - for standard input)"
 
 
 def read_sentences(path: str | Path) -> tuple[list[str], list[str]]:
@@ -59,7 +61,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
         DataError: the file cannot be read, or has no such line.
     """
     has_labels, is_empty = path.lower().endswith(".tsv"), True
-    for number, line in enumerate(_text(Path(path), "of text", is_stdin=path == "-").split("\n"), 1):
+    for number, line in enumerate(_text(Path(path), OF_TEXT, is_stdin=path == "-").split("\n"), 1):
         if not line.strip() or (has_labels and number == 1 and line.strip().lower() == "sentence\tlabel"):
             continue
         is_empty = False
@@ -155,15 +157,17 @@ class Vocabulary:
         return tokens(sentence, self.tokenizer)[:most]
 
 
-def _text(path: Path, what: str = "sentence<TAB>label", *, is_stdin: bool = False) -> str:
+def _text(path: Path, remedy: str = OF_SENTENCES, *, is_stdin: bool = False) -> str:
     try:
         content = sys.stdin.buffer.read() if is_stdin else read_regular(path, DataError)
         return content.decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give a file with lines {what}") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
+        if b"\0" in error.object:  # an image or the like
+            raise DataError(f"{path} is not text in UTF-8 (byte 0x{byte:02x} in line {number}); {remedy}") from error
         raise DataError(f"{path}, line {number} is not UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8") from error
 
 
