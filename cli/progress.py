@@ -145,6 +145,8 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
 
 def how_to_go_on(run: Run) -> str:
     """Say by which command an interrupted run goes on, and from where."""
+    if run.is_finished:
+        return f"All epochs are trained; to go on from there: {run.command('resume')}"
     header, place = run.header, "from the start, as no epoch was finished"
     if header.epoch or header.step:
         place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"

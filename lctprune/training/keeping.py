@@ -53,6 +53,8 @@ class Keeper:
             yield
         finally:
             restore()
+        if self.wish and self._signal is not None:  # it came after the last step that could have stopped for it
+            signal.raise_signal(self._signal)
 
     def is_due(self, step: int) -> bool:
         """Tell whether the state after this step of the epoch, from 1, is to be kept, as rank 0 decides."""

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.training.keeping import Keeper
 from lctprune.training.trainer import open_run, train_steps
 from lctprune.utils.locking import locked
 
@@ -124,3 +125,12 @@ def test_memory_files_and_threads_stay_flat_over_2000_steps(tmp_path: Path) -> N
     found = [resources() for index, _ in enumerate(train_steps(trained, data, run)) if index in (300, 2299)]
     assert found[1][0] - found[0][0] < 20  # MiB in 2,000 steps
     assert found[1][1:] == found[0][1:]
+
+
+def test_a_signal_after_the_last_step_is_not_lost() -> None:
+    keeper = Keeper(None)
+    with pytest.raises(KeyboardInterrupt), keeper.listening():
+        signal.raise_signal(signal.SIGINT)
+    assert keeper.wish == "SIGINT"
+    with Keeper(None, decides=False).listening():  # another process decides
+        signal.raise_signal(signal.SIGINT)
