@@ -56,8 +56,9 @@ def main() -> None:
         for batch in BATCHES:
             first_ms, ratios = ratios_of(forms, samples[:batch], repeats)
             print(
-                f"{name}, batch {batch} (TorchScript: {first_ms:.2f} ms): "
-                + ", ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items()),
+                f"{name}, batch {batch}: "
+                + ", ".join(f"{form} {ratio:.2f}" for form, ratio in ratios.items())
+                + f" (TorchScript: {first_ms:.2f} ms)",
                 flush=True,
             )
 
