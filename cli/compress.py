@@ -18,6 +18,7 @@ from lctprune.cli.options import (
     RunDirectoryOption,
     Settings,
     ThreadsOption,
+    use_threads,
     with_settings,
 )
 from lctprune.cli.parsing import data_places, group_count
@@ -87,10 +88,7 @@ def compress(
     """
     if resume and out is None:
         raise RunError("to resume, name the run directory: --out DIR")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     from lctprune.cli.working import working
     from lctprune.measure.selection import Budget
     from lctprune.workflows.compression import begin_compression

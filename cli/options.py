@@ -25,6 +25,14 @@ LETTERS = {int: "N", float: "X", str: "TEXT", bool: SWITCH}  # what it shows for
 LONGEST_CHOICES = 20  # characters; longer lists stand in the help text only
 
 
+def use_threads(threads: int | None) -> None:
+    """Set the number of PyTorch's threads, if one is given."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
 def existing_runs(given: Path | Sequence[Path] | None) -> Any:
     """Refuse run directories that do not exist, before PyTorch is imported."""
     for path in [given] if isinstance(given, Path) else given or ():

@@ -126,7 +126,7 @@ def resumable(run: Run) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not is_spoken_for():
-            stderr().print(f"All epochs are trained; to go on from there: {run.command('resume')}", soft_wrap=True)
+            stderr().print(_after_training(run), soft_wrap=True)
         raise
 
 
@@ -146,11 +146,15 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
 def how_to_go_on(run: Run) -> str:
     """Say by which command an interrupted run goes on, and from where."""
     if run.is_finished:
-        return f"All epochs are trained; to go on from there: {run.command('resume')}"
+        return _after_training(run)
     header, place = run.header, "from the start, as no epoch was finished"
     if header.epoch or header.step:
         place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"
     return f"To go on {place}: {run.command('resume')}"
+
+
+def _after_training(run: Run) -> str:
+    return f"All epochs are trained; to go on from there: {run.command('resume')}"
 
 
 def progress_line(progress: Progress) -> str:

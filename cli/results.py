@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lctprune.cli.console import print_candidates, print_json, printed_warnings, stderr, stdout, units
+from lctprune.cli.options import use_threads
 from lctprune.cli.progress import resumable
 from lctprune.cli.working import working
 from lctprune.config.runtime import Runtime
@@ -41,8 +40,7 @@ def opened(
     partial: bool = False,
 ) -> Run:
     """Open the run, by default the newest that is finished; note on stderr what is newer and still in training."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     if path is not None:
         return Run(path, model=model, data_path=data, partial=partial)
     run = newest_run(model=model, data_path=data)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lctprune.cli.console import printed_warnings, stderr
-from lctprune.cli.options import DataOption, JsonOption, ModelOption, ThreadsOption, existing_runs
+from lctprune.cli.options import DataOption, JsonOption, ModelOption, ThreadsOption, existing_runs, use_threads
 from lctprune.errors import RunError
 
 if TYPE_CHECKING:
@@ -122,10 +122,7 @@ def _show_finished(run: Run, *, threads: int | None, json: bool) -> None:
 
     if is_started() and os.environ["RANK"] != "0":
         return
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     done = run.epochs_done
     longer = run.command("resume", "--epochs", str(2 * done))
     stderr().print(f"{run.path} is trained to epoch {done} already; to train it longer: {longer}", soft_wrap=True)
@@ -142,10 +139,7 @@ def _resume_compression(
     given = "--epochs" if epochs is not None else "--processes" if processes is not None else None
     if given:
         raise typer.BadParameter(f"{run.path} is a compression, which keeps its plan; leave out {given}")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     with printed_warnings(stderr()):
         begun = resume_compression(run, data=data)
     if begun.is_finished:

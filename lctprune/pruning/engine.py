@@ -45,7 +45,7 @@ def prune(
         for fraction in (COARSE, FINE):
             own = copied(network)
             graph = dependencies(own, example)
-            least = least or {name: -(-units // LARGEST_LOSS) for name, units in _units(graph, kept_whole).items()}
+            least = least or _least(_units(graph, kept_whole))
             graph.load_pruning_history(history)
             count = max(1, int(fraction * sum(_units(graph, kept_whole).values())))
             done = -1
@@ -63,8 +63,7 @@ def fewest(network: nn.Module, example: Tensor, importance: Importance, *, kept_
         own = copied(network)
         graph = dependencies(own, example)
         units = _units(graph, kept_whole)
-        least = {name: -(-count // LARGEST_LOSS) for name, count in units.items()}
-        while _step(graph, importance, kept_whole, least, sum(units.values())):
+        while _step(graph, importance, kept_whole, _least(units), sum(units.values())):
             pass  # mostly one step is enough
     return own
 
@@ -97,6 +96,11 @@ def _step(
 def _units(graph: Any, kept_whole: Collection[str]) -> dict[str, int]:
     """Count what can be taken out one by one, of each group by the name of its first layer."""
     return {name: len(group[0].idxs) // parts_of(graph, group) for name, group in groups_of(graph, kept_whole)}
+
+
+def _least(units: Mapping[str, int]) -> dict[str, int]:
+    """Return what each group keeps of its units at least."""
+    return {name: -(-count // LARGEST_LOSS) for name, count in units.items()}
 
 
 def recorded(network: nn.Module, example: Tensor, history: History) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from lctprune.training.trainer import open_run
 from lctprune.workflows.compression_costs import Costs, further_cost, require_feasible
 from lctprune.workflows.compression_plan import Planned, critics_cost, planned
 from lctprune.workflows.compression_record import read_record
-from lctprune.workflows.compression_schedule import COMPRESSION
+from lctprune.workflows.compression_schedule import COMPRESSION, Schedule
 from lctprune.workflows.compression_stages import Compressed, Compression
 from lctprune.workflows.going_on import resumed_settings
 from lctprune.workflows.session import Prepared, SessionSettings, prepare
@@ -159,7 +159,7 @@ def _begun(
     run = open_run(
         prepared.network, prepared.data, prepared.training, run_dir=folder, resume=resume, given=prepared.given
     )
-    return Compression(prepared.network, prepared.data, run, config, costs, plan)
+    return Compression(prepared.network, prepared.data, Schedule(run, config, costs, plan))
 
 
 def _whole(config: CompressConfig) -> int:

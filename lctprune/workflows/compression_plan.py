@@ -80,11 +80,11 @@ def tuning_passes(
     if not config.views or not teacher:
         return passes_for(cost, per_pass=sum(fractions) + teacher * len(fractions))
 
+    known = [*known, *itertools.repeat(0.0, config.views - len(known))]
+
     def cost_of(epochs: int, part: float) -> float:
-        new = [
-            max(0.0, part - (known[view] if view < len(known) else 0.0)) for view in range(min(epochs, config.views))
-        ]
-        return sum(fractions) * epochs * part + teacher * sum(new)
+        new = sum(max(0.0, part - before) for before in known[:epochs])
+        return sum(fractions) * epochs * part + teacher * new
 
     epochs = next(count for count in itertools.count(1) if cost_of(count, MOST_PART) >= cost - 1e-9)
     low, high = 0.0, MOST_PART
@@ -189,7 +189,8 @@ def planned(
     if steps == 1:
         what = "the best, fine-tuned further" if counts else "the network, narrowed and fine-tuned"
         add(f"round {len(counts) + 1}", what, 1, left, fraction)
-    for step in range(1, steps + 1) if steps > 1 else ():
+        return lines
+    for step in range(1, steps + 1):
         size = fraction ** (step / steps)
         what = f"the {'best' if counts else 'network'}, narrowed to {size:.0%} and fine-tuned"
         add(f"step {step}", what, 1, left / steps, size)

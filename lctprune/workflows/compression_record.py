@@ -44,11 +44,13 @@ class _Entrant:
     part: float
     cost: float
     limits: dict[str, float] | None = None  # of an intermediate size; earlier versions knew none
+    further: tuple[dict[str, float], ...] = ()  # likewise
 
     def __post_init__(self) -> None:
         for name in ("exit", "fraction", "epochs", "cost"):
             _require_within(name, getattr(self, name))
-        Limits(self.limits or {})
+        for limits in (self.limits or {}, *self.further):
+            Limits(limits)
         if not 0 < self.part <= 1:
             raise ConfigError(f"part is {self.part}; it must be between 0 and 1")
         if not re.fullmatch(rf"({FINETUNED}|{NARROWED})/[\w.+-]*\w[\w.+-]*", self.folder):

@@ -21,7 +21,7 @@ from lctprune.workflows.compression_plan import fraction_of, fraction_within, st
 from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import FINETUNED, NARROWED, Member, member_of, members_of
-from lctprune.workflows.narrowing import begin_narrowing
+from lctprune.workflows.narrowing import begin_narrowing, described
 from lctprune.workflows.narrowing_targets import target_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import Outputs
@@ -40,6 +40,7 @@ class Entrant(NamedTuple):
         part: part of the training split in each epoch.
         cost: cost of its training, in epochs of the main network's.
         limits: limits of an intermediate size, in absolute units; None for the budget.
+        further: limits of the sizes between that and the budget, the largest first.
     """
 
     exit: int
@@ -51,23 +52,25 @@ class Entrant(NamedTuple):
     part: float = 1.0
     cost: float = 0.0
     limits: dict[str, float] | None = None
+    further: Sequence[dict[str, float]] = ()
 
 
-def first_entrants(run: Run, costs: Costs, limits: Limits, count: int, dropped: Collection[int] = ()) -> list[Entrant]:
+def first_entrants(
+    loaded: LoadedRun, costs: Costs, limits: Limits, count: int, dropped: Collection[int] = ()
+) -> list[Entrant]:
     """Choose the candidates of the first round.
 
     These are the main network, narrowed; and in turns the best exits that are too large, narrowed, and those that fit.
 
     Args:
-        run: run whose critics are trained.
+        loaded: run whose critics are trained.
         costs: costs of its exits.
         limits: the budget.
         count: number of candidates.
         dropped: numbers of exits that cannot be narrowed.
     """
-    loaded = LoadedRun(run)
-    members = members_of(loaded)
-    known = {member.number: _cost(member, run, costs, loaded) for member in members}
+    run, members = loaded.run, members_of(loaded)
+    known = {member.number: _cost(member, costs, loaded) for member in members}
     ranked = sorted(members, key=lambda member: -_merit(member.run, member.exit))
     slug = target_of(loaded, None, limits).slug
     main = next(member for member in members if member.run is run and known[member.number] is costs.main)
@@ -86,9 +89,9 @@ def first_entrants(run: Run, costs: Costs, limits: Limits, count: int, dropped: 
     return chosen[:count]
 
 
-def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
+def scored(loaded: LoadedRun, entrants: Sequence[Entrant]) -> list[Entrant]:
     """Return the candidates of a round as they may go on, the best on the validation split first."""
-    found, loaded = [], LoadedRun(run)
+    found, run = [], loaded.run
     main = unscored(loaded.network(), _example(loaded))
     for member in members_of(loaded):
         entrant = next((each for each in entrants if run.path / each.folder == member.run.path), None)
@@ -99,28 +102,45 @@ def scored(run: Run, entrants: Sequence[Entrant]) -> list[Entrant]:
     return [entrant for _, entrant in sorted(found, key=lambda each: -each[0])]
 
 
-def source_of(run: Run, rounds: Sequence[Sequence[Entrant]], entrant: Entrant) -> Entrant:
+def source_of(loaded: LoadedRun, rounds: Sequence[Sequence[Entrant]], entrant: Entrant) -> Entrant:
     """Return what a candidate of the round after `rounds` came from: as it was first narrowed, or fine-tuned."""
-    folders = {member.number: member.run.path for member in members_of(run)}
+    folders = {member.number: member.run.path for member in members_of(loaded)}
     for earlier in reversed(rounds):
         folder = folders.get(entrant.exit)
-        entrant = next((each for each in earlier if run.path / each.folder == folder), entrant)
+        entrant = next((each for each in earlier if loaded.run.path / each.folder == folder), entrant)
     return entrant
 
 
-def in_steps(run: Run, source: Entrant, costs: Costs, limits: Limits, config: CompressConfig) -> list[Limits]:
+def sizes_to(loaded: LoadedRun, source: Entrant, costs: Costs, limits: Limits, config: CompressConfig) -> list[Limits]:
     """Return the sizes to which a candidate is narrowed one after the other; the last is the budget.
 
     Between what the candidate costs and the budget they lie at equal ratios.
     """
-    loaded = LoadedRun(run)
-    cost = _cost(member_of(loaded, source.exit), run, costs, loaded)
+    cost = _cost(member_of(loaded, source.exit), costs, loaded)
     whole = {name: max(limits[name], cost.cost(name) or 0) for name in COSTS if name in limits}
     steps = steps_of(config, min(limits[name] / size for name, size in whole.items()))
     return [
         Limits({name: size ** (1 - step / steps) * limits[name] ** (step / steps) for name, size in whole.items()})
         for step in range(1, steps)
     ] + [limits]
+
+
+def first_step(loaded: LoadedRun, source: Entrant, costs: Costs, sizes: Sequence[Limits]) -> Entrant:
+    """Return the first step of a candidate that is narrowed to the budget by several sizes.
+
+    Args:
+        loaded: run of the compression.
+        source: the candidate, as it would be narrowed in one step.
+        costs: costs of the exits.
+        sizes: what it is narrowed to, one after the other; the last is the budget.
+    """
+    return _step_of(loaded, member_of(loaded, source.exit), costs, sizes)
+
+
+def step_after(loaded: LoadedRun, before: Entrant, costs: Costs, limits: Limits) -> Entrant:
+    """Return the step after another one, made from the network that this left; the budget is `limits`."""
+    member = next(each for each in members_of(loaded) if each.run.path == loaded.run.path / before.folder)
+    return _step_of(loaded, member, costs, [*map(Limits, before.further), limits])
 
 
 def begin_entrant(
@@ -155,27 +175,12 @@ def begin_entrant(
     return begin_finetuning(run, entrant.exit, **settings)  # type: ignore[arg-type]
 
 
-def step_of(run: Run, source: Entrant, before: Entrant | None, costs: Costs, limits: Limits, size: Limits) -> Entrant:
-    """Return a step of a candidate that is narrowed in steps.
-
-    Args:
-        run: run of the compression.
-        source: the candidate, as it would be narrowed in one step.
-        before: the step before, if this is not the first one.
-        costs: costs of the exits.
-        limits: the budget.
-        size: what this step narrows to, in absolute units.
-    """
-    loaded, exit = LoadedRun(run), source.exit
-    if before is not None:
-        exit = next(each.number for each in members_of(loaded) if each.run.path == run.path / before.folder)
-    target = target_of(loaded, None, size)
-    return source._replace(
-        exit=exit,
-        folder=f"{NARROWED}/exit{exit}-{target.slug}",
-        fraction=fraction_within(size, costs.main),
-        what=f"{source.what} to {target.text}",
-        limits=None if size == limits else dict(size),
+def _step_of(loaded: LoadedRun, member: Member, costs: Costs, sizes: Sequence[Limits]) -> Entrant:
+    target = target_of(loaded, None, sizes[0])
+    return _narrowed(member, target.slug, fraction_within(sizes[0], costs.main))._replace(
+        what=described(member.name, target),
+        limits=dict(sizes[0]) if len(sizes) > 1 else None,
+        further=[dict(size) for size in sizes[1:-1]],
     )
 
 
@@ -188,8 +193,8 @@ def _tuned(member: Member, fraction: float) -> Entrant:
     return Entrant(member.number, False, f"{FINETUNED}/exit{member.number}", fraction, member.name)
 
 
-def _cost(member: Member, run: Run, costs: Costs, loaded: LoadedRun) -> Candidate:
-    if member.run is run:
+def _cost(member: Member, costs: Costs, loaded: LoadedRun) -> Candidate:
+    if member.run is loaded.run:
         return costs.exits[member.exit]
     network = loaded.network(member.run).subnetwork(member.exit)
     return unscored(network, _example(loaded), has_latency=costs.has_latency)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lctprune.config.compression import CompressConfig
 from lctprune.data.dataset import Data
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.errors import BudgetError, ConfigError, NetworkError, NetworkWarning, RunError
@@ -18,8 +17,7 @@ from lctprune.measure.choice import select
 from lctprune.measure.selection import Limits
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.workflows.compression_costs import Costs
-from lctprune.workflows.compression_plan import Planned, passes_for, searched
+from lctprune.workflows.compression_plan import passes_for, searched
 from lctprune.workflows.compression_rounds import Entrant, begin_entrant
 from lctprune.workflows.compression_schedule import Schedule
 from lctprune.workflows.densification import begin_dense
@@ -74,31 +72,15 @@ class Compression:
     Args:
         network: network with its critics.
         data: data to train on.
-        run: run directory.
-        config: settings.
-        costs: what is known of costs before training.
-        plan: the plan; that in compress.json, if it is resumed.
+        schedule: what is trained for how long.
 
     Attributes:
-        run: run directory.
-        plan: what is trained for how long; the rounds as far as costs were known.
-        limits: the budget in absolute units.
-        notes: what was left out and why, for people.
+        run, plan, limits, notes: those of the schedule.
     """
 
-    def __init__(
-        self,
-        network: LocalCriticNetwork,
-        data: Data,
-        run: Run,
-        config: CompressConfig,
-        costs: Costs,
-        plan: list[Planned],
-    ) -> None:
-        self._network, self._data, self._config = network, data, config
-        self._schedule = Schedule(run, config, costs, plan)
-        self.run, self.plan, self.limits = run, self._schedule.plan, self._schedule.limits
-        self.notes = self._schedule.notes
+    def __init__(self, network: LocalCriticNetwork, data: Data, schedule: Schedule) -> None:
+        self._network, self._data, self._schedule = network, data, schedule
+        self.run, self.plan, self.limits, self.notes = schedule.run, schedule.plan, schedule.limits, schedule.notes
         self._outputs: Outputs = {}  # of the main network as the teacher of all candidates
 
     def stages(self) -> Iterator[Stage]:
@@ -187,7 +169,7 @@ class Compression:
         resume = _opened(self.run.path / entrant.folder, self.run) is not None
         try:
             session = begin_entrant(
-                self.run, entrant, self.limits, self._data, self._config, self._outputs, resume=resume
+                self.run, entrant, self.limits, self._data, self._schedule.config, self._outputs, resume=resume
             )
         except (NetworkError, ConfigError, BudgetError) as error:
             self.notes.append(f"left out: {error}")

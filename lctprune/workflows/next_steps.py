@@ -152,7 +152,7 @@ def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | N
         return f"{note}; {samples} validation samples are too few to tell: {remedy}"
     if done >= ENOUGH or better_epoch(run) or has_additions(run):
         return note
-    return f"{note}; to train it longer: {run.command('resume', '--epochs', str(LONGER * run.epochs_done))}"
+    return f"{note}; to train it longer: {run.command('resume', '--epochs', str(LONGER * done))}"
 
 
 def has_additions(run: Run) -> bool:

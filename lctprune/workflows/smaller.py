@@ -97,7 +97,8 @@ def _fits_densified(loaded: LoadedRun, limits: Limits) -> bool:
     example = network.recipe.example
     added = critics_to_add(network, example)
     if limits.keys() <= {"flops", "macs"} and not any(each.cut.unknown for each in added):
-        return any(each.flops <= limits.get("flops", 2 * limits.get("macs", math.inf)) for each in added)
+        most = min(limits.get("flops", math.inf), 2 * limits.get("macs", math.inf))
+        return any(each.flops <= most for each in added)
     dense = densified(network, added, seed=0).eval()
     exits = (dense.subnetwork(exit) for exit in range(len(dense.critics)))
     return any(limits.excess(unscored(each, example)) <= 1 for each in exits)
