@@ -57,4 +57,4 @@ def finetune(
         session = begin_finetuning(found, member.number, epochs=epochs, lr=lr, distill=distill, resume=resume)
     stderr().print(f"Fine-tuning {member.name} of {found.path} in {session.opened.path}")
     show_interruptible(session.steps(), session.opened)
-    show_all(found, json=json)
+    show_all(found, json=json, added=session.opened)

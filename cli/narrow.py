@@ -95,4 +95,4 @@ def narrow(
         )
     stderr().print(f"Narrowed in {session.opened.path}; training it on with the main network as its teacher")
     show_interruptible(session.steps(), session.opened)
-    show_all(found, json=json)
+    show_all(found, json=json, added=session.opened)

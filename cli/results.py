@@ -22,7 +22,7 @@ from lctprune.utils.files import require_writable, why_not_writable
 from lctprune.utils.names import shell_word
 from lctprune.workflows.deployment import SELECTED, measure_run
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import notes, require_whole
+from lctprune.workflows.members import members_of, notes, require_whole
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record
 from lctprune.workflows.next_steps import better_epoch, like_chance, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
@@ -229,8 +229,14 @@ def given_record(run: Run) -> dict[str, Any]:
     return {"given": dataclasses.asdict(given)} if given else {}
 
 
-def show_all(run: Run, *, json: bool) -> None:
-    """Measure and show all networks of the run, the added ones too."""
+def show_all(run: Run, *, json: bool, added: Run | None = None) -> None:
+    """Measure and show all networks of the run, the added ones too; then how to choose one, of `added` where it can be.
+
+    Args:
+        run: the run.
+        json: whether to print a JSON document instead.
+        added: the run that was added to it just now.
+    """
     with resumable(run):
         folder = results_folder(run, None)
         loaded = LoadedRun(run)
@@ -239,7 +245,8 @@ def show_all(run: Run, *, json: bool) -> None:
     headline = f"\n{run.path}, all its networks on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
-        stdout().print(f"Next, choose one under a budget: {selection(run, candidates)}", soft_wrap=True)
+        new = [each.number for each in members_of(loaded) if added is not None and each.run.path == added.path]
+        stdout().print(f"Next, choose one under a budget: {selection(run, candidates, new)}", soft_wrap=True)
 
 
 def note_selected(run: Path, inputs: Sequence[str] = ()) -> None:

@@ -79,7 +79,7 @@ def resume(
         with printed_warnings(stderr()):
             owner, session = resume_added(added, model=model, data=data)
         show_interruptible(session.steps(), session.opened)
-        show_all(owner, json=json)
+        show_all(owner, json=json, added=added)
         return
     if epochs == found.epochs_done or (epochs is None and found.is_finished and not lacks_critics(found)):
         _show_finished(found, threads=threads, json=json)

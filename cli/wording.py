@@ -7,9 +7,9 @@ import functools
 import re
 
 QUOTED = re.compile(r"`(?:Budget\((?P<cost>[a-z_]+)=(?P<limit>[^`]*)\)|(?P<name>[a-z_]+)(?:=(?P<value>[^`]*))?)`")
-RENAMED = {"name": "data", "data_path": "data", "parameters": "params", "size_bytes": "size"}
+RENAMED = {"name": "data", "data_path": "data", "parameters": "params", "size_bytes": "size", "run_dir": "out"}
 OTHERS = (  # options that are no field of a configuration, and are named in the library
-    *("data", "weights", "resume", "dense", "download", "partial", "processes", "replicas"),
+    *("data", "out", "weights", "resume", "dense", "download", "partial", "processes", "replicas"),
     *("runtime", "precision", "with_preprocessing", "trust_code", "keep", "max_drop", "min_accuracy", "budget_flops"),
 )
 

@@ -70,6 +70,8 @@ def square(image: Image.Image, expected: dict[str, Any]) -> Image.Image:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     network, about = load(Path(sys.argv[1]))
     paths = [Path(name) for name in sys.argv[2:]]
     with torch.no_grad():

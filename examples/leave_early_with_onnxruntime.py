@@ -27,4 +27,6 @@ def leave_early(folder: Path, x: numpy.ndarray) -> numpy.ndarray:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     numpy.save(sys.argv[3], leave_early(Path(sys.argv[1]), numpy.load(sys.argv[2])))

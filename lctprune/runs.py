@@ -48,6 +48,7 @@ from lctprune.utils.names import require_utf8, shell_word
 from lctprune.utils.tensor_files import write_tensors
 
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
+ANOTHER = "choose another `run_dir`"
 
 
 class Run:
@@ -399,7 +400,7 @@ def create_run(path: str | Path | None, settings: Mapping[str, Any], *, model: s
         remove_leftovers(path, CONFIG)
         write_json(path / CONFIG, {"format_version": FORMAT, **environment(), **settings})
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}); choose another run directory") from error
+        raise RunError(f"{path} cannot be written ({error.strerror}); {ANOTHER}") from error
     return Run(path, model=model)
 
 
@@ -409,10 +410,10 @@ def require_new(path: Path) -> None:
     Raises:
         RunError: the directory exists and is not empty, or cannot be written to.
     """
-    require_writable(path, "choose another run directory")
+    require_writable(path, ANOTHER)
     with suppress(FileNotFoundError):
         if any(not each.name.startswith(f".{CONFIG}.") for each in path.iterdir()):  # what a killed process left
-            raise RunError(f"{path} exists and is not empty; choose another run directory{_going_on(path)}")
+            raise RunError(f"{path} exists and is not empty; {ANOTHER}{_going_on(path)}")
 
 
 def _going_on(path: Path) -> str:

@@ -21,7 +21,7 @@ from lctprune.measure.costs import (
     size_bytes,
     warn_of_unknown_operations,
 )
-from lctprune.measure.latency import STEADY, Latency
+from lctprune.measure.latency import Latency, is_steady
 from lctprune.measure.paired import Answers
 from lctprune.measure.runtimes import runtimes_for, time_networks
 from lctprune.measure.scores import ExitScores
@@ -275,9 +275,13 @@ def left_out(candidates: Sequence[Candidate], costs: Iterable[str]) -> str:
 
 
 def unsteady(candidates: Sequence[Candidate]) -> str:
-    """Say by how much latencies vary, if p95 is more than twice p5, as on a busy machine; else ""."""
-    ranges = [(each, each.latency_p5_ms, each.latency_p95_ms) for each in candidates]
-    varying = [(high / low, each.name, low, high) for each, low, high in ranges if low and high and high > STEADY * low]
+    """Say by how much latencies vary, where they vary so much that a median tells little, see `is_steady`; else ""."""
+    varying = []
+    for each in candidates:
+        median, low, high = each.latency_ms, each.latency_p5_ms, each.latency_p95_ms
+        if median and low and high:
+            ends = each.latency_low_ms or median, each.latency_high_ms or median
+            varying += [] if is_steady(median, low, *ends) else [(high / low, each.name, low, high)]
     if not varying:
         return ""
     factor, name, low, high = max(varying)

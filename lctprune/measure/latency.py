@@ -18,7 +18,7 @@ from lctprune.utils.transfer import synchronize
 MAX_ROUNDS, MAX_SECONDS = 6, 10.0  # of repeated measurements of latency
 SHORT_MS = 20.0  # calls whose time depends on what the caches hold
 TIMING = "Measuring latencies, each network in turns"  # for people
-STEADY, PRECISE = 2.0, 0.05  # largest p95 / p5 of a quiet machine; wanted half-width of the median's interval
+STEADY, PRECISE = 1.25, 0.05  # largest median / p5 of a quiet machine; wanted half-width of the median's interval
 
 
 class Latency(NamedTuple):
@@ -41,8 +41,21 @@ class Latency(NamedTuple):
     @property
     def is_steady(self) -> bool:
         """Whether the machine was quiet enough, and the median is known well enough."""
-        half = (self.high_ms - self.low_ms) / 2
-        return self.p95_ms <= STEADY * self.p5_ms and half <= PRECISE * self.median_ms
+        return is_steady(self.median_ms, self.p5_ms, self.low_ms, self.high_ms)
+
+
+def is_steady(median_ms: float, p5_ms: float, low_ms: float, high_ms: float) -> bool:
+    """Whether a median is known well enough, and not much above the quickest calls, as it is on a busy machine.
+
+    A few slow calls, which any machine has, change neither.
+
+    Args:
+        median_ms: median of the times per call, in milliseconds, as the others are.
+        p5_ms: 5th percentile.
+        low_ms: lower end of the median's 95% interval.
+        high_ms: upper end of it.
+    """
+    return median_ms <= STEADY * p5_ms and high_ms - low_ms <= 2 * PRECISE * median_ms
 
 
 def measure_latency(
@@ -51,8 +64,8 @@ def measure_latency(
     """Measure the latency of networks, in turns, so that whatever slows the machine down affects all of them alike.
 
     Of several networks, short calls are made twice, and the second one counts, as in a program that uses one of them.
-    A round of calls is repeated while times vary by more than a factor of 2 (p95 / p5) or a median is not known to 5%,
-    up to 6 rounds and 10 seconds. The round with the lowest medians counts: other programs only ever add time.
+    A round of calls is repeated while a median is more than 1.25 times the 5th percentile or not known to 5%, up to
+    6 rounds and 10 seconds. The round with the lowest medians counts: other programs only ever add time.
 
     Args:
         networks: callables, in the form in which they will be deployed.

@@ -32,8 +32,20 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
     return f"Next, choose one under a budget: {selection(run, candidates)}"
 
 
-def selection(run: Run, candidates: Sequence[Candidate]) -> str:
-    """Return a command that selects a network of a run, under a budget that some network fits."""
+def selection(run: Run, candidates: Sequence[Candidate], wanted: Sequence[int] = ()) -> str:
+    """Return a command that selects a network of a run, under a budget that some network fits.
+
+    Args:
+        run: the run.
+        candidates: its measured candidates.
+        wanted: numbers of networks; where a budget selects one of them, the command has that budget.
+    """
+    main = main_of(candidates)
+    cost = _budget_cost(main)
+    for candidate in (each for each in candidates if each.exit in wanted):
+        limit = _percent(candidate, main, cost)
+        if limit and select(candidates, Budget(**{cost: f"{limit}%"})).exit == candidate.exit:
+            return _selection_within(run, cost, limit)
     return _selection_within(run, *budget_in_percent(candidates, main_of(candidates)))
 
 
@@ -125,13 +137,19 @@ def better_epoch(run: Run) -> str:
         was = score_text(scores[kept - 1], metric)
         return f"{of_best}; the main network's {metric} there was {was}, and {now} after the last epoch"
     best = max(scores, default=0.0)
-    if not scores or best - scores[-1] < CLEARLY:
+    if not scores or best - scores[-1] < max(CLEARLY, _chance_of(best, scores[-1], run)):
         return ""
     return (
         f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
         f"and is {now} after epoch {len(scores)}: in training, fewer epochs, a lower learning rate or `keep=best` may "
         "be better"
     )
+
+
+def _chance_of(best: float, last: float, run: Run) -> float:
+    """Return 2 standard errors of a difference of two accuracies on the validation split; 0 if its size is unknown."""
+    samples = run.config.data.samples.get("val", 0) if run.config.data else 0
+    return 2 * math.sqrt(sum(max(0.0, each * (1 - each)) for each in (best, last)) / samples) if samples else 0.0
 
 
 def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | None = None) -> str:

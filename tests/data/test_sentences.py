@@ -17,6 +17,9 @@ from lctprune.data.texts.text import PADDING, UNKNOWN, Vocabulary, read_sentence
 from lctprune.training.trainer import open_run
 from lctprune.workflows.model_card import model_card
 
+# the files here are too small to have all classes
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no (validation|test) sentences of:lctprune.errors.DataWarning")
+
 TRAIN = [(f"{word} film {'again ' * (index % 4)}", word) for index in range(10) for word in ("good", "bad")]
 TEST = [("a good film", "good"), ("bad", "bad"), ("", "bad"), ("never seen words", "good")]
 
@@ -139,6 +142,12 @@ def test_labels_that_look_alike_are_one_class(folder: Path) -> None:
     assert data.test.targets.tolist() == [0]
 
 
+def test_a_class_that_a_split_lacks_is_named(folder: Path) -> None:
+    write(folder / "val.tsv", [("good film", "good")])
+    with pytest.warns(lct.DataWarning, match="no validation sentences of bad"):
+        load(folder)
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
@@ -244,9 +253,14 @@ def test_a_malformed_line_is_named(name: str, line: int, folder: Path) -> None:
     assert "sentence<TAB>label" in message
 
 
-def test_a_missing_test_file(folder: Path) -> None:
+def test_sentences_in_one_file_are_divided(folder: Path) -> None:
     (folder / "test.tsv").unlink()
-    assert "has train.tsv but no test.tsv, and sentences need both; move some lines" in error_of(folder)
+    with pytest.warns(lct.DataWarning, match="has no splits: a fifth of each of its 2 classes"):
+        data = lct.load_data(lct.DataConfig(name=str(folder)))
+    sizes = [len(split.targets) for split in (data.train, data.val, data.test)]
+    assert sum(sizes) == 20
+    assert min(sizes) > 0
+    assert data.val_from_train
 
 
 def test_too_few_sentences_to_hold_some_out(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import resource
 from collections.abc import Callable, Iterator
@@ -156,8 +157,10 @@ def test_evaluating_again_and_again_takes_no_more_memory() -> None:
 
 def test_latencies_of_a_busy_machine_are_named() -> None:
     costs = {"accuracy": 0.5, "loss": 1.0, "flops": 1, "macs": 1, "parameters": 1, "size_bytes": 1}
-    quiet = lct.Candidate(exit=0, name="a", latency_ms=2, latency_p5_ms=1.0, latency_p95_ms=2.0, **costs)
+    quiet = lct.Candidate(exit=0, name="a", latency_ms=2, latency_p5_ms=1.8, latency_p95_ms=9.0, **costs)
     busy = lct.Candidate(exit=1, name="b", latency_ms=2, latency_p5_ms=1.4, latency_p95_ms=30.5, **costs)
+    vague = dataclasses.replace(quiet, latency_low_ms=1.8, latency_high_ms=2.4)
     unknown = lct.Candidate(exit=2, name="c", latency_ms=None, **costs)
     assert unsteady([quiet, unknown]) == ""
     assert "vary by 22 times (b: 1.4 to 30.5 ms)" in unsteady([quiet, busy, unknown])
+    assert "vary by 5.0 times" in unsteady([vague])

@@ -12,6 +12,7 @@ from lctprune.workflows.next_steps import (
     better_epoch,
     budget_in_percent,
     like_chance,
+    selection,
     selection_of_another,
     training_of_critics,
 )
@@ -20,7 +21,8 @@ from lctprune.workflows.next_steps import (
 def test_an_epoch_that_was_clearly_better_is_named(trained: lct.Run) -> None:
     first, last = trained.rows_to_continue()
     tensors = trained.read_checkpoint("")
-    for scores, words in (((0.698, 0.47), "69.8% after epoch 1 and is 47.0% after epoch 2"), ((0.5, 0.47), "")):
+    clearly, by_chance, hardly = (0.998, 0.47), (0.53, 0.47), (0.5, 0.47)  # of 90 samples
+    for scores, words in ((clearly, "99.8% after epoch 1 and is 47.0% after epoch 2"), (by_chance, ""), (hardly, "")):
         rows = [{**row, "exit2_val_accuracy": score} for row, score in zip((first, last), scores, strict=True)]
         trained.write_checkpoint(2, tensors, rows=rows)
         trained.write_metrics(rows)
@@ -51,6 +53,9 @@ def test_another_budget_chooses_another_network(trained: lct.Run) -> None:
         assert words[:-1] == ["lctprune", "select", str(trained.path), "--budget-flops"]
         assert lct.select(others, lct.Budget(flops=words[-1])) is (least if chosen is middle else middle)
     assert selection_of_another(trained, candidates, middle).endswith(" 25%")
+    assert selection(trained, candidates).endswith(" 60%")
+    assert selection(trained, candidates, [0]).endswith(" 25%")
+    assert selection(trained, candidates, [2]).endswith(" 60%")  # worse than a smaller one: no budget selects it
     assert selection_of_another(trained, [least, main], least) == ""
 
 
@@ -81,7 +86,7 @@ def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: l
     assert note(0.9, 90) == ""
     assert note(0.3, 90).endswith(f"to train it longer: lctprune resume {trained.path} --epochs 8")
     assert note(0.3, 90, ENOUGH).endswith("may be chance")
-    assert note(0.3, 90, best=0.5).endswith("may be chance")  # beside the note that fewer epochs may be better
+    assert note(0.3, 90, best=0.9).endswith("may be chance")  # beside the note that fewer epochs may be better
     assert note(0.8, 90, frequent=0.8).endswith(
         "train with `balance_classes` and `metric=balanced-accuracy`, so that classes count alike"
     )

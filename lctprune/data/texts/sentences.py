@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lctprune.config.data import DataConfig
 from lctprune.data.dataset import Data
-from lctprune.data.held_out import hold_out
 from lctprune.data.images.splits import divided, is_cut
 from lctprune.data.packed.kinds import PackedKind, read_labels, read_texts
 from lctprune.data.packed.labels import numbered_classes
@@ -35,7 +34,7 @@ MOST_UNKNOWN = 0.8  # fraction of the validation split's words
 def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
     """Load sentences from train.tsv and test.tsv; val.tsv or dev.tsv is the validation split, or else a part of train.
 
-    The vocabulary is made of the training split alone.
+    Where train.tsv stands alone, all splits are drawn from it. The vocabulary is made of the training split alone.
 
     Args:
         config: path of the folder, words that are kept, and the validation split.
@@ -47,32 +46,25 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
     """
     root = Path(config.name)
     held_out = next((root / name for name in VALIDATION_FILES if (root / name).is_file()), None)
-    files = [root / TRAIN_FILE, root / TEST_FILE, *([held_out] if held_out else [])]
-    if not files[1].exists():
-        raise DataError(
-            f"{root} has {TRAIN_FILE} but no {TEST_FILE}, and sentences need both; move some lines of {TRAIN_FILE}, "
-            f"such as every fifth, into a file {TEST_FILE} beside it"
-        )
-    sentences, labels = read_sentences(files[0])
+    files = {"train": root / TRAIN_FILE, "test": root / TEST_FILE} | ({"val": held_out} if held_out else {})
+    if not files["test"].exists():
+        del files["test"]
+    sentences, labels = read_sentences(files["train"])
     classes = tuple(sorted({_composed(label): label for label in sorted(labels)}.values()))
     if len(classes) < 2:
-        raise DataError(f"{files[0]} has only one label, {classes[0]!r}; classification needs at least 2")
+        raise DataError(f"{files['train']} has only one label, {classes[0]!r}; classification needs at least 2")
     if labels.count(labels[0]) == 1 and len(sentences[0].split()) == 1:
         raise DataError(
-            f"{files[0]}, line 1 is one word with a label that no other line has, {labels[0]!r}; if it is a header, "
+            f"{files['train']}, line 1 is one word with a label that no other line has, {labels[0]!r}; if it is a header, "
             "change it to sentence<TAB>label; otherwise add sentences with that label"
         )
-    targets = _numbered(labels, classes, files[0])
-    if held_out:
-        train_part, val_part = (sentences, targets), _read(held_out, classes)
-    else:
-        train, val = hold_out(targets, config.val_fraction, config.seed)
-        train_part, val_part = (subset((sentences, targets), part) for part in (train, val))
-    parts = (train_part, val_part, _read(files[1], classes))
-    content = b"".join(read_regular(file, DataError) for file in files)
-    data = _encoded(config, parts, classes, held_out or files[0], tokenizer)
+    parts = {"train": (sentences, _numbered(labels, classes, files["train"]))}
+    parts |= {split: _read(file, classes) for split, file in files.items() if split != "train"}
+    divisions = divided(root, parts, config, classes, noun="sentence")
+    content = b"".join(read_regular(file, DataError) for file in files.values())
+    data = _encoded(config, divisions, classes, held_out or files["train"], tokenizer)
     fingerprint = hashlib.sha256(content).hexdigest()
-    return dataclasses.replace(data, fingerprint=fingerprint, val_from_train=held_out is None)
+    return dataclasses.replace(data, fingerprint=fingerprint, val_from_train=is_cut(parts))
 
 
 def packed_text_data(config: DataConfig, shards: Shards, found: PackedKind, *, tokenizer: str | None = None) -> Data:
