@@ -88,8 +88,10 @@ def compress(
     """
     if resume and out is None:
         raise RunError("to resume, name the run directory: --out DIR")
+    from lctprune.cli.working import load_pytorch, working
+
+    load_pytorch()
     use_threads(threads)
-    from lctprune.cli.working import working
     from lctprune.measure.selection import Budget
     from lctprune.workflows.compression import begin_compression
 

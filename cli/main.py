@@ -76,12 +76,24 @@ class PlainCommand(TyperCommand):
         TyperCommand.format_help(shown, ctx, formatter)
 
 
+class WorkingCommand(PlainCommand):
+    """A command that needs PyTorch from its first line on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Load PyTorch, and run the command; see Typer for the argument."""
+        from lctprune.cli.working import load_pytorch
+
+        load_pytorch()
+        return super().invoke(ctx)
+
+
 def _paragraphs(command: Callable[..., None]) -> str:
     """Return a command's docstring with each paragraph on one line, for the terminal to wrap."""
     text = re.sub(r"^( *Examples?:)\n", r"\1\n\n", command.__doc__ or "", flags=re.MULTILINE)
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
+CHECKING = (train, compress)  # commands that check settings before they load PyTorch themselves
 for command in (
     train,
     resume,
@@ -100,7 +112,8 @@ for command in (
     inspect,
     models,
 ):
-    app.command(cls=PlainCommand, help=_paragraphs(command))(command)
+    kind = PlainCommand if command in CHECKING else WorkingCommand
+    app.command(cls=kind, help=_paragraphs(command))(command)
 
 PLAIN_WORDS = {  # for what Typer says, by patterns
     r": Value error, ": ": ",

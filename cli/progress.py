@@ -111,7 +111,7 @@ def show_progress(
                 has_estimate = True
                 console.print(f"About {_duration(progress.seconds_left)} left, by the first {progress.step} steps")
             elif console.is_terminal:
-                live.update(Text(progress_line(progress)), refresh=True)
+                live.update(Text(progress_line(progress, console.width)), refresh=True)
             elif now - last_line > PLAIN_SECONDS:
                 console.print(progress_line(progress))
             else:
@@ -157,16 +157,14 @@ def _after_training(run: Run) -> str:
     return f"All epochs are trained; to go on from there: {run.command('resume')}"
 
 
-def progress_line(progress: Progress) -> str:
-    """One line in an epoch: where training is, how fast, the losses of all exits, time left."""
+def progress_line(progress: Progress, width: float = math.inf) -> str:
+    """One line in an epoch: where training is and the time left, and as much of losses and pace as the width takes."""
     losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
-    parts = [
-        f"epoch {progress.epoch}/{progress.epochs}",
-        f"step {progress.step}/{progress.steps}",
-        f"{progress.images_per_s:.0f} samples/s",
-        f"loss {losses}",
-    ]
-    return "  ".join([*parts, f"left {_duration(progress.seconds_left)}"])
+    place = [f"epoch {progress.epoch}/{progress.epochs}", f"step {progress.step}/{progress.steps}"]
+    pace, left = f"{progress.images_per_s:.0f} samples/s", f"left {_duration(progress.seconds_left)}"
+    wholes = ([*place, pace, f"loss {losses}", left], [*place, f"loss {losses}", left], [*place, pace, left])
+    lines = ["  ".join(whole) for whole in wholes]
+    return next((line for line in lines if len(line) <= width), lines[-1])
 
 
 def _duration(seconds: float) -> str:

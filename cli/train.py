@@ -118,9 +118,11 @@ def train(
     groups = 1 if training["method"] == "backprop" else group_count(network)
     config = TrainConfig(**training | {"batch_size": training["batch_size"] * replicas})
 
-    with stderr().status("Loading PyTorch"):  # which takes seconds
-        from lctprune.training.distributed.process_group import process_count
-        from lctprune.workflows.session import SessionSettings
+    from lctprune.cli.working import load_pytorch
+
+    load_pytorch()
+    from lctprune.training.distributed.process_group import process_count
+    from lctprune.workflows.session import SessionSettings
 
     if note and not resume and process_count(processes) == 1:
         stderr().print(f"Note: {note}.")

@@ -17,6 +17,12 @@ from lctprune.utils.steps import STEPS
 SILENT_SECONDS = 3.0  # without a line where there is no terminal
 
 
+def load_pytorch() -> None:
+    """Import PyTorch, which takes seconds, and say so on a terminal."""
+    with stderr().status("Loading PyTorch"):
+        import torch  # noqa: F401
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show what is done until the block ends, and then the library's warnings as notes.

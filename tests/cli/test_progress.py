@@ -12,7 +12,7 @@ import lctprune as lct
 from lctprune.cli import progress as drawing
 from lctprune.cli import working as long_work
 from lctprune.cli.console import PlainConsole, print_notes
-from lctprune.cli.progress import EpochTable
+from lctprune.cli.progress import EpochTable, progress_line
 from lctprune.utils.steps import STEPS, stepping
 
 
@@ -41,6 +41,17 @@ def test_numbers_stand_below_their_headings(names: list[str], width: int) -> Non
     assert ("2.500" in row) is ("training loss" in titles) is (len(heading) <= width and "training" in titles)
     if width == 200:
         assert "2.500" in row
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"), [(200, ""), (80, "samples/s"), (60, "loss"), (20, "loss")], ids=str
+)
+def test_a_line_within_an_epoch_is_no_wider_than_the_terminal(width: int, left_out: str) -> None:
+    line = progress_line(progress(6), width)
+    assert len(line) <= max(width, 60)
+    assert line.startswith("epoch 3/10  step 20/20")
+    assert line.endswith("left 0:01:01")
+    assert {"samples/s", "loss"} - {left_out} == {word for word in ("samples/s", "loss") if word in line}
 
 
 def test_added_networks_are_called_by_their_numbers_and_a_legend_says_which_they_are() -> None:
