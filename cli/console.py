@@ -68,7 +68,9 @@ def units(run: Run, candidates: Sequence[Candidate]) -> str:
         f"latency is the median of one call, batch {candidates[0].latency_batch}, in {latency_conditions(candidates)}"
     )
     precision = run.config.training.precision
-    scores = "" if precision == "fp32" else f"; {candidates[0].metric} is of float32, and during training of {precision}"
+    scores = (
+        "" if precision == "fp32" else f"; {candidates[0].metric} is of float32, and during training of {precision}"
+    )
     return f"1 FLOP is one multiply or one add, for {sample}; {latency}{scores}"
 
 

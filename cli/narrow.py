@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lctprune.cli.console import stderr
+from lctprune.cli.console import print_notes, stderr
 from lctprune.cli.options import (
     BudgetFlopsOption,
     BudgetLatencyOption,
@@ -42,13 +42,14 @@ def narrow(
     budget_params: BudgetParamsOption = None,
     budget_latency_ms: BudgetLatencyOption = None,
     importance: Annotated[
-        Literal["magnitude", "bn", "lamp", "taylor", "exits"],
+        Literal["auto", "magnitude", "bn", "lamp", "taylor", "exits"],
         typer.Option(
             metavar="CRITERION",
             help="Which channels matter: magnitude of weights, bn (scale of batch norm), lamp, taylor (change of the "
-            "exit's loss without them), or exits (of all exits' losses up to it).",
+            "exit's loss without them), exits (of all exits' losses up to it), or auto: that of magnitude and taylor "
+            "after whose cut the loss on training samples is lower.",
         ),
-    ] = "magnitude",
+    ] = "auto",
     epochs: TaughtEpochsOption = None,
     lr: TaughtRateOption = None,
     distill: TeacherOption = None,
@@ -94,5 +95,6 @@ def narrow(
             resume=resume,
         )
     stderr().print(f"Narrowed in {session.opened.path}; training it on with the main network as its teacher")
+    print_notes(stderr(), session.network.notes)
     show_interruptible(session.steps(), session.opened)
     show_all(found, json=json, added=session.opened)

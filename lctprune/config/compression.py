@@ -39,8 +39,8 @@ class CompressConfig:
         "so many that each leaves about 0.6 of the one before.",
         panel=TRAINING,
     )
-    importance: Literal["magnitude", "bn", "lamp", "taylor", "exits"] = setting(
-        "magnitude", "Criterion by which channels are taken out, see lctprune narrow --help.", panel=TRAINING
+    importance: Literal["auto", "magnitude", "bn", "lamp", "taylor", "exits"] = setting(
+        "auto", "Criterion by which channels are taken out, see lctprune narrow --help.", panel=TRAINING
     )
     lr: float | None = setting(
         None, "Peak learning rate of fine-tuning. Default: a fifth of that of new networks.", panel=TRAINING

@@ -1,13 +1,15 @@
-"""How important each channel is, by one of Torch-Pruning's criteria, some of which need gradients."""
+"""How important each channel is, by a criterion of Torch-Pruning, some of which need gradients; what a cut costs."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lctprune.data.splits import Batch
 from lctprune.errors import ConfigError
@@ -19,7 +21,23 @@ from lctprune.utils.modules import evaluation_mode, laid_out, training_layout
 Criterion = Literal["magnitude", "bn", "lamp", "taylor", "exits"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 WITH_GRADIENTS: tuple[Criterion, ...] = ("taylor", "exits")
-BATCHES = 16  # whose gradients are summed
+Choice = Literal["auto"] | Criterion
+AUTO: Choice = "auto"  # of `TRIED`, that after whose cut the loss is lowest
+TRIED: tuple[Criterion, ...] = ("magnitude", "taylor")
+BATCHES = 16  # whose gradients, or losses, are summed
+
+
+def criteria_of(importance: Choice) -> tuple[Criterion, ...]:
+    """Return the criteria that are tried: `TRIED` for auto, or else the one.
+
+    Raises:
+        ConfigError: there is no such criterion.
+    """
+    if importance == "auto":
+        return TRIED
+    if importance not in CRITERIA:
+        raise ConfigError(f"importance is {importance!r}; it must be one of {', '.join((AUTO, *CRITERIA))}")
+    return (importance,)
 
 
 def importance_of(criterion: Criterion) -> Importance:
@@ -31,10 +49,8 @@ def importance_of(criterion: Criterion) -> Importance:
     of all exits up to it.
 
     Raises:
-        ConfigError: there is no such criterion, or Torch-Pruning is not installed.
+        ConfigError: Torch-Pruning is not installed.
     """
-    if criterion not in CRITERIA:
-        raise ConfigError(f"importance is {criterion!r}; it must be one of {', '.join(CRITERIA)}")
     importances = require_engine().importance
     made: Any = {
         "magnitude": importances.GroupMagnitudeImportance,
@@ -71,3 +87,25 @@ def set_gradients(
     for parameter in network.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+
+
+def loss_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, device: str) -> float:
+    """Compute the loss of a network that lost channels, as training would find it; infinity where that is not finite.
+
+    Batch norm has the statistics of each batch: those of the whole network no longer hold.
+
+    Args:
+        network: network on `device`; the running statistics of its batch norm are moved.
+        batches: samples; the first `BATCHES` count.
+        loss: loss per sample.
+        device: device that computes.
+    """
+    layout, found = training_layout(network, device), []
+    with evaluation_mode(network), torch.no_grad():
+        for module in network.modules():
+            module.training = isinstance(module, _BatchNorm)
+        for inputs, targets in itertools.islice(batches, BATCHES):
+            if len(targets) > 1:  # one sample has no statistics
+                found.append(loss(network(laid_out(inputs.to(device), layout)), targets.to(device)).mean())
+    value = torch.stack(found).mean().item() if found else math.inf
+    return value if math.isfinite(value) else math.inf

@@ -174,6 +174,7 @@ class Compression:
         except (NetworkError, ConfigError, BudgetError) as error:
             self.notes.append(f"left out: {error}")
             return None
+        self.notes += [f"{entrant.what}: {note}" for note in session.network.notes]
         assert session.data is not None  # in a process alone
         return session._replace(data=self._part(session.data, entrant.part))
 

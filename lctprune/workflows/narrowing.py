@@ -8,30 +8,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import BudgetError
-from lctprune.losses import default_loss
 from lctprune.measure.misses import needed, probably_meant
 from lctprune.measure.selection import Budget, Limits
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
-from lctprune.pruning.dependencies import explained, prunable
-from lctprune.pruning.engine import prune, recorded
-from lctprune.pruning.importance import WITH_GRADIENTS, Criterion, importance_of, set_gradients
+from lctprune.pruning.dependencies import prunable
+from lctprune.pruning.importance import AUTO, Choice, criteria_of, importance_of
 from lctprune.pruning.record import apply_record
 from lctprune.runs import Run, as_run
-from lctprune.utils.modules import moved
 from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import NARROWED, Member, member_named, member_of
+from lctprune.workflows.narrowing_channels import Ranking
 from lctprune.workflows.narrowing_targets import Fitting, Target, limits_for, target_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import alone, begin_taught, load_alone
-
-IMPORTANCE: Criterion = "magnitude"
 
 
 def narrow(
@@ -40,7 +32,7 @@ def narrow(
     *,
     keep: float | str | None = None,
     budget: Budget | Limits | None = None,
-    importance: Criterion = IMPORTANCE,
+    importance: Choice = AUTO,
     data: Data | None = None,
     epochs: int | None = None,
     lr: float | None = None,
@@ -58,7 +50,8 @@ def narrow(
         exit: number of the candidate, by default the main network's.
         keep: FLOPs to keep, as a fraction of that network's: 0.7, or "70%".
         budget: limits to fit, in place of `keep`; percentages are of the main network.
-        importance: criterion by which channels are ranked; see `lctprune narrow --help`.
+        importance: criterion by which channels are ranked, see `lctprune narrow --help`; by default that of magnitude
+            and taylor after whose cut the loss on training samples is lower.
         data: data to train on, with the default loss, as in `finetune`.
         epochs: passes over the training split, by default 1.
         lr: peak learning rate; by default a fifth of the run's.
@@ -98,13 +91,14 @@ def begin_narrowing(
     *,
     keep: float | str | None = None,
     budget: Budget | Limits | None = None,
-    importance: Criterion = IMPORTANCE,
+    importance: Choice = AUTO,
     data: Data | None = None,
     resume: bool = False,
     **training: Any,
 ) -> Session:
     """Take channels out of one exit and open the added run. See `narrow`."""
-    importance_of(importance)  # before anything is loaded
+    for criterion in criteria_of(importance):  # before anything is loaded
+        importance_of(criterion)
     loaded = LoadedRun(run)
     target = target_of(loaded, keep, budget)
     member = member_named(loaded, None) if exit is None else member_of(loaded, exit)
@@ -156,31 +150,22 @@ def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCritic
     return network
 
 
-def _narrowed(
-    loaded: LoadedRun, member: Member, target: Target, importance: Criterion, data: Data
-) -> LocalCriticNetwork:
+def _narrowed(loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data) -> LocalCriticNetwork:
     """Load a member and take channels out until it fits."""
-    whole, config = loaded.new_network(member.run), recorded_training(loaded.run)
+    whole = loaded.new_network(member.run)
     network = alone(whole, member)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
     limits = limits_for(network, whole, example, target, name)
     found = prunable(network.groups[0], example, name)
-    if importance in WITH_GRADIENTS:
-        _set_gradients(whole, network, member, importance, data, config)
     fits = Fitting(limits, example)
-    main = network.groups[0]
-    with explained(name):
-        history = prune(main, example, fits, importance_of(importance), kept_whole=found.kept_whole)
-        record = recorded(main, example, history) if history else None
-    network.zero_grad(set_to_none=True)
+    ranking = Ranking(whole, network, member, data, recorded_training(loaded.run))
+    record = ranking.take_out(importance, fits, kept_whole=found.kept_whole, name=name)
     if record is None:
         remedy = probably_meant(limits, unscored(whole, example)) or f"it gets to {_reachable(network, fits, target)}"
         raise BudgetError(
             f"{name} does not get to {target.text}: {fits.least} with the fewest channels that Torch-Pruning leaves"
             f"{found.reason and f' ({found.reason})'}; {remedy}"
         )
-    record = {f"groups.0.{layer}": entry for layer, entry in record.items()}
-    apply_record(network, record)
     assert network.recipe is not None  # or it could not have been loaded
     network.recipe = dataclasses.replace(network.recipe, pruned=(*(network.recipe.pruned or ()), record))
     return network
@@ -194,24 +179,3 @@ def _reachable(network: LocalCriticNetwork, fits: Fitting, target: Target) -> st
     whole = unscored(network, fits.example).flops
     assert whole  # or no part of them could have been asked for
     return f"`keep={math.ceil(1000 * (fits.cost.flops or 0) / whole) / 10:g}%`"
-
-
-def _set_gradients(
-    whole: LocalCriticNetwork,
-    network: LocalCriticNetwork,
-    member: Member,
-    importance: Criterion,
-    data: Data,
-    config: TrainConfig,
-) -> None:
-    """Set the gradients by which channels are ranked, on the device of training."""
-    device = config.resolved().device if config.device != "cuda" or torch.cuda.is_available() else "cpu"
-    parts = nn.ModuleList([whole, network])
-    moved(parts, device)
-
-    def outputs(inputs: Tensor) -> list[Tensor]:
-        return whole.exits(inputs)[: member.exit + 1] if importance == "exits" else [network(inputs)]
-
-    batches = data.train.shuffled(config.batch_size, seed=config.seed)
-    set_gradients(parts, outputs, batches, default_loss(data.train.targets), device=device)
-    moved(parts, "cpu")

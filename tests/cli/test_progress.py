@@ -43,9 +43,7 @@ def test_numbers_stand_below_their_headings(names: list[str], width: int) -> Non
         assert "2.500" in row
 
 
-@pytest.mark.parametrize(
-    ("width", "left_out"), [(200, ""), (80, "samples/s"), (60, "loss"), (20, "loss")], ids=str
-)
+@pytest.mark.parametrize(("width", "left_out"), [(200, ""), (80, "samples/s"), (60, "loss"), (20, "loss")], ids=str)
 def test_a_line_within_an_epoch_is_no_wider_than_the_terminal(width: int, left_out: str) -> None:
     line = progress_line(progress(6), width)
     assert len(line) <= max(width, 60)

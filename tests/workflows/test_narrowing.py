@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from equality import digests, same
+from torch import nn
 
 import lctprune as lct
 from lctprune.measure.selection import Limits
@@ -107,6 +110,29 @@ def test_a_narrowed_exit_is_narrowed_and_fine_tuned_again(trained: lct.Run) -> N
     assert not same(networks[0].state_dict(), networks[1].state_dict())
     text = f"{member_of(trained, 1).name}, narrowed to 70% of its FLOPs, narrowed to 70% of its FLOPs, fine-tuned"
     assert member_of(trained, number + 2).origin == text
+
+
+def test_of_two_criteria_counts_that_after_which_the_loss_is_lower(wide: lct.Run, tmp_path: Path) -> None:
+    data, settings = wide.load_data(), wide.config.training
+    losses, records = {}, {}
+    for criterion in ("magnitude", "taylor", "auto"):
+        run = lct.Run(shutil.copytree(wide.path, tmp_path / criterion))
+        network = begin_narrowing(run, keep=0.5, data=data, importance=criterion).network  # type: ignore[arg-type]
+        assert network.recipe is not None
+        (records[criterion],) = network.recipe.pruned or ()
+        assert bool(network.notes) is (criterion == "auto")
+        for module in network.modules():
+            module.training = isinstance(module, nn.BatchNorm2d)
+        with torch.no_grad():
+            batches = itertools.islice(data.train.shuffled(settings.batch_size, seed=settings.seed), 16)
+            each = [nn.functional.cross_entropy(network(x), y) for x, y in batches]
+        losses[criterion] = torch.stack(each).mean().item()
+    best = min(("magnitude", "taylor"), key=losses.__getitem__)
+    assert records["magnitude"] != records["taylor"]
+    assert records["auto"] == records[best]
+    (note,) = network.notes
+    assert note.startswith(f"channels ranked by {best} (")
+    assert all(f"{name} {losses[name]:.3g}" in note for name in ("magnitude", "taylor"))
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from lctprune.data.packed.kinds import PackedKind, read_labels, read_texts
 from lctprune.data.packed.labels import numbered_classes
 from lctprune.data.packed.listing import packed_fingerprint
 from lctprune.data.packed.shards import Shards
-from lctprune.data.packed_samples import subset
 from lctprune.data.tensor_split import TensorSplit
 from lctprune.data.texts.text import Vocabulary, read_sentences
 from lctprune.data.tokens import tokenizer_of
@@ -55,8 +54,8 @@ def text_data(config: DataConfig, *, tokenizer: str | None = None) -> Data:
         raise DataError(f"{files['train']} has only one label, {classes[0]!r}; classification needs at least 2")
     if labels.count(labels[0]) == 1 and len(sentences[0].split()) == 1:
         raise DataError(
-            f"{files['train']}, line 1 is one word with a label that no other line has, {labels[0]!r}; if it is a header, "
-            "change it to sentence<TAB>label; otherwise add sentences with that label"
+            f"{files['train']}, line 1 is one word with a label that no other line has, {labels[0]!r}; if it is a "
+            "header, change it to sentence<TAB>label; otherwise add sentences with that label"
         )
     parts = {"train": (sentences, _numbered(labels, classes, files["train"]))}
     parts |= {split: _read(file, classes) for split, file in files.items() if split != "train"}
