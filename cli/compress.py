@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,12 +29,14 @@ from lctprune.config.fields import FIRST, help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import RunError
+from lctprune.utils.wording import counted
 
 if TYPE_CHECKING:
     from lctprune.workflows.compression_stages import Compressed, Compression
 
 NETWORK = ("model_args", "groups", "split_at", "critic")
 MUCH = 0.02  # given up, of accuracy or another score of at most 1
+FEW_STEPS = 100  # of fine-tuning: after fewer, a network has not recovered from what was taken out
 TRAINING = (
     "batch_size",
     "optimizer",
@@ -139,19 +142,29 @@ def _show_plan(begun: Compression) -> None:
         score = score_text(given.score, given.metric)
         console.print(f"Given network: {given.metric} {score} on {given.samples} validation samples")
     budget = " and ".join(amount(limit, cost) for cost, limit in begun.limits.items())
-    console.print(f"Plan to get to {budget} in {begun.run.path} (cost: epochs of the network's own training):")
+    console.print(f"Plan to get to {budget} in {begun.run.path}:")
     rows = [
         {
             "stage": line.stage,
             "what": line.what,
             "networks": str(line.networks),
-            "passes each": f"{line.passes:.2f}",
+            "passes": f"{line.passes:.2f}",
             "cost": f"{line.cost:.2f}",
         }
         for line in begun.plan
     ]
     print_table(console, rows, dispensable=["networks"], left=("stage", "what"))
-    console.print(f"In all: {sum(line.cost for line in begun.plan):.2f} epochs.")
+    whole, steps = sum(line.cost for line in begun.plan), begun.tuning_steps
+    console.print(
+        f"Passes are over the training split, of each network; costs are epochs of the given network's own training, "
+        f"{whole:.2f} in all."
+    )
+    if steps < FEW_STEPS:
+        console.print(
+            f"Note: {counted(steps, 'step')} of fine-tuning are too few to recover from what is taken out; more "
+            f"--epochs ({math.ceil(whole * FEW_STEPS / max(1, steps))} make about {FEW_STEPS}), or a smaller "
+            "--batch-size, may help."
+        )
 
 
 def _train(begun: Compression) -> None:

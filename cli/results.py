@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from lctprune.cli.progress import resumable
 from lctprune.cli.working import working
 from lctprune.config.runtime import Runtime
 from lctprune.data.builtin import dependence
-from lctprune.errors import RunError
+from lctprune.errors import LctpruneError, RunError, RunWarning
 from lctprune.measure.candidates import Candidate, unsteady
 from lctprune.measure.choice import not_faster, straddling
 from lctprune.measure.selection import pareto_front
@@ -250,8 +252,12 @@ def show_all(run: Run, *, json: bool, added: Run | None = None) -> None:
 
 
 def note_selected(run: Path, inputs: Sequence[str] = ()) -> None:
-    """Say where the chosen network of a run is, where one was chosen, and how it predicts for the inputs."""
-    if (run / SELECTED / MODEL_CARD).is_file():
+    """Say where the network is that was chosen from a run as it is now, and how it predicts for the inputs."""
+    is_chosen = False
+    with warnings.catch_warnings(), suppress(LctpruneError):  # of a damaged file, which the caller did not ask for
+        warnings.simplefilter("ignore", RunWarning)
+        is_chosen = (run / SELECTED / MODEL_CARD).is_file() and read_selection(Run(run)) is not None
+    if is_chosen:
         folder = str(run / SELECTED)
         words = ["lctprune", "predict", folder, *inputs]
         command = f": {' '.join(map(shell_word, words))}" if inputs else ""

@@ -90,7 +90,7 @@ def select(
     from lctprune.measure.runtimes import FORMATS
     from lctprune.measure.selection import Budget, main_of, near_misses
     from lctprune.workflows.deployment import SELECTED, deploy
-    from lctprune.workflows.loading import LoadedRun
+    from lctprune.workflows.loading import LoadedRun, require_executable
     from lctprune.workflows.selections import chosen_before
     from lctprune.workflows.smaller import with_remedy
 
@@ -104,6 +104,7 @@ def select(
     rule = Rule(max_drop=max_drop, min_accuracy=min_accuracy, prefer=prefer)
     found = opened(run, model=model, data=data, threads=threads, partial=partial)
     loaded = LoadedRun(found)
+    require_executable(found)  # before it measures anything
     (name, _), *others = opened_others(found, compare or [], partial=partial).items()
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out

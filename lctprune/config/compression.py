@@ -36,7 +36,7 @@ class CompressConfig:
     steps: int | None = setting(
         None,
         "Steps in which the most promising candidate is narrowed to the budget, each trained before the next. Default: "
-        "so many that each leaves about 0.6 of the one before.",
+        "so many that each leaves about 0.6 of the one before; 1 where the first would destroy most of what is known.",
         panel=TRAINING,
     )
     importance: Literal["auto", "magnitude", "bn", "lamp", "taylor", "exits"] = setting(

@@ -25,6 +25,7 @@ Choice = Literal["auto"] | Criterion
 AUTO: Choice = "auto"  # of `TRIED`, that after whose cut the loss is lowest
 TRIED: tuple[Criterion, ...] = ("magnitude", "taylor")
 BATCHES = 16  # whose gradients, or losses, are summed
+SCALES = tuple(2 ** (power / 2) for power in range(-12, 5))  # of logits, which a cut leaves too large or too small
 
 
 def criteria_of(importance: Choice) -> tuple[Criterion, ...]:
@@ -89,16 +90,21 @@ def set_gradients(
             parameter.grad = torch.zeros_like(parameter)
 
 
-def loss_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, device: str) -> float:
-    """Compute the loss of a network that lost channels, as training would find it; infinity where that is not finite.
+def damage_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, device: str) -> float:
+    """Say how much of what a network knew a cut has destroyed: its loss, as a fraction of that of a constant answer.
 
-    Batch norm has the statistics of each batch: those of the whole network no longer hold.
+    Batch norm has the statistics of each batch, as those of the whole network no longer hold, and logits are scaled by
+    the one factor of `SCALES` that is best for all: training mends both at once, and what is left of the features
+    counts.
 
     Args:
         network: network on `device`; the running statistics of its batch norm are moved.
         batches: samples; the first `BATCHES` count.
         loss: loss per sample.
         device: device that computes.
+
+    Returns:
+        The fraction; infinity where no loss is finite.
     """
     layout, found = training_layout(network, device), []
     with evaluation_mode(network), torch.no_grad():
@@ -106,6 +112,14 @@ def loss_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, device:
             module.training = isinstance(module, _BatchNorm)
         for inputs, targets in itertools.islice(batches, BATCHES):
             if len(targets) > 1:  # one sample has no statistics
-                found.append(loss(network(laid_out(inputs.to(device), layout)), targets.to(device)).mean())
-    value = torch.stack(found).mean().item() if found else math.inf
-    return value if math.isfinite(value) else math.inf
+                found.append((network(laid_out(inputs.to(device), layout)), targets.to(device)))
+    if not found:
+        return math.inf
+    outputs, labels = (torch.cat(each) for each in zip(*found, strict=True))
+    if labels.is_floating_point():
+        scales, constant = (1.0,), labels.mean(0)
+    else:
+        scales, constant = SCALES, labels.bincount(minlength=outputs.shape[1]).clamp(min=1).log()
+    losses = torch.stack([loss(scale * outputs, labels).mean() for scale in scales])
+    guess = loss(constant.expand_as(outputs).to(outputs.dtype), labels).mean()
+    return (losses.nan_to_num(math.inf, math.inf).min() / guess).item()

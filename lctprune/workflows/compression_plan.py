@@ -148,6 +148,11 @@ def steps_of(config: CompressConfig, fraction: float) -> int:
     return max(1, round(math.log(fraction) / math.log(STEP))) if fraction > 0 else 1
 
 
+def tuned_passes(plan: Sequence[Planned]) -> float:
+    """Return the passes over the training split in which the network that is chosen is fine-tuned."""
+    return sum(line.passes for line in plan if line.stage.startswith(("round", "step")))
+
+
 def searched(plan: Sequence[Planned]) -> list[int]:
     """Return the number of candidates in each round of a plan before the last one."""
     rounds = [line.networks for line in plan if line.stage.startswith("round")]

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lctprune.config.compression import CompressConfig
@@ -115,12 +115,15 @@ class Schedule:
         folders = {each.folder: each for each in kept}
         return self._recorded([folders.get(each.folder) or each for each in timed])
 
-    def step(self, first: int, index: int, *, is_straight: bool = False) -> Entrant:
+    def step(
+        self, first: int, index: int, *, is_whole: Callable[[Entrant], bool], is_straight: bool = False
+    ) -> Entrant:
         """Return a step of the last round, as it was recorded when it began.
 
         Args:
             first: number of the round.
             index: number of the step, counted on from that of the round.
+            is_whole: tells of the first of several steps, by default, whether one step is better.
             is_straight: whether steps do not work, so that the best candidate is trained on as it is.
         """
         if index < len(self._rounds) and not is_straight:
@@ -134,7 +137,10 @@ class Schedule:
             source = source_of(loaded, self._rounds[:first], entrant)
             if source.is_narrowed and not is_straight:
                 sizes = sizes_to(loaded, source, self._costs, self.limits, self.config)
-                entrant = first_step(loaded, source, self._costs, sizes) if len(sizes) > 1 else entrant
+                if len(sizes) > 1:
+                    step = first_step(loaded, source, self._costs, sizes)
+                    if self.config.steps is not None or not is_whole(step):
+                        entrant = step
         steps = 1 if entrant.limits is None else 2 + len(entrant.further)  # this one, and those that follow
         (entrant,) = self._recorded(self._timed([entrant], (self.config.epochs - self.spent) / steps))
         return entrant

@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from lctprune.data.dataset import Data
+from lctprune.data.splits import sample_count
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.errors import BudgetError, ConfigError, NetworkError, NetworkWarning, RunError
 from lctprune.measure.candidates import Candidate
@@ -17,7 +19,7 @@ from lctprune.measure.choice import select
 from lctprune.measure.selection import Limits
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.workflows.compression_plan import passes_for, searched
+from lctprune.workflows.compression_plan import passes_for, searched, tuned_passes
 from lctprune.workflows.compression_rounds import Entrant, begin_entrant
 from lctprune.workflows.compression_schedule import Schedule
 from lctprune.workflows.densification import begin_dense
@@ -26,8 +28,11 @@ from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
 from lctprune.workflows.model_card import MODEL_CARD
+from lctprune.workflows.narrowing import damage_of_narrowing
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import Outputs
+
+MOST_DAMAGE = 0.6  # by the first of several steps of narrowing: a network that loses more is narrowed in one
 
 
 class Stage(NamedTuple):
@@ -98,6 +103,11 @@ class Compression:
         return self._schedule.spent
 
     @property
+    def tuning_steps(self) -> int:
+        """The steps of training in which the network that is chosen is fine-tuned."""
+        return round(tuned_passes(self.plan) * sample_count(self._data.train) / self.run.config.training.batch_size)
+
+    @property
     def is_finished(self) -> bool:
         """Whether all trainings are done, and a network was exported."""
         last = self._schedule.last
@@ -152,17 +162,31 @@ class Compression:
     def _last_round(self, first: int) -> Iterator[Stage]:
         """Train the best candidate to its end; if it is narrowed, in steps, each from the network of the one before."""
         for index in itertools.count(first):
-            entrant = self._schedule.step(first, index)
+            entrant = self._schedule.step(first, index, is_whole=self._is_too_much)
             while self._is_left(entrant):
                 if (session := self._begun(entrant)) is None:
                     if first == 0:  # it was not trained before
                         self._schedule.drop(entrant)
-                    entrant = self._schedule.step(first, index, is_straight=True)
+                    entrant = self._schedule.step(first, index, is_whole=self._is_too_much, is_straight=True)
                     continue
                 is_step = index > first or entrant.limits is not None
                 yield Stage(f"step {index - first + 1}" if is_step else f"round {first + 1}", entrant.what, session)
             if entrant.limits is None:
                 return
+
+    def _is_too_much(self, entrant: Entrant) -> bool:
+        """Tell whether the first of several steps destroys so much that each would need all of the training."""
+        loaded, limits = LoadedRun(self.run, self._data), Limits(entrant.limits or self.limits)
+        importance = self._schedule.config.importance
+        damage = 0.0
+        with suppress(NetworkError, ConfigError, BudgetError):  # which beginning it says
+            damage = damage_of_narrowing(loaded, entrant.exit, limits, importance, self._data)
+        if damage > MOST_DAMAGE:
+            self.notes.append(
+                f"{entrant.what}, has {damage:.0%} of the loss of a guess, before training: too much for a step of "
+                "several, so it is narrowed to the budget at once"
+            )
+        return damage > MOST_DAMAGE
 
     def _begun(self, entrant: Entrant) -> Session | None:
         """Begin or resume the training of a candidate; of one that cannot be narrowed, note why."""

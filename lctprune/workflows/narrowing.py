@@ -107,12 +107,17 @@ def begin_narrowing(
     def build(resumed: Run | None, data: Data) -> LocalCriticNetwork:
         if resumed is not None:
             return _as_recorded(loaded, member, resumed)
-        return _narrowed(loaded, member, target, importance, data)
+        return _narrowed(loaded, member, target, importance, data)[0]
 
     folder = run.path / NARROWED / f"exit{member.number}-{target.slug}"
     return begin_taught(
         loaded, folder, description, build, data=data, resume=resume, **{"batch_norm": "train", **training}
     )
+
+
+def damage_of_narrowing(loaded: LoadedRun, number: int, limits: Limits, importance: Choice, data: Data) -> float:
+    """Return how much narrowing an exit to a budget destroys at once, before training; see `damage_of`."""
+    return _narrowed(loaded, member_of(loaded, number), target_of(loaded, None, limits), importance, data)[1]
 
 
 def described(name: str, target: Target) -> str:
@@ -150,8 +155,10 @@ def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCritic
     return network
 
 
-def _narrowed(loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data) -> LocalCriticNetwork:
-    """Load a member and take channels out until it fits."""
+def _narrowed(
+    loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data
+) -> tuple[LocalCriticNetwork, float]:
+    """Load a member and take channels out until it fits; return it, and how much that has destroyed."""
     whole = loaded.new_network(member.run)
     network = alone(whole, member)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
@@ -168,7 +175,7 @@ def _narrowed(loaded: LoadedRun, member: Member, target: Target, importance: Cho
         )
     assert network.recipe is not None  # or it could not have been loaded
     network.recipe = dataclasses.replace(network.recipe, pruned=(*(network.recipe.pruned or ()), record))
-    return network
+    return network, ranking.damage
 
 
 def _reachable(network: LocalCriticNetwork, fits: Fitting, target: Target) -> str:

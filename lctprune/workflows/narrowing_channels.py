@@ -20,8 +20,8 @@ from lctprune.pruning.importance import (
     Choice,
     Criterion,
     criteria_of,
+    damage_of,
     importance_of,
-    loss_of,
     set_gradients,
 )
 from lctprune.pruning.record import apply_record
@@ -41,13 +41,16 @@ class Ranking:
         member: the exit.
         data: data whose training samples say which channels matter.
         config: settings of the run's training.
+
+    Attributes:
+        damage: how much the channels that were taken out have destroyed, see `damage_of`.
     """
 
     def __init__(
         self, whole: LocalCriticNetwork, network: LocalCriticNetwork, member: Member, data: Data, config: TrainConfig
     ) -> None:
         self._whole, self._network, self._member = whole, network, member
-        self._data, self._config = data, config
+        self._data, self._config, self.damage = data, config, 0.0
         is_here = config.device != "cuda" or torch.cuda.is_available()
         self._device = config.resolved().device if is_here else "cpu"
 
@@ -56,8 +59,7 @@ class Ranking:
     ) -> Record | None:
         """Take channels out of the network, in place, until it fits.
 
-        Of several criteria that counts after whose cut the loss on training samples is lowest; a note of the network
-        says which.
+        Of several criteria that counts whose cut destroys least; a note of the network says which.
 
         Args:
             importance: criterion by which channels are ranked.
@@ -76,14 +78,13 @@ class Ranking:
         }
         if not found:
             return None
-        chosen, note = next(iter(found)), ""
+        damages = {criterion: self._damage(record) for criterion, record in found.items()}
+        chosen = min(damages, key=lambda criterion: damages[criterion])
+        self.damage = damages[chosen]
         if len(criteria) > 1:
-            losses = {criterion: self._loss(record) for criterion, record in found.items()}
-            chosen = min(losses, key=lambda criterion: losses[criterion])
-            shown = ", ".join(f"{criterion} {loss:.3g}" for criterion, loss in losses.items())
-            note = f"channels ranked by {chosen} (loss on training samples after the cut: {shown})"
+            shown = ", ".join(f"{criterion} {damage:.0%}" for criterion, damage in damages.items())
+            self._network.notes += (f"channels ranked by {chosen} (loss after the cut, of that of a guess: {shown})",)
         apply_record(self._network, found[chosen])
-        self._network.notes += (note,) if note else ()
         return found[chosen]
 
     def _record(
@@ -99,11 +100,11 @@ class Ranking:
         self._network.zero_grad(set_to_none=True)
         return record and {f"groups.0.{layer}": entry for layer, entry in record.items()}
 
-    def _loss(self, record: Record) -> float:
+    def _damage(self, record: Record) -> float:
         own = copy.deepcopy(self._network)
         apply_record(own, record)
         loss = default_loss(self._data.train.targets)
-        return loss_of(moved(own, self._device), self._batches(), loss, device=self._device)
+        return damage_of(moved(own, self._device), self._batches(), loss, device=self._device)
 
     def _set_gradients(self, criterion: Criterion) -> None:
         """Set the gradients by which channels are ranked, on the device of training."""

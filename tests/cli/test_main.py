@@ -355,6 +355,8 @@ def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     assert document["test_accuracy"] is None  # the test split is for what was selected
     (copied / "selected").mkdir()
     (copied / "selected" / "model.json").write_text("{}")
+    assert "holds the chosen one" not in cli("export", copied).err  # that is damaged, or of another checkpoint
+    assert cli("select", copied, "--budget-flops", "60%").code == 0
     plain = cli("export", copied)
     assert plain.code == 0
     assert plain.out.startswith(f"Wrote main network: {copied}")
