@@ -239,6 +239,7 @@ def test_a_run_from_the_command_line(formats: str, run: lct.Run, image_folder: P
     loaded = torch.jit.load(folder / "model.pt")
     torch.testing.assert_close(loaded(x), outputs, rtol=1e-3, atol=1e-3)
     assert (folder / "pareto.png").exists()
+    assert f"| this network | test | 18 | accuracy | {record['accuracy']:.1%} |" in (folder / "README.md").read_text()
     card = folder / "model.json"
     read = read_combined(LoadedRun(run)).progressive
     assert read is not None
