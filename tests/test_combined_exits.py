@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.progressive import converted, write_scripted
 from lctprune.workflows.combined_records import read_combined
 from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import members_of
 from lctprune.workflows.progressive_files import convert_stages
 from lctprune.workflows.progressive_fitting import _missed
 
@@ -392,3 +394,25 @@ def test_an_ensemble_from_the_command_line(run: lct.Run, cli: Cli) -> None:
     assert json.loads((folder / "model.json").read_text())["exits"] == document["exits"]
     nothing = cli("ensemble", run.path, "--budget-flops", "1%", "--json")
     assert (nothing.code, json.loads(nothing.out)["misses"]["flops"] > 1) == (3, True)
+
+
+def test_ensembles_stand_beside_added_networks_with_numbers_of_their_own(
+    run: lct.Run, cli: Cli, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    dense = lct.densify(tmp_path / "run", epochs=1)
+    document = cli("ensemble", tmp_path / "run", "--out", tmp_path / "ensemble", "--json").document
+    numbers = [each["exit"] for each in document["candidates"]]
+    assert len(set(numbers)) == len(numbers)
+    added = {each.number: each for each in members_of(lct.Run(tmp_path / "run")) if each.run.path == dense.path}
+    assert added
+    found = {each["exit"]: each for each in document["candidates"]}
+    measured = {each.exit: each for each in lct.measure_run(tmp_path / "run")}
+    for number, member in added.items():
+        assert (found[number]["name"], found[number]["accuracy"]) == (member.name, measured[number].accuracy)
+    assert " + " in document["selected"]["name"]
+    assert document["selected"]["exit"] > max(added)
+    progressive = cli(
+        "progressive", tmp_path / "run", "--budget-flops", "95%", "--out", tmp_path / "p", "--json"
+    ).document
+    assert progressive["candidates"][-1]["exit"] > max(added)

@@ -125,7 +125,7 @@ def measure_run(
     if only is not None:
         main = max(each.number for each in members if each.run.path == run.path)
         members = [each for each in members if each.number in (only, main)]
-    exits = _scored(members, loaded, latency_batch, metric)
+    exits = scored_members(members, loaded, latency_batch, metric)
     forms, left_out = exits, list[str]()
     if precisions:
         samples, val = calibration_samples(loaded.data.train), loaded.data.val
@@ -177,8 +177,8 @@ def _dependent(candidates: Iterable[Candidate]) -> dict[str, str]:
     return {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
 
 
-def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
-    """Score all members of a run, with one pass over the validation split for each run that holds some.
+def scored_members(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
+    """Score members of a run, with one pass over the validation split for each run that holds some.
 
     An accelerator does so where there is one; latencies are the CPU's.
     """
