@@ -98,6 +98,12 @@ def _added_name(origin: str) -> str:
     return place[1] + (f" x{place[2]}" if place[2] else "")
 
 
+def further_runs(loaded: LoadedRun) -> list[Run]:
+    """List the runs added to a run that count, as `members_of` has their networks."""
+    runs = {each.run.path: each.run for each in members_of(loaded) if each.run.path != loaded.run.path}
+    return list(runs.values())
+
+
 def member_named(run: Run | LoadedRun, text: str | None) -> Member:
     """Find a network by its number or its name; "main" is the main network.
 

@@ -62,7 +62,7 @@ def readme_text(document: Mapping[str, Any], config: RunConfig) -> str:
         MARK,
         f"# {name}",
         f"A network that {does}, taken from the run {_text(document['trained_with']['run'])} of lctprune "
-        "([local critic training](https://arxiv.org/abs/2102.01963)). How to feed it, in values that a program can read: "
+        "([local critic training](https://arxiv.org/abs/2102.01963)). How to feed it, for programs: "
         f"`{MODEL_CARD}`.",
         "## Intended use",
         f"For {kind} inputs like those of {_text(data)}, prepared as below. How good it is on others was not measured: "
@@ -111,15 +111,15 @@ def _data_name(config: RunConfig) -> str:
 
 def _measured(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float, int]]:
     """List network, split, metric, score and number of samples of what was measured."""
-    main = document.get("main_network", {})
+    main: Mapping[str, Any] = document.get("main_network", {})
     for split in ("validation", "test"):
         key = "checked_on" if split == "validation" and "checked_on" in document else split
-        for who, found in (("this network", document.get(key)), ("main network", main.get(split))):
-            score = found and found.get("score", found["accuracy"])
-            if score is not None:
+        for who, of in (("this network", document.get(key)), ("main network", main.get(split))):
+            found: Mapping[str, Any] = of or {}
+            if (score := found.get("score", found.get("accuracy"))) is not None:
                 yield who, split, found.get("metric", "accuracy"), score, found["samples"]
-        for name, each in ((document.get(key) or {}).get("exit_accuracies") or {}).items():
-            yield f"{name} alone", split, "accuracy", each, document[key]["samples"]
+            for name, each in found.get("exit_accuracies", {}).items():
+                yield f"{name} alone", split, "accuracy", each, found["samples"]
 
 
 def _results(measured: Sequence[tuple[str, str, str, float, int]], task: str, data: str) -> list[dict[str, Any]]:
