@@ -31,8 +31,11 @@ def report(
     from lctprune.measure.rules import Rule
     from lctprune.utils.files import write_atomically
     from lctprune.workflows.combined_records import read_combined
+    from lctprune.workflows.compression_record import read_record
+    from lctprune.workflows.compression_schedule import COMPRESSION
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
+    from lctprune.workflows.members import further_runs, trained_exits
     from lctprune.workflows.selections import chosen_among
 
     found = opened(run, model=model, data=data, partial=partial)
@@ -42,7 +45,7 @@ def report(
     if folder is None:
         show_candidates(found, candidates, f"{found.path} on its validation split", epochs=loaded.epochs, json=json)
         return
-    from lctprune.reports import report_page  # takes a second to import
+    from lctprune.reports import FurtherRun, report_page  # takes a second to import
 
     path = folder / "report.html"
     with printed_warnings(stderr()):
@@ -63,6 +66,11 @@ def report(
         model_card=selection,
         checkpoint_sha256=loaded.checkpoint().sha256,
         combined=combined,
+        further=[
+            FurtherRun(folder=str(each.path.relative_to(found.path)), run=each, names=trained_exits(each)[0])
+            for each in further_runs(loaded)
+        ],
+        compression=read_record(record) if (record := found.path / COMPRESSION).is_file() else None,
     )
     write_atomically(path, page.encode())
     if json:

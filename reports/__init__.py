@@ -11,8 +11,10 @@ from lctprune.reports.page import report_page
 from lctprune.reports.plots import pareto_figure, plot_pareto
 from lctprune.reports.points import ParetoPoint, pareto_points
 from lctprune.reports.tables import candidates_frame, metrics_frame, write_candidates
+from lctprune.reports.trainings import FurtherRun
 
 __all__ = [
+    "FurtherRun",
     "ParetoPoint",
     "candidates_frame",
     "comparison_figure",

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-import pandas
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
@@ -29,7 +27,7 @@ from lctprune.reports.answers import Card, cards, confusion, confusions, predict
 from lctprune.reports.candidate_table import candidate_table
 from lctprune.reports.choice import choice_of
 from lctprune.reports.combined import combined_points, leaving
-from lctprune.reports.curves import DIAGNOSTICS, QUANTITIES, score_quantity, training_curves, training_figure
+from lctprune.reports.curves import DIAGNOSTICS, score_quantity, training_curves
 from lctprune.reports.explain import describe_run
 from lctprune.reports.figures import inline_svg
 from lctprune.reports.formats import begun, percent
@@ -40,6 +38,7 @@ from lctprune.reports.recall import recall_table
 from lctprune.reports.strip import strip
 from lctprune.reports.tables import metrics_frame
 from lctprune.reports.tiles import headline_tiles
+from lctprune.reports.trainings import Drawing, FurtherRun, compression_story, further_trainings, training_drawings
 from lctprune.reports.usage import commands, hashes, usage
 from lctprune.runs import Run
 from lctprune.utils.names import visible
@@ -49,14 +48,7 @@ METHODS = {
     "joint": "Trained by deep supervision, with the gradients of all exits: every exit is a network of its own.",
     "backprop": "Trained whole, by backpropagation.",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure, and what it shows for readers who do not see it."""
-
-    label: str
-    svg: Markup
+COMPRESSED = "Compressed from a trained network: critics were trained on it, and the best networks made smaller."
 
 
 def report_page(
@@ -72,6 +64,8 @@ def report_page(
     model_card: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
     combined: Combined | None = None,
+    further: Sequence[FurtherRun] = (),
+    compression: Mapping[str, Any] | None = None,
 ) -> str:
     """Render the report of one run as the text of an HTML file.
 
@@ -88,6 +82,8 @@ def report_page(
         model_card: content of the model.json of the selected network, which is in the run's folder selected/.
         checkpoint_sha256: hash of the run's checkpoint.
         combined: progressive network and ensemble of the run, from `read_combined`.
+        further: runs that were added to it, whose training is shown too.
+        compression: content of the run's compress.json, if it is a compression.
 
     Raises:
         ConfigError: the budget names something else, or a limit is not a positive number.
@@ -102,9 +98,11 @@ def report_page(
     facts, found = describe_run(run), _answers(run, answers, candidates)
     facts.pop("command", None)
     front = front_payload(candidates, chosen, budget or {}, run.command("select"))
+    curves = curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names)
+    trainings, further_curves = further_trainings(further, metric, len(curves))
     payload: dict[str, Any] = {
         "front": {**front, "combined": combined_points(combined, candidates)},
-        "curves": curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names),
+        "curves": curves + further_curves,
         "reliability": found and found["reliability"],
         "predictions": found and found["predictions"],
     }
@@ -120,7 +118,8 @@ def report_page(
     return environment.get_template("page.html.jinja").render(
         name=run.path.resolve().name,
         heading=begun(metric),
-        method=METHODS[run.config.training.method],
+        method=COMPRESSED if compression else METHODS[run.config.training.method],
+        compression=compression_story(compression, run.config),
         tiles=headline_tiles(candidates, chosen, test),
         choice=choice_of(candidates, chosen, budget or {}, rule, test, run.class_count),
         chance=chance_note(candidates, run.class_count, chosen),
@@ -133,10 +132,11 @@ def report_page(
         table=candidate_table(
             candidates, chosen, further=dependence(run.config.data.config) if run.config.data else ""
         ),
-        drawings=_curves(metrics, quantities, "Curve of every exit", metric, names),
-        agreement=_curves(
+        drawings=training_drawings(metrics, quantities, "Curve of every exit", metric, names),
+        agreement=training_drawings(
             metrics, DIAGNOSTICS, "Agreement with backpropagation, a curve for every group", metric, names
         ),
+        trainings=trainings,
         answers=found,
         recall=recall_table(recall, run, candidates, chosen) if recall else None,
         cards=_cards(run, answers, candidates),
@@ -210,17 +210,3 @@ def _pareto(
         label = f"{metric} of every exit against its {kind}; the numbers are in the table of candidates"
         drawings.append(Drawing(label=label, svg=inline_svg(figure, f"pareto-{cost}")))
     return drawings
-
-
-def _curves(
-    metrics: pandas.DataFrame, quantities: Sequence[str], label: str, metric: str, names: Mapping[int, str]
-) -> list[Drawing]:
-    """Draw the quantities that the run measured, one figure per quantity."""
-    return [
-        Drawing(
-            label=f"{label}, by epoch: {QUANTITIES[quantity].format(metric=metric)}",
-            svg=inline_svg(training_figure(metrics, quantities=[quantity], metric=metric, names=names), quantity),
-        )
-        for quantity in quantities
-        if not training_curves(metrics, quantity).empty
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,11 +24,12 @@ import lctprune as lct
 from lctprune.errors import NetworkError
 from lctprune.measure.early_exit import ExitCosts, Outcome, Setting, confidences, fit_temperature, outcome
 from lctprune.measure.ensembling import ensembles, fit_weights, subsets
-from lctprune.measure.exit_fitting import Goal, _Fitting, fit
+from lctprune.measure.exit_fitting import MARGIN, Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.progressive import converted, write_scripted
 from lctprune.workflows.combined_records import read_combined
 from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import members_of
 from lctprune.workflows.progressive_files import convert_stages
 from lctprune.workflows.progressive_fitting import _missed
 
@@ -180,22 +182,27 @@ def test_fitting_for_a_goal_is_near_the_best_pair_of_thresholds(goal: Goal) -> N
     setting, is_met = fit(outputs, temperatures, costs, goal)
     own = outcome(outputs, confidence, setting, costs)
     assert is_met
-    assert goal.is_met(own, margin=1.0)
+    assert goal.is_met(own, margin=MARGIN)
     grid = [0.0, *torch.linspace(0.34, 1, 20).tolist()]
     tried = [outcome(outputs, confidence, Setting((0, 1, 2), (a, b)), costs) for a in grid for b in grid]
-    meeting = [each for each in tried if goal.is_met(each, margin=1.0)]
+    meeting = [each for each in tried if goal.is_met(each, margin=MARGIN)]
     if goal.flops is None:
         assert own.mean_flops <= min(each.mean_flops for each in meeting) + 3
     else:
         assert own.accuracy >= max(each.accuracy for each in meeting) - 0.02
 
 
-def test_a_temperature_is_the_best_of_a_grid() -> None:
-    outputs, _ = made_up(300, 3)
-    logits = 4 * outputs.logits[1]
-    found = fit_temperature(logits, outputs.targets)
-    losses = {t: functional.cross_entropy(logits / t, outputs.targets).item() for t in torch.arange(0.5, 12, 0.05)}
-    assert found == pytest.approx(float(min(losses, key=lambda t: losses[t])), abs=0.06)
+@pytest.mark.parametrize(("samples", "seed"), [(150, 6), (300, 4)])
+def test_a_small_drop_is_met_where_most_thresholds_miss_it(samples: int, seed: int) -> None:
+    outputs, costs = made_up(samples, seed)
+    temperatures = [fit_temperature(each, outputs.targets) for each in outputs.logits]
+    confidence = confidences(outputs.logits, temperatures)
+    goal, grid = Goal(max_drop=0.5), torch.linspace(0.34, 1, 34).tolist()
+    tried = [outcome(outputs, confidence, Setting((0, 1, 2), (a, b)), costs) for a in grid for b in grid]
+    meeting = [each.mean_flops for each in tried if goal.is_met(each, margin=MARGIN)]
+    setting, is_met = fit(outputs, temperatures, costs, goal)
+    assert is_met
+    assert outcome(outputs, confidence, setting, costs).mean_flops <= min(meeting) + 2 < 120 + 2
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +241,7 @@ def test_a_run_from_the_command_line(formats: str, run: lct.Run, image_folder: P
     loaded = torch.jit.load(folder / "model.pt")
     torch.testing.assert_close(loaded(x), outputs, rtol=1e-3, atol=1e-3)
     assert (folder / "pareto.png").exists()
+    assert f"| this network | test | 18 | accuracy | {record['accuracy']:.1%} |" in (folder / "README.md").read_text()
     card = folder / "model.json"
     read = read_combined(LoadedRun(run)).progressive
     assert read is not None
@@ -273,12 +281,12 @@ def test_goals_that_cannot_be_met(options: tuple[Any, ...], code: int, words: st
 def test_what_was_compared_with_a_goal_is_said(right: int, late: int) -> None:
     correct = torch.zeros(100, dtype=torch.bool)
     found = Outcome(late / 100, right / 100, 0.07, 50.0, 3.0, 60.0, (1.0,), correct)
-    text = _missed(Goal(max_drop=2), found, 100, "it was fitted on", margin=1.0)
+    text = _missed(Goal(max_drop=2), found, 100, "it was fitted on", margin=2.0)
     assert f"the drop is {right - late:.2f} points" in text
-    assert ("and 3.00 with its standard error of 7.00 added" in text) is (right < late)
+    assert ("and 10.00 with 2 standard errors of 7.00 added" in text) is (right < late)
     assert text.endswith("it may be at most 2 points")
-    text = _missed(Goal(flops=51), found, 100, "it was fitted on", margin=1.0)
-    assert "the mean is 50 FLOPs per sample, and 53 FLOPs with its standard error of 3 FLOPs added" in text
+    text = _missed(Goal(flops=55), found, 100, "it was fitted on", margin=2.0)
+    assert "the mean is 50 FLOPs per sample, and 56 FLOPs with 2 standard errors of 3 FLOPs added" in text
 
 
 def test_runs_whose_exits_cannot_be_combined(trained: lct.Run, table_run: Callable[..., lct.Run], cli: Cli) -> None:
@@ -386,3 +394,25 @@ def test_an_ensemble_from_the_command_line(run: lct.Run, cli: Cli) -> None:
     assert json.loads((folder / "model.json").read_text())["exits"] == document["exits"]
     nothing = cli("ensemble", run.path, "--budget-flops", "1%", "--json")
     assert (nothing.code, json.loads(nothing.out)["misses"]["flops"] > 1) == (3, True)
+
+
+def test_ensembles_stand_beside_added_networks_with_numbers_of_their_own(
+    run: lct.Run, cli: Cli, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    dense = lct.densify(tmp_path / "run", epochs=1)
+    document = cli("ensemble", tmp_path / "run", "--out", tmp_path / "ensemble", "--json").document
+    numbers = [each["exit"] for each in document["candidates"]]
+    assert len(set(numbers)) == len(numbers)
+    added = {each.number: each for each in members_of(lct.Run(tmp_path / "run")) if each.run.path == dense.path}
+    assert added
+    found = {each["exit"]: each for each in document["candidates"]}
+    measured = {each.exit: each for each in lct.measure_run(tmp_path / "run")}
+    for number, member in added.items():
+        assert (found[number]["name"], found[number]["accuracy"]) == (member.name, measured[number].accuracy)
+    assert " + " in document["selected"]["name"]
+    assert document["selected"]["exit"] > max(added)
+    progressive = cli(
+        "progressive", tmp_path / "run", "--budget-flops", "95%", "--out", tmp_path / "p", "--json"
+    ).document
+    assert progressive["candidates"][-1]["exit"] > max(added)

@@ -27,5 +27,11 @@ def openvino_files(network: nn.Module, model: bytes) -> tuple[bytes, bytes]:
     with conversion(network, "OpenVINO"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         read = openvino.Core().read_model(model=model)
+        for (
+            operation
+        ) in read.get_ops():  # its linear modes do not smooth what they make smaller, whatever they are told
+            if operation.get_type_name() == "Interpolate" and operation.get_attributes()["antialias"]:
+                operation.set_attribute("mode", "bilinear_pillow")
+                operation.set_attribute("antialias", False)
         openvino.save_model(read, path, compress_to_fp16=False)  # by default it halves the weights
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()

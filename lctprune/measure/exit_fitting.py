@@ -19,14 +19,15 @@ from lctprune.measure.outputs import ExitOutputs
 PRICES = 40  # tried trade-offs between accuracy and FLOPs
 ROUNDS = 3  # over the exits, for each price
 POLISHED, LEVELS = 4, 33  # settings that are improved further, and thresholds that are tried for each of their exits
-MARGIN = 1.0  # standard errors that are kept from a goal in fitting, as the other half differs by chance
+MARGIN = 2.0  # standard errors that are kept from a goal in fitting: the best of many settings is lucky on its half
 
 
 def possible_settings(outputs: ExitOutputs, confidence: Tensor, costs: ExitCosts) -> list[Setting]:
     """Find settings with good trade-offs between accuracy and mean FLOPs.
 
     For each last exit and each of many prices of a FLOP, the thresholds are improved in turns: for one exit the best
-    threshold is found exactly, with the others as they are.
+    threshold is found exactly, with the others as they are. They are improved from what the price before has found,
+    and from no early exit, as each start ends at another optimum.
 
     Args:
         outputs: outputs of every exit on the samples to fit on.
@@ -36,19 +37,20 @@ def possible_settings(outputs: ExitOutputs, confidence: Tensor, costs: ExitCosts
     correct, whole = outputs.correct.double(), sum(costs.groups)
     found: dict[Setting, None] = {}
     for last in range(len(costs.groups)):
-        thresholds = [math.inf] * last
+        none_early = [math.inf] * last
+        found[_setting(none_early)] = None
+        before = none_early
         for price in torch.logspace(1, -3, PRICES).tolist():  # of the main network's FLOPs, in accuracy
             fitting = _Fitting(correct, confidence, costs, last, price / whole)
-            for _ in range(ROUNDS):
-                before = list(thresholds)
-                for exit in range(last):
-                    thresholds[exit] = fitting.best(thresholds, exit)
-                if thresholds == before:
-                    break
-            used = [exit for exit in range(last) if thresholds[exit] <= 1]
-            setting = Setting((*used, last), tuple(thresholds[exit] for exit in used))
-            found[setting] = None
+            before = fitting.improved(before)
+            found[_setting(before)] = found[_setting(fitting.improved(none_early))] = None
     return list(found)
+
+
+def _setting(thresholds: Sequence[float]) -> Setting:
+    """Return the setting with a threshold for each exit before the last, infinity where the exit is not asked."""
+    used = [exit for exit, threshold in enumerate(thresholds) if threshold <= 1]
+    return Setting((*used, len(thresholds)), tuple(thresholds[exit] for exit in used))
 
 
 class _Fitting(NamedTuple):
@@ -59,6 +61,17 @@ class _Fitting(NamedTuple):
     costs: ExitCosts
     last: int
     price: float
+
+    def improved(self, thresholds: Sequence[float]) -> list[float]:
+        """Return thresholds that are improved in turns."""
+        found = list(thresholds)
+        for _ in range(ROUNDS):
+            before = list(found)
+            for exit in range(self.last):
+                found[exit] = self.best(found, exit)
+            if found == before:
+                break
+        return found
 
     def best(self, thresholds: Sequence[float], exit: int) -> float:
         """Return the best threshold of one exit, infinity if it is best not asked."""
@@ -133,7 +146,7 @@ def fit(outputs: ExitOutputs, temperatures: Sequence[float], costs: ExitCosts, g
         outputs: outputs of every exit on the samples to fit on.
         temperatures: temperature of each exit.
         costs: FLOPs.
-        goal: goal; it has to be met with a margin of one standard error.
+        goal: goal; it has to be met with a margin of `MARGIN` standard errors.
 
     Returns:
         The best setting for the goal, and whether it meets it with the margin; otherwise the nearest.
@@ -143,17 +156,23 @@ def fit(outputs: ExitOutputs, temperatures: Sequence[float], costs: ExitCosts, g
     def measured(setting: Setting) -> tuple[Setting, Outcome]:
         return setting, outcome(outputs, confidence, setting, costs)
 
-    found = [measured(setting) for setting in possible_settings(outputs, confidence, costs)]
-    best = [pair for pair in sorted(found, key=lambda pair: goal.order(pair[1])) if goal.is_met(pair[1], margin=MARGIN)]
-    if not best:
-        return min(found, key=lambda pair: goal.excess(pair[1]))[0], False
-    # a price finds no setting between two of its own; single thresholds do
-    nearby = best[:POLISHED]
+    def best(found: Sequence[tuple[Setting, Outcome]]) -> list[tuple[Setting, Outcome]]:
+        """Return those that meet the goal, the best first, and then those that miss it, the nearest first."""
+        meets = [goal.is_met(each, margin=MARGIN) for _, each in found]
+        order = [
+            goal.order(each) if met else (goal.excess(each), 0.0) for (_, each), met in zip(found, meets, strict=True)
+        ]
+        return [found[place] for place in sorted(range(len(found)), key=lambda place: (not meets[place], order[place]))]
+
+    found = best([measured(setting) for setting in possible_settings(outputs, confidence, costs)])
+    # a price finds no setting between two of its own; single thresholds do, also of those that just miss the goal
+    first_miss = sum(goal.is_met(each, margin=MARGIN) for _, each in found)
+    nearby = found[:POLISHED] + found[max(first_miss, POLISHED) :][:POLISHED]
     for _ in range(ROUNDS):
         tried = [measured(each) for setting, _ in nearby for each in _neighbours(setting, confidence)]
-        meeting = [pair for pair in [*nearby, *tried] if goal.is_met(pair[1], margin=MARGIN)]
-        nearby = sorted(meeting, key=lambda pair: goal.order(pair[1]))[:POLISHED]
-    return nearby[0][0], True
+        nearby = best([*nearby, *tried])[:POLISHED]
+    setting, chosen = nearby[0]
+    return setting, goal.is_met(chosen, margin=MARGIN)
 
 
 def _neighbours(setting: Setting, confidence: Tensor) -> list[Setting]:

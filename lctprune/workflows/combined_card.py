@@ -12,10 +12,11 @@ from lctprune.utils.environment import environment
 from lctprune.utils.files import sha256, write_json
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
+from lctprune.workflows.readme_card import write_readme
 
 
 def write_card(loaded: LoadedRun, record: Mapping[str, Any], folder: Path, *, file: str = "model.pt") -> None:
-    """Write `model.json` beside an exported file: how to feed it, and a record of how it was found.
+    """Write `model.json` and README.md beside an exported file: how to feed it, and a record of how it was found.
 
     Args:
         loaded: the run that the exits are of.
@@ -43,3 +44,4 @@ def write_card(loaded: LoadedRun, record: Mapping[str, Any], folder: Path, *, fi
         **environment(),
     }
     write_json(folder / MODEL_CARD, document)
+    write_readme(folder, document, loaded.run.config)

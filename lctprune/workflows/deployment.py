@@ -2,7 +2,7 @@
 
 - candidates.json: the measured exits, for the checkpoint whose hash it names
 - selected/model.pt: the exported network that was chosen under a budget
-- selected/model.json: its model card: how to feed it, how good it is, what it costs
+- selected/model.json: its model card: how to feed it, how good it is, what it costs; README.md says so for people
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
 from lctprune.workflows.members import Member, member_of, members_of
 from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
+from lctprune.workflows.readme_card import write_readme
 from lctprune.workflows.rebuilding import built_from
 from lctprune.workflows.recorded_answers import answers_record
 from lctprune.workflows.target_units import in_target_units
@@ -124,7 +125,7 @@ def measure_run(
     if only is not None:
         main = max(each.number for each in members if each.run.path == run.path)
         members = [each for each in members if each.number in (only, main)]
-    exits = _scored(members, loaded, latency_batch, metric)
+    exits = scored_members(members, loaded, latency_batch, metric)
     forms, left_out = exits, list[str]()
     if precisions:
         samples, val = calibration_samples(loaded.data.train), loaded.data.val
@@ -176,8 +177,8 @@ def _dependent(candidates: Iterable[Candidate]) -> dict[str, str]:
     return {each.name: each.batch_dependence for each in candidates if each.batch_dependence}
 
 
-def _scored(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
-    """Score all members of a run, with one pass over the validation split for each run that holds some.
+def scored_members(members: Sequence[Member], loaded: LoadedRun, latency_batch: int, metric: str) -> list[ScoredExit]:
+    """Score members of a run, with one pass over the validation split for each run that holds some.
 
     An accelerator does so where there is one; latencies are the CPU's.
     """
@@ -307,6 +308,7 @@ def deploy(
         **environment(),
     }
     write_json(card, record)
+    write_readme(folder, record, run.config)
     remove_earlier(folder, earlier, files)
     models = tuple(folder / each["file"] for each in files)
     return dataclasses.replace(Deployment.of(scores, run.config.data), model=models[0], models=models, model_card=card)

@@ -20,9 +20,10 @@ from lctprune.measure.paired import answers_of
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import pareto_front
 from lctprune.workflows.combined_card import write_card
+from lctprune.workflows.deployment import scored_members
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import exit_names
+from lctprune.workflows.members import exit_names, members_of, next_number
 from lctprune.workflows.model_card import candidate_record
 from lctprune.workflows.progressive_fitting import exit_costs
 
@@ -33,7 +34,7 @@ class Found(NamedTuple):
     """The ensembles of a run that are worth measuring.
 
     Attributes:
-        candidates: every exit, then the ensembles; the main network is the last of the exits.
+        candidates: every exit, the networks added to the run, then the ensembles; each has a number of its own.
         ensembles: ensembles by the number of their candidate.
         tried: number of ensembles whose accuracy and FLOPs were compared.
     """
@@ -46,7 +47,8 @@ class Found(NamedTuple):
 def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
     """Evaluate every subset of the run's own exits on the validation split, and measure those that may be chosen.
 
-    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs.
+    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs. Networks that were added to the
+    run are measured beside the exits, and join no ensemble: they do not share all layers with the others.
 
     Args:
         loaded: run of at least two exits, of a classification with one class per sample.
@@ -73,13 +75,16 @@ def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
         answers=answers_of(correct, outputs.targets),
     )
     exits = [ScoredExit(exit, name, network.subnetwork(exit), scores, exit) for exit, name in enumerate(names)]
-    for number, each in enumerate(kept, start=len(names)):
+    added = [each for each in members_of(loaded) if each.run.path != loaded.run.path]
+    exits += scored_members(added, loaded, latency_batch, "accuracy")
+    numbered = dict(enumerate(kept, start=next_number(loaded)))
+    for position, (number, each) in enumerate(numbered.items(), start=len(names)):
         together = EnsembleNetwork(network, each.exits, each.weights).eval()
         name = " + ".join(names[exit] for exit in each.exits)
         origin = "weights fitted on validation" if each.is_fitted else "plain sum"
-        exits.append(ScoredExit(number, name, together, scores, number, origin))
+        exits.append(ScoredExit(number, name, together, scores, position, origin))
     candidates = measure_costs(exits, data.example, latency_batch=latency_batch)
-    return Found(candidates, dict(enumerate(kept, start=len(names))), len(tried))
+    return Found(candidates, numbered, len(tried))
 
 
 def _beats(other: Ensemble, each: Ensemble) -> bool:

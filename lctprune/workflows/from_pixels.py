@@ -48,6 +48,11 @@ def pixels_of(samples: Tensor, record: DataRecord) -> Tensor:
     return ((samples * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def doubled(pixels: Tensor) -> Tensor:
+    """Return images of twice the sides, [batch, 2 * height, 2 * width, channels], which files have to make smaller."""
+    return pixels.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
 def logits_of(outputs: Tensor, wrapped: FromPixels) -> Tensor:
     """Return the network's own outputs from those of the file, as metrics take them."""
     if wrapped.meaning == "values":
@@ -75,7 +80,7 @@ def with_pixels(
         wrapped,
         dataclasses.replace(
             checked,
-            samples=pixels_of(checked.samples, record),
+            samples=doubled(pixels_of(checked.samples, record)),
             logits=functools.partial(logits_of, wrapped=wrapped),
         ),
         described | pixel_records(wrapped, described),

@@ -98,6 +98,12 @@ def _added_name(origin: str) -> str:
     return place[1] + (f" x{place[2]}" if place[2] else "")
 
 
+def further_runs(loaded: LoadedRun) -> list[Run]:
+    """List the runs added to a run that count, as `members_of` has their networks."""
+    runs = {each.run.path: each.run for each in members_of(loaded) if each.run.path != loaded.run.path}
+    return list(runs.values())
+
+
 def member_named(run: Run | LoadedRun, text: str | None) -> Member:
     """Find a network by its number or its name; "main" is the main network.
 
@@ -144,14 +150,22 @@ def new_origin(
         distill: weight of the distance to the main network's outputs; see `Origin`.
         views: number of passes after which these repeat; see `Origin`.
     """
-    number = max([_own_exits(loaded.run), *(origin.next_number for _, origin in require_whole(loaded))])
     return Origin(
         checkpoint_sha256=loaded.checkpoint().sha256,
-        first_number=number,
+        first_number=next_number(loaded),
         exits=tuple(exits),
         distill=distill,
         views=views,
     )
+
+
+def next_number(loaded: LoadedRun) -> int:
+    """Return the first number that no network of a run has or had, those of an earlier checkpoint included.
+
+    Raises:
+        RunError: an added run is damaged, see `require_whole`.
+    """
+    return max([_own_exits(loaded.run), *(origin.next_number for _, origin in require_whole(loaded))])
 
 
 def run_to_resume(loaded: LoadedRun, folder: Path, *, resume: bool) -> Run | None:

@@ -28,7 +28,7 @@ from lctprune.measure.unscored import unscored
 from lctprune.progressive import converted
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
-from lctprune.workflows.members import exit_names
+from lctprune.workflows.members import exit_names, next_number
 from lctprune.workflows.progressive_fitting import Fitted, exit_costs
 
 NAME = "progressive"
@@ -105,7 +105,7 @@ def compared_candidates(loaded: LoadedRun, fitted: Fitted, measured: Measured) -
     found.append(
         dataclasses.replace(
             found[-1],
-            exit=len(found),
+            exit=next_number(loaded),
             name=NAME,
             flops=flops,
             macs=flops // 2,

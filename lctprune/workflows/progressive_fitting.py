@@ -135,7 +135,7 @@ def _missed(goal: Goal, found: Outcome, samples: int, which: str, *, margin: flo
         figures = f"the mean is {amount(value, 'flops', 4)} per sample"
         total, added = amount(value + margin * error, "flops", 4), amount(error, "flops")
     if margin and goal.is_met(found):
-        figures += f", and {total} with its standard error of {added} added, as other samples may be worse"
+        figures += f", and {total} with {margin:g} standard errors of {added} added, as other samples may be worse"
     return f"the goal is not met on the {samples} validation samples that {which}: {figures}; it may be at most {limit}"
 
 

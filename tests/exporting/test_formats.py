@@ -334,6 +334,7 @@ def test_several_files_of_a_run(cli: Cli, trained: lct.Run, tmp_path: Path) -> N
     document = cli("export", trained.path, "--exit", 0, "--format", "onnx,state-dict", "--out", out, "--json").document
     assert document["models"] == [str(out / "model.onnx"), str(out / "model.safetensors")]
     assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
         "model.json",
         "model.onnx",
         "model.safetensors",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy
 import onnxruntime
+import openvino
 import pytest
 import torch
 from PIL import Image
@@ -62,6 +63,14 @@ def test_a_file_takes_images_of_any_size(
         file = load(path)
         for size in SIZES:
             torch.testing.assert_close(file(images(*size)), network(images(*size)), rtol=1e-3, atol=1e-4)
+
+
+def test_openvino_smooths_images_that_it_makes_smaller(tmp_path: Path) -> None:
+    path = export(wrapped("crop"), images(2, 40, 50), tmp_path / "m.xml", format="openvino")
+    file = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size in SIZES:
+        expected = wrapped("crop")(images(*size))
+        numpy.testing.assert_allclose(file(images(*size).numpy())[0], expected.numpy(), rtol=1e-3, atol=0.01)
 
 
 @pytest.mark.slow

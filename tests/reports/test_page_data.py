@@ -170,3 +170,20 @@ def test_networks_of_several_exits_are_points_beside_the_front(trained: lct.Run)
     assert "Triangle: samples" in page
     assert "Leaving early" not in without
     assert "Triangle: samples" not in without
+
+
+def test_a_compression_and_added_networks_are_told(trained: lct.Run) -> None:
+    stage = {"stage": "round 1", "what": "layer1 <b>, narrowed", "networks": 2, "passes": 3.72, "cost": 2.79}
+    record = {"budget": {"flops": 2e6}, "unit": "epochs of the main network", "plan": [stage]}
+    further = [reports.FurtherRun(folder="narrowed/a", run=trained, names=["small", "smaller", "smallest"])]
+    page = reports.report_page(trained, FOUR, compression=record, further=further)
+    assert "was to get to 2M FLOPs" in page
+    cells = "<td>layer1 &lt;b&gt;, narrowed</td><td>2</td><td>3.72</td><td>2.79</td>"
+    assert f'<th scope="row">round 1</th>{cells}' in page
+    assert "<h3>narrowed/a</h3>" in page
+    payload = json.loads(page.split('id="report-data">')[1].split("</script>")[0])
+    names = [each["name"] for curves in payload["curves"] for each in curves["series"]]
+    assert names.count("small") == 2  # accuracy and loss
+    assert sorted(map(int, re.findall(r'data-curves="(\d+)"', page))) == [*range(len(payload["curves"]))]
+    without = reports.report_page(trained, FOUR)
+    assert not any(text in without for text in ("How it was compressed", "networks that were added</h2>"))

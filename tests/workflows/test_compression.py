@@ -20,12 +20,14 @@ import torch
 import lctprune as lct
 from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
+from lctprune.measure.units import amount
 from lctprune.measure.unscored import unscored
 from lctprune.workflows.compression import begin_compression
 from lctprune.workflows.compression_plan import Passes, parts_known, passes_for, planned, searched, tuning_passes
 from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_stages import Compressed, Compression
-from lctprune.workflows.members import members_of
+from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.members import further_runs, members_of, trained_exits
 
 Cli = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::lctprune.errors.DataWarning", "ignore::lctprune.errors.NetworkWarning")
@@ -80,6 +82,29 @@ def finished(compression: Compression) -> Compressed:
 
 def checkpoints(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("checkpoint.safetensors")}
+
+
+@pytest.mark.slow
+def test_the_report_tells_the_stages_and_the_training_of_every_added_network(begin: Begin, cli: Cli) -> None:
+    run = finished(begin()).run
+    result = cli("report", run.path)
+    assert result.code == 0, result.err
+    page = (run.path / "report.html").read_text()
+    record = json.loads((run.path / "compress.json").read_text())
+    assert f"was to get to {amount(record['budget']['flops'], 'flops')}" in page
+    for stage in record["plan"]:
+        assert f'<th scope="row">{stage["stage"]}</th><td>{stage["what"]}</td>' in page
+    payload = json.loads(re.search(r'id="report-data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    added = further_runs(LoadedRun(run))
+    assert {each.path.parent.name for each in added} >= {"narrowed"}
+    for each in added:
+        assert f"<h3>{each.path.relative_to(run.path)}" in page
+        losses = [row["exit0_train_loss"] for row in each.metrics]
+        names = trained_exits(each)[0]
+        drawn = {curve["name"]: curve["values"] for curves in payload["curves"] for curve in curves["series"]}
+        assert pytest.approx(drawn[names[0]]) == [float(loss) for loss in losses]
+    places = [int(place) for place in re.findall(r'data-curves="(\d+)"', page)]
+    assert sorted(places) == [*range(len(payload["curves"]))]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")
