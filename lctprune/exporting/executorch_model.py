@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -19,8 +22,7 @@ def executorch_bytes(network: nn.Module, program: Program) -> bytes:
     Raises:
         ExportError: ExecuTorch has no operation for one in the program.
     """
-    # no_grad: else the batch size is narrowed further, by the choice of a convolution's algorithm
-    with conversion(network, "ExecuTorch"), quiet(), torch.no_grad():
+    with conversion(network, "ExecuTorch"), quiet(), torch.no_grad(), _any_batch():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
@@ -29,3 +31,10 @@ def executorch_bytes(network: nn.Module, program: Program) -> bytes:
             program.exported, partitioner=[XnnpackPartitioner()], compile_config=unchecked
         )
         return bytes(lowered.to_executorch().buffer)
+
+
+@contextmanager
+def _any_batch() -> Iterator[None]:
+    """Keep this machine's algorithms out of the program: some are for fewer than 16 samples, and would narrow it."""
+    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+        yield

@@ -179,6 +179,20 @@ def test_an_executorch_file_takes_larger_batches_in_pieces_and_quotes_no_source_
     assert b"site-packages" not in (tmp_path / "m.pte").read_bytes()
 
 
+@pytest.mark.slow
+def test_an_executorch_file_of_convolutions_takes_64_samples(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    network, x = built("resnet18", image_size=24)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # where PyTorch's own kernels are others for fewer than 16 samples
+    try:
+        assert_file_is_right(network, x, 1, "executorch", tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    program = importlib.import_module("executorch.runtime").Runtime.get().load_program(tmp_path / "m.pte")
+    assert program.load_method("forward").metadata.input_tensor_meta(0).sizes()[0] == 64
+
+
 def test_an_executorch_file_takes_no_pixels(cli: Cli, trained: lct.Run, tmp_path: Path) -> None:
     options = ("--format", "executorch", "--with-preprocessing", "--out", tmp_path / "out")
     if importlib.util.find_spec("executorch") is None:
