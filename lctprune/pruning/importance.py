@@ -116,10 +116,9 @@ def damage_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, devic
     if not found:
         return math.inf
     outputs, labels = (torch.cat(each) for each in zip(*found, strict=True))
-    if labels.is_floating_point():
-        scales, constant = (1.0,), labels.mean(0)
-    else:
-        scales, constant = SCALES, labels.bincount(minlength=outputs.shape[1]).clamp(min=1).log()
+    is_number = labels.is_floating_point()
+    constant = labels.mean(0) if is_number else labels.bincount(minlength=outputs.shape[1]).clamp(min=1).log()
+    scales: tuple[float, ...] = (1.0,) if is_number else SCALES
     losses = torch.stack([loss(scale * outputs, labels).mean() for scale in scales])
     guess = loss(constant.expand_as(outputs).to(outputs.dtype), labels).mean()
-    return (losses.nan_to_num(math.inf, math.inf).min() / guess).item()
+    return (losses.nan_to_num(math.inf).min() / guess).nan_to_num(math.inf, math.inf).item()
