@@ -130,7 +130,7 @@ def select(
             candidates,
             chosen.exit,
             folder,
-            formats=[FORMATS[chosen.latency_runtime]],
+            formats=[FORMATS[chosen.latency_runtime], *([] if chosen.is_reduced else ["state-dict"])],
             apart=chosen.latency_runtime != "torchscript",
             precision=chosen.precision,
             budget=limits,

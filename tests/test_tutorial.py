@@ -40,7 +40,12 @@ def test_the_tutorial_runs(
     finally:
         sys.modules.pop("my_networks", None)
     assert "resize the shorter side to 16" in printed
-    assert {path.name for path in Path("runs/first/selected").iterdir()} == {"model.pt", "model.json", "README.md"}
+    assert {path.name for path in Path("runs/first/selected").iterdir()} == {
+        "model.pt",
+        "model.safetensors",
+        "model.json",
+        "README.md",
+    }
     assert Path("runs/first/report.html").exists()
     assert Path("runs/critics/selected/model.pt").exists()
 

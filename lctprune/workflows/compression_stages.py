@@ -122,7 +122,14 @@ class Compression:
         main = next(each for each in candidates if each.is_main)
         folder = self.run.path / SELECTED
         deployment = deploy(
-            self.run, candidates, chosen.exit, folder, budget=self.limits, measure_test=True, loaded=loaded
+            self.run,
+            candidates,
+            chosen.exit,
+            folder,
+            formats=("torchscript", "state-dict"),
+            budget=self.limits,
+            measure_test=True,
+            loaded=loaded,
         )
         return Compressed(self.run, candidates, chosen, main, deployment, self.limits, self.spent)
 

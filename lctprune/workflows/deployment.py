@@ -292,7 +292,7 @@ def deploy(
             forms = in_precision(subnetwork, checked.samples, formats, precision, latency_batch=chosen.latency_batch)
     is_selected = folder.resolve() == (run.path / SELECTED).resolve()  # which holds nothing but the choice
     earlier = FILES if is_selected else earlier_files(folder)
-    is_ready = [*formats] == ["aoti"] and exit in loaded.compiled and not with_preprocessing  # compiled for measuring
+    is_ready = formats[0] == "aoti" and exit in loaded.compiled and not with_preprocessing  # compiled for measuring
     ready = [loaded.compiled[exit].package[0]] if is_ready else []
     files = export_files(subnetwork, folder, formats, checked, names=names, forms=forms, ready=ready)
     card = folder / MODEL_CARD

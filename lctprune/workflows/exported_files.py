@@ -77,7 +77,7 @@ def export_files(
         checked: what files are compared on.
         names: names of tensors in the format state-dict.
         forms: the network in a reduced precision, for each format; without any the files are in its own.
-        ready: contents of the files, for each format, where they exist already.
+        ready: contents of the files of the first formats, where they exist already.
 
     Returns:
         What the model card says of each file.
@@ -89,19 +89,18 @@ def export_files(
     Warns:
         NetworkWarning: a file takes sequences of one length only.
     """
-    contents = (
-        [form.converted for form in forms]
-        or list(ready)
-        or convert(
+    contents = [form.converted for form in forms] or [
+        *ready,
+        *convert(
             network,
             checked.samples,
-            formats,
+            formats[len(ready) :],
             dependence=checked.dependence,
             names=names,
             compared=False,  # each is compared below, as its user runs it
             timed=_timed(checked),
-        )
-    )
+        ),
+    ]
     paired = itertools.zip_longest(contents, forms)
     records = [_record(network, converted, checked, form) for converted, form in paired]
     for converted in contents:

@@ -84,7 +84,10 @@ def test_out_of_all_commands_that_write_results(cli: Cli, trained: lct.Run, tmp_
     before = content(trained.path)
     expected = {
         "evaluate": {"candidates.json", "candidates.csv", "pareto.png", "pareto.svg"},
-        "select": {"candidates.json", "candidates.csv", "pareto.png", "pareto.svg", "model.pt", "model.json"},
+        "select": {
+            *("candidates.json", "candidates.csv", "pareto.png", "pareto.svg"),
+            *("model.pt", "model.safetensors", "model.json", "README.md"),
+        },
         "report": {"candidates.json", "report.html"},
     }
     for command, names in expected.items():

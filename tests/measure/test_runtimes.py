@@ -127,7 +127,12 @@ def test_select_decides_and_exports_in_the_runtime(
     assert document["selected"]["latency_runtime"] == "torchscript"
     assert document["model"].endswith("model.pt")
     left = {path.name for path in (run.path / "selected").iterdir()}
-    assert left == {"model.pt", "model.json"}  # no file is left that model.json does not name
+    assert left == {
+        "model.pt",
+        "model.safetensors",
+        "model.json",
+        "README.md",
+    }  # no file is left that model.json does not name
 
 
 def test_measurements_of_earlier_versions_are_of_torchscript(cli: Cli, table_run: Callable[..., lct.Run]) -> None:
