@@ -47,7 +47,7 @@ def narrow(
             metavar="CRITERION",
             help="Which channels matter: magnitude of weights, bn (scale of batch norm), lamp, taylor (change of the "
             "exit's loss without them), exits (of all exits' losses up to it), or auto: that of magnitude and taylor "
-            "after whose cut the loss on training samples is lower.",
+            "whose mild cut leaves the lower loss on training samples.",
         ),
     ] = "auto",
     epochs: TaughtEpochsOption = None,

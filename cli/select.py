@@ -123,14 +123,14 @@ def select(
     for near in near_misses(candidates, limits, chosen)[:1]:
         stderr().print(f"Note: {near.name} has {shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen, rule, classes=found.class_count)
-    earlier = chosen_before(folder)
+    earlier, formats = chosen_before(folder), [FORMATS[chosen.latency_runtime]]
     with working("Exporting, and measuring on the test split"):
         deployment = deploy(
             found,
             candidates,
             chosen.exit,
             folder,
-            formats=[FORMATS[chosen.latency_runtime], *([] if chosen.is_reduced else ["state-dict"])],
+            formats=formats if chosen.is_reduced else [*formats, "state-dict"],
             apart=chosen.latency_runtime != "torchscript",
             precision=chosen.precision,
             budget=limits,

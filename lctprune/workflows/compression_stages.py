@@ -183,15 +183,14 @@ class Compression:
 
     def _is_too_much(self, entrant: Entrant) -> bool:
         """Tell whether the first of several steps destroys so much that each would need all of the training."""
-        loaded, limits = LoadedRun(self.run, self._data), Limits(entrant.limits or self.limits)
-        importance = self._schedule.config.importance
+        loaded, importance = LoadedRun(self.run, self._data), self._schedule.config.importance
         damage = 0.0
         with suppress(NetworkError, ConfigError, BudgetError):  # which beginning it says
-            damage = damage_of_narrowing(loaded, entrant.exit, limits, importance, self._data)
+            damage = damage_of_narrowing(loaded, entrant.exit, importance, self._data)
         if damage > MOST_DAMAGE:
             self.notes.append(
-                f"{entrant.what}, has {damage:.0%} of the loss of a guess, before training: too much for a step of "
-                "several, so it is narrowed to the budget at once"
+                f"{entrant.what}: even a mild cut leaves {damage:.0%} of the loss of a guess, before training, so the "
+                "budget is reached in one step of long training instead of several short ones"
             )
         return damage > MOST_DAMAGE
 

@@ -51,7 +51,7 @@ def narrow(
         keep: FLOPs to keep, as a fraction of that network's: 0.7, or "70%".
         budget: limits to fit, in place of `keep`; percentages are of the main network.
         importance: criterion by which channels are ranked, see `lctprune narrow --help`; by default that of magnitude
-            and taylor after whose cut the loss on training samples is lower.
+            and taylor whose mild cut leaves the lower loss on training samples.
         data: data to train on, with the default loss, as in `finetune`.
         epochs: passes over the training split, by default 1.
         lr: peak learning rate; by default a fifth of the run's.
@@ -107,7 +107,7 @@ def begin_narrowing(
     def build(resumed: Run | None, data: Data) -> LocalCriticNetwork:
         if resumed is not None:
             return _as_recorded(loaded, member, resumed)
-        return _narrowed(loaded, member, target, importance, data)[0]
+        return _narrowed(loaded, member, target, importance, data)
 
     folder = run.path / NARROWED / f"exit{member.number}-{target.slug}"
     return begin_taught(
@@ -115,9 +115,21 @@ def begin_narrowing(
     )
 
 
-def damage_of_narrowing(loaded: LoadedRun, number: int, limits: Limits, importance: Choice, data: Data) -> float:
-    """Return how much narrowing an exit to a budget destroys at once, before training; see `damage_of`."""
-    return _narrowed(loaded, member_of(loaded, number), target_of(loaded, None, limits), importance, data)[1]
+def damage_of_narrowing(loaded: LoadedRun, number: int, importance: Choice, data: Data) -> float:
+    """Return how much of what an exit knows a mild cut destroys, before training; see `Ranking.damages`."""
+    member = member_of(loaded, number)
+    network, ranking = _ranking(loaded, member, data)
+    name = f"{member.name} of {member.run.path}"
+    kept_whole = prunable(network.groups[0], data.example[:1], name).kept_whole
+    found = ranking.damages(importance, lambda _: False, kept_whole=kept_whole, name=name)
+    return min(found.values(), default=0.0)
+
+
+def _ranking(loaded: LoadedRun, member: Member, data: Data) -> tuple[LocalCriticNetwork, Ranking]:
+    """Load a member alone, and what ranks its channels."""
+    whole = loaded.new_network(member.run)
+    network = alone(whole, member)
+    return network, Ranking(whole, network, member, data, recorded_training(loaded.run))
 
 
 def described(name: str, target: Target) -> str:
@@ -155,17 +167,14 @@ def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCritic
     return network
 
 
-def _narrowed(
-    loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data
-) -> tuple[LocalCriticNetwork, float]:
-    """Load a member and take channels out until it fits; return it, and how much that has destroyed."""
-    whole = loaded.new_network(member.run)
-    network = alone(whole, member)
+def _narrowed(loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data) -> LocalCriticNetwork:
+    """Load a member and take channels out until it fits."""
+    network, ranking = _ranking(loaded, member, data)
+    whole = loaded.network(member.run)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
     limits = limits_for(network, whole, example, target, name)
     found = prunable(network.groups[0], example, name)
     fits = Fitting(limits, example)
-    ranking = Ranking(whole, network, member, data, recorded_training(loaded.run))
     record = ranking.take_out(importance, fits, kept_whole=found.kept_whole, name=name)
     if record is None:
         remedy = probably_meant(limits, unscored(whole, example)) or f"it gets to {_reachable(network, fits, target)}"
@@ -175,7 +184,7 @@ def _narrowed(
         )
     assert network.recipe is not None  # or it could not have been loaded
     network.recipe = dataclasses.replace(network.recipe, pruned=(*(network.recipe.pruned or ()), record))
-    return network, ranking.damage
+    return network
 
 
 def _reachable(network: LocalCriticNetwork, fits: Fitting, target: Target) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.losses import default_loss
+from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.pruning.dependencies import explained
 from lctprune.pruning.engine import prune, recorded
@@ -29,7 +30,14 @@ from lctprune.utils.modules import moved
 from lctprune.utils.steps import stepping
 from lctprune.workflows.members import Member
 
+MILD = 0.6  # of the FLOPs of a network, to which cuts are tried
+Fits = Callable[[nn.Module], bool]
 Record = dict[str, Any]  # of `recorded`, with the names of the layers in a network of one group
+
+
+def best(damages: Mapping[Criterion, float]) -> Criterion:
+    """Return the criterion whose cut destroys least."""
+    return min(damages, key=lambda criterion: damages[criterion])
 
 
 class Ranking:
@@ -41,28 +49,21 @@ class Ranking:
         member: the exit.
         data: data whose training samples say which channels matter.
         config: settings of the run's training.
-
-    Attributes:
-        damage: how much the channels that were taken out have destroyed, see `damage_of`.
     """
 
     def __init__(
         self, whole: LocalCriticNetwork, network: LocalCriticNetwork, member: Member, data: Data, config: TrainConfig
     ) -> None:
         self._whole, self._network, self._member = whole, network, member
-        self._data, self._config, self.damage = data, config, 0.0
+        self._data, self._config = data, config
         is_here = config.device != "cuda" or torch.cuda.is_available()
         self._device = config.resolved().device if is_here else "cpu"
 
-    def take_out(
-        self, importance: Choice, fits: Callable[[nn.Module], bool], *, kept_whole: Collection[str], name: str
-    ) -> Record | None:
+    def take_out(self, importance: Choice, fits: Fits, *, kept_whole: Collection[str], name: str) -> Record | None:
         """Take channels out of the network, in place, until it fits.
 
-        Of several criteria that counts whose cut destroys least; a note of the network says which.
-
         Args:
-            importance: criterion by which channels are ranked.
+            importance: criterion by which channels are ranked, or auto for `best`, which a note of the network names.
             fits: tells whether a network is small enough.
             kept_whole: names of the layers that must keep all their channels.
             name: name of the exit, for messages.
@@ -70,26 +71,41 @@ class Ranking:
         Returns:
             What was taken out; None, and nothing is, where the network does not fit with the fewest channels.
         """
-        criteria = criteria_of(importance)
-        found = {
-            criterion: record
-            for criterion in stepping(criteria, lambda each: f"Ranking channels by {each}", count=len(criteria))
-            if (record := self._record(criterion, fits, kept_whole, name)) is not None
-        }
-        if not found:
-            return None
-        damages = {criterion: self._damage(record) for criterion, record in found.items()}
-        chosen = min(damages, key=lambda criterion: damages[criterion])
-        self.damage = damages[chosen]
+        criteria, damages = criteria_of(importance), {}
         if len(criteria) > 1:
+            damages = self.damages(importance, fits, kept_whole=kept_whole, name=name)
+        chosen = best(damages) if damages else criteria[0]
+        record = self._record(chosen, fits, kept_whole, name)
+        if record is not None:
+            apply_record(self._network, record)
+        if damages:
             shown = ", ".join(f"{criterion} {damage:.0%}" for criterion, damage in damages.items())
-            self._network.notes += (f"channels ranked by {chosen} (loss after the cut, of that of a guess: {shown})",)
-        apply_record(self._network, found[chosen])
-        return found[chosen]
+            self._network.notes += (
+                f"channels ranked by {chosen} (loss after a mild cut, of that of a guess: {shown})",
+            )
+        return record
 
-    def _record(
-        self, criterion: Criterion, fits: Callable[[nn.Module], bool], kept_whole: Collection[str], name: str
-    ) -> Record | None:
+    def damages(
+        self, importance: Choice, fits: Fits, *, kept_whole: Collection[str], name: str
+    ) -> dict[Criterion, float]:
+        """Say how much a mild cut destroys by each criterion, see `damage_of`: to `MILD`, or less where that fits.
+
+        After a large cut nothing may be left, by a good criterion too. Arguments are those of `take_out`.
+        """
+        own, criteria = self._cost(self._network.groups[0]), criteria_of(importance)
+
+        def is_mild(network: nn.Module) -> bool:
+            return self._cost(network) <= MILD * own or fits(network)
+
+        ranked = stepping(criteria, lambda each: f"Ranking channels by {each}", count=len(criteria))
+        records = {criterion: self._record(criterion, is_mild, kept_whole, name) for criterion in ranked}
+        return {criterion: self._damage(record) for criterion, record in records.items() if record is not None}
+
+    def _cost(self, network: nn.Module) -> int:
+        found = unscored(network, self._data.example[:1])
+        return found.parameters if found.flops is None else found.flops
+
+    def _record(self, criterion: Criterion, fits: Fits, kept_whole: Collection[str], name: str) -> Record | None:
         """Return what a criterion would take out; the network stays as it is."""
         if criterion in WITH_GRADIENTS:
             self._set_gradients(criterion)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import shlex
 import signal
@@ -22,6 +23,7 @@ from lctprune.config.compression import CompressConfig
 from lctprune.data.wrapped_split import PartSplit
 from lctprune.measure.units import amount
 from lctprune.measure.unscored import unscored
+from lctprune.workflows import compression_stages
 from lctprune.workflows.compression import begin_compression
 from lctprune.workflows.compression_plan import Passes, parts_known, passes_for, planned, searched, tuning_passes
 from lctprune.workflows.compression_record import read_record
@@ -192,6 +194,18 @@ def test_the_best_candidate_is_narrowed_in_steps(begin: Begin, tmp_path: Path, s
             pass
         again = begin(budget, resume=True, **settings)
     assert checkpoints(tmp_path / "run") == checkpoints(run.path)
+
+
+@pytest.mark.parametrize(("most", "steps"), [(math.inf, 3), (0.0, 1)])
+def test_a_network_that_a_mild_cut_ruins_is_narrowed_at_once(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, most: float, steps: int
+) -> None:
+    monkeypatch.setattr(compression_stages, "MOST_DAMAGE", most)
+    compression = trained(begin({"flops": "25%"}, shares=(0.2, 0, 0.8), candidates=1))
+    document = json.loads((compression.run.path / "compress.json").read_text())
+    assert len(document["rounds"]) == steps
+    assert any("even a mild cut leaves" in note for note in compression.notes) is (steps == 1)
+    assert compression.spent == pytest.approx(3, rel=1e-3)
 
 
 def test_a_budget_that_nothing_can_fit_is_refused_before_training(
