@@ -38,7 +38,9 @@ def no_hang() -> Iterator[None]:
 
 
 def files_of(run: Path) -> list[Path]:
-    return sorted(path.relative_to(run) for path in run.rglob("*") if path.suffix in SUFFIXES)
+    """List the files of a run that its commands read; nothing but other programs reads the weights beside a choice."""
+    found = (path.relative_to(run) for path in run.rglob("*") if path.suffix in SUFFIXES)
+    return sorted(path for path in found if path.parts[0] != "selected" or path.suffix != ".safetensors")
 
 
 def mutate(path: Path, choice: random.Random) -> str:

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+import lctprune as lct
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 HAS_PRUNING = importlib.util.find_spec("torch_pruning") is not None  # of the extra `bench`
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 PEERS = ["lctprune", "fine-tuned", "joint", "pruned", "truncated", "narrower"]
 COMPRESSED = ["compress", "torch-pruning", "scratch", "plain head", "compress, exits", "compress, narrowed"]
+
+EQUAL = 6 if lct.TrainConfig().resolved().precision == "fp32" else 12  # settings: in this machine's precision and fp32
 
 # of each script: further options, and how lines of what it prints begin
 QUICK: dict[str, tuple[list[str], list[str]]] = {
@@ -69,7 +73,7 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
     "pipeline": (
         [],
         [
-            *("2 processes: 6 of 6 settings", "steps/s", "GPipe, 1 microbatches", "1F1B, 4 microbatches"),
+            *(f"2 processes: {EQUAL} of {EQUAL} settings", "steps/s", "GPipe, 1 microbatches", "1F1B, 4 microbatches"),
             *(f"local critics, {critic}, {where}" for critic in ("pooled", "tail") for where in ("1 p", "2 p", "all")),
             *("DistributedDataParallel", "memory of", "backpropagation, 1 process ", "2 processes  ", "predicted"),
             *("10 Gbit/s", "100 Gbit/s"),

@@ -129,8 +129,12 @@ def test_memory_files_and_threads_stay_flat_over_2000_steps(tmp_path: Path) -> N
 
 def test_a_signal_after_the_last_step_is_not_lost() -> None:
     keeper = Keeper(None)
-    with pytest.raises(KeyboardInterrupt), keeper.listening():
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
+    try:
+        with pytest.raises(KeyboardInterrupt), keeper.listening():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert keeper.wish == "SIGINT"
     with Keeper(None, decides=False).listening():  # another process decides
         signal.raise_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ def test_the_card_of_a_selection_says_what_was_measured(cli: Cli, trained: lct.R
     found = header(text)
     (model,) = found["model-index"]
     assert found["pipeline_tag"] == "image-classification"
-    assert found["tags"] == ["lctprune", "torchscript"]
+    assert found["tags"] == ["lctprune", "torchscript", "state-dict"]
     assert [(each["dataset"]["split"], each["metrics"]) for each in model["results"]] == [
         (split, [{"type": "accuracy", "value": card[split]["accuracy"]}]) for split in ("validation", "test")
     ]
