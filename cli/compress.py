@@ -196,6 +196,7 @@ def _write_results(result: Compressed) -> None:
 def _show(result: Compressed) -> None:
     from lctprune.cli.console import megabytes, quantity
     from lctprune.config.metric import score_text
+    from lctprune.workflows.members import FINETUNED, NARROWED, members_of
     from lctprune.workflows.next_steps import like_chance, selection_of_another
 
     main, chosen, deployment, console = result.main, result.chosen, result.deployment, stdout()
@@ -228,7 +229,8 @@ def _show(result: Compressed) -> None:
             f"Note: {note}; compress again with more --epochs, into another --out, or with more data.", soft_wrap=True
         )
     console.print(f"Exported: {deployment.model} (how to feed it: model.json beside it).", soft_wrap=True)
-    another = selection_of_another(result.run, result.candidates, chosen)
+    trained = {each.number for each in members_of(result.run) if each.run.path.parent.name in (NARROWED, FINETUNED)}
+    another = selection_of_another(result.run, result.candidates, chosen, trained)
     budget = f"; another budget: {another}" if another else ""
     console.print(f"All candidates: {result.run.path}/candidates.csv{budget}", soft_wrap=True)
 

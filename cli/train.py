@@ -193,7 +193,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     from lctprune.workflows.deployment import measure_run
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.members import DENSE
-    from lctprune.workflows.next_steps import better_epoch, next_step
+    from lctprune.workflows.next_steps import behind_its_exits, better_epoch, next_step
 
     if settings.training.epochs == 0:
         if json:
@@ -216,7 +216,7 @@ def _finish(run: Run, settings: SessionSettings, *, json: bool) -> None:
     headline = f"\nTrained {run.path}; its {networks} on the validation split"
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
-        if note := better_epoch(run):
+        for note in filter(None, (better_epoch(run), behind_its_exits(run, candidates))):
             stderr().print(f"Note: {note}.", soft_wrap=True)
         stdout().print(next_step(run, candidates), soft_wrap=True)  # so that it can be copied
 

@@ -16,7 +16,7 @@ from lctprune.errors import DataError, NetworkError, TrainingError
 from lctprune.network import LocalCriticNetwork
 
 MOST_NAMED = 3  # columns or tensors in a message
-SLOWER = "try a smaller `lr`, such as a third of it"
+SLOWER = "try a smaller `lr`, such as a third of {lr:g}"
 DIVERGED = f"the data is finite, so training has diverged; {SLOWER}"
 AT_FIRST_STEP = (
     "the data and the weights are finite, and no learning rate has acted yet, so the network or the loss itself makes "
@@ -89,30 +89,32 @@ def require_finite_inputs(
         )
 
 
-def reason_in_batch(inputs: Tensor, targets: Tensor, *, is_received: bool, is_first_step: bool) -> str:
+def reason_in_batch(inputs: Tensor, targets: Tensor, *, lr: float, is_received: bool, is_first_step: bool) -> str:
     """Say why the loss of a batch is not finite, after a look at the batch.
 
     Args:
         inputs: inputs of the first group here, [batch, ...].
         targets: targets, [batch, ...].
+        lr: peak learning rate.
         is_received: whether the inputs are what groups in another process made.
         is_first_step: whether no step was taken before.
     """
     if is_received and not _is_finite(inputs):
-        return f"what the groups before gave is not finite either: look at the data, or {SLOWER}"
+        return f"what the groups before gave is not finite either: look at the data, or {SLOWER.format(lr=lr)}"
     for name, tensor in (("inputs", inputs), ("targets", targets)):
         if found := _look(tensor):
             return f"the {name} of this batch {_described(found, len(tensor))}; correct or leave out such samples"
-    return AT_FIRST_STEP if is_first_step else DIVERGED
+    return AT_FIRST_STEP if is_first_step else DIVERGED.format(lr=lr)
 
 
-def reason_in_split(name: str, split: Split, batch_size: int) -> str:
+def reason_in_split(name: str, split: Split, batch_size: int, lr: float) -> str:
     """Say why the loss on a split is not finite, after a look at its samples.
 
     Args:
         name: name of the split.
         split: samples.
         batch_size: samples per batch.
+        lr: peak learning rate.
     """
     start = 0
     for inputs, targets in split.batches(batch_size):
@@ -123,7 +125,7 @@ def reason_in_split(name: str, split: Split, batch_size: int) -> str:
                     "counted from 0; correct or leave out such samples"
                 )
         start += len(targets)
-    return DIVERGED
+    return DIVERGED.format(lr=lr)
 
 
 def not_finite(losses: Sequence[float], first_exit: int | None) -> Iterator[tuple[int | None, float]]:

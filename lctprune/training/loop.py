@@ -107,7 +107,7 @@ def _epochs(
                 return
             continue
         for exit, value in not_finite(report.val_loss, stage.first_exit):
-            reason = reason_in_split("validation", data.val, config.batch_size)
+            reason = reason_in_split("validation", data.val, config.batch_size, config.lr)
             raise failure(exit, value, epoch, progress.step - 1, reason, where=", on the validation split")
         position = epoch * plan.steps + progress.step - 1
         lr = step_settings(position, config.epochs * plan.steps, config).lr
@@ -167,7 +167,7 @@ def _train_epoch(
     reader = LossReader(config.device)
 
     def totals() -> list[float]:
-        _read(reader, stage, total, epoch, steps, every=True)
+        _read(reader, stage, total, epoch, steps, config.lr, every=True)
         return total.tolist()
 
     stage.totals = totals
@@ -184,7 +184,7 @@ def _train_epoch(
         with config.autocast(), compilation(config), _explained(epoch, index):
             losses = stage.step(inputs, targets, settings)
             reader.add(index, measured(losses, counting.fraction(targets)), (inputs, targets))
-            _read(reader, stage, total, epoch, steps, every=index + 1 >= steps)
+            _read(reader, stage, total, epoch, steps, config.lr, every=index + 1 >= steps)
         samples += len(targets)
         seconds = time.perf_counter() - start
         yield Progress(
@@ -197,14 +197,14 @@ def _train_epoch(
             seconds_left=seconds / (index + 1 - first) * (config.epochs * steps - position - 1),
         )
     with config.autocast(), compilation(config), _explained(epoch, steps - 1):
-        _read(reader, stage, total, epoch, steps, every=True)
+        _read(reader, stage, total, epoch, steps, config.lr, every=True)
         stage.flush_critic_update()
     if config.accumulate > 1:
         for trainer in stage.trainers:
             trainer.drop_gradients()
 
 
-def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: int, *, every: bool) -> None:
+def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: int, lr: float, *, every: bool) -> None:
     """Add the losses that have come from the device to their total, and look at each.
 
     Raises:
@@ -214,7 +214,11 @@ def _read(reader: LossReader, stage: Stage, total: Tensor, epoch: int, steps: in
         for exit, value in not_finite(values[:-1].tolist(), stage.first_exit):
             is_received, is_first = stage.links.source is not None, epoch * steps + index == 0
             raise failure(
-                exit, value, epoch, index, reason_in_batch(*batch, is_received=is_received, is_first_step=is_first)
+                exit,
+                value,
+                epoch,
+                index,
+                reason_in_batch(*batch, lr=lr, is_received=is_received, is_first_step=is_first),
             )
         total += values
         stage.means = (total[:-1] / total[-1].clamp(min=TINY)).tolist()

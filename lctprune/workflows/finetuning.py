@@ -84,7 +84,7 @@ def begin_finetuning(
         lr=lr,
         distill=distill,
         resume=resume,
-        **changes,
+        **{"batch_norm": "train", **changes},  # statistics that stay do not follow weights that move so fast
     )
 
 

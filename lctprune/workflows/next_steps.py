@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
@@ -22,6 +22,7 @@ from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
 ENOUGH = 50  # epochs after which training longer is no remedy
+FEW = 500  # steps of training, which are few for a deep network
 CLEARLY = 0.05  # difference of two scores that is worth a note
 
 
@@ -68,29 +69,30 @@ def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
     return f"Next, predict with it: {predict}" + (f"; a page to read: {run.command('report')}" if is_inside else "")
 
 
-def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate) -> str:
-    """Return a command that selects another small network than the chosen one; "" where no budget selects one.
+def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate, among: Collection[int]) -> str:
+    """Return a command that selects another small network than the chosen one, and leaves that; "" where none does.
 
     Args:
         run: the run.
         candidates: its measured candidates.
         chosen: the candidate that was chosen.
+        among: numbers of the networks that are worth choosing.
     """
     main = main_of(candidates)
     cost = _budget_cost(main)
     own, others = _percent(chosen, main, cost) or 0, []
     for limit in {value for each in candidates if (value := _percent(each, main, cost))}:
         found = select(candidates, Budget(**{cost: f"{limit}%"}))
-        if found.key not in (chosen.key, main.key):
+        if found.key not in (chosen.key, main.key) and found.exit in among:
             others.append(limit)
     smaller = max((limit for limit in others if limit < own), default=None)
     limit = smaller or min(others, default=0)
-    return _selection_within(run, cost, limit) if limit else ""
+    return _selection_within(run, cost, limit, "--out", f"{run.path}-{limit}") if limit else ""
 
 
-def _selection_within(run: Run, cost: Cost, percent: int) -> str:
+def _selection_within(run: Run, cost: Cost, percent: int, *options: str) -> str:
     option = {"parameters": "params"}.get(cost, cost)
-    return run.command("select", f"--budget-{option}", f"{percent}%")
+    return run.command("select", f"--budget-{option}", f"{percent}%", *options)
 
 
 def _budget_cost(main: Candidate) -> Cost:
@@ -168,9 +170,39 @@ def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | N
             samples, data.samples.get("train", 0) if data else 0, least, data.config if data else None
         )
         return f"{note}; {samples} validation samples are too few to tell: {remedy}"
-    if done >= ENOUGH or better_epoch(run) or has_additions(run):
+    if done >= ENOUGH or better_epoch(run) or has_additions(run) or _is_overfitted(run):
         return note
     return f"{note}; to train it longer: {run.command('resume', '--epochs', str(LONGER * done))}"
+
+
+def _is_overfitted(run: Run) -> bool:
+    """Tell whether the main network's loss on the validation split was clearly lower before the last epoch."""
+    network = run.config.network
+    if network is None:
+        return False
+    column = f"exit{0 if network.exit is not None else network.groups - 1}_val_loss"
+    try:
+        losses = [float(row[column]) for row in run.metrics]
+    except (KeyError, TypeError, ValueError):
+        return False
+    return bool(losses) and losses[-1] > min(losses) + CLEARLY * abs(min(losses)) / 5
+
+
+def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:
+    """Say that the main network is clearly worse than an exit before it, as after few steps of training; else ""."""
+    main, data, training = main_of(candidates), run.config.data, run.config.training
+    best = max(candidates, key=lambda each: each.merit)
+    steps = training.epochs * -(-(data.samples.get("train", 0) if data else 0) // training.batch_size)
+    if best.is_main or is_lower_better(main.metric) or not 0 < steps < FEW or not main.samples:
+        return ""
+    noise = 2 * math.sqrt(sum(max(0.0, each.score * (1 - each.score)) for each in (best, main)) / main.samples)
+    if best.score - main.score < max(CLEARLY, noise):
+        return ""
+    return (
+        f"the main network ({score_text(main.score, main.metric)}) is behind {best.name} "
+        f"({score_text(best.score, best.metric)}) after {steps} steps of training, few for so deep a network; "
+        "more `epochs`, a smaller `batch_size`, or `weights` to start from may help"
+    )
 
 
 def has_additions(run: Run) -> bool:

@@ -53,7 +53,7 @@ def test_what_diverges_in_its_first_epoch_is_begun_anew(trained: lct.Run, cli: C
     result = cli("finetune", trained.path, "--exit", 1, "--lr", 1e12)
     assert result.code == 1
     assert "the loss is nan at epoch 1" in result.err
-    assert result.err.strip().endswith("try a smaller --lr, such as a third of it")
+    assert result.err.strip().endswith("try a smaller --lr, such as a third of 1e+12")
     assert cli("finetune", trained.path, "--exit", 1, "--lr", 0.001).code == 0
     result = cli("finetune", trained.path, "--exit", 1, "--lr", 0.002)
     assert result.code == 1

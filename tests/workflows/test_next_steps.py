@@ -9,6 +9,7 @@ import lctprune as lct
 from lctprune.workflows.next_steps import (
     ENOUGH,
     after_selection,
+    behind_its_exits,
     better_epoch,
     budget_in_percent,
     like_chance,
@@ -49,14 +50,26 @@ def test_another_budget_chooses_another_network(trained: lct.Run) -> None:
     ]
     least, middle, _, main = candidates
     for chosen, others in ((middle, candidates), (least, candidates)):
-        words = shlex.split(selection_of_another(trained, others, chosen))
+        *words, option, folder = shlex.split(selection_of_another(trained, others, chosen, range(4)))
+        assert (option, folder) == ("--out", f"{trained.path}-{words[-1].removesuffix('%')}")
         assert words[:-1] == ["lctprune", "select", str(trained.path), "--budget-flops"]
         assert lct.select(others, lct.Budget(flops=words[-1])) is (least if chosen is middle else middle)
-    assert selection_of_another(trained, candidates, middle).endswith(" 25%")
+    assert " 25% --out " in selection_of_another(trained, candidates, middle, range(4))
+    assert selection_of_another(trained, candidates, middle, [1, 2]) == ""
     assert selection(trained, candidates).endswith(" 60%")
     assert selection(trained, candidates, [0]).endswith(" 25%")
     assert selection(trained, candidates, [2]).endswith(" 60%")  # worse than a smaller one: no budget selects it
-    assert selection_of_another(trained, [least, main], least) == ""
+    assert selection_of_another(trained, [least, main], least, range(4)) == ""
+
+
+def test_a_main_network_that_few_steps_left_behind_is_named(trained: lct.Run) -> None:
+    first, *_, main = lct.measure_run(trained)
+    for samples, score, words in ((400, 0.6, "(50.0%) is behind layer1"), (400, 0.53, ""), (20, 0.6, "")):
+        good = dataclasses.replace(first, name="layer1", accuracy=score, score=score, samples=samples)
+        deep = dataclasses.replace(main, accuracy=0.5, score=0.5, samples=samples)
+        note = behind_its_exits(trained, [good, deep])
+        assert words in note
+        assert bool(words) is bool(note)
 
 
 def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run) -> None:
