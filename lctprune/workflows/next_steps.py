@@ -195,8 +195,8 @@ def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:
     steps = training.epochs * -(-(data.samples.get("train", 0) if data else 0) // training.batch_size)
     if best.is_main or is_lower_better(main.metric) or not 0 < steps < FEW or not main.samples:
         return ""
-    noise = 2 * math.sqrt(sum(max(0.0, each.score * (1 - each.score)) for each in (best, main)) / main.samples)
-    if best.score - main.score < max(CLEARLY, noise):
+    noise = 2 * math.sqrt(sum(max(0.0, each.merit * (1 - each.merit)) for each in (best, main)) / main.samples)
+    if best.merit - main.merit < max(CLEARLY, noise):
         return ""
     return (
         f"the main network ({score_text(main.score, main.metric)}) is behind {best.name} "
