@@ -27,9 +27,8 @@ def openvino_files(network: nn.Module, model: bytes) -> tuple[bytes, bytes]:
     with conversion(network, "OpenVINO"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         read = openvino.Core().read_model(model=model)
-        for (
-            operation
-        ) in read.get_ops():  # its linear modes do not smooth what they make smaller, whatever they are told
+        for operation in read.get_ops():
+            # linear modes do not smooth what they make smaller, whatever they are told
             if operation.get_type_name() == "Interpolate" and operation.get_attributes()["antialias"]:
                 operation.set_attribute("mode", "bilinear_pillow")
                 operation.set_attribute("antialias", False)
