@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lctprune.workflows.deployed import Deployment
     from lctprune.workflows.loading import LoadedRun
 
+SMALL = 0.05  # difference of two scores that calls for more samples where a test does not show it
+
 
 def select(
     run: RunArgument = None,
@@ -178,10 +180,11 @@ def _show(
     if comparison := against_best(candidates, chosen, limits):
         console.print(comparison)
     if alternative:
+        few = ", which are too few to tell" if chosen.merit - alternative.merit > SMALL else ""
         console.print(
             f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of "
             f"{chosen.name}, and its {alternative.metric} of {shown(alternative)} is not shown to be worse on "
-            f"{chosen.samples} samples{tested(chosen, alternative)}."
+            f"{chosen.samples} samples{tested(chosen, alternative)}{few}."
         )
     if chosen is not main:
         console.print(
