@@ -69,7 +69,9 @@ def units(run: Run, candidates: Sequence[Candidate]) -> str:
     )
     precision = run.config.training.precision
     scores = (
-        "" if precision == "fp32" else f"; {candidates[0].metric} is of float32, and during training of {precision}"
+        ""
+        if precision == "fp32"
+        else f"; here {candidates[0].metric} is computed in float32, in training in {precision}"
     )
     return f"1 FLOP is one multiply or one add, for {sample}; {latency}{scores}"
 
