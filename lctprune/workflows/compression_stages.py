@@ -32,7 +32,7 @@ from lctprune.workflows.narrowing import damage_of_narrowing
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import Outputs
 
-MOST_DAMAGE = 0.6  # by the first of several steps of narrowing: a network that loses more is narrowed in one
+MOST_DAMAGE = 0.6  # by a mild cut: a network that loses more is narrowed in one step
 
 
 class Stage(NamedTuple):

@@ -23,6 +23,7 @@ USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
 ENOUGH = 50  # epochs after which training longer is no remedy
 FEW = 500  # steps of training, which are few for a deep network
+RISEN = 0.01  # of the lowest loss on the validation split, above which it has risen again
 CLEARLY = 0.05  # difference of two scores that is worth a note
 
 
@@ -185,7 +186,7 @@ def _is_overfitted(run: Run) -> bool:
         losses = [float(row[column]) for row in run.metrics]
     except (KeyError, TypeError, ValueError):
         return False
-    return bool(losses) and losses[-1] > min(losses) + CLEARLY * abs(min(losses)) / 5
+    return bool(losses) and losses[-1] > min(losses) + RISEN * abs(min(losses))
 
 
 def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:

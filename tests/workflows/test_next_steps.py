@@ -85,10 +85,12 @@ def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: l
     rows = trained.rows_to_continue()
     main = lct.measure_run(trained)[-1]
 
-    def note(score: float, samples: int, epochs: int = 2, best: float = 0.0, frequent: float | None = None) -> str:
-        scores = {"exit2_val_accuracy": score}
+    def note(
+        score: float, samples: int, epochs: int = 2, best: float = 0.0, frequent: float | None = None, loss: float = 1.0
+    ) -> str:
+        scores = {"exit2_val_accuracy": score, "exit2_val_loss": loss}
         lines = [{**rows[-1], **scores, "epoch": epoch + 1} for epoch in range(epochs)]
-        lines[0] |= {"exit2_val_accuracy": max(best, score)}
+        lines[0] |= {"exit2_val_accuracy": max(best, score), "exit2_val_loss": 1.0}
         trained.write_checkpoint(epochs, trained.read_checkpoint(""), rows=lines)
         trained.write_metrics(lines)
         one = dataclasses.replace(
@@ -99,6 +101,7 @@ def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: l
     assert note(0.9, 90) == ""
     assert note(0.3, 90).endswith(f"to train it longer: lctprune resume {trained.path} --epochs 8")
     assert note(0.3, 90, ENOUGH).endswith("may be chance")
+    assert note(0.3, 90, loss=1.1).endswith("may be chance")  # longer training only raises the loss
     assert note(0.3, 90, best=0.9).endswith("may be chance")  # beside the note that fewer epochs may be better
     assert note(0.8, 90, frequent=0.8).endswith(
         "train with `balance_classes` and `metric=balanced-accuracy`, so that classes count alike"
