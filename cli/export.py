@@ -124,4 +124,4 @@ def export(
         written = ", ".join(map(str, [*deployment.models, *weights]))
         stdout().print(f"Wrote {member.name}: {written} and {deployment.model_card}", soft_wrap=True)
         if exit is None:
-            note_selected(found.path)
+            note_selected(loaded)

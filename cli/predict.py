@@ -85,10 +85,11 @@ def predict(
         listing = list_inputs(inputs, predictor.expected)
     if "run" in predictor.record and not json:
         from lctprune.cli.results import note_selected
+        from lctprune.runs import Run
 
         stderr().print(f"Predicted by {predictor.record['name']} of {predictor.source}:", soft_wrap=True)
         if exit is None and all(map(os.path.exists, inputs)):
-            note_selected(predictor.source, inputs)
+            note_selected(Run(predictor.source), inputs)
     with printed_warnings(stderr()):
         found = predictions(predictor, read_inputs(listing, predictor.expected), top=top or TOP)
         console, has_answers = stdout(), not json and stdout().is_terminal

@@ -251,14 +251,14 @@ def show_all(run: Run, *, json: bool, added: Run | None = None) -> None:
         stdout().print(f"Next, choose one under a budget: {selection(run, candidates, new)}", soft_wrap=True)
 
 
-def note_selected(run: Path, inputs: Sequence[str] = ()) -> None:
+def note_selected(run: Run | LoadedRun, inputs: Sequence[str] = ()) -> None:
     """Say where the network is that was chosen from a run as it is now, and how it predicts for the inputs."""
-    is_chosen = False
+    loaded, is_chosen = LoadedRun.of(run), False
+    selected = loaded.run.path / SELECTED
     with warnings.catch_warnings(), suppress(LctpruneError):  # of a damaged file, which the caller did not ask for
         warnings.simplefilter("ignore", RunWarning)
-        is_chosen = (run / SELECTED / MODEL_CARD).is_file() and read_selection(Run(run)) is not None
+        is_chosen = (selected / MODEL_CARD).is_file() and read_selection(loaded) is not None
     if is_chosen:
-        folder = str(run / SELECTED)
-        words = ["lctprune", "predict", folder, *inputs]
+        words = ["lctprune", "predict", str(selected), *inputs]
         command = f": {' '.join(map(shell_word, words))}" if inputs else ""
-        stderr().print(f"Note: {folder} holds the chosen one{command}", soft_wrap=True)
+        stderr().print(f"Note: {selected} holds the chosen one{command}", soft_wrap=True)

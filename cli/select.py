@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from lctprune.workflows.deployed import Deployment
     from lctprune.workflows.loading import LoadedRun
 
-SMALL = 0.05  # difference of two scores that calls for more samples where a test does not show it
-
 
 def select(
     run: RunArgument = None,
@@ -170,7 +168,7 @@ def _show(
     from lctprune.cli.results import show_candidates
     from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
-    from lctprune.workflows.next_steps import after_selection
+    from lctprune.workflows.next_steps import CLEARLY, after_selection
 
     main = main_of(candidates)
     headline = f"{loaded.run.path}, exits on the validation split"
@@ -180,7 +178,7 @@ def _show(
     if comparison := against_best(candidates, chosen, limits):
         console.print(comparison)
     if alternative:
-        few = ", which are too few to tell" if chosen.merit - alternative.merit > SMALL else ""
+        few = ", which are too few to tell" if chosen.merit - alternative.merit > CLEARLY else ""
         console.print(
             f"Alternative: {alternative.name} has {fraction(alternative.flops, chosen.flops)} of the FLOPs of "
             f"{chosen.name}, and its {alternative.metric} of {shown(alternative)} is not shown to be worse on "

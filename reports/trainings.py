@@ -107,22 +107,11 @@ def training_drawings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressionStage:
-    """A stage of a compression; `passes` over the training samples each, at a `cost` for all of its networks."""
-
-    stage: str
-    what: str
-    networks: int
-    passes: str
-    cost: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class CompressionStory:
-    """How a network was compressed, in words and by stages."""
+    """How a network was compressed: in words, and by stages, as compress.json has them."""
 
     sentence: str
-    stages: Sequence[CompressionStage]
+    stages: Sequence[Mapping[str, Any]]
     note: str
 
 
@@ -138,19 +127,9 @@ def compression_story(record: Mapping[str, Any] | None, config: RunConfig) -> Co
     given = config.given
     score = f", of validation {given.metric} {score_text(given.score, given.metric)}," if given else ""
     limits = " and ".join(amount(limit, cost) for cost, limit in record["budget"].items())
-    stages = [
-        CompressionStage(
-            stage=each["stage"],
-            what=each["what"],
-            networks=each["networks"],
-            passes=f"{each['passes']:.2f}",
-            cost=f"{each['cost']:.2f}",
-        )
-        for each in record["plan"]
-    ]
     return CompressionStory(
         sentence=f"A trained network{score} was to get to {limits}. Critics were trained on it while it stayed the "
         "same; then the best networks made narrower or fine-tuned.",
-        stages=stages,
+        stages=record["plan"],
         note=f"Cost: {record['unit']}.",
     )

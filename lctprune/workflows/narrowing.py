@@ -118,18 +118,18 @@ def begin_narrowing(
 def damage_of_narrowing(loaded: LoadedRun, number: int, importance: Choice, data: Data) -> float:
     """Return how much of what an exit knows a mild cut destroys, before training; see `Ranking.damages`."""
     member = member_of(loaded, number)
-    network, ranking = _ranking(loaded, member, data)
+    _, network, ranking = _ranking(loaded, member, data)
     name = f"{member.name} of {member.run.path}"
     kept_whole = prunable(network.groups[0], data.example[:1], name).kept_whole
     found = ranking.damages(importance, lambda _: False, kept_whole=kept_whole, name=name)
     return min(found.values(), default=0.0)
 
 
-def _ranking(loaded: LoadedRun, member: Member, data: Data) -> tuple[LocalCriticNetwork, Ranking]:
-    """Load a member alone, and what ranks its channels."""
+def _ranking(loaded: LoadedRun, member: Member, data: Data) -> tuple[LocalCriticNetwork, LocalCriticNetwork, Ranking]:
+    """Load the network that holds a member, the member alone, which shares its modules, and what ranks its channels."""
     whole = loaded.new_network(member.run)
     network = alone(whole, member)
-    return network, Ranking(whole, network, member, data, recorded_training(loaded.run))
+    return whole, network, Ranking(whole, network, member, data, recorded_training(loaded.run))
 
 
 def described(name: str, target: Target) -> str:
@@ -169,8 +169,7 @@ def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCritic
 
 def _narrowed(loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data) -> LocalCriticNetwork:
     """Load a member and take channels out until it fits."""
-    network, ranking = _ranking(loaded, member, data)
-    whole = loaded.network(member.run)
+    whole, network, ranking = _ranking(loaded, member, data)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
     limits = limits_for(network, whole, example, target, name)
     found = prunable(network.groups[0], example, name)

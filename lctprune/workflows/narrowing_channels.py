@@ -28,6 +28,7 @@ from lctprune.pruning.importance import (
 from lctprune.pruning.record import apply_record
 from lctprune.utils.modules import moved
 from lctprune.utils.steps import stepping
+from lctprune.workflows.compression_plan import fraction_of
 from lctprune.workflows.members import Member
 
 MILD = 0.6  # of the FLOPs of a network, to which cuts are tried
@@ -92,18 +93,15 @@ class Ranking:
 
         After a large cut nothing may be left, by a good criterion too. Arguments are those of `take_out`.
         """
-        own, criteria = self._cost(self._network.groups[0]), criteria_of(importance)
+        example, criteria = self._data.example[:1], criteria_of(importance)
+        own = unscored(self._network.groups[0], example)
 
         def is_mild(network: nn.Module) -> bool:
-            return self._cost(network) <= MILD * own or fits(network)
+            return fraction_of(unscored(network, example), own) <= MILD or fits(network)
 
         ranked = stepping(criteria, lambda each: f"Ranking channels by {each}", count=len(criteria))
         records = {criterion: self._record(criterion, is_mild, kept_whole, name) for criterion in ranked}
         return {criterion: self._damage(record) for criterion, record in records.items() if record is not None}
-
-    def _cost(self, network: nn.Module) -> int:
-        found = unscored(network, self._data.example[:1])
-        return found.parameters if found.flops is None else found.flops
 
     def _record(self, criterion: Criterion, fits: Fits, kept_whole: Collection[str], name: str) -> Record | None:
         """Return what a criterion would take out; the network stays as it is."""

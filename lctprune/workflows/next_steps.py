@@ -124,23 +124,22 @@ def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple
 def better_epoch(run: Run) -> str:
     """Say that the networks are of an earlier epoch than the last, or that one was clearly better; or else ""."""
     kept = best_epoch(run.header.history or ()) if run.config.training.keep == "best" else None
-    metric, network = METRIC_NAMES.get(run.config.training.metric, ""), run.config.network
+    metric = METRIC_NAMES.get(run.config.training.metric, "")
     of_best = f"the networks are of epoch {kept} of {run.epochs_done}, the best on the validation split"
     if kept == run.epochs_done:
         return ""
-    if not metric or network is None or (is_lower_better(metric) and not kept):
+    if not metric or (is_lower_better(metric) and not kept):
         return of_best if kept else ""
-    column = f"exit{0 if network.exit is not None else network.groups - 1}_{SCORE_COLUMNS[metric]}"
-    try:
-        scores = [float(row[column]) for row in run.metrics]
-    except (KeyError, TypeError, ValueError):
+    scores = _of_main_network(run, SCORE_COLUMNS[metric])
+    if scores is None:
         return of_best if kept else ""
     now = score_text(scores[-1], metric) if scores else ""
     if kept:
         was = score_text(scores[kept - 1], metric)
         return f"{of_best}; the main network's {metric} there was {was}, and {now} after the last epoch"
     best = max(scores, default=0.0)
-    if not scores or best - scores[-1] < max(CLEARLY, _chance_of(best, scores[-1], run)):
+    samples = run.config.data.samples.get("val", 0) if run.config.data else 0
+    if not scores or best - scores[-1] < _clear_difference(best, scores[-1], samples):
         return ""
     return (
         f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
@@ -149,10 +148,22 @@ def better_epoch(run: Run) -> str:
     )
 
 
-def _chance_of(best: float, last: float, run: Run) -> float:
-    """Return 2 standard errors of a difference of two accuracies on the validation split; 0 if its size is unknown."""
-    samples = run.config.data.samples.get("val", 0) if run.config.data else 0
-    return 2 * math.sqrt(sum(max(0.0, each * (1 - each)) for each in (best, last)) / samples) if samples else 0.0
+def _of_main_network(run: Run, quantity: str) -> list[float] | None:
+    """Return what was measured of the main network after each epoch; None where that is not known."""
+    network = run.config.network
+    if network is None:
+        return None
+    column = f"exit{0 if network.exit is not None else network.groups - 1}_{quantity}"
+    try:
+        return [float(row[column]) for row in run.metrics]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _clear_difference(one: float, other: float, samples: int) -> float:
+    """Return a difference of two scores that is worth a note: `CLEARLY`, or 2 standard errors if those are more."""
+    variance = sum(max(0.0, each * (1 - each)) for each in (one, other))
+    return max(CLEARLY, 2 * math.sqrt(variance / samples)) if samples else CLEARLY
 
 
 def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | None = None) -> str:
@@ -178,15 +189,8 @@ def like_chance(run: Run, candidates: Sequence[Candidate], chosen: Candidate | N
 
 def _is_overfitted(run: Run) -> bool:
     """Tell whether the main network's loss on the validation split was clearly lower before the last epoch."""
-    network = run.config.network
-    if network is None:
-        return False
-    column = f"exit{0 if network.exit is not None else network.groups - 1}_val_loss"
-    try:
-        losses = [float(row[column]) for row in run.metrics]
-    except (KeyError, TypeError, ValueError):
-        return False
-    return bool(losses) and losses[-1] > min(losses) + RISEN * abs(min(losses))
+    losses = _of_main_network(run, "val_loss")
+    return losses[-1] > min(losses) + RISEN * abs(min(losses)) if losses else False
 
 
 def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:
@@ -196,8 +200,7 @@ def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:
     steps = training.epochs * -(-(data.samples.get("train", 0) if data else 0) // training.batch_size)
     if best.is_main or is_lower_better(main.metric) or not 0 < steps < FEW or not main.samples:
         return ""
-    noise = 2 * math.sqrt(sum(max(0.0, each.merit * (1 - each.merit)) for each in (best, main)) / main.samples)
-    if best.merit - main.merit < max(CLEARLY, noise):
+    if best.merit - main.merit < _clear_difference(best.merit, main.merit, main.samples):
         return ""
     return (
         f"the main network ({score_text(main.score, main.metric)}) is behind {best.name} "
