@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,7 +23,8 @@ WITH_GRADIENTS: tuple[Criterion, ...] = ("taylor", "exits")
 Choice = Literal["auto"] | Criterion
 AUTO: Choice = "auto"  # of `TRIED`, that whose mild cut leaves the lowest loss
 TRIED: tuple[Criterion, ...] = ("magnitude", "taylor")
-BATCHES = 16  # whose gradients, or losses, are summed
+RANKING_SAMPLES = 2048  # whose gradients are summed, to rank channels
+TRIAL_SAMPLES = 512  # whose losses tell what a cut destroys
 SCALES = tuple(2 ** (power / 2) for power in range(-12, 5))  # of logits, which a cut leaves too large or too small
 
 
@@ -74,14 +74,14 @@ def set_gradients(
     Args:
         network: network on `device`.
         outputs: function that gives the outputs whose losses count.
-        batches: samples; the first `BATCHES` count.
+        batches: samples; about `RANKING_SAMPLES` of them count.
         loss: loss per sample.
         device: device that computes.
     """
     network.zero_grad(set_to_none=True)
     layout = training_layout(network, device)
     with evaluation_mode(network), torch.enable_grad():
-        for inputs, targets in itertools.islice(batches, BATCHES):
+        for inputs, targets in _first(batches, RANKING_SAMPLES):
             labels = targets.to(device)
             each = [loss(output, labels).mean() for output in outputs(laid_out(inputs.to(device), layout))]
             torch.stack(each).sum().backward()  # type: ignore[no-untyped-call]
@@ -99,7 +99,7 @@ def damage_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, devic
 
     Args:
         network: network on `device`; the running statistics of its batch norm are moved.
-        batches: samples; the first `BATCHES` count.
+        batches: samples; about `TRIAL_SAMPLES` of them count.
         loss: loss per sample.
         device: device that computes.
 
@@ -110,7 +110,7 @@ def damage_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, devic
     with evaluation_mode(network), torch.no_grad():
         for module in network.modules():
             module.training = isinstance(module, _BatchNorm)
-        for inputs, targets in itertools.islice(batches, BATCHES):
+        for inputs, targets in _first(batches, TRIAL_SAMPLES):
             if len(targets) > 1:  # one sample has no statistics
                 found.append((network(laid_out(inputs.to(device), layout)), targets.to(device)))
     if not found:
@@ -122,3 +122,13 @@ def damage_of(network: nn.Module, batches: Iterable[Batch], loss: Loss, *, devic
     losses = torch.stack([loss(scale * outputs, labels).mean() for scale in scales])
     guess = loss(constant.expand_as(outputs).to(outputs.dtype), labels).mean()
     return (losses.nan_to_num(math.inf).min() / guess).nan_to_num(math.inf, math.inf).item()
+
+
+def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
+    """Yield whole batches until there are so many samples."""
+    count = 0
+    for inputs, targets in batches:
+        yield inputs, targets
+        count += len(targets)
+        if count >= samples:
+            return

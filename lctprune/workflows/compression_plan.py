@@ -188,7 +188,7 @@ def planned(
         what = "candidates, narrowed and fine-tuned" if index == 0 else "the better half, fine-tuned further"
         add(f"round {index + 1}", what, count, share * config.epochs, fraction)
     if config.shares is None and pass_steps * sum(passes.passes for passes in trained) < SEARCH_STEPS:
-        lines, trained, counts = lines[: len(lines) - len(counts)], [], []
+        lines, trained, counts = lines[:1], [], []  # further critics would serve the search alone
     left = config.epochs - sum(line.cost for line in lines)
     steps = steps_of(config, fraction)
     if steps == 1:

@@ -22,6 +22,7 @@ from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import FINETUNED, NARROWED, Member, member_of, members_of
 from lctprune.workflows.narrowing import begin_narrowing, described
+from lctprune.workflows.narrowing_channels import Damages
 from lctprune.workflows.narrowing_targets import target_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import Outputs
@@ -144,7 +145,15 @@ def step_after(loaded: LoadedRun, before: Entrant, costs: Costs, limits: Limits)
 
 
 def begin_entrant(
-    run: Run, entrant: Entrant, limits: Limits, data: Data, config: CompressConfig, outputs: Outputs, *, resume: bool
+    run: Run,
+    entrant: Entrant,
+    limits: Limits,
+    data: Data,
+    config: CompressConfig,
+    outputs: Outputs,
+    *,
+    resume: bool,
+    damages: Damages | None = None,
 ) -> Session:
     """Begin, or resume, the training of a candidate.
 
@@ -156,6 +165,7 @@ def begin_entrant(
         config: settings.
         outputs: the teacher's outputs that are known, to which further ones are added.
         resume: whether the training was begun before.
+        damages: what mild cuts of it destroy, if that is known.
     """
     settings = {
         "data": data,
@@ -171,7 +181,8 @@ def begin_entrant(
     if entrant.is_narrowed:
         if entrant.limits is not None:
             limits = Limits(entrant.limits)
-        return begin_narrowing(run, entrant.exit, budget=limits, importance=config.importance, **settings)  # type: ignore[arg-type]
+        importance = config.importance
+        return begin_narrowing(run, entrant.exit, budget=limits, importance=importance, damages=damages, **settings)  # type: ignore[arg-type]
     return begin_finetuning(run, entrant.exit, **settings)  # type: ignore[arg-type]
 
 

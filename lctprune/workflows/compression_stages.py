@@ -28,7 +28,8 @@ from lctprune.workflows.deployment import SELECTED, deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
 from lctprune.workflows.model_card import MODEL_CARD
-from lctprune.workflows.narrowing import damage_of_narrowing
+from lctprune.workflows.narrowing import mild_cuts
+from lctprune.workflows.narrowing_channels import Damages
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import Outputs
 
@@ -87,6 +88,7 @@ class Compression:
         self._network, self._data, self._schedule = network, data, schedule
         self.run, self.plan, self.limits, self.notes = schedule.run, schedule.plan, schedule.limits, schedule.notes
         self._outputs: Outputs = {}  # of the main network as the teacher of all candidates
+        self._damages: dict[int, Damages] = {}  # by candidates
 
     def stages(self) -> Iterator[Stage]:
         """Yield the trainings that are left, each to be taken to its end before the next."""
@@ -184,9 +186,9 @@ class Compression:
     def _is_too_much(self, entrant: Entrant) -> bool:
         """Tell whether the first of several steps destroys so much that each would need all of the training."""
         loaded, importance = LoadedRun(self.run, self._data), self._schedule.config.importance
-        damage = 0.0
         with suppress(NetworkError, ConfigError, BudgetError):  # which beginning it says
-            damage = damage_of_narrowing(loaded, entrant.exit, importance, self._data)
+            self._damages[entrant.exit] = mild_cuts(loaded, entrant.exit, importance, self._data)
+        damage = min(self._damages.get(entrant.exit, {}).values(), default=0.0)
         if damage > MOST_DAMAGE:
             self.notes.append(
                 f"{entrant.what}: even a mild cut leaves {damage:.0%} of the loss of a guess, before training, so the "
@@ -199,7 +201,14 @@ class Compression:
         resume = _opened(self.run.path / entrant.folder, self.run) is not None
         try:
             session = begin_entrant(
-                self.run, entrant, self.limits, self._data, self._schedule.config, self._outputs, resume=resume
+                self.run,
+                entrant,
+                self.limits,
+                self._data,
+                self._schedule.config,
+                self._outputs,
+                resume=resume,
+                damages=self._damages.get(entrant.exit),
             )
         except (NetworkError, ConfigError, BudgetError) as error:
             self.notes.append(f"left out: {error}")

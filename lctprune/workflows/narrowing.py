@@ -20,7 +20,7 @@ from lctprune.pruning.record import apply_record
 from lctprune.runs import Run, as_run
 from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import NARROWED, Member, member_named, member_of
-from lctprune.workflows.narrowing_channels import Ranking
+from lctprune.workflows.narrowing_channels import Damages, Ranking
 from lctprune.workflows.narrowing_targets import Fitting, Target, limits_for, target_of
 from lctprune.workflows.session import Session
 from lctprune.workflows.taught import alone, begin_taught, load_alone
@@ -94,9 +94,10 @@ def begin_narrowing(
     importance: Choice = AUTO,
     data: Data | None = None,
     resume: bool = False,
+    damages: Damages | None = None,
     **training: Any,
 ) -> Session:
-    """Take channels out of one exit and open the added run. See `narrow`."""
+    """Take channels out of one exit and open the added run; `damages` are those of `mild_cuts`. See `narrow`."""
     for criterion in criteria_of(importance):  # before anything is loaded
         importance_of(criterion)
     loaded = LoadedRun(run)
@@ -107,7 +108,7 @@ def begin_narrowing(
     def build(resumed: Run | None, data: Data) -> LocalCriticNetwork:
         if resumed is not None:
             return _as_recorded(loaded, member, resumed)
-        return _narrowed(loaded, member, target, importance, data)
+        return _narrowed(loaded, member, target, importance, data, damages)
 
     folder = run.path / NARROWED / f"exit{member.number}-{target.slug}"
     return begin_taught(
@@ -115,14 +116,13 @@ def begin_narrowing(
     )
 
 
-def damage_of_narrowing(loaded: LoadedRun, number: int, importance: Choice, data: Data) -> float:
+def mild_cuts(loaded: LoadedRun, number: int, importance: Choice, data: Data) -> Damages:
     """Return how much of what an exit knows a mild cut destroys, before training; see `Ranking.damages`."""
     member = member_of(loaded, number)
     _, network, ranking = _ranking(loaded, member, data)
     name = f"{member.name} of {member.run.path}"
     kept_whole = prunable(network.groups[0], data.example[:1], name).kept_whole
-    found = ranking.damages(importance, lambda _: False, kept_whole=kept_whole, name=name)
-    return min(found.values(), default=0.0)
+    return ranking.damages(importance, lambda _: False, kept_whole=kept_whole, name=name)
 
 
 def _ranking(loaded: LoadedRun, member: Member, data: Data) -> tuple[LocalCriticNetwork, LocalCriticNetwork, Ranking]:
@@ -167,14 +167,16 @@ def _as_recorded(loaded: LoadedRun, member: Member, resumed: Run) -> LocalCritic
     return network
 
 
-def _narrowed(loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data) -> LocalCriticNetwork:
+def _narrowed(
+    loaded: LoadedRun, member: Member, target: Target, importance: Choice, data: Data, damages: Damages | None
+) -> LocalCriticNetwork:
     """Load a member and take channels out until it fits."""
     whole, network, ranking = _ranking(loaded, member, data)
     example, name = data.example[:1], f"{member.name} of {member.run.path}"
     limits = limits_for(network, whole, example, target, name)
     found = prunable(network.groups[0], example, name)
     fits = Fitting(limits, example)
-    record = ranking.take_out(importance, fits, kept_whole=found.kept_whole, name=name)
+    record = ranking.take_out(importance, fits, kept_whole=found.kept_whole, name=name, damages=damages)
     if record is None:
         remedy = probably_meant(limits, unscored(whole, example)) or f"it gets to {_reachable(network, fits, target)}"
         raise BudgetError(

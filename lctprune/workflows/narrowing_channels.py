@@ -34,6 +34,7 @@ from lctprune.workflows.members import Member
 MILD = 0.6  # of the FLOPs of a network, to which cuts are tried
 Fits = Callable[[nn.Module], bool]
 Record = dict[str, Any]  # of `recorded`, with the names of the layers in a network of one group
+Damages = dict[Criterion, float]  # see `Ranking.damages`
 
 
 def best(damages: Mapping[Criterion, float]) -> Criterion:
@@ -59,8 +60,17 @@ class Ranking:
         self._data, self._config = data, config
         is_here = config.device != "cuda" or torch.cuda.is_available()
         self._device = config.resolved().device if is_here else "cpu"
+        self._gradients: dict[Criterion, list[Tensor | None]] = {}  # of the network as it was given
 
-    def take_out(self, importance: Choice, fits: Fits, *, kept_whole: Collection[str], name: str) -> Record | None:
+    def take_out(
+        self,
+        importance: Choice,
+        fits: Fits,
+        *,
+        kept_whole: Collection[str],
+        name: str,
+        damages: Damages | None = None,
+    ) -> Record | None:
         """Take channels out of the network, in place, until it fits.
 
         Args:
@@ -68,12 +78,13 @@ class Ranking:
             fits: tells whether a network is small enough.
             kept_whole: names of the layers that must keep all their channels.
             name: name of the exit, for messages.
+            damages: what `damages` found out, if it was asked before.
 
         Returns:
             What was taken out; None, and nothing is, where the network does not fit with the fewest channels.
         """
-        criteria, damages = criteria_of(importance), {}
-        if len(criteria) > 1:
+        criteria, damages = criteria_of(importance), damages or {}
+        if len(criteria) > 1 and not damages:
             damages = self.damages(importance, fits, kept_whole=kept_whole, name=name)
         chosen = best(damages) if damages else criteria[0]
         record = self._record(chosen, fits, kept_whole, name)
@@ -86,9 +97,7 @@ class Ranking:
             )
         return record
 
-    def damages(
-        self, importance: Choice, fits: Fits, *, kept_whole: Collection[str], name: str
-    ) -> dict[Criterion, float]:
+    def damages(self, importance: Choice, fits: Fits, *, kept_whole: Collection[str], name: str) -> Damages:
         """Say how much a mild cut destroys by each criterion, see `damage_of`: to `MILD`, or less where that fits.
 
         After a large cut nothing may be left, by a good criterion too. Arguments are those of `take_out`.
@@ -106,7 +115,8 @@ class Ranking:
     def _record(self, criterion: Criterion, fits: Fits, kept_whole: Collection[str], name: str) -> Record | None:
         """Return what a criterion would take out; the network stays as it is."""
         if criterion in WITH_GRADIENTS:
-            self._set_gradients(criterion)
+            for parameter, gradient in zip(self._network.parameters(), self._gradients_by(criterion), strict=True):
+                parameter.grad = gradient
         main, example = self._network.groups[0], self._data.example[:1]
         with explained(name):
             history = prune(main, example, fits, importance_of(criterion), kept_whole=kept_whole)
@@ -120,8 +130,10 @@ class Ranking:
         loss = default_loss(self._data.train.targets)
         return damage_of(moved(own, self._device), self._batches(), loss, device=self._device)
 
-    def _set_gradients(self, criterion: Criterion) -> None:
-        """Set the gradients by which channels are ranked, on the device of training."""
+    def _gradients_by(self, criterion: Criterion) -> list[Tensor | None]:
+        """Return the gradients of the network's parameters by which channels are ranked, computed once."""
+        if criterion in self._gradients:
+            return self._gradients[criterion]
         parts = nn.ModuleList([self._whole, self._network])
         moved(parts, self._device)
 
@@ -132,6 +144,7 @@ class Ranking:
         loss = default_loss(self._data.train.targets)
         set_gradients(parts, outputs, self._batches(), loss, device=self._device)
         moved(parts, "cpu")
+        return self._gradients.setdefault(criterion, [each.grad for each in self._network.parameters()])
 
     def _batches(self) -> Any:
         return self._data.train.shuffled(self._config.batch_size, seed=self._config.seed)

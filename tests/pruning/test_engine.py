@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import lctprune as lct
 from lctprune.pruning.dependencies import prunable
 from lctprune.pruning.engine import prune, recorded
-from lctprune.pruning.importance import importance_of
+from lctprune.pruning.importance import RANKING_SAMPLES, importance_of, set_gradients
 from lctprune.pruning.record import apply_record
 
 
@@ -163,3 +163,18 @@ def test_a_size_in_the_code_keeps_its_layer_whole_and_no_other() -> None:
     assert prunable(Constant(), EXAMPLE[:1], "it").groups == 1
     own, _ = narrowed(Constant(), 0.6)
     assert (own.inner.out_channels < 8, own.outer.out_channels) == (True, 8)
+
+
+def test_gradients_are_those_of_enough_samples() -> None:
+    """However large the batches are: from 512 samples, two seeds ranked channels so that they ended points apart."""
+    network = nn.Linear(2, 1)
+    for size in (100, RANKING_SAMPLES):
+        seen = []
+
+        def outputs(inputs: Tensor, seen: list[int] = seen) -> list[Tensor]:
+            seen.append(len(inputs))
+            return [network(inputs)]
+
+        batches = ((torch.randn(size, 2), torch.randn(size, 1)) for _ in range(100))
+        set_gradients(network, outputs, batches, lambda output, target: (output - target)[:, 0], device="cpu")
+        assert 0 <= sum(seen) - RANKING_SAMPLES < size

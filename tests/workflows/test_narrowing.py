@@ -129,7 +129,7 @@ def test_of_two_criteria_counts_that_whose_mild_cut_leaves_the_lower_loss(wide: 
         for module in network.modules():
             module.training = isinstance(module, nn.BatchNorm2d)
         with torch.no_grad():
-            batches = itertools.islice(data.train.shuffled(settings.batch_size, seed=settings.seed), 16)
+            batches = itertools.islice(data.train.shuffled(settings.batch_size, seed=settings.seed), 512)  # at most
             logits, labels = (torch.cat(each) for each in zip(*((network(x), y) for x, y in batches), strict=True))
         scaled = [nn.functional.cross_entropy(2 ** (power / 2) * logits, labels) for power in range(-12, 5)]
         frequencies = labels.bincount() / len(labels)
@@ -142,6 +142,12 @@ def test_of_two_criteria_counts_that_whose_mild_cut_leaves_the_lower_loss(wide: 
     (note,) = network.notes
     assert note.startswith(f"channels ranked by {best} (")
     assert all(f"{name} {damage:.0%}" in note for name, damage in damages.items())
+    other = max(damages, key=damages.__getitem__)
+    known = begin_narrowing(
+        lct.Run(shutil.copytree(wide.path, tmp_path / "known")), keep=0.5, data=data, damages={other: 0.1, best: 0.2}
+    ).network
+    assert known.recipe is not None  # as the criterion's damage is not measured again
+    assert known.recipe.pruned == (records[other],)
 
 
 @pytest.mark.slow
