@@ -24,7 +24,7 @@ from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, DataError, NetworkError, NetworkWarning
 from lctprune.losses import Loss
-from lctprune.models.build import MODELS, build_network, fitted, require_known
+from lctprune.models.build import MODELS, build_network, fitted, require_takes
 from lctprune.models.input_kinds import refuse_table
 from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run, read_weights
@@ -217,7 +217,7 @@ class Prepared(NamedTuple):
 
 def prepare(settings: SessionSettings) -> Prepared:
     """Load the data and build the network, and write nothing. Errors are those of `begin`."""
-    require_known(settings.network.model)  # before the data is read
+    require_takes(settings.network)  # before the data is read
     if settings.out is not None and not settings.resume:
         require_new(settings.out)
     if settings.weights is not None and settings.weights != "default" and not Path(settings.weights).exists():
