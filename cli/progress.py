@@ -28,9 +28,19 @@ _EPOCH, _LEFT = "   epoch", "      left"
 
 
 class InterruptedCommand(LctpruneError):  # noqa: N818
-    """A command was stopped by a signal, after a checkpoint."""
+    """A command was stopped by a signal; the message ends with the command that goes on."""
 
     exit_code = INTERRUPTED
+
+    @classmethod
+    def of(cls, error: KeyboardInterrupt, remedy: str) -> InterruptedCommand:
+        """Make the error of an interruption, which typer would make silent.
+
+        Args:
+            error: the interruption.
+            remedy: how to go on.
+        """
+        return cls(f"{str(error) or 'interrupted'}; {remedy}")
 
 
 class EpochTable:
@@ -124,10 +134,10 @@ def resumable(run: Run) -> Iterator[None]:
     """Say by which command a trained run goes on, where what is done inside the block is interrupted."""
     try:
         yield
-    except KeyboardInterrupt:
-        if not is_spoken_for():
-            stderr().print(_after_training(run), soft_wrap=True)
-        raise
+    except KeyboardInterrupt as error:
+        if is_spoken_for():
+            raise
+        raise InterruptedCommand.of(error, _after_training(run)) from error
 
 
 def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
@@ -136,11 +146,9 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
         names, first = trained_exits(run)
         show_progress(steps, stderr(), names, first=first)
     except KeyboardInterrupt as error:
-        if not is_spoken_for() or isinstance(error, TrainingInterrupted):
-            stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied
-        if isinstance(error, TrainingInterrupted):  # which typer would make silent
-            raise InterruptedCommand(str(error)) from error
-        raise
+        if is_spoken_for() and not isinstance(error, TrainingInterrupted):
+            raise
+        raise InterruptedCommand.of(error, how_to_go_on(run)) from error
 
 
 def how_to_go_on(run: Run) -> str:
@@ -150,11 +158,11 @@ def how_to_go_on(run: Run) -> str:
     header, place = run.header, "from the start, as no epoch was finished"
     if header.epoch or header.step:
         place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"
-    return f"To go on {place}: {run.command('resume')}"
+    return f"to go on {place}: {run.command('resume')}"
 
 
 def _after_training(run: Run) -> str:
-    return f"All epochs are trained; to go on from there: {run.command('resume')}"
+    return f"all epochs are trained; to go on from there: {run.command('resume')}"
 
 
 def progress_line(progress: Progress, width: float = math.inf) -> str:

@@ -80,7 +80,7 @@ def test_interrupted_while_measuring_it_names_the_command_that_goes_on(
     finally:
         STEPS.removeHandler(handler)
     assert stopped.code == 130
-    assert "All epochs are trained" in stopped.err
+    assert "error: interrupted; all epochs are trained; to go on from there: lctprune" in stopped.err.splitlines()[-1]
     (go_on,) = suggested(stopped.err)
     assert go_on == ["resume", str(tmp_path / "new" if name == "train" else trained.path)]
     done = cli(*go_on, "--threads", 1)
