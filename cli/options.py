@@ -138,7 +138,7 @@ BudgetFlopsOption = Annotated[
 BudgetMacsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum multiply-adds per sample.")]
 BudgetParamsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum number of parameters.")]
 BudgetLatencyOption = Annotated[
-    str | None, typer.Option(metavar=LIMIT, help="Maximum latency per call on this machine, in milliseconds.")
+    str | None, typer.Option(metavar=LIMIT, help="Maximum latency per call on this machine: 5 or 5ms, 400us.")
 ]
 BudgetSizeOption = Annotated[
     str | None, typer.Option(metavar=LIMIT, help="Maximum size of parameters and buffers: 5MB, 800kB, or 60%.")
