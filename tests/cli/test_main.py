@@ -406,7 +406,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
         (("train", "resnet", "--critic", "x"), 2, "'tail'"),
         (("train", "resnet", "--critic-depth", "x"), 2, "whole numbers"),
         (("train", "resnet", "--groups", "0"), 2, "at least 1"),
-        (("train", "resnet", "--groups", "40"), 2, "fewer groups"),
+        (("train", "resnet", "--groups", "40"), 2, "ask for at most --groups 10"),
         (("train", "resnet", "--split-at", "nosuch"), 2, "possible cut points are"),
         (("train", "resnet", "--method", "x"), 2, "backprop"),
         (("train", "resnet", "--device", "tpu"), 2, "cpu"),
