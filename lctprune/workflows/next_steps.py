@@ -18,6 +18,7 @@ from lctprune.measure.selection import Budget, main_of
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
+from lctprune.workflows.sample_inputs import sample_input
 
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
@@ -63,7 +64,7 @@ def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
         "lctprune",
         "predict",
         model.parent,
-        "INPUT",
+        sample_input(run),
         *(["--trust-code"] if model.name.endswith(SUFFIXES["aoti"]) else []),
     ]
     predict = " ".join(map(shell_word, words))
@@ -197,7 +198,7 @@ def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:
     """Say that the main network is clearly worse than an exit before it, as after few steps of training; else ""."""
     main, data, training = main_of(candidates), run.config.data, run.config.training
     best = max(candidates, key=lambda each: each.merit)
-    steps = training.epochs * -(-(data.samples.get("train", 0) if data else 0) // training.batch_size)
+    steps = training.epochs * ((data.samples.get("train", 0) if data else 0) // training.batch_size)
     if best.is_main or is_lower_better(main.metric) or not 0 < steps < FEW or not main.samples:
         return ""
     if best.merit - main.merit < _clear_difference(best.merit, main.merit, main.samples):
