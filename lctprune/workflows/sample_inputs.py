@@ -1,4 +1,4 @@
-"""Name a file to predict for in a suggested command: one of the run's own data, or else a name that is plainly made up."""
+"""Name a file to predict for in a suggested command: one of the run's own data, else a made-up name."""
 
 from __future__ import annotations
 
