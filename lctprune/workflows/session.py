@@ -125,6 +125,7 @@ class Session(NamedTuple):
         run: run that training writes; None in all processes but the first.
         loss: loss per sample; by default that of the run's settings.
         validation_loss: loss per sample on the validation split; by default that of the run's settings.
+        cost: cost of a training that adds to a run, in epochs of that one's own; None where it is not known.
     """
 
     network: LocalCriticNetwork
@@ -132,6 +133,7 @@ class Session(NamedTuple):
     run: Run | None
     loss: Loss | None = None
     validation_loss: Loss | None = None
+    cost: float | None = None
 
     @property
     def opened(self) -> Run:
