@@ -52,7 +52,7 @@ class Budget:
     size_bytes: float | str | None = None
 
     def __post_init__(self) -> None:
-        for cost, limit in self._given().items():
+        for cost, limit in self.given.items():
             parse_limit(limit, name=cost)
 
     def limits(self, main: Candidate) -> Limits:
@@ -62,7 +62,7 @@ class Budget:
             ConfigError: a percentage is of a cost that is not known.
         """
         limits, percentages = {}, []
-        for cost, given in self._given().items():
+        for cost, given in self.given.items():
             value, is_fraction = parse_limit(given, name=cost)
             percentages += [cost] * is_fraction
             whole = main.cost(cost) if is_fraction else 1
@@ -78,7 +78,9 @@ class Budget:
                 )
         return Limits(limits, percentages)
 
-    def _given(self) -> dict[Cost, float | str]:
+    @property
+    def given(self) -> dict[Cost, float | str]:
+        """The limits that there are, as they were given."""
         given = {cost: getattr(self, cost) for cost in COSTS}
         return {cost: limit for cost, limit in given.items() if limit is not None}
 

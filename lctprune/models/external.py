@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lctprune.config.network import is_own_function
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
-from lctprune.models.names import TIMM
+from lctprune.models.names import BUILT_IN, TIMM
 from lctprune.models.transformers_models import (
     build_transformers_model,
     is_transformers_name,
@@ -154,7 +154,7 @@ def require_arguments(name: str, builder: Builder, own: Mapping[str, Any]) -> No
         parameters = inspect.signature(builder).parameters
     if parameters:
         _refuse_unknown(name, parameters, own)
-    if not (name.startswith(TIMM) or name in torchvision_names()):
+    if name in BUILT_IN or not (name.startswith(TIMM) or name in torchvision_names()):
         return
     try:
         with torch.device("meta"):

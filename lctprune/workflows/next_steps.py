@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
+from lctprune.errors import BudgetError, ConfigError
 from lctprune.exporting.formats import SUFFIXES
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.choice import select
@@ -20,6 +22,7 @@ from lctprune.utils.names import shell_word
 from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
 from lctprune.workflows.sample_inputs import sample_input
 
+OPTIONS: dict[Cost, str] = {"parameters": "params", "size_bytes": "size"}  # of budgets, where no cost is called so
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
 ENOUGH = 50  # epochs after which training longer is no remedy
@@ -35,14 +38,30 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
     return f"Next, choose one under a budget: {selection(run, candidates)}"
 
 
-def selection(run: Run, candidates: Sequence[Candidate], wanted: Sequence[int] = ()) -> str:
+def budget_options(limits: Mapping[Cost, float | str]) -> list[str]:
+    """Return the options of the command line that give a budget: limits by their costs, as they were given."""
+    words = []
+    for cost, limit in limits.items():
+        text = limit if isinstance(limit, str) else f"{limit:.12g}" if float(f"{limit:.12g}") == limit else repr(limit)
+        words += [f"--budget-{OPTIONS.get(cost, cost).replace('_', '-')}", text]
+    return words
+
+
+def selection(
+    run: Run, candidates: Sequence[Candidate], wanted: Sequence[int] = (), given: Budget | None = None
+) -> str:
     """Return a command that selects a network of a run, under a budget that some network fits.
 
     Args:
         run: the run.
         candidates: its measured candidates.
         wanted: numbers of networks; where a budget selects one of them, the command has that budget.
+        given: budget from the user, which comes first if it selects a wanted network, or any where none is wanted.
     """
+    if given is not None:
+        with suppress(BudgetError, ConfigError):
+            if select(candidates, given).exit in (wanted or [each.exit for each in candidates]):
+                return run.command("select", *budget_options(given.given))
     main = main_of(candidates)
     cost = _budget_cost(main)
     for candidate in (each for each in candidates if each.exit in wanted):
@@ -93,8 +112,7 @@ def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Cand
 
 
 def _selection_within(run: Run, cost: Cost, percent: int, *options: str) -> str:
-    option = {"parameters": "params"}.get(cost, cost)
-    return run.command("select", f"--budget-{option}", f"{percent}%", *options)
+    return run.command("select", *budget_options({cost: f"{percent}%"}), *options)
 
 
 def _budget_cost(main: Candidate) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,13 +15,14 @@ from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.rules import Rule
-from lctprune.measure.selection import Limits
+from lctprune.measure.selection import Budget, Limits
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
 from lctprune.workflows.deployment import SELECTED, trained_with
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import member_of
 from lctprune.workflows.model_card import MODEL_CARD
+from lctprune.workflows.next_steps import budget_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,23 @@ def chosen_before(folder: Path | None) -> str:
             if isinstance(measured, dict) and isinstance(name := measured.get("name"), str):
                 return name
     return ""
+
+
+def asked_before(folder: Path | None) -> tuple[Budget | None, list[str]]:
+    """Return the budget of the model card in a folder, and all options of its selection; nothing where there is none.
+
+    Args:
+        folder: folder of what was selected, from whatever checkpoint.
+    """
+    if folder is not None:
+        with suppress(OSError, RunError, ConfigError, LookupError, TypeError):  # of a damaged file
+            document = parse_object(read_regular(folder / MODEL_CARD), folder / MODEL_CARD, remedy="")
+            budget = Budget(**Limits(document["budget"]))
+            options = budget_options(budget.given)
+            for name, value in dataclasses.asdict(Rule(**document.get("rule", {}))).items():
+                options += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+            return budget, options
+    return None, []
 
 
 def chosen_among(candidates: Sequence[Candidate], selection: Mapping[str, Any]) -> Candidate | None:

@@ -42,3 +42,7 @@ def test_an_argument_that_a_network_does_not_take_is_refused_before_it_is_built(
     assert torch.equal(before, torch.get_rng_state())
     taken = {"vgg-lct": {"width": 4}, "alexnet": {"dropout": 0.1}, "timm/resnet18": {"drop_rate": 0.1}}[model]
     require_takes(NetworkConfig(model=model, model_args=taken))
+
+
+def test_an_argument_that_some_sizes_of_images_do_not_suit_is_left_to_the_data() -> None:
+    require_takes(NetworkConfig(model="resnet18", model_args={"width": 8}))  # too few for large images
