@@ -401,6 +401,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
         (("train", "resnet", "--lr", "x"), 2, "'--lr': it must be a number"),
         (("predict", "a", "b", "--top", "0"), 2, "'--top': it must be 1 or more"),
         (("predict", "photo.jpg"), 2, "a run or an exported file"),
+        (("train", "resnet", "width=8"), 2, "arguments of the network are given as --model-args width=8"),
         (("train", "resnet", "--epochs", "0"), 2, "at least 1"),
         (("train", "resnet", "--matching", "2"), 2, "between 0 and 1"),
         (("train", "resnet", "--critic", "x"), 2, "'tail'"),
