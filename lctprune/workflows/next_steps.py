@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from lctprune.measure.choice import select
 from lctprune.measure.guessing import chance_note, guessed, samples_to_tell
 from lctprune.measure.outputs import more_validation
 from lctprune.measure.selection import Budget, main_of
+from lctprune.measure.units import budget_options
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
 from lctprune.workflows.sample_inputs import sample_input
 
-OPTIONS: dict[Cost, str] = {"parameters": "params", "size_bytes": "size"}  # of budgets, where no cost is called so
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
 ENOUGH = 50  # epochs after which training longer is no remedy
@@ -36,15 +36,6 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
     if len(candidates) == 1:
         return f"Next, train critics on it, which make smaller networks: {training_of_critics(run)}"
     return f"Next, choose one under a budget: {selection(run, candidates)}"
-
-
-def budget_options(limits: Mapping[Cost, float | str]) -> list[str]:
-    """Return the options of the command line that give a budget: limits by their costs, as they were given."""
-    words = []
-    for cost, limit in limits.items():
-        text = limit if isinstance(limit, str) else f"{limit:.12g}" if float(f"{limit:.12g}") == limit else repr(limit)
-        words += [f"--budget-{OPTIONS.get(cost, cost).replace('_', '-')}", text]
-    return words
 
 
 def selection(

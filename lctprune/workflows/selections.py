@@ -16,13 +16,13 @@ from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.rules import Rule
 from lctprune.measure.selection import Budget, Limits
+from lctprune.measure.units import budget_options
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
 from lctprune.workflows.deployment import SELECTED, trained_with
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import member_of
 from lctprune.workflows.model_card import MODEL_CARD
-from lctprune.workflows.next_steps import budget_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,13 @@ from lctprune.errors import BudgetError, LctpruneError, NetworkWarning
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.misses import SMALLER
 from lctprune.measure.selection import Limits, main_of
-from lctprune.measure.units import limit_text
+from lctprune.measure.units import budget_options, limit_text
 from lctprune.measure.unscored import unscored
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.densification import cost_of_pass, cost_text, default_epochs, densified
 from lctprune.workflows.loading import LoadedRun, recorded_training
 from lctprune.workflows.members import DENSE, members_of
 from lctprune.workflows.narrowing_targets import narrowest
-from lctprune.workflows.next_steps import budget_options
 
 SLOWEST = 10.0  # factor by which a latency may be too long for a remedy: calls take time however small a network is
 ADDED = "densify or narrow may add one that fits"
