@@ -21,7 +21,6 @@ from lctprune.cli.options import (
     ThreadsOption,
 )
 from lctprune.errors import BudgetError
-from lctprune.measure.paired import LEVEL
 
 
 def ensemble(
@@ -130,6 +129,8 @@ def ensemble(
 
 def _against_exit(test: Mapping[str, Any]) -> str:
     """Say whether an ensemble is better than the best exit by more than chance, on samples that chose neither."""
+    from lctprune.measure.paired import LEVEL
+
     best = test["best_exit"]
     gain, p_value = best["only_ensemble"] - best["only_exit"], best["p_value"]
     verdict = "better" if gain > 0 else "worse"
