@@ -16,6 +16,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.errors import ExportError
 from lctprune.exporting.comparing import BATCHES, repeated
 from lctprune.exporting.formats import require_extra
@@ -30,7 +31,6 @@ from lctprune.workflows.loading import LoadedRun
 
 HIDDEN = "hidden"  # output that the next stage takes
 SCRIPTED = "model.pt"
-PROGRESSIVE = "progressive"  # folder in a run
 
 
 class _Stage(nn.Module):
