@@ -20,7 +20,9 @@ def export(
     exit: Annotated[
         str | None,
         typer.Option(
-            "--exit", metavar="K|NAME", help="Network, by its number or name (layer2, layer1 + layer2, progressive). Default: the main network."
+            "--exit",
+            metavar="K|NAME",
+            help="Network, by its number or name (layer2, layer1 + layer2, progressive). Default: the main network.",
         ),
     ] = None,
     format: Annotated[
@@ -76,7 +78,8 @@ def export(
     from lctprune.exporting.reducing import require_precision
     from lctprune.measure.runtimes import runtime_of
     from lctprune.utils.files import require_writable, why_not_writable
-    from lctprune.workflows.combined_candidates import CombinedNetwork, network_named
+    from lctprune.workflows.combined_candidates import network_named
+    from lctprune.workflows.combined_records import CombinedNetwork
     from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.deployment import deploy
     from lctprune.workflows.loading import LoadedRun

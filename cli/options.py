@@ -161,8 +161,8 @@ MeanFlopsOption = Annotated[
     typer.Option(
         "--mean-flops",
         metavar=SWITCH,
-        help="Let limits hold for the mean per sample: the network of lctprune progressive takes part, and all networks "
-        "are compared on the half of validation that it was not fitted on.",
+        help="Let limits hold for the mean per sample: the network of lctprune progressive takes part, and all are "
+        "compared on the half of validation that it was not fitted on.",
     ),
 ]
 CompareOption = Annotated[

@@ -31,12 +31,12 @@ def report(
     from lctprune.measure.rules import Rule
     from lctprune.utils.files import write_atomically
     from lctprune.workflows.combined_candidates import has_progressive
-    from lctprune.workflows.combined_records import read_progressive
     from lctprune.workflows.compression_record import read_record
     from lctprune.workflows.compression_schedule import COMPRESSION
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
     from lctprune.workflows.members import further_runs, trained_exits
+    from lctprune.workflows.progressive_files import read_progressive
     from lctprune.workflows.selections import chosen_among
 
     found = opened(run, model=model, data=data, partial=partial)

@@ -66,8 +66,8 @@ def select(
     Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best exit has the highest
     accuracy on the validation split, or what train's --metric says. With --max-drop or --min-accuracy the cheapest exit
     that is good enough is picked. The test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
-    With --runtime, latencies are those of the runtime, and the file is one that it runs. Ensembles that lctprune ensemble
-    found take part; the network of lctprune progressive does with --mean-flops.
+    With --runtime, latencies are those of the runtime, and the file is one that it runs. Ensembles that lctprune
+    ensemble found take part; the network of lctprune progressive does with --mean-flops.
 
     Examples:
     lctprune select --budget-flops 1e9
@@ -114,7 +114,13 @@ def select(
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out
     candidates = measured(
-        found, results, latency_batch=latency_batch, runtime=runtime, precision=precision, loaded=loaded, mean_flops=mean_flops
+        found,
+        results,
+        latency_batch=latency_batch,
+        runtime=runtime,
+        precision=precision,
+        loaded=loaded,
+        mean_flops=mean_flops,
     )
     limits = budget.limits(main_of(candidates))
     try:

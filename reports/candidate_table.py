@@ -79,7 +79,11 @@ def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: boo
         *(
             []
             if is_lower_better(candidate.metric)
-            else [Cell(UNKNOWN if math.isnan(candidate.loss) else f"{candidate.loss:.3f}", value=_sortable(candidate.loss))]
+            else [
+                Cell(
+                    UNKNOWN if math.isnan(candidate.loss) else f"{candidate.loss:.3f}", value=_sortable(candidate.loss)
+                )
+            ]
         ),
         Cell(UNKNOWN) if flops is None else Cell(engineering(flops), [*mean, f"{engineering(flops / 2)} MACs"], flops),
         Cell(UNKNOWN if share is None else percent(share, 0), value=share),

@@ -27,10 +27,9 @@ from lctprune.measure.ensembling import ensembles, fit_weights, subsets
 from lctprune.measure.exit_fitting import MARGIN, Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.progressive import converted, write_scripted
-from lctprune.workflows.combined_records import read_progressive
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of
-from lctprune.workflows.progressive_files import convert_stages
+from lctprune.workflows.progressive_files import convert_stages, read_progressive
 from lctprune.workflows.progressive_fitting import _missed
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]

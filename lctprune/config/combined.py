@@ -1,4 +1,4 @@
-"""What model.json says of a run's progressive network, as typed values; and how networks of several exits are called."""
+"""What model.json says of a run's progressive network, as typed values; the kinds of networks of several exits."""
 
 from __future__ import annotations
 

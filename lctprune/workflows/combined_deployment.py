@@ -55,7 +55,9 @@ def deploy_progressive(
     """
     require_progressive_formats(formats)
     if with_preprocessing:
-        raise ConfigError("a progressive network takes normalised images, and no pixels; leave out `with_preprocessing`")
+        raise ConfigError(
+            "a progressive network takes normalised images, and no pixels; leave out `with_preprocessing`"
+        )
     recorded = combined_of(loaded, chosen)
     if (goal := recorded.several.goal) is None:
         raise NetworkError(f"{chosen.name} is no progressive network")

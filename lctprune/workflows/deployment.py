@@ -13,15 +13,14 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from torch import nn
 
-from lctprune.config.combined import ENSEMBLE, PROGRESSIVE
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.reading import FORMAT
 from lctprune.config.runtime import FULL, REDUCED, Runtime, parse_precisions
 from lctprune.config.training import TrainConfig
-from lctprune.errors import ConfigError, ReducedNote, RunError, RunWarning
+from lctprune.errors import ReducedNote, RunError, RunWarning
 from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.exporting.formats import Format
 from lctprune.exporting.reducing import ReducedNetwork, in_precision, require_precision
@@ -38,7 +37,7 @@ from lctprune.runs import Run, as_run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
 from lctprune.utils.modules import held_on
-from lctprune.workflows.combined_candidates import combined_of, ensemble_exits, own_weights, with_combined
+from lctprune.workflows.combined_candidates import with_combined
 from lctprune.workflows.combined_deployment import deploy_progressive
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import (
@@ -47,16 +46,15 @@ from lctprune.workflows.exported_files import (
     Checked,
     earlier_files,
     export_files,
-    original_names,
     remove_earlier,
 )
+from lctprune.workflows.exported_source import source_of
 from lctprune.workflows.from_pixels import with_pixels
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
-from lctprune.workflows.members import Member, member_of, members_of
+from lctprune.workflows.members import Member, members_of
 from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record, model_card
 from lctprune.workflows.readme_card import write_readme
-from lctprune.workflows.rebuilding import built_from
 from lctprune.workflows.recorded_answers import answers_record
 from lctprune.workflows.target_units import in_target_units
 
@@ -279,7 +277,7 @@ def deploy(
     if chosen.combined == PROGRESSIVE:
         options = {"with_preprocessing": with_preprocessing}
         return deploy_progressive(loaded, candidates, chosen, folder, formats, limits, **options)
-    source = _source(loaded, chosen, formats)
+    source = source_of(loaded, chosen, formats)
     subnetwork = source.network
     forms: list[ReducedNetwork] = []
     is_reduced = precision in REDUCED
@@ -330,41 +328,6 @@ def deploy(
     return dataclasses.replace(Deployment.of(scores, run.config.data), model=models[0], models=models, model_card=card)
 
 
-class _Source(NamedTuple):
-    """A network that is exported.
-
-    Attributes:
-        network: the network.
-        names: names of its tensors in a state dict.
-        trained_with: where its weights come from.
-        details: what model.json says of it besides.
-    """
-
-    network: nn.Module
-    names: dict[str, str]
-    trained_with: dict[str, Any]
-    details: dict[str, Any]
-
-
-def _source(loaded: LoadedRun, chosen: Candidate, formats: Sequence[Format]) -> _Source:
-    """Return the network of a candidate: of one exit, or of an ensemble."""
-    if not chosen.combined:
-        member = member_of(loaded, chosen.exit)
-        network = loaded.network(member.run)
-        details = {"built_from": built_from(member)} if "state-dict" in formats else {}
-        names = original_names(network, member.exit)
-        return _Source(network.subnetwork(member.exit), names, trained_with(loaded, member), details)
-    if "state-dict" in formats:
-        raise ConfigError("a state dict holds one exit, and an ensemble has several; leave out the format state-dict")
-    several = combined_of(loaded, chosen).several
-    details = {
-        "combined": ENSEMBLE,
-        "exits": ensemble_exits(loaded, several.exits, several.weights),
-        "is_fitted": several.is_fitted,
-    }
-    return _Source(several.network(loaded.network()), {}, own_weights(loaded), details)
-
-
 def _test_scores(
     loaded: LoadedRun, subnetwork: nn.Module, candidates: Sequence[Candidate], chosen: Candidate
 ) -> ExitScores:
@@ -373,15 +336,3 @@ def _test_scores(
     networks, metric = [subnetwork, loaded.network()], loaded.run.config.training.metric
     with held_on(nn.ModuleList(networks), TrainConfig().resolved().device):
         return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
-
-
-def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
-    """Name the run's checkpoint, and that of the added run which holds the network, by paths within the run."""
-    run, record = loaded.run, own_weights(loaded)
-    if member.run.path == run.path:
-        return record
-    added = {
-        "run": str(member.run.path.relative_to(run.path)),
-        "checkpoint_sha256": loaded.checkpoint(member.run).sha256,
-    }
-    return {**record, "added": added}

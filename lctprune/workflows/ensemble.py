@@ -3,7 +3,7 @@
 ensemble/model.pt    the ensemble as one TorchScript file
 ensemble/model.json  how to feed it, which exits it asks with which weights, how good it is
 
-All that were measured stand in candidates.json beside it, for `select`: see `combined_candidates`.
+All that were measured stand in candidates.json beside it, for `select`: see `combined_records`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from lctprune.measure.outputs import exit_outputs, halves, require_combinable
 from lctprune.measure.paired import answers_of
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import pareto_front
-from lctprune.workflows.combined_candidates import Several, ensemble_exits, write_combined
+from lctprune.workflows.combined_candidates import ensemble_exits
 from lctprune.workflows.combined_card import write_card
+from lctprune.workflows.combined_records import Several, write_combined
 from lctprune.workflows.deployment import scored_members
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun

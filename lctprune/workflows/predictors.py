@@ -20,7 +20,8 @@ from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.opening import open_exported, require_own_code
 from lctprune.runs import Run
 from lctprune.utils.files import near_miss, open_regular, read_regular
-from lctprune.workflows.combined_candidates import CombinedNetwork, network_named
+from lctprune.workflows.combined_candidates import network_named
+from lctprune.workflows.combined_records import CombinedNetwork
 from lctprune.workflows.loading import LoadedRun, require_recipe
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 from lctprune.workflows.progressive_files import open_stages

@@ -28,7 +28,7 @@ from lctprune.measure.outputs import exit_outputs
 from lctprune.measure.paired import answers_of
 from lctprune.measure.unscored import unscored
 from lctprune.progressive import converted
-from lctprune.workflows.combined_candidates import Several, write_combined
+from lctprune.workflows.combined_records import Several, write_combined
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names, next_number

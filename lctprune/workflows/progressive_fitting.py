@@ -18,7 +18,7 @@ from lctprune.measure.units import amount
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.progressive import ProgressiveNetwork
-from lctprune.workflows.combined_candidates import CombinedNetwork
+from lctprune.workflows.combined_records import CombinedNetwork
 from lctprune.workflows.loading import LoadedRun
 
 DROPS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)  # points that are tried where a goal cannot be met

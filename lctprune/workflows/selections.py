@@ -18,7 +18,7 @@ from lctprune.measure.selection import Limits
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
 from lctprune.workflows.combined_candidates import own_weights
-from lctprune.workflows.deployment import trained_with
+from lctprune.workflows.exported_source import trained_with
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import member_of
 from lctprune.workflows.model_card import MODEL_CARD, SELECTED

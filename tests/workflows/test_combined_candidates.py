@@ -20,7 +20,7 @@ from lctprune.measure.outputs import exit_outputs, halves
 from lctprune.measure.paired import answers_of, pairing
 from lctprune.measure.parts import Part, on_part
 from lctprune.measure.selection import main_of
-from lctprune.workflows.combined_candidates import combined_networks
+from lctprune.workflows.combined_records import combined_networks
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.selections import chosen_among, read_selection
 
@@ -53,9 +53,7 @@ def test_answers_on_a_part_are_those_of_its_samples() -> None:
     targets, correct = torch.randint(3, (21,), generator=generator), torch.rand(2, 21, generator=generator) < 0.5
     places = torch.randperm(21, generator=generator)[:9]
     part, kept = Part.of(places, targets), places.sort().values
-    for whole, expected in zip(
-        answers_of(correct, targets), answers_of(correct[:, kept], targets[kept]), strict=True
-    ):
+    for whole, expected in zip(answers_of(correct, targets), answers_of(correct[:, kept], targets[kept]), strict=True):
         assert part.answers(whole) == expected
     (other,) = answers_of(correct[:1, :20], targets[:20])
     assert part.answers(other) is None
@@ -72,7 +70,10 @@ def test_ensembles_are_candidates_that_budgets_choose(run: lct.Run, cli: Cli) ->
     network = lct.load_network(run.path)
     for each, described in zip(own, recorded["networks"], strict=True):
         together = lct.EnsembleNetwork(network, described["exits"], described["weights"])
-        assert (each.flops, each.parameters) == (lct.count_flops(together, data.example), lct.count_parameters(together))
+        assert (each.flops, each.parameters) == (
+            lct.count_flops(together, data.example),
+            lct.count_parameters(together),
+        )
         found = pairing(each, main)
         assert found is not None
         assert (found.only_first - found.only_second) / 30 == pytest.approx(each.accuracy - main.accuracy)
@@ -147,7 +148,7 @@ def test_the_progressive_network_takes_part_where_limits_may_hold_in_the_mean(
     assert "with --mean-flops it takes part" in plain.err
     name = outranked(run, "progressive")
     assert cli("select", run.path, "--json").document["selected"]["combined"] != "progressive"
-    limit = [each.candidate.flops for each in combined_networks(LoadedRun(run)) if each.part][0]
+    limit = next(each.candidate.flops for each in combined_networks(LoadedRun(run)) if each.part)
     shown = cli("select", run.path, "--mean-flops", "--budget-flops", limit)
     assert f"→  {name}" in re.sub(r"→ +\d* *", "→  ", shown.out)
     assert "mean" in shown.out
