@@ -91,9 +91,8 @@ def require_extra(extra: str, *, quantizes: bool = False) -> None:
     wanted = [*EXTRAS.get(extra, ()), *([QUANTIZERS[extra]] if quantizes and extra in QUANTIZERS else [])]
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"{extra}{' in int8' if quantizes else ''} needs {', '.join(missing)}, not installed here: pip install 'lctprune[{extra}]'"
-        )
+        what = f"{extra} in int8" if quantizes else extra
+        raise ConfigError(f"{what} needs {', '.join(missing)}, not installed here: pip install 'lctprune[{extra}]'")
 
 
 def require_compiler() -> None:

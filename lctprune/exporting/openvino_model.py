@@ -37,8 +37,8 @@ def openvino_files(network: nn.Module, model: bytes) -> tuple[bytes, bytes]:
 def openvino_int8_files(network: nn.Module, model: bytes, calibration: Sequence[Tensor]) -> tuple[bytes, bytes]:
     """Return such contents in 8-bit integers: weights per channel, activations between their extremes on samples.
 
-    Activations have 8 bits, with a sign or without, and a zero point where both signs occur. Weights have 7, as products
-    of 8 bits overflow on CPUs without VNNI instructions, see `quantized`.
+    Activations have 8 bits, with a zero point where they have both signs. Weights have 7, since products of 8 bits
+    overflow on CPUs without VNNI instructions, see `quantized`.
 
     Args:
         network: original, for a message.
