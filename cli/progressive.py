@@ -93,7 +93,7 @@ def progressive(
         files = write_progressive(loaded, record, folder, scripted=scripted, stages=stages)
     candidates = compared_candidates(loaded, fitted, measured)
     if folder is not None:
-        record_candidate(loaded, fitted, goal, candidates[-1], folder)
+        record_candidate(loaded, fitted, goal, candidates, folder)
     write_results(found, candidates, folder, chosen=candidates[-1])
     if json:
         records = [candidate_record(each) for each in candidates]

@@ -11,11 +11,14 @@ from lctprune.config.metric import score_text
 from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.parts import on_part
+from lctprune.measure.selection import main_of
 from lctprune.measure.units import amount
 from lctprune.utils.environment import machine
 from lctprune.workflows.combined_records import CombinedNetwork, combined_networks
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import Member, exit_names, member_named
+
+SAME_SPEED = 1.2  # by which factor the main network may have taken another time, for two latencies to be compared
 
 
 def with_combined(
@@ -47,7 +50,8 @@ def with_combined(
                 stacklevel=3,
             )
         found = []
-    own = [_beside(each, candidates[0], any_latency=any_latency) for each in found if each.part is None]
+    main = main_of(candidates)
+    own = [_beside(each, main, any_latency=any_latency) for each in found if each.part is None]
     if not mean_flops:
         return [*candidates, *own]
     progressive = next((each for each in found if each.part is not None), None)
@@ -61,17 +65,22 @@ def with_combined(
             f"a progressive network runs in TorchScript, and these latencies are of {runtime}; leave out `runtime`, or "
             "`mean_flops`"
         )
-    early = _beside(progressive, candidates[0], any_latency=any_latency)
+    early = _beside(progressive, main, any_latency=any_latency)
     return [*on_part([*candidates, *own], progressive.part), early]
 
 
-def _beside(each: CombinedNetwork, first: Candidate, *, any_latency: bool) -> Candidate:
-    """Return its candidate, without its latency where that was not measured as those of the others were."""
+def _beside(each: CombinedNetwork, main: Candidate, *, any_latency: bool) -> Candidate:
+    """Return its candidate, without its latency where that was not measured as those of the others were.
+
+    It was not if the main network took another time beside it: then one of the two was measured on a busy machine.
+    """
     own = each.candidate
     conditions = own.latency_runtime, own.latency_batch, own.latency_threads
-    is_same = conditions == (first.latency_runtime, first.latency_batch, first.latency_threads)
-    if is_same and (any_latency or dict(each.conditions) == machine()):
-        return own
+    is_same = conditions == (main.latency_runtime, main.latency_batch, main.latency_threads)
+    if is_same and main.latency_ms and each.main_ms and (any_latency or dict(each.conditions) == machine()):
+        slower = max(main.latency_ms, each.main_ms) / min(main.latency_ms, each.main_ms)
+        if slower <= SAME_SPEED:
+            return own
     return dataclasses.replace(
         own,
         latency_ms=None,
@@ -79,9 +88,9 @@ def _beside(each: CombinedNetwork, first: Candidate, *, any_latency: bool) -> Ca
         latency_p95_ms=None,
         latency_low_ms=None,
         latency_high_ms=None,
-        latency_batch=first.latency_batch,
-        latency_runtime=first.latency_runtime,
-        latency_threads=first.latency_threads,
+        latency_batch=main.latency_batch,
+        latency_runtime=main.latency_runtime,
+        latency_threads=main.latency_threads,
     )
 
 

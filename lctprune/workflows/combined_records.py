@@ -78,12 +78,14 @@ class CombinedNetwork(NamedTuple):
         several: how the exits answer together.
         part: validation samples that it was measured on; None for all.
         conditions: what its latency was measured under.
+        main_ms: latency of the main network, measured in turns with it; None where that is not known.
     """
 
     candidate: Candidate
     several: Several
     part: Part | None
     conditions: Mapping[str, Any]
+    main_ms: float | None
 
     @property
     def folder(self) -> str:
@@ -109,6 +111,7 @@ class _Recorded:
 
     checkpoint_sha256: str
     conditions: dict[str, Any]
+    main_latency_ms: float | None = None
     example_shape: tuple[int, ...]
     candidates: tuple[CandidateRecord, ...]
     networks: tuple[Several, ...]
@@ -141,7 +144,12 @@ def _require_bits(part: _PartRecord, samples: int) -> None:
 
 
 def write_combined(
-    loaded: LoadedRun, folder: Path, found: Sequence[tuple[Candidate, Several]], *, part: Part | None = None
+    loaded: LoadedRun,
+    folder: Path,
+    found: Sequence[tuple[Candidate, Several]],
+    *,
+    main_ms: float | None,
+    part: Part | None = None,
 ) -> None:
     """Record networks of several exits, so that `select` has them as candidates.
 
@@ -149,6 +157,7 @@ def write_combined(
         loaded: the run.
         folder: output folder.
         found: networks, measured on the validation split.
+        main_ms: latency of the main network, measured in turns with theirs.
         part: samples of it that they were measured on; by default all.
     """
     candidates = [each for each, _ in found]
@@ -157,6 +166,7 @@ def write_combined(
         "split": "validation",
         "checkpoint_sha256": loaded.checkpoint().sha256,
         "conditions": machine(),
+        "main_latency_ms": main_ms,
         "example_shape": list(loaded.data.example.shape),
         "candidates": [candidate_record(each) for each in candidates],
         "networks": [dataclasses.asdict(several) for _, several in found],
@@ -211,7 +221,7 @@ def _read(loaded: LoadedRun, kind: str) -> list[CombinedNetwork]:
             origin=_origin(several),
             combined=kind,
         )
-        found.append(CombinedNetwork(candidate, several, part, recorded.conditions))
+        found.append(CombinedNetwork(candidate, several, part, recorded.conditions, recorded.main_latency_ms))
     return found
 
 

@@ -20,7 +20,7 @@ from lctprune.measure.ensembling import Ensemble, ensembles
 from lctprune.measure.outputs import exit_outputs, halves, require_combinable
 from lctprune.measure.paired import answers_of
 from lctprune.measure.scores import ExitScores
-from lctprune.measure.selection import pareto_front
+from lctprune.measure.selection import main_of, pareto_front
 from lctprune.workflows.combined_candidates import ensemble_exits
 from lctprune.workflows.combined_card import write_card
 from lctprune.workflows.combined_records import Several, write_combined
@@ -144,7 +144,8 @@ def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: 
         write_exported(folder / "model.pt", content)
         write_card(loaded, record, folder)
         candidates = [each for each in found.candidates if each.exit in found.ensembles]
-        write_combined(loaded, folder, [(each, _several(found.ensembles[each.exit])) for each in candidates])
+        networks = [(each, _several(found.ensembles[each.exit])) for each in candidates]
+        write_combined(loaded, folder, networks, main_ms=main_of(found.candidates).latency_ms)
     return record
 
 

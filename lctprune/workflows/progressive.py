@@ -124,14 +124,16 @@ def compared_candidates(loaded: LoadedRun, fitted: Fitted, measured: Measured) -
     ]
 
 
-def record_candidate(loaded: LoadedRun, fitted: Fitted, goal: Goal, candidate: Candidate, folder: Path) -> None:
+def record_candidate(
+    loaded: LoadedRun, fitted: Fitted, goal: Goal, candidates: Sequence[Candidate], folder: Path
+) -> None:
     """Record the progressive network beside its files, so that `select` has it as a candidate.
 
     Args:
         loaded: the run.
         fitted: fitted network.
         goal: goal that it was fitted for.
-        candidate: its candidate, from `compared_candidates`.
+        candidates: what `compared_candidates` gives.
         folder: output folder.
     """
     several = Several(
@@ -141,7 +143,8 @@ def record_candidate(loaded: LoadedRun, fitted: Fitted, goal: Goal, candidate: C
         goal=goal,
         fitted_on=fitted.fitted_on,
     )
-    write_combined(loaded, folder, [(candidate, several)], part=fitted.part)
+    *_, main, own = candidates
+    write_combined(loaded, folder, [(own, several)], main_ms=main.latency_ms, part=fitted.part)
 
 
 def static_exits(candidates: Sequence[Candidate], cost: str) -> list[Candidate]:

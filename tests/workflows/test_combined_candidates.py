@@ -226,6 +226,14 @@ def test_what_is_not_known_or_does_not_fit_is_left_out(run: lct.Run, cli: Cli) -
     assert "whose latency_ms was not measured" in limited.err
     found = limited.document["candidates"]
     assert all((each["latency_ms"] is None) == bool(each["combined"]) for each in found)
+    file = run.path / "ensemble" / "candidates.json"
+    document = json.loads(file.read_text())
+    document["candidates"][0]["latency_batch"] = 2  # as if it had been measured so
+    now = next(each["latency_ms"] for each in found if each["name"] == "main network")
+    for factor, is_known in ((1.1, True), (1.3, False)):
+        file.write_text(json.dumps(document | {"main_latency_ms": factor * now}))
+        first = next(each for each in lct.measure_run(run, latency_batch=2) if each.combined)
+        assert (first.latency_ms is not None) is is_known
     refused = cli("select", run.path, "--mean-flops", "--runtime", "onnxruntime")
     assert (refused.code, "leave out --runtime, or --mean-flops" in refused.err) == (2, True), refused.err
     shutil.rmtree(run.path / "progressive")
