@@ -16,10 +16,12 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.measure.candidates import left_out
 from lctprune.measure.outputs import exit_outputs, halves
 from lctprune.measure.paired import answers_of, pairing
 from lctprune.measure.parts import Part, on_part
 from lctprune.measure.selection import main_of
+from lctprune.workflows.combined_candidates import with_combined
 from lctprune.workflows.combined_records import combined_networks
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.selections import chosen_among, read_selection
@@ -143,11 +145,11 @@ def test_a_chosen_ensemble_is_exported_and_shown(run: lct.Run, image_folder: Pat
 def test_the_progressive_network_takes_part_where_limits_may_hold_in_the_mean(
     run: lct.Run, image_folder: Path, cli: Cli
 ) -> None:
-    plain = cli("select", run.path)
+    name = outranked(run, "progressive")
+    plain = cli("select", run.path, "--json")
     assert "left out: progressive" in plain.err
     assert "with --mean-flops it takes part" in plain.err
-    name = outranked(run, "progressive")
-    assert cli("select", run.path, "--json").document["selected"]["combined"] != "progressive"
+    assert plain.document["selected"]["combined"] != "progressive"
     limit = next(each.candidate.flops for each in combined_networks(LoadedRun(run)) if each.part)
     shown = cli("select", run.path, "--mean-flops", "--budget-flops", limit)
     assert f"→  {name}" in re.sub(r"→ +\d* *", "→  ", shown.out)
@@ -222,20 +224,23 @@ def test_what_has_no_such_export_is_refused(run: lct.Run, cli: Cli) -> None:
 
 
 def test_what_is_not_known_or_does_not_fit_is_left_out(run: lct.Run, cli: Cli) -> None:
-    limited = cli("select", run.path, "--latency-batch", 2, "--budget-latency-ms", 1000, "--json")
-    assert "whose latency_ms was not measured" in limited.err
-    found = limited.document["candidates"]
-    assert all((each["latency_ms"] is None) == bool(each["combined"]) for each in found)
+    loaded = LoadedRun(run)
+    exits = [each for each in lct.measure_run(run) if not each.combined]
+    now = main_of(exits).latency_ms
+    assert now is not None
     file = run.path / "ensemble" / "candidates.json"
     document = json.loads(file.read_text())
-    document["candidates"][0]["latency_batch"] = 2  # as if it had been measured so
-    now = next(each["latency_ms"] for each in found if each["name"] == "main network")
-    for factor, is_known in ((1.1, True), (1.3, False)):
+    for factor, batch, is_known in ((1.1, 1, True), (1.3, 1, False), (1.0, 2, False)):
         file.write_text(json.dumps(document | {"main_latency_ms": factor * now}))
-        first = next(each for each in lct.measure_run(run, latency_batch=2) if each.combined)
-        assert (first.latency_ms is not None) is is_known
-    refused = cli("select", run.path, "--mean-flops", "--runtime", "onnxruntime")
-    assert (refused.code, "leave out --runtime, or --mean-flops" in refused.err) == (2, True), refused.err
+        found = with_combined(loaded, [dataclasses.replace(each, latency_batch=batch) for each in exits])
+        own = [each for each in found if each.combined]
+        assert {each.latency_ms is not None for each in own} == {is_known}
+        assert ("whose latency_ms was not measured" in left_out(found, ["latency_ms"])) is not is_known
+    other = [dataclasses.replace(each, latency_runtime="onnxruntime") for each in exits]
+    with pytest.raises(lct.ConfigError, match="leave out `runtime`, or `mean_flops`"):
+        with_combined(loaded, other, mean_flops=True)
+    with pytest.warns(lct.RunWarning, match="compared by accuracy, and .* by macro F1"):
+        assert with_combined(loaded, [dataclasses.replace(each, metric="macro F1") for each in exits]) != found
     shutil.rmtree(run.path / "progressive")
     missing = cli("select", run.path, "--mean-flops")
     assert (missing.code, "has no progressive network" in missing.err) == (1, True)
