@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from common import random_batch
 from runtimes import BATCHES, ratios_of
 from torch import Tensor, nn
 
@@ -40,7 +39,7 @@ def main() -> None:
     warnings.simplefilter("ignore", NetworkWarning)
     if arguments.quick:
         torch.manual_seed(0)
-        inputs, targets = random_batch(QUICK, 64)
+        inputs, targets = torch.randn(64, 4), torch.randint(3, (64,))
         compare("mlp", lct.build_network(QUICK).subnetwork(0).eval(), inputs, [(inputs, targets)], 2)
     for path in arguments.runs:
         run = lct.Run(path)
