@@ -49,11 +49,12 @@ def ensemble(
     from lctprune.cli.reasons import shown, tested
     from lctprune.cli.results import opened, results_folder, show_candidates, write_results
     from lctprune.cli.working import working
+    from lctprune.config.combined import ENSEMBLE
     from lctprune.measure.choice import not_faster, select, straddling
     from lctprune.measure.misses import SMALLER
     from lctprune.measure.selection import Budget, Limits, fitting, main_of
-    from lctprune.measure.units import budget_options
-    from lctprune.workflows.ensemble import ENSEMBLE, export_ensemble, find_ensembles, on_front
+from lctprune.measure.units import budget_options
+    from lctprune.workflows.ensemble import export_ensemble, find_ensembles, on_front
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
     from lctprune.workflows.next_steps import after_selection

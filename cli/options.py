@@ -156,6 +156,15 @@ PreferOption = Annotated[
         "the best). Default: best; with --max-drop or --min-accuracy: cheapest.",
     ),
 ]
+MeanFlopsOption = Annotated[
+    bool,
+    typer.Option(
+        "--mean-flops",
+        metavar=SWITCH,
+        help="Let limits hold for the mean per sample: the network of lctprune progressive takes part, and all are "
+        "compared on the half of validation that it was not fitted on.",
+    ),
+]
 CompareOption = Annotated[
     list[Path] | None,
     typer.Option(

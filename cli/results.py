@@ -13,6 +13,7 @@ from lctprune.cli.console import print_candidates, print_json, printed_warnings,
 from lctprune.cli.options import use_threads
 from lctprune.cli.progress import resumable
 from lctprune.cli.working import working
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.runtime import Runtime
 from lctprune.data.builtin import dependence
 from lctprune.errors import LctpruneError, RunError, RunWarning
@@ -22,10 +23,10 @@ from lctprune.measure.selection import Budget, pareto_front
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
 from lctprune.utils.names import shell_word
-from lctprune.workflows.deployment import SELECTED, measure_run
+from lctprune.workflows.deployment import measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of, notes, require_whole
-from lctprune.workflows.model_card import MODEL_CARD, candidate_record
+from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record
 from lctprune.workflows.next_steps import better_epoch, like_chance, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import asked_before, chosen_among, read_selection
@@ -80,6 +81,7 @@ def measured(
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
     only: int | None = None,
+    mean_flops: bool = False,
 ) -> list[Candidate]:
     """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished.
 
@@ -93,6 +95,7 @@ def measured(
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
         only: number of the single exit to measure, see `measure_run`.
+        mean_flops: whether the progressive network is a candidate, see `measure_run`.
     """
     console, loaded = stderr(), loaded or LoadedRun(run)
     done, epochs = loaded.epochs_done(), run.config.training.epochs
@@ -126,6 +129,7 @@ def measured(
             keep=folder is not None,
             folder=folder,
             only=only,
+            mean_flops=mean_flops,
         )
 
 
@@ -210,6 +214,11 @@ def show_candidates(
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
     if run.config.data and (note := dependence(run.config.data.config)):
         console.print(f"Note: {note}.")
+    if early := [each.name for each in candidates if each.combined == PROGRESSIVE]:
+        console.print(
+            f"FLOPs, MACs and latency of {early[0]} are means over samples. All accuracies are of the "
+            f"{candidates[0].samples} samples that it was not fitted on."
+        )
     if slow:
         than = "the main network" + (", or fewer bits" if any(each.is_reduced for each in slow) else "")
         console.print(

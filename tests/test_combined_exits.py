@@ -30,10 +30,9 @@ from lctprune.measure.exit_fitting import MARGIN, Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
 from lctprune.measure.paired import mcnemar
 from lctprune.progressive import converted, write_scripted
-from lctprune.workflows.combined_records import read_combined
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of
-from lctprune.workflows.progressive_files import convert_stages
+from lctprune.workflows.progressive_files import convert_stages, read_progressive
 from lctprune.workflows.progressive_fitting import _missed
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -246,14 +245,14 @@ def test_a_run_from_the_command_line(formats: str, run: lct.Run, image_folder: P
     assert (folder / "pareto.png").exists()
     assert f"| this network | test | 18 | accuracy | {record['accuracy']:.1%} |" in (folder / "README.md").read_text()
     card = folder / "model.json"
-    read = read_combined(LoadedRun(run)).progressive
+    read = read_progressive(LoadedRun(run))
     assert read is not None
     assert read.test.shares == pytest.approx(record["shares"])
     whole = json.loads(card.read_text())
     for change, words in [({"test": {**whole["test"], "shares": [2.0]}}, "shares"), ({"trained_with": {}}, "earlier")]:
         card.write_text(json.dumps(whole | change))
         with pytest.warns(lct.RunWarning, match=words):
-            assert read_combined(LoadedRun(run)).progressive is None
+            assert read_progressive(LoadedRun(run)) is None
     card.write_text(json.dumps(whole))
     for file in ("model.pt", "stage0.onnx")[: 2 if "onnx" in formats else 1]:  # a stage stands for all of them
         found = lct.predict(folder / file, [image_folder / "test"])

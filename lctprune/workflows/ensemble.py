@@ -2,6 +2,8 @@
 
 ensemble/model.pt    the ensemble as one TorchScript file
 ensemble/model.json  how to feed it, which exits it asks with which weights, how good it is
+
+All that were measured stand in candidates.json beside it, for `select`: see `combined_records`.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from lctprune.measure.ensembling import Ensemble, ensembles
 from lctprune.measure.outputs import exit_outputs, halves, require_combinable
 from lctprune.measure.paired import answers_of, mcnemar
 from lctprune.measure.scores import ExitScores
-from lctprune.measure.selection import pareto_front
+from lctprune.measure.selection import main_of, pareto_front
+from lctprune.workflows.combined_candidates import ensemble_exits
 from lctprune.workflows.combined_card import write_card
+from lctprune.workflows.combined_records import Several, write_combined
 from lctprune.workflows.deployment import scored_members
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names, members_of, next_number
 from lctprune.workflows.model_card import candidate_record
 from lctprune.workflows.progressive_fitting import exit_costs
-
-ENSEMBLE = "ensemble"
 
 
 class Found(NamedTuple):
@@ -134,10 +136,7 @@ def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: 
     theirs = test.correct[best.exit]
     only_ensemble, only_exit = int((own & ~theirs).sum()), int((theirs & ~own).sum())
     record = {
-        "exits": [
-            {"exit": exit, "name": names[exit], "weight": weight}
-            for exit, weight in zip(ensemble.exits, ensemble.weights, strict=True)
-        ],
+        "exits": ensemble_exits(loaded, ensemble.exits, ensemble.weights),
         "is_fitted": ensemble.is_fitted,
         "validation": {**candidate_record(chosen), "plain_sum_accuracy": ensemble.sum_accuracy},
         "test": {
@@ -160,4 +159,11 @@ def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: 
         (content,) = convert(together, samples, ["torchscript"], dependence=None)
         write_exported(folder / "model.pt", content)
         write_card(loaded, record, folder)
+        candidates = [each for each in found.candidates if each.exit in found.ensembles]
+        networks = [(each, _several(found.ensembles[each.exit])) for each in candidates]
+        write_combined(loaded, folder, networks, main_ms=main_of(found.candidates).latency_ms)
     return record
+
+
+def _several(ensemble: Ensemble) -> Several:
+    return Several(exits=ensemble.exits, weights=ensemble.weights, is_fitted=ensemble.is_fitted)
