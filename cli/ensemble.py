@@ -53,7 +53,7 @@ def ensemble(
     from lctprune.measure.choice import not_faster, select, straddling
     from lctprune.measure.misses import SMALLER
     from lctprune.measure.selection import Budget, Limits, fitting, main_of
-from lctprune.measure.units import budget_options
+    from lctprune.measure.units import budget_options
     from lctprune.workflows.ensemble import export_ensemble, find_ensembles, on_front
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
