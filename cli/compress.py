@@ -93,7 +93,7 @@ def compress(
         raise RunError("to resume, name the run directory: --out DIR")
     from lctprune.cli.working import load_pytorch, working
 
-    load_pytorch()
+    load_pytorch(model)
     use_threads(threads)
     from lctprune.measure.selection import Budget
     from lctprune.workflows.compression import begin_compression
@@ -116,6 +116,7 @@ def compress(
 
 def complete(begun: Compression, *, json: bool) -> None:
     """Take a compression to its end, and show what it came to."""
+    from lctprune.cli.progress import InterruptedCommand
     from lctprune.cli.working import working
 
     _show_plan(begun)
@@ -123,9 +124,8 @@ def complete(begun: Compression, *, json: bool) -> None:
         _train(begun)
         with working("Measuring all candidates, then the chosen one on the test split"):
             result = begun.finish()
-    except KeyboardInterrupt:
-        stderr().print(f"To go on: {begun.run.command('resume')}", soft_wrap=True)
-        raise
+    except KeyboardInterrupt as error:
+        raise InterruptedCommand.of(error, f"to go on: {begun.run.command('resume')}") from error
     _write_results(result)
     if json:
         print_json(_record(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import warnings
@@ -172,8 +173,11 @@ def print_candidates(
 
 
 def _cells(candidate: Candidate, mark: str) -> dict[str, str]:
+    from lctprune.config.combined import PROGRESSIVE
     from lctprune.config.metric import interval_text, score_text
     from lctprune.measure.units import number_text
+
+    mean = " mean" if candidate.combined == PROGRESSIVE else ""
 
     return {
         "exit": str(candidate.exit),
@@ -182,11 +186,11 @@ def _cells(candidate: Candidate, mark: str) -> dict[str, str]:
         "95% interval": interval_text(*candidate.score_interval, candidate.metric),
     } | {
         **({} if candidate.rmse is None else {"RMSE": number_text(candidate.rmse)}),
-        "loss": f"{candidate.loss:.3f}",
-        "FLOPs": quantity(candidate.flops),
-        "MACs": quantity(candidate.macs),
+        "loss": "-" if math.isnan(candidate.loss) else f"{candidate.loss:.3f}",
+        "FLOPs": quantity(candidate.flops) + mean,
+        "MACs": quantity(candidate.macs) + mean,
         "params": quantity(candidate.parameters),
-        "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms{mark}",
+        "latency": "?" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms{mark}{mean}",
         "size": megabytes(candidate.size_bytes),
     }
 

@@ -47,12 +47,13 @@ def add_critics(run: Run, *, epochs: int | None = None, resume: bool = False) ->
     """Train critics at further cut points, and show progress."""
     from lctprune.cli.progress import show_interruptible
     from lctprune.cli.working import working
-    from lctprune.workflows.densification import begin_dense
+    from lctprune.utils.wording import counted
+    from lctprune.workflows.densification import begin_dense, cost_text
 
     with working("Preparing the critics"):
         session = begin_dense(run, epochs=epochs, resume=resume)
     stderr().print(
         f"Training {len(session.network.critics)} further critics on the main network of {run.path}, which stays as it "
-        f"is; epochs: {session.opened.config.training.epochs}"
+        f"is; {counted(session.opened.config.training.epochs, 'epoch')}, at {cost_text(run, session.cost)}"
     )
     show_interruptible(session.steps(), session.opened)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lctprune.cli.console import print_json, stdout
 from lctprune.cli.options import (
     BatchOption,
@@ -46,12 +49,15 @@ def ensemble(
     from lctprune.cli.reasons import shown, tested
     from lctprune.cli.results import opened, results_folder, show_candidates, write_results
     from lctprune.cli.working import working
+    from lctprune.config.combined import ENSEMBLE
     from lctprune.measure.choice import not_faster, select, straddling
     from lctprune.measure.misses import SMALLER
     from lctprune.measure.selection import Budget, Limits, fitting, main_of
-    from lctprune.workflows.ensemble import ENSEMBLE, export_ensemble, find_ensembles, on_front
+    from lctprune.measure.units import budget_options
+    from lctprune.workflows.ensemble import export_ensemble, find_ensembles, on_front
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
+    from lctprune.workflows.next_steps import after_selection
 
     budget = Budget(
         flops=budget_flops,
@@ -70,7 +76,7 @@ def ensemble(
     try:
         chosen = select(together, limits)
     except BudgetError as error:
-        remedy = f"or take one network: {opened_run.command('select')}"
+        remedy = f"or take one network: {opened_run.command('select', *budget_options(budget.given))}"
         raise BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses) from error
     with working("Exporting, and measuring on the test split"):
         record = export_ensemble(loaded, found, chosen, folder)
@@ -113,7 +119,26 @@ def ensemble(
         + ", ".join(f"{name} {value:.1%}" for name, value in test["exit_accuracies"].items())
         + "."
     )
+    console.print(_against_exit(test))
     if folder is None:
         console.print("Not exported: the run cannot be written; --out DIR writes elsewhere.")
     else:
         console.print(f"Exported: {folder}/model.pt (how to feed it: model.json beside it).", soft_wrap=True)
+        is_inside = folder.parent == opened_run.path
+        console.print(after_selection(opened_run, folder / "model.pt", is_inside=is_inside), soft_wrap=True)
+
+
+def _against_exit(test: Mapping[str, Any]) -> str:
+    """Say whether an ensemble is better than the best exit by more than chance, on samples that chose neither."""
+    from lctprune.measure.paired import LEVEL
+
+    best = test["best_exit"]
+    gain, p_value = best["only_ensemble"] - best["only_exit"], best["p_value"]
+    verdict = "better" if gain > 0 else "worse"
+    if p_value >= LEVEL:
+        verdict = "not shown to be better"
+    return (
+        f"On test, against {best['name']}, the best exit by validation of no more FLOPs: {verdict} "
+        f"({best['only_ensemble']} samples that the ensemble alone has right, {best['only_exit']} that {best['name']} "
+        f"alone has; exact McNemar test: p = {p_value:.2g})."
+    )

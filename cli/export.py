@@ -20,7 +20,9 @@ def export(
     exit: Annotated[
         str | None,
         typer.Option(
-            "--exit", metavar="K|NAME", help="Exit, by its number or name (layer2). Default: the main network."
+            "--exit",
+            metavar="K|NAME",
+            help="Network, by its number or name (layer2, layer1 + layer2, progressive). Default: the main network.",
         ),
     ] = None,
     format: Annotated[
@@ -76,10 +78,11 @@ def export(
     from lctprune.exporting.reducing import require_precision
     from lctprune.measure.runtimes import runtime_of
     from lctprune.utils.files import require_writable, why_not_writable
+    from lctprune.workflows.combined_candidates import network_named
+    from lctprune.workflows.combined_records import CombinedNetwork
     from lctprune.workflows.deployed import deployment_record
     from lctprune.workflows.deployment import deploy
     from lctprune.workflows.loading import LoadedRun
-    from lctprune.workflows.members import member_named
 
     formats = known_formats(format or ["torchscript"])
     if with_preprocessing and "state-dict" in formats:
@@ -91,9 +94,13 @@ def export(
     remedy = "--out DIR writes elsewhere" if out is None else "choose another --out"
     require_writable(out or found.path / EXPORTS, remedy)
     kept_in = out if why_not_writable(found.path) else found.path
-    member = member_named(loaded, exit)
-    number = member.number
-    is_full = precision == FULL
+    network, is_full = network_named(loaded, exit), precision == FULL
+    if isinstance(network, CombinedNetwork):
+        number, name, below = network.candidate.exit, network.candidate.name, network.folder
+        if not is_full:
+            raise ConfigError(f"{name} answers by several exits, which have full precision only; leave out --precision")
+    else:
+        number, name, below = network.number, network.name, f"exit{network.number}"
     candidates = measured(
         found,
         kept_in if is_full else None,
@@ -102,8 +109,9 @@ def export(
         any_latency=True,
         loaded=loaded,
         only=None if is_full else number,  # the others would have to be converted too
+        mean_flops=isinstance(network, CombinedNetwork) and network.part is not None,
     )
-    folder = out or found.path / EXPORTS / f"exit{number}"
+    folder = out or found.path / EXPORTS / below
     with working(f"Exporting {', '.join(formats)}, and trying each file"):
         deployment = deploy(
             found,
@@ -122,6 +130,6 @@ def export(
         xml = SUFFIXES["openvino"]
         weights = [each.with_suffix(WEIGHTS_SUFFIX) for each in deployment.models if each.suffix == xml]
         written = ", ".join(map(str, [*deployment.models, *weights]))
-        stdout().print(f"Wrote {member.name}: {written} and {deployment.model_card}", soft_wrap=True)
+        stdout().print(f"Wrote {name}: {written} and {deployment.model_card}", soft_wrap=True)
         if exit is None:
             note_selected(loaded)

@@ -43,9 +43,11 @@ def inspect(
 
     lctprune inspect lstm --vocabulary 10000 --steps 20
     """
+    from lctprune.cli.working import load_pytorch, working
+
+    load_pytorch(model)
     import torch
 
-    from lctprune.cli.working import working
     from lctprune.measure.group_costs import measure_groups
     from lctprune.measure.step_costs import output_bytes
     from lctprune.models.build import build_network, cut_point_names

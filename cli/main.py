@@ -93,7 +93,7 @@ def _paragraphs(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-CHECKING = (train, compress)  # commands that check settings before they load PyTorch themselves
+CHECKING = (train, compress, inspect)  # commands that check settings before they load PyTorch themselves
 for command in (
     train,
     resume,
@@ -123,7 +123,9 @@ PLAIN_WORDS = {  # for what Typer says, by patterns
     r"Input should be less than or equal to (.*)": r"it must be \1 or less",
     r"Input should be ": "it must be ",
     r"Missing argument '(FILE_OR_RUN|INPUT\.\.\.)'\.": "\\g<0> First comes a run or an exported file, then what to "
-    "predict for: lctprune predict FILE_OR_RUN INPUT...",
+    "predict for, as in: lctprune predict runs/mine photo.jpg",
+    r"Got unexpected extra argument\(s\) \((\w+=\S+)\)": r"\g<0>; arguments of the network are given as "
+    r"--model-args \1",
     r"Missing argument 'MODEL'\.": "\\g<0> It names the network, such as resnet; lctprune models lists all",
 }
 MOST_ALIKE = 6  # options that are named where one is not known

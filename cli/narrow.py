@@ -97,4 +97,4 @@ def narrow(
     stderr().print(f"Narrowed in {session.opened.path}; training it on with the main network as its teacher")
     print_notes(stderr(), session.network.notes)
     show_interruptible(session.steps(), session.opened)
-    show_all(found, json=json, added=session.opened)
+    show_all(found, json=json, added=session.opened, budget=budget)

@@ -138,7 +138,7 @@ BudgetFlopsOption = Annotated[
 BudgetMacsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum multiply-adds per sample.")]
 BudgetParamsOption = Annotated[str | None, typer.Option(metavar=LIMIT, help="Maximum number of parameters.")]
 BudgetLatencyOption = Annotated[
-    str | None, typer.Option(metavar=LIMIT, help="Maximum latency per call on this machine, in milliseconds.")
+    str | None, typer.Option(metavar=LIMIT, help="Maximum latency per call on this machine: 5 or 5ms, 400us.")
 ]
 BudgetSizeOption = Annotated[
     str | None, typer.Option(metavar=LIMIT, help="Maximum size of parameters and buffers: 5MB, 800kB, or 60%.")
@@ -154,6 +154,15 @@ PreferOption = Annotated[
         metavar="RULE",
         help="Of what fits: best, cheapest, or cheapest-equivalent (the cheapest that is not significantly worse than "
         "the best). Default: best; with --max-drop or --min-accuracy: cheapest.",
+    ),
+]
+MeanFlopsOption = Annotated[
+    bool,
+    typer.Option(
+        "--mean-flops",
+        metavar=SWITCH,
+        help="Let limits hold for the mean per sample: the network of lctprune progressive takes part, and all are "
+        "compared on the half of validation that it was not fitted on.",
     ),
 ]
 CompareOption = Annotated[

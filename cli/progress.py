@@ -28,9 +28,19 @@ _EPOCH, _LEFT = "   epoch", "      left"
 
 
 class InterruptedCommand(LctpruneError):  # noqa: N818
-    """A command was stopped by a signal, after a checkpoint."""
+    """A command was stopped by a signal; the message ends with the command that goes on."""
 
     exit_code = INTERRUPTED
+
+    @classmethod
+    def of(cls, error: KeyboardInterrupt, remedy: str) -> InterruptedCommand:
+        """Make the error of an interruption, which typer would make silent.
+
+        Args:
+            error: the interruption.
+            remedy: how to go on.
+        """
+        return cls(f"{str(error) or 'interrupted'}; {remedy}")
 
 
 class EpochTable:
@@ -39,13 +49,16 @@ class EpochTable:
     Args:
         names: names of the exits.
         metric: name of the metric.
-        width: columns of the terminal; losses are left out where it is too narrow.
+        width: columns of the terminal; losses are left out where it is too narrow, and then exits, evenly.
         first: number of the first exit; exits of a run that was added to another one, which have a number above 0,
             are called by their numbers.
         epochs: number of all epochs, which stands behind that of each.
+        has_all: whether all exits are shown whatever the width, as where there is no terminal.
     """
 
-    def __init__(self, names: Sequence[str], metric: str, width: int, *, first: int = 0, epochs: int = 1) -> None:
+    def __init__(
+        self, names: Sequence[str], metric: str, width: int, *, first: int = 0, epochs: int = 1, has_all: bool = False
+    ) -> None:
         self._epoch = "epoch".rjust(max(len(_EPOCH), 2 * len(str(epochs)) + 1))
         short = ["main" if name == MAIN else name for name in names]
         self.legend = ""
@@ -56,7 +69,12 @@ class EpochTable:
             short = [*numbers, *["main"] * has_main]
         self._titles = ["training loss", f"validation {metric}"]
         least = max(NUMBER, *(math.ceil((len(title) + 1) / len(short)) - 1 for title in self._titles))
-        self._names = [name.rjust(least) for name in short]
+        count, fitting = len(short), (width - len(self._epoch) - len(_LEFT)) // (least + 1)
+        shown = count if has_all else min(count, max(2, fitting))
+        self._kept = [index * (count - 1) // max(1, shown - 1) for index in range(shown)]  # the first and the last
+        if shown < count:
+            self.legend += f" (the lines below have room for {shown} of {count})"
+        self._names = [short[index].rjust(least) for index in self._kept]
         self._block = sum(len(name) + 1 for name in self._names)
         self._has_losses = len(self._epoch) + 2 * self._block + len(_LEFT) <= width
 
@@ -70,14 +88,17 @@ class EpochTable:
 
     def row(self, progress: Progress) -> str:
         """Return the line of an epoch that is over."""
-        losses = [f"{loss:.3f}" for loss in progress.losses] if self._has_losses else []
-        scores = [score_text(score, progress.metric) for score in progress.val_score or ()]
+        losses = [f"{loss:.3f}" for loss in self._shown(progress.losses)] if self._has_losses else []
+        scores = [score_text(score, progress.metric) for score in self._shown(progress.val_score or ())]
         widths = [len(name) for name in self._names]
         cells = "".join(
             f" {text.rjust(width)}" for texts in (losses, scores) for text, width in zip(texts, widths, strict=False)
         )
         epoch = f"{progress.epoch}/{progress.epochs}".rjust(len(self._epoch))
         return f"{epoch}{cells}{_duration(progress.seconds_left).rjust(len(_LEFT))}"
+
+    def _shown(self, values: Sequence[float]) -> list[float]:
+        return [values[index] for index in self._kept if index < len(values)]
 
 
 def show_progress(
@@ -101,7 +122,14 @@ def show_progress(
                 live.update(Text(""), refresh=console.is_terminal)
                 if table is None:
                     named = names or [*map(str, range(len(progress.losses)))]
-                    table = EpochTable(named, progress.metric, console.width, first=first, epochs=progress.epochs)
+                    table = EpochTable(
+                        named,
+                        progress.metric,
+                        console.width,
+                        first=first,
+                        epochs=progress.epochs,
+                        has_all=not console.is_terminal,
+                    )
                     if table.legend and has_legend:
                         console.print(f"Exits: {table.legend}")
                     for line in table.heading.splitlines():
@@ -124,10 +152,10 @@ def resumable(run: Run) -> Iterator[None]:
     """Say by which command a trained run goes on, where what is done inside the block is interrupted."""
     try:
         yield
-    except KeyboardInterrupt:
-        if not is_spoken_for():
-            stderr().print(_after_training(run), soft_wrap=True)
-        raise
+    except KeyboardInterrupt as error:
+        if is_spoken_for():
+            raise
+        raise InterruptedCommand.of(error, _after_training(run)) from error
 
 
 def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
@@ -136,11 +164,9 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
         names, first = trained_exits(run)
         show_progress(steps, stderr(), names, first=first)
     except KeyboardInterrupt as error:
-        if not is_spoken_for() or isinstance(error, TrainingInterrupted):
-            stderr().print(how_to_go_on(run), soft_wrap=True)  # so that it can be copied
-        if isinstance(error, TrainingInterrupted):  # which typer would make silent
-            raise InterruptedCommand(str(error)) from error
-        raise
+        if is_spoken_for() and not isinstance(error, TrainingInterrupted):
+            raise
+        raise InterruptedCommand.of(error, how_to_go_on(run)) from error
 
 
 def how_to_go_on(run: Run) -> str:
@@ -150,11 +176,11 @@ def how_to_go_on(run: Run) -> str:
     header, place = run.header, "from the start, as no epoch was finished"
     if header.epoch or header.step:
         place = f"from epoch {header.epoch + 1}{f', step {header.step + 1}' if header.step else ''}"
-    return f"To go on {place}: {run.command('resume')}"
+    return f"to go on {place}: {run.command('resume')}"
 
 
 def _after_training(run: Run) -> str:
-    return f"All epochs are trained; to go on from there: {run.command('resume')}"
+    return f"all epochs are trained; to go on from there: {run.command('resume')}"
 
 
 def progress_line(progress: Progress, width: float = math.inf) -> str:

@@ -19,7 +19,6 @@ from lctprune.cli.options import (
     RunArgument,
     ThreadsOption,
 )
-from lctprune.errors import ConfigError
 
 if TYPE_CHECKING:
     from lctprune.measure.candidates import Candidate
@@ -60,7 +59,9 @@ def progressive(
     """
     from lctprune.cli.results import opened, results_folder, write_results
     from lctprune.cli.working import working
+    from lctprune.config.combined import PROGRESSIVE
     from lctprune.exporting.formats import known_formats
+    from lctprune.workflows.combined_deployment import require_progressive_formats
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
     from lctprune.workflows.progressive import (
@@ -69,13 +70,13 @@ def progressive(
         convert_progressive,
         measure_progressive,
         progressive_record,
+        record_candidate,
     )
-    from lctprune.workflows.progressive_files import PROGRESSIVE, convert_stages, write_progressive
+    from lctprune.workflows.progressive_files import convert_stages, write_progressive
     from lctprune.workflows.progressive_fitting import fit_progressive, goal_of
 
     formats = known_formats(format or ["torchscript"])
-    if unknown := [each for each in formats if each not in ("torchscript", "onnx")]:
-        raise ConfigError(f"format {unknown[0]} has no decisions inside; a progressive network is torchscript or onnx")
+    require_progressive_formats(formats)
     found = opened(run, model=model, data=data, threads=threads)
     loaded = LoadedRun(found)
     goal = goal_of(loaded, max_drop=max_drop, budget_flops=budget_flops)
@@ -91,6 +92,8 @@ def progressive(
         scripted = deployed if "torchscript" in formats else None
         files = write_progressive(loaded, record, folder, scripted=scripted, stages=stages)
     candidates = compared_candidates(loaded, fitted, measured)
+    if folder is not None:
+        record_candidate(loaded, fitted, goal, candidates, folder)
     write_results(found, candidates, folder, chosen=candidates[-1])
     if json:
         records = [candidate_record(each) for each in candidates]

@@ -30,18 +30,21 @@ def report(
     from lctprune.cli.results import measured, opened, present_selection, results_folder, show_candidates
     from lctprune.measure.rules import Rule
     from lctprune.utils.files import write_atomically
-    from lctprune.workflows.combined_records import read_combined
+    from lctprune.workflows.combined_candidates import has_progressive
     from lctprune.workflows.compression_record import read_record
     from lctprune.workflows.compression_schedule import COMPRESSION
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.measurements import CANDIDATES, read_recall
     from lctprune.workflows.members import further_runs, trained_exits
+    from lctprune.workflows.progressive_files import read_progressive
     from lctprune.workflows.selections import chosen_among
 
     found = opened(run, model=model, data=data, partial=partial)
     folder = results_folder(found, out)
     loaded = LoadedRun(found)
-    candidates = measured(found, folder, any_latency=True, loaded=loaded)
+    selection = present_selection(loaded)
+    means = bool(selection and selection.get("mean_flops")) and has_progressive(loaded)
+    candidates = measured(found, folder, any_latency=True, loaded=loaded, mean_flops=means)
     if folder is None:
         show_candidates(found, candidates, f"{found.path} on its validation split", epochs=loaded.epochs, json=json)
         return
@@ -49,8 +52,7 @@ def report(
 
     path = folder / "report.html"
     with printed_warnings(stderr()):
-        combined = read_combined(loaded)
-    selection = present_selection(loaded)
+        progressive = read_progressive(loaded)
     recall = read_recall(folder / CANDIDATES) or read_recall(found.path / CANDIDATES)
     chosen = None if selection is None else chosen_among(candidates, selection)
     selection = None if chosen is None else selection
@@ -65,7 +67,7 @@ def report(
         answers=_answers(loaded, candidates, chosen),
         model_card=selection,
         checkpoint_sha256=loaded.checkpoint().sha256,
-        combined=combined,
+        progressive=progressive,
         further=[
             FurtherRun(folder=str(each.path.relative_to(found.path)), run=each, names=trained_exits(each)[0])
             for each in further_runs(loaded)

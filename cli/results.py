@@ -13,22 +13,23 @@ from lctprune.cli.console import print_candidates, print_json, printed_warnings,
 from lctprune.cli.options import use_threads
 from lctprune.cli.progress import resumable
 from lctprune.cli.working import working
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.runtime import Runtime
 from lctprune.data.builtin import dependence
 from lctprune.errors import LctpruneError, RunError, RunWarning
 from lctprune.measure.candidates import Candidate, unsteady
 from lctprune.measure.choice import not_faster, straddling
-from lctprune.measure.selection import pareto_front
+from lctprune.measure.selection import Budget, pareto_front
 from lctprune.runs import Run
 from lctprune.utils.files import require_writable, why_not_writable
 from lctprune.utils.names import shell_word
-from lctprune.workflows.deployment import SELECTED, measure_run
+from lctprune.workflows.deployment import measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of, notes, require_whole
-from lctprune.workflows.model_card import MODEL_CARD, candidate_record
+from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record
 from lctprune.workflows.next_steps import better_epoch, like_chance, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
-from lctprune.workflows.selections import chosen_among, read_selection
+from lctprune.workflows.selections import asked_before, chosen_among, read_selection
 
 CSV = "candidates.csv"
 
@@ -80,6 +81,7 @@ def measured(
     any_latency: bool = False,
     loaded: LoadedRun | None = None,
     only: int | None = None,
+    mean_flops: bool = False,
 ) -> list[Candidate]:
     """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished.
 
@@ -93,6 +95,7 @@ def measured(
         any_latency: whether latencies may be of other conditions.
         loaded: the run's data and networks.
         only: number of the single exit to measure, see `measure_run`.
+        mean_flops: whether the progressive network is a candidate, see `measure_run`.
     """
     console, loaded = stderr(), loaded or LoadedRun(run)
     done, epochs = loaded.epochs_done(), run.config.training.epochs
@@ -126,6 +129,7 @@ def measured(
             keep=folder is not None,
             folder=folder,
             only=only,
+            mean_flops=mean_flops,
         )
 
 
@@ -144,7 +148,8 @@ def present_selection(loaded: LoadedRun) -> dict[str, Any] | None:
         selection = read_selection(loaded)
     if selection is None and (run.path / SELECTED).exists():
         note = f"Note: {run.path / SELECTED} was made from an earlier checkpoint or run"
-        stderr().print(f"{note}; select again: {run.command('select')}", soft_wrap=True)
+        _, options = asked_before(run.path / SELECTED)
+        stderr().print(f"{note}; select again: {run.command('select', *options)}", soft_wrap=True)
     return selection
 
 
@@ -189,7 +194,7 @@ def show_candidates(
 ) -> None:
     """Show the run's networks as a table below a headline, or as one JSON document."""
     if note := unsteady(candidates):
-        again = run.command("evaluate")
+        again = run.command("evaluate", *_as_measured(candidates[0]))
         stderr().print(f"Note: {note}; do not rely on them: measure again when it is quiet, with {again}.")
     if json:
         records = [candidate_record(candidate) for candidate in candidates]
@@ -209,6 +214,11 @@ def show_candidates(
     console.print(f"\n* on the Pareto front of {candidates[0].metric} and FLOPs. {units(run, candidates)}.")
     if run.config.data and (note := dependence(run.config.data.config)):
         console.print(f"Note: {note}.")
+    if early := [each.name for each in candidates if each.combined == PROGRESSIVE]:
+        console.print(
+            f"FLOPs, MACs and latency of {early[0]} are means over samples. All accuracies are of the "
+            f"{candidates[0].samples} samples that it was not fitted on."
+        )
     if slow:
         than = "the main network" + (", or fewer bits" if any(each.is_reduced for each in slow) else "")
         console.print(
@@ -218,6 +228,13 @@ def show_candidates(
         console.print("~ the 95% interval of the latency contains the limit: it may fit or not.")
     if note := like_chance(run, candidates, chosen):
         stderr().print(f"Note: {note}.", soft_wrap=True)
+
+
+def _as_measured(candidate: Candidate) -> list[str]:
+    """Return the options of `evaluate` by which a latency is measured as it was."""
+    runtime, batch = candidate.latency_runtime, candidate.latency_batch
+    options = ["--runtime", runtime] if runtime != "torchscript" else []
+    return options + (["--latency-batch", str(batch)] if batch != 1 else [])
 
 
 def _target(run: Run) -> str:
@@ -231,13 +248,14 @@ def given_record(run: Run) -> dict[str, Any]:
     return {"given": dataclasses.asdict(given)} if given else {}
 
 
-def show_all(run: Run, *, json: bool, added: Run | None = None) -> None:
+def show_all(run: Run, *, json: bool, added: Run | None = None, budget: Budget | None = None) -> None:
     """Measure and show all networks of the run, the added ones too; then how to choose one, of `added` where it can be.
 
     Args:
         run: the run.
         json: whether to print a JSON document instead.
         added: the run that was added to it just now.
+        budget: budget that the user gave; by default that of the last selection.
     """
     with resumable(run):
         folder = results_folder(run, None)
@@ -248,7 +266,8 @@ def show_all(run: Run, *, json: bool, added: Run | None = None) -> None:
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
         new = [each.number for each in members_of(loaded) if added is not None and each.run.path == added.path]
-        stdout().print(f"Next, choose one under a budget: {selection(run, candidates, new)}", soft_wrap=True)
+        given = budget or asked_before(run.path / SELECTED)[0]
+        stdout().print(f"Next, choose one under a budget: {selection(run, candidates, new, given)}", soft_wrap=True)
 
 
 def note_selected(run: Run | LoadedRun, inputs: Sequence[str] = ()) -> None:

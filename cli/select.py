@@ -19,6 +19,7 @@ from lctprune.cli.options import (
     DataOption,
     JsonOption,
     MaxDropOption,
+    MeanFlopsOption,
     MinAccuracyOption,
     ModelOption,
     OutOption,
@@ -48,6 +49,7 @@ def select(
     max_drop: MaxDropOption = None,
     min_accuracy: MinAccuracyOption = None,
     prefer: PreferOption = None,
+    mean_flops: MeanFlopsOption = False,
     compare: CompareOption = None,
     latency_batch: BatchOption = 1,
     runtime: RuntimeOption = "torchscript",
@@ -64,7 +66,8 @@ def select(
     Every limit may be a number (1e9, 1G, 500M) or a percentage of the main network (60%). The best exit has the highest
     accuracy on the validation split, or what train's --metric says. With --max-drop or --min-accuracy the cheapest exit
     that is good enough is picked. The test split is read once, for the exit that was chosen. Exit code 3: nothing fits.
-    With --runtime, latencies are those of the runtime, and the file is one that it runs.
+    With --runtime, latencies are those of the runtime, and the file is one that it runs. Ensembles that lctprune
+    ensemble found take part; the network of lctprune progressive does with --mean-flops.
 
     Examples:
     lctprune select --budget-flops 1e9
@@ -89,8 +92,10 @@ def select(
     from lctprune.measure.rules import Rule
     from lctprune.measure.runtimes import FORMATS
     from lctprune.measure.selection import Budget, main_of, near_misses
-    from lctprune.workflows.deployment import SELECTED, deploy
+    from lctprune.workflows.combined_candidates import left_out_means
+    from lctprune.workflows.deployment import deploy
     from lctprune.workflows.loading import LoadedRun, require_executable
+    from lctprune.workflows.model_card import SELECTED
     from lctprune.workflows.selections import chosen_before
     from lctprune.workflows.smaller import with_remedy
 
@@ -109,7 +114,13 @@ def select(
     folder = results_folder(found, out, SELECTED)
     results = found.path if out is None and folder else out
     candidates = measured(
-        found, results, latency_batch=latency_batch, runtime=runtime, precision=precision, loaded=loaded
+        found,
+        results,
+        latency_batch=latency_batch,
+        runtime=runtime,
+        precision=precision,
+        loaded=loaded,
+        mean_flops=mean_flops,
     )
     limits = budget.limits(main_of(candidates))
     try:
@@ -120,6 +131,8 @@ def select(
         raise explained from error
     if unknown := left_out(candidates, limits):
         stderr().print(f"Note: {unknown}.")
+    if not mean_flops and (progressive := left_out_means(loaded)):
+        stderr().print(f"Note: {progressive}.", soft_wrap=True)
     for near in near_misses(candidates, limits, chosen)[:1]:
         stderr().print(f"Note: {near.name} has {shown(near)} and misses the budget by {limits.excess(near) - 1:.1%}.")
     alternative = cheaper_alternative(candidates, limits, chosen, rule, classes=found.class_count)
@@ -130,7 +143,7 @@ def select(
             candidates,
             chosen.exit,
             folder,
-            formats=formats if chosen.is_reduced else [*formats, "state-dict"],
+            formats=formats if chosen.is_reduced or chosen.combined else [*formats, "state-dict"],
             apart=chosen.latency_runtime != "torchscript",
             precision=chosen.precision,
             budget=limits,
@@ -166,6 +179,7 @@ def _show(
 ) -> None:
     from lctprune.cli.reasons import against_best, fraction, latency_against, reason, shown, tested
     from lctprune.cli.results import show_candidates
+    from lctprune.config.combined import PROGRESSIVE
     from lctprune.config.metric import score_text
     from lctprune.measure.selection import main_of
     from lctprune.workflows.next_steps import CLEARLY, after_selection
@@ -185,8 +199,9 @@ def _show(
             f"{chosen.samples} samples{tested(chosen, alternative)}{few}."
         )
     if chosen is not main:
+        mean = " in the mean of samples" if chosen.combined == PROGRESSIVE else ""
         console.print(
-            f"Against the main network: {fraction(chosen.flops, main.flops)} of the FLOPs, "
+            f"Against the main network: {fraction(chosen.flops, main.flops)} of the FLOPs{mean}, "
             f"{fraction(chosen.parameters, main.parameters)} of the parameters, "
             f"{latency_against(candidates, chosen)}."
         )

@@ -120,7 +120,7 @@ def train(
 
     from lctprune.cli.working import load_pytorch
 
-    load_pytorch()
+    load_pytorch(model)
     from lctprune.training.distributed.process_group import process_count
     from lctprune.workflows.session import SessionSettings
 
@@ -162,12 +162,11 @@ def start(
 
         try:
             launch(processes, arguments, timeout_s=timeout)
-        except TrainingInterrupted as error:  # rank 0 has said how to go on
+        except TrainingInterrupted as error:  # which says how to go on
             raise InterruptedCommand(str(error)) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             named = f" {shell_word(settings.out)}" if settings.out else ""
-            stderr().print(f"To go on: lctprune resume{named}", soft_wrap=True)
-            raise
+            raise InterruptedCommand.of(error, f"to go on: lctprune resume{named}") from error
         return
     import torch
 

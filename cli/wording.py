@@ -11,6 +11,7 @@ RENAMED = {"name": "data", "data_path": "data", "parameters": "params", "size_by
 OTHERS = (  # options that are no field of a configuration, and are named in the library
     *("data", "out", "weights", "resume", "dense", "download", "partial", "processes", "replicas"),
     *("runtime", "precision", "with_preprocessing", "trust_code", "keep", "max_drop", "min_accuracy", "budget_flops"),
+    "mean_flops",
 )
 
 

@@ -11,14 +11,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from lctprune.cli.console import printed_warnings, stderr
+from lctprune.models.names import require_plausible
 from lctprune.utils.names import visible
 from lctprune.utils.steps import STEPS
 
 SILENT_SECONDS = 3.0  # without a line where there is no terminal
 
 
-def load_pytorch() -> None:
-    """Import PyTorch, which takes seconds, and say so on a terminal."""
+def load_pytorch(model: str | None = None) -> None:
+    """Import PyTorch, which takes seconds, and say so on a terminal.
+
+    Args:
+        model: name of a network that is needed; a mistyped one is refused before.
+    """
+    if model is not None:
+        require_plausible(model)
     with stderr().status("Loading PyTorch"):
         import torch  # noqa: F401
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.metric import METRIC_NAMES, is_lower_better, score_text
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import main_of, pareto_front
@@ -69,6 +70,7 @@ def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: boo
     flops, latency = candidate.flops, candidate.latency_ms
     p5, p95 = candidate.latency_p5_ms, candidate.latency_p95_ms
     interval = score_interval_text(candidate)
+    mean = ["mean per sample"] if candidate.combined == PROGRESSIVE else []
     names = [*([candidate.origin] if candidate.origin else []), *(["chosen"] if is_chosen else [])]
     share = flops / main.flops if flops and main.flops else None
     return [
@@ -77,15 +79,19 @@ def _cells(candidate: Candidate, main: Candidate, on_front: bool, is_chosen: boo
         *(
             []
             if is_lower_better(candidate.metric)
-            else [Cell(f"{candidate.loss:.3f}", value=_sortable(candidate.loss))]
+            else [
+                Cell(
+                    UNKNOWN if math.isnan(candidate.loss) else f"{candidate.loss:.3f}", value=_sortable(candidate.loss)
+                )
+            ]
         ),
-        Cell(UNKNOWN) if flops is None else Cell(engineering(flops), [f"{engineering(flops / 2)} MACs"], flops),
+        Cell(UNKNOWN) if flops is None else Cell(engineering(flops), [*mean, f"{engineering(flops / 2)} MACs"], flops),
         Cell(UNKNOWN if share is None else percent(share, 0), value=share),
         Cell(engineering(candidate.parameters), value=candidate.parameters),
         Cell(f"{candidate.size_bytes / 1e6:.3g} MB", value=candidate.size_bytes),
         Cell(
             "not measured" if latency is None else f"{latency:.3g} ms",
-            [] if p5 is None or p95 is None else [f"{p5:.3g} to {p95:.3g} ms"],
+            mean if p5 is None or p95 is None else [f"{p5:.3g} to {p95:.3g} ms"],
             latency,
         ),
         Cell("yes" if on_front else "no" if flops is not None else UNKNOWN, value=0 if on_front else 1),

@@ -1,4 +1,4 @@
-"""What the page shows of networks of several exits: points beside the front, and where samples leave."""
+"""What the page shows of a progressive network: a point beside the front, and where samples leave."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lctprune.config.combined import Combined, ProgressiveRecord
+from lctprune.config.combined import PROGRESSIVE, ProgressiveRecord
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.selection import main_of
 from lctprune.measure.units import engineering
 from lctprune.reports.formats import percent
-from lctprune.utils.names import visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,33 +30,23 @@ class Leaving:
     note: str
 
 
-def combined_points(combined: Combined, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """Return a point for the progressive network and one for the ensemble, where candidates are compared by accuracy.
+def combined_points(early: ProgressiveRecord | None, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return a point for the progressive network; none where it is a candidate, or there is another metric.
 
     Args:
-        combined: what was made of the run.
+        early: the progressive network of the run.
         candidates: measured candidates of the run.
     """
-    if candidates[0].metric != "accuracy":
+    if early is None or candidates[0].metric != "accuracy" or any(each.combined == PROGRESSIVE for each in candidates):
         return []
-    points = []
-    if (early := combined.progressive) is not None:
-        figures, costs = early.checked_on, {"flops": early.checked_on.mean_flops}
-        lines = [
-            f"validation accuracy {percent(figures.accuracy, 2)}",
-            f"on {figures.samples:,} samples that nothing was fitted on (main network there: "
-            f"{percent(figures.main_accuracy, 2)})",
-            f"mean {_share(figures.mean_flops, candidates)}",
-        ]
-        points.append(_point("progressive", "progressive", figures.accuracy, costs, lines))
-    if (together := combined.ensemble) is not None:
-        own = together.validation
-        known = {"flops": own.flops, "latency_ms": own.latency_ms, "parameters": own.parameters}
-        costs = {name: value for name, value in {**known, "size_bytes": own.size_bytes}.items() if value is not None}
-        lines = [f"validation accuracy {percent(own.accuracy, 2)}"]
-        lines += [_share(own.flops, candidates)] if own.flops else []
-        points.append(_point("ensemble", f"ensemble: {visible(own.name)}", own.accuracy, costs, lines))
-    return points
+    figures = early.checked_on
+    lines = [
+        f"validation accuracy {percent(figures.accuracy, 2)}",
+        f"on {figures.samples:,} samples that nothing was fitted on (main network there: "
+        f"{percent(figures.main_accuracy, 2)})",
+        f"mean {_share(figures.mean_flops, candidates)}",
+    ]
+    return [{"name": PROGRESSIVE, "score": figures.accuracy, "costs": {"flops": figures.mean_flops}, "lines": lines}]
 
 
 def leaving(record: ProgressiveRecord | None, candidates: Sequence[Candidate]) -> Leaving | None:
@@ -79,10 +68,6 @@ def leaving(record: ProgressiveRecord | None, candidates: Sequence[Candidate]) -
         f"{percent(test.main_accuracy, 2)}, at a mean of {_share(test.mean_flops, candidates)} per sample."
     )
     return Leaving(bars=bars, note=note)
-
-
-def _point(kind: str, name: str, score: float, costs: dict[str, Any], lines: Sequence[str]) -> dict[str, Any]:
-    return {"kind": kind, "name": name, "score": score, "costs": costs, "lines": [*lines]}
 
 
 def _share(flops: float, candidates: Sequence[Candidate]) -> str:

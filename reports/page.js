@@ -89,7 +89,7 @@
         Plot.dot(points, { x: "cost", y: "score", r: (point) => (point.exit === chosen ? 8 : 5.5), fill: color,
           stroke: "var(--page)", symbol: (point) => (point.exit === chosen ? "diamond" : "circle") }),
         Plot.dot(combined, { x: "cost", y: "score", r: 6, fill: "var(--page)", stroke: "var(--front)", strokeWidth: 2,
-          symbol: ({ kind }) => (kind === "ensemble" ? "square" : "triangle"), ariaDescription: "several exits" }),
+          symbol: "triangle", ariaDescription: "several exits" }),
         ...placeNames(shown, chosen, toX, toY, [margins.marginLeft, width - margins.marginRight]),
         Plot.tip(shown, Plot.pointer({ x: "cost", y: "score", maxRadius: 60, lineWidth: 26, fontSize: 12.5, lineHeight: 1.25,
           title: (point) => [point.name, ...point.lines].join("\n") })),

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from lctprune.config.combined import Combined
+from lctprune.config.combined import PROGRESSIVE, ProgressiveRecord
 from lctprune.data.builtin import dependence
 from lctprune.data.preprocessing import Normalization
 from lctprune.measure.answers import ReportAnswers
@@ -63,7 +63,7 @@ def report_page(
     answers: ReportAnswers | None = None,
     model_card: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
-    combined: Combined | None = None,
+    progressive: ProgressiveRecord | None = None,
     further: Sequence[FurtherRun] = (),
     compression: Mapping[str, Any] | None = None,
 ) -> str:
@@ -81,7 +81,7 @@ def report_page(
         answers: answers of one network, and images with the answers of all, from `read_answers`.
         model_card: content of the model.json of the selected network, which is in the run's folder selected/.
         checkpoint_sha256: hash of the run's checkpoint.
-        combined: progressive network and ensemble of the run, from `read_combined`.
+        progressive: progressive network of the run, from `read_progressive`.
         further: runs that were added to it, whose training is shown too.
         compression: content of the run's compress.json, if it is a compression.
 
@@ -94,14 +94,14 @@ def report_page(
     trained = map(int, training_curves(metrics, "train_loss").columns)
     names |= {exit: names.get(exit, f"exit {exit}") for exit in trained}
     quantities = (score_quantity(metrics, metric), "train_loss")
-    combined = combined or Combined()
     facts, found = describe_run(run), _answers(run, answers, candidates)
     facts.pop("command", None)
-    front = front_payload(candidates, chosen, budget or {}, run.command("select"))
+    means = ["--mean-flops"] if any(each.combined == PROGRESSIVE for each in candidates) else []
+    front = front_payload(candidates, chosen, budget or {}, run.command("select", *means))
     curves = curves_payload(metrics, (*quantities, *DIAGNOSTICS), metric, names)
     trainings, further_curves = further_trainings(further, metric, len(curves))
     payload: dict[str, Any] = {
-        "front": {**front, "combined": combined_points(combined, candidates)},
+        "front": {**front, "combined": combined_points(progressive, candidates)},
         "curves": curves + further_curves,
         "reliability": found and found["reliability"],
         "predictions": found and found["predictions"],
@@ -127,7 +127,7 @@ def report_page(
         added=any(candidate.origin for candidate in candidates),
         costs=front["costs"],
         combined=payload["front"]["combined"],
-        leaving=leaving(combined.progressive, candidates),
+        leaving=leaving(progressive, candidates),
         pareto=_pareto(candidates, chosen, budget),
         table=candidate_table(
             candidates, chosen, further=dependence(run.config.data.config) if run.config.data else ""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.metric import is_lower_better, score_text
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.choice import select
@@ -84,7 +85,8 @@ def _described(candidate: Candidate, main: Candidate) -> dict[str, Any]:
         value, whole = getattr(candidate, cost.name), getattr(main, cost.name)
         if value is not None:
             share = f" ({percent(value / whole, 0)} of main)" if whole and candidate is not main else ""
-            lines.append(f"{_exactly(value, cost.name)}{share}")
+            mean = "mean " if candidate.combined == PROGRESSIVE and cost.name in ("flops", "latency_ms") else ""
+            lines.append(f"{mean}{_exactly(value, cost.name)}{share}")
     return {
         "exit": candidate.key,
         "name": visible(candidate.name),

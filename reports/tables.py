@@ -19,7 +19,7 @@ FIELDS = [field.name for field in dataclasses.fields(Candidate) if field.name !=
 INTERVAL = ["accuracy_low", "accuracy_high", "score_low", "score_high"]
 INTEGERS = ("exit", "parameters", "size_bytes", "latency_batch")
 INTEGERS_OR_NA = ("flops", "macs", "samples", "latency_threads")
-TEXTS = ("name", "metric", "origin", "batch_dependence", "latency_runtime", "precision")
+TEXTS = ("name", "metric", "origin", "batch_dependence", "latency_runtime", "precision", "combined")
 
 
 def candidates_frame(candidates: Sequence[Candidate]) -> pandas.DataFrame:

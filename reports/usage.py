@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lctprune.data.raw_inputs import PLACEHOLDERS
 from lctprune.reports.explain import command_text
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word, visible
@@ -14,7 +15,7 @@ from lctprune.utils.names import shell_word, visible
 MODEL_CARD = "model.json"
 AGAIN = "-again"  # ends the name of the folder that a run is made again in
 ANY_SIZE = 64  # of an axis whose size an example of inputs may choose
-FILES = {("float32", 4): "photo.jpg", ("uint8", 4): "photo.jpg", ("int64", 2): "texts.txt", ("float32", 2): "rows.csv"}
+FILES = {("float32", 4): "images", ("uint8", 4): "images", ("int64", 2): "texts", ("float32", 2): "rows"}  # by inputs
 
 
 class Program(NamedTuple):
@@ -111,7 +112,7 @@ def usage(run: Run, card: Mapping[str, Any], folder: Path) -> Usage | None:
         if run.config.data and run.config.data.classes:
             lines.append('names = [about["classes"][i] for i in outputs.argmax(1)]')
     asked = FILES.get((taken["dtype"], len(taken["shape"]))) if run.config.data else None
-    command = f"lctprune predict {shell_word(folder)} {asked}" if asked else ""
+    command = f"lctprune predict {shell_word(folder)} {PLACEHOLDERS[asked]}" if asked else ""
     if command and card["format"] == "aoti":
         command += " --trust-code"  # the user's own file
     return Usage(command=command, lines=lines, note=note)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,11 +28,11 @@ from lctprune.measure.early_exit import ExitCosts, Outcome, Setting, confidences
 from lctprune.measure.ensembling import ensembles, fit_weights, subsets
 from lctprune.measure.exit_fitting import MARGIN, Goal, _Fitting, fit
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves
+from lctprune.measure.paired import mcnemar
 from lctprune.progressive import converted, write_scripted
-from lctprune.workflows.combined_records import read_combined
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of
-from lctprune.workflows.progressive_files import convert_stages
+from lctprune.workflows.progressive_files import convert_stages, read_progressive
 from lctprune.workflows.progressive_fitting import _missed
 
 MakeNetwork = Callable[..., lct.LocalCriticNetwork]
@@ -243,14 +245,14 @@ def test_a_run_from_the_command_line(formats: str, run: lct.Run, image_folder: P
     assert (folder / "pareto.png").exists()
     assert f"| this network | test | 18 | accuracy | {record['accuracy']:.1%} |" in (folder / "README.md").read_text()
     card = folder / "model.json"
-    read = read_combined(LoadedRun(run)).progressive
+    read = read_progressive(LoadedRun(run))
     assert read is not None
     assert read.test.shares == pytest.approx(record["shares"])
     whole = json.loads(card.read_text())
     for change, words in [({"test": {**whole["test"], "shares": [2.0]}}, "shares"), ({"trained_with": {}}, "earlier")]:
         card.write_text(json.dumps(whole | change))
         with pytest.warns(lct.RunWarning, match=words):
-            assert read_combined(LoadedRun(run)).progressive is None
+            assert read_progressive(LoadedRun(run)) is None
     card.write_text(json.dumps(whole))
     for file in ("model.pt", "stage0.onnx")[: 2 if "onnx" in formats else 1]:  # a stage stands for all of them
         found = lct.predict(folder / file, [image_folder / "test"])
@@ -392,8 +394,21 @@ def test_an_ensemble_from_the_command_line(run: lct.Run, cli: Cli) -> None:
     for batch in (1, 3, 18):
         torch.testing.assert_close(loaded(x[:batch]), outputs[:batch], rtol=1e-3, atol=1e-3)
     assert json.loads((folder / "model.json").read_text())["exits"] == document["exits"]
+    best = document["test"]["best_exit"]
+    assert best["exit"] == max(range(3), key=lambda exit: (document["candidates"][exit]["accuracy"], -exit))
+    with torch.no_grad():
+        alone = network.exits(x)[best["exit"]].argmax(1) == y
+    ours = outputs.argmax(1) == y
+    assert (best["only_ensemble"], best["only_exit"]) == (int((ours & ~alone).sum()), int((alone & ~ours).sum()))
+    assert best["p_value"] == mcnemar(best["only_ensemble"], best["only_exit"])
+    said = cli("ensemble", run.path, "--budget-flops", "150%").out
+    assert f"\nOn test, against {best['name']}, the best exit by validation of no more FLOPs: not shown to be " in said
+    *_, command = re.findall(r"Next, predict with it: lctprune (predict [^;]*);", said)
+    predicted = cli(*shlex.split(command))
+    assert (predicted.code, predicted.out.count("\n")) == (0, 1)
     nothing = cli("ensemble", run.path, "--budget-flops", "1%", "--json")
     assert (nothing.code, json.loads(nothing.out)["misses"]["flops"] > 1) == (3, True)
+    assert json.loads(nothing.out)["error"].endswith(f"one network: lctprune select {run.path} --budget-flops 1%")
 
 
 def test_ensembles_stand_beside_added_networks_with_numbers_of_their_own(

@@ -1,4 +1,4 @@
-"""What model.json says of a run's progressive network and of its ensemble, as typed values."""
+"""What model.json says of a run's progressive network, as typed values; the kinds of networks of several exits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lctprune.errors import ConfigError
+
+ENSEMBLE, PROGRESSIVE = "ensemble", "progressive"  # folders in a run, and kinds of candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,41 +45,6 @@ class ProgressiveRecord:
     def __post_init__(self) -> None:
         if not len(self.exits) == len(self.checked_on.shares) == len(self.test.shares) > 0:
             raise ConfigError(f"exits has {len(self.exits)} entries; shares must have as many")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnValidation:
-    """Accuracy and costs of an ensemble."""
-
-    name: str
-    accuracy: float
-    samples: int
-    flops: int | None
-    parameters: int
-    size_bytes: int
-    latency_ms: float | None
-
-    def __post_init__(self) -> None:
-        _require_fractions(accuracy=self.accuracy)
-        costs = (self.flops, self.parameters, self.size_bytes, self.latency_ms, self.samples)
-        if any(each is not None and each < 0 for each in costs):
-            raise ConfigError("a cost is negative")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnsembleRecord:
-    """An ensemble, as a candidate on the validation split."""
-
-    validation: OnValidation
-    trained_with: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Combined:
-    """The networks of several exits that were made of a run; None where there are none."""
-
-    progressive: ProgressiveRecord | None = None
-    ensemble: EnsembleRecord | None = None
 
 
 def _require_fractions(**values: float) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lctprune.config.data import TABLES, DataConfig
 from lctprune.config.images import ImagePreprocessing
@@ -44,6 +45,7 @@ def load_data(
     encoding: TableEncoding | None = None,
     most: int | None = None,
     download: bool = False,
+    **settings: Any,
 ) -> Data:
     """Load a data set by name, or from a folder of images or sentences, or from a table.
 
@@ -59,17 +61,25 @@ def load_data(
         encoding: encoding by which a run knows a table, such as that of other data (`data.encoding`).
         most: largest side that is chosen for images in files where the settings give none; by default 224.
         download: whether torchvision's data sets may be downloaded.
+        **settings: settings of the data, as fields of `DataConfig`: `load_data("photos", image_size=64)`.
 
     Raises:
         DataError: the data is missing, malformed or too small.
-        ConfigError: the path of the data is not UTF-8.
+        ConfigError: the path of the data is not UTF-8, or there is no such setting.
     """
-    if not isinstance(config, DataConfig):
-        config = DataConfig(name=str(config))
+    config = _configured(config, settings)
     known = None if columns is None else tuple(columns)
     statistics = Statistics(normalization, target_normalization, preprocessing, tokenizer, known, encoding)
     data = _loaded(config, statistics, most=most, download=download)
     return dataclasses.replace(data, train=data.train.balanced()) if config.balance_classes else data
+
+
+def _configured(config: DataConfig | str | Path, settings: Mapping[str, Any]) -> DataConfig:
+    known = [each.name for each in dataclasses.fields(DataConfig) if each.name != "name"]
+    if unknown := [name for name in settings if name not in known]:
+        raise ConfigError(f"load_data has no setting {', '.join(unknown)}; settings of data are {', '.join(known)}")
+    given = config if isinstance(config, DataConfig) else DataConfig(name=str(config))
+    return dataclasses.replace(given, **settings)
 
 
 def _loaded(config: DataConfig, statistics: Statistics, *, most: int | None, download: bool) -> Data:

@@ -25,6 +25,7 @@ from lctprune.data.tokens import tokenizer_of
 from lctprune.errors import DataError, DataWarning
 
 DECODED = 64  # images that are decoded ahead
+PLACEHOLDERS = {"images": "photo.jpg", "texts": "texts.txt", "rows": "rows.csv"}  # of a user's file, in what is shown
 NO_LINES = (".csv", ".json", ".jsonl", ".parquet", ".xlsx")  # endings of files whose lines are no texts
 _GREY = torch.tensor([19595, 38470, 7471])  # of 65536, as Pillow makes grey of red, green and blue (ITU-R 601)
 
@@ -86,6 +87,8 @@ def list_inputs(inputs: Sequence[str], expected: Input) -> Listing:
                 continue
             omissions.warn(path)
             files += [(each, "") for each in found] or [(path, f"{path} has no images")]
+        elif path in PLACEHOLDERS.values() and not Path(path).exists():
+            files.append((path, f"{path} stands for a file of yours, and there is none of that name here; name yours"))
         else:
             files.append((path, ""))
     return Listing(files, len(files) if is_image else None)

@@ -38,6 +38,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # packages of an extra
     "openvino": ("openvino", "onnx", "onnxscript"),
     "executorch": ("executorch", "torchao"),
 }
+QUANTIZERS: dict[str, str] = {"openvino": "nncf"}  # further package of an extra, for 8-bit integers
 OF_ONE_LENGTH: tuple[Format, ...] = ("executorch", "aoti")  # whose files take sequences of the example's length only
 LARGEST_BATCHES: dict[Format, int] = {"executorch": 64}  # samples per call, where memory is planned for so many
 
@@ -70,17 +71,28 @@ def is_installed(extra: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in EXTRAS.get(extra, ()))
 
 
-def require_extra(extra: str) -> None:
+def is_quantizing(extra: str) -> bool:
+    """Tell whether all is installed that 8-bit integers need besides an extra."""
+    return extra not in QUANTIZERS or importlib.util.find_spec(QUANTIZERS[extra]) is not None
+
+
+def require_extra(extra: str, *, quantizes: bool = False) -> None:
     """Require the packages of an extra, and the C++ compiler that Inductor needs; a name that is no extra needs none.
+
+    Args:
+        extra: name of the extra.
+        quantizes: whether 8-bit integers are wanted.
 
     Raises:
         ConfigError: a package is missing, or the compiler.
     """
     if extra == "aoti":
         require_compiler()
-    missing = [name for name in EXTRAS.get(extra, ()) if importlib.util.find_spec(name) is None]
+    wanted = [*EXTRAS.get(extra, ()), *([QUANTIZERS[extra]] if quantizes and extra in QUANTIZERS else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{extra} needs {', '.join(missing)}, not installed here: pip install 'lctprune[{extra}]'")
+        what = f"{extra} in int8" if quantizes else extra
+        raise ConfigError(f"{what} needs {', '.join(missing)}, not installed here: pip install 'lctprune[{extra}]'")
 
 
 def require_compiler() -> None:

@@ -1,4 +1,4 @@
-"""Quantize a network to 8-bit integers after training, by ONNX Runtime: weights per channel, activations statically."""
+"""Quantize a network to 8-bit integers after training, by the library of the runtime: weights per channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lctprune.exporting.copying import conversion, quiet
 from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.onnx_model import INPUT
-from lctprune.exporting.writing import Converted, convert, of_onnx_model
+from lctprune.exporting.openvino_model import openvino_int8_files
+from lctprune.exporting.writing import Converted, convert
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +26,7 @@ CALIBRATION_BATCH = 32
 
 
 class OnnxModels:
-    """The ONNX models of a network that its files in reduced precisions are made of, each made once.
+    """The ONNX models of a network that its files in reduced precisions are made of; that in full is made once.
 
     Args:
         network: traceable module.
@@ -47,7 +48,7 @@ class OnnxModels:
         (converted,) = convert(self.network, first, ["onnx"], dependence=None, compared=False)
         return converted
 
-    @cached_property
+    @property
     def int8(self) -> onnx.ModelProto:
         """The network in 8-bit integers, see `quantized`."""
         require_extra("onnx")
@@ -59,11 +60,11 @@ class OnnxModels:
 def quantized(models: OnnxModels, format: Format) -> tuple[Converted, int]:
     """Quantize a network to 8-bit integers; return the content of its file, and the bytes of the tensors in it.
 
-    Activations are of 8 bits without sign, with the smallest and the largest value that they take on the calibration
-    samples. Weights have a sign, a scale for each output channel, and 7 bits: on CPUs without VNNI instructions ONNX
-    Runtime and OpenVINO add products in 16 bits, which those of 8 bits overflow
-    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Layers without a form in integers,
-    such as LSTM, stay in full precision.
+    ONNX Runtime's own library does it for ONNX Runtime, NNCF for OpenVINO. Activations are of 8 bits, with the smallest
+    and the largest value that they take on the calibration samples. Weights have a sign, a scale for each output
+    channel, and 7 bits: on CPUs without VNNI instructions both runtimes add products in 16 bits, which those of 8 bits
+    overflow (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Layers without a form in
+    integers, such as LSTM, stay in full precision.
 
     Args:
         models: ONNX models of the network, which is on the CPU.
@@ -73,11 +74,13 @@ def quantized(models: OnnxModels, format: Format) -> tuple[Converted, int]:
         ConfigError: an extra is not installed.
         ExportError: the network cannot be converted.
     """
-    require_extra(format)
+    require_extra(format, quantizes=True)
+    if format == "openvino":
+        batches = torch.split(models.samples, CALIBRATION_BATCH)
+        graph, weights = openvino_int8_files(models.network, bytes(models.full.content), batches)
+        return Converted(format, graph, models.full.length, weights), len(weights)
     model = models.int8
-    with conversion(models.network, "int8"), quiet():
-        converted = of_onnx_model(models.network, model.SerializeToString(), format, models.full.length)
-        return converted, tensor_bytes(model)
+    return Converted(format, model.SerializeToString(), models.full.length), tensor_bytes(model)
 
 
 def _quantized_model(content: bytes, calibration: Tensor, folder: Path) -> onnx.ModelProto:

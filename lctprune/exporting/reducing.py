@@ -14,7 +14,7 @@ from lctprune.config.runtime import Precision, parse_precisions
 from lctprune.errors import ConfigError, ExportError
 from lctprune.exporting.comparing import repeated, several
 from lctprune.exporting.copying import conversion, copied
-from lctprune.exporting.formats import FORMATS, RUNTIMES, Format, known_format
+from lctprune.exporting.formats import FORMATS, RUNTIMES, Format, known_format, require_extra
 from lctprune.exporting.preprocessing import FromPixels
 from lctprune.exporting.quantizing import CALIBRATION_BATCH, OnnxModels, quantized, tensor_bytes
 from lctprune.exporting.writing import Converted, convert, of_onnx_model, runner_of
@@ -200,6 +200,7 @@ def require_precision(formats: Sequence[Format], precision: str, *, with_preproc
         if format not in able:
             raise ConfigError(f"format {format} has no {precision}; formats that do: {', '.join(able)}")
         known_format(format)
+        require_extra(format, quantizes=precision == "int8")
 
 
 def require_alike(outputs: Tensor, samples: Tensor, network: nn.Module, precision: Precision) -> None:

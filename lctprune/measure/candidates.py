@@ -66,6 +66,8 @@ class Candidate:
         rmse: root mean squared error in the units of a regression's one target; None for all others.
         most_frequent: fraction of targets of the most frequent class, which a network that always answers it has right;
             None without classes.
+        combined: ensemble or progressive for a network of several exits; empty for a single exit. FLOPs, MACs and
+            latency of a progressive one are means over samples, which single samples exceed.
         answers: which of the samples were classified correctly, for paired tests; None where a sample has several
             targets or no class.
     """
@@ -95,6 +97,7 @@ class Candidate:
     precision: str = "float32"
     rmse: float | None = None
     most_frequent: float | None = None
+    combined: str = ""
     answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ def needed(candidate: Candidate, limits: Limits) -> str:
 
 def probably_meant(limits: Limits, main: Candidate) -> str:
     """Ask whether a limit was meant in percent, which is too small for any network; else ""."""
-    for cost in limits.misses(main):
+    for cost in limits.misses(main).keys() - limits.percentages:
         limit, whole = limits[cost], main.cost(cost)
         if cost != "latency_ms" and whole and limit <= PERCENT < whole / 10:
             percent = 100 * limit if limit <= 1 else limit

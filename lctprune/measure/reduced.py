@@ -13,6 +13,7 @@ from lctprune.config.runtime import AUTO_RUNTIME, Precision, Runtime, parse_runt
 from lctprune.data.splits import Split
 from lctprune.errors import ConfigError, ExportError, first_line
 from lctprune.exporting.comparing import repeated
+from lctprune.exporting.formats import is_quantizing, require_extra
 from lctprune.exporting.quantizing import CALIBRATION_SAMPLES, OnnxModels
 from lctprune.exporting.reducing import FORMATS_OF, ReducedNetwork, reduced
 from lctprune.losses import Loss
@@ -50,6 +51,10 @@ def reduced_runtimes(runtime: str, precisions: Sequence[Precision], *, is_cuda: 
         ConfigError: the runtime is unknown, not installed, or does not have a precision.
     """
     installed = runtimes_for(runtime, is_cuda=is_cuda)
+    if "int8" in precisions and runtime == AUTO_RUNTIME:
+        installed = [each for each in installed if is_quantizing(FORMATS[each])]
+    elif "int8" in precisions:
+        require_extra(FORMATS[installed[0]], quantizes=True)
     if found := [each for each in installed if _lacking(each, precisions) is None]:
         return found
     able = [each for each in FORMATS if _lacking(each, precisions) is None]

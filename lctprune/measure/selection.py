@@ -6,8 +6,7 @@ All functions here are pure.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -17,6 +16,16 @@ from lctprune.measure.units import COSTS
 
 NEAR = 0.05  # by which a near miss exceeds a limit, as a fraction of the limit
 _SUFFIXES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9), "b": Decimal(10**9), "t": Decimal(10**12)}
+_UNITS = {  # of a cost, longer ones before those that they end with
+    "size_bytes": {"kib": Decimal(2**10), "mib": Decimal(2**20), "gib": Decimal(2**30)},
+    "latency_ms": {
+        "ms": Decimal(1),
+        "us": Decimal("0.001"),
+        "\u00b5s": Decimal("0.001"),
+        "\u03bcs": Decimal("0.001"),
+        "s": Decimal(1000),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,7 @@ class Budget:
         flops: limit of FLOPs (multiplies and adds) per sample.
         macs: limit of multiply-adds per sample; half as many as FLOPs.
         parameters: limit of the number of parameters.
-        latency_ms: limit of the median time per call, in milliseconds.
+        latency_ms: limit of the median time per call, in milliseconds; as text also "5ms", "400us" or "0.1s".
         size_bytes: limit of the size of parameters and buffers, in bytes; as text also "5MB" or "5MiB".
 
     Raises:
@@ -43,7 +52,7 @@ class Budget:
     size_bytes: float | str | None = None
 
     def __post_init__(self) -> None:
-        for cost, limit in self._given().items():
+        for cost, limit in self.given.items():
             parse_limit(limit, name=cost)
 
     def limits(self, main: Candidate) -> Limits:
@@ -52,9 +61,10 @@ class Budget:
         Raises:
             ConfigError: a percentage is of a cost that is not known.
         """
-        limits = {}
-        for cost, given in self._given().items():
+        limits, percentages = {}, []
+        for cost, given in self.given.items():
             value, is_fraction = parse_limit(given, name=cost)
+            percentages += [cost] * is_fraction
             whole = main.cost(cost) if is_fraction else 1
             if whole is None:
                 raise ConfigError(
@@ -66,9 +76,11 @@ class Budget:
                 raise ConfigError(
                     f"budget {cost} is {given!r}, which is too large or too small; give a number such as 1e9"
                 )
-        return Limits(limits)
+        return Limits(limits, percentages)
 
-    def _given(self) -> dict[Cost, float | str]:
+    @property
+    def given(self) -> dict[Cost, float | str]:
+        """The limits that there are, as they were given."""
         given = {cost: getattr(self, cost) for cost in COSTS}
         return {cost: limit for cost, limit in given.items() if limit is not None}
 
@@ -78,12 +90,14 @@ class Limits(Mapping[str, float]):
 
     Args:
         values: limits, inclusive.
+        percentages: names of the costs whose limits were given as a percentage.
 
     Raises:
         ConfigError: a name is not that of a cost, or a limit is not a positive, finite number.
     """
 
-    def __init__(self, values: Mapping[Cost, float] | Mapping[str, float]) -> None:
+    def __init__(self, values: Mapping[Cost, float] | Mapping[str, float], percentages: Collection[str] = ()) -> None:
+        self.percentages = frozenset(percentages)
         if unknown := sorted(set(values) - set(COSTS)):
             raise ConfigError(f"budget names {', '.join(unknown)}; it may name {', '.join(COSTS)}")
         self._values = {cost: float(values[cost]) for cost in COSTS if cost in values}
@@ -121,23 +135,20 @@ def parse_limit(given: float | str, *, name: str = "limit") -> tuple[Decimal, bo
         ConfigError: it is not a positive, finite number.
     """
     text = str(given).strip().lower()
-    if name == "size_bytes" and (binary := re.fullmatch(r"(.*\d)\s*([kmg])ib", text)):
-        text = str(Decimal(binary[1]) * Decimal(1024) ** ("kmg".index(binary[2]) + 1))
-    elif name == "size_bytes":
+    if name == "size_bytes" and not text.endswith("ib"):
         text = text.removesuffix("b")
-    is_fraction = text.endswith("%")
-    factor = Decimal("0.01") if is_fraction else _SUFFIXES.get(text[-1:], Decimal(1))
-    number = text[:-1] if is_fraction or text[-1:] in _SUFFIXES else text
+    units = {"%": Decimal("0.01"), **_UNITS.get(name, {}), **_SUFFIXES}
+    unit = next((each for each in units if text.endswith(each)), "")
     try:
-        value = Decimal(number) * factor
+        value = Decimal(text.removesuffix(unit)) * units.get(unit, Decimal(1))
     except ArithmeticError:
         value = Decimal("nan")
     if not (math.isfinite(value) and value > 0):
-        such = {"latency_ms": "5", "size_bytes": "5MB, 800kB"}.get(name, "1e9, 500M")
+        such = {"latency_ms": "5 or 5ms", "size_bytes": "5MB, 800kB"}.get(name, "1e9, 500M")
         raise ConfigError(
             f"budget {name} is {given!r}; it must be a positive number such as {such}, or 60% of the main network"
         )
-    return value, is_fraction
+    return value, unit == "%"
 
 
 def pareto_front(candidates: Sequence[Candidate], cost: Cost = "flops") -> list[Candidate]:

@@ -16,6 +16,7 @@ COSTS: dict[Cost, str] = {  # and their units
     "latency_ms": "ms",
     "size_bytes": "B",
 }
+OPTIONS: dict[Cost, str] = {"parameters": "params", "size_bytes": "size"}  # of budgets, where no cost is called so
 CLEARLY_MORE = 1.1  # times a limit; a cost that exceeds it by less is said to exceed it by a percentage
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
@@ -91,6 +92,15 @@ def limit_text(value: float, cost: Cost) -> str:
     if cost == "latency_ms":
         return f"{rounded:g}"
     return f"{engineering(rounded)}{'B' if cost == 'size_bytes' else ''}"
+
+
+def budget_options(limits: Mapping[Cost, float | str]) -> list[str]:
+    """Return the options of the command line that give a budget: limits by their costs, as they were given."""
+    words = []
+    for cost, limit in limits.items():
+        text = limit if isinstance(limit, str) else f"{limit:.12g}" if float(f"{limit:.12g}") == limit else repr(limit)
+        words += [f"--budget-{OPTIONS.get(cost, cost).replace('_', '-')}", text]
+    return words
 
 
 def latency_conditions(candidates: Sequence[Candidate]) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from lctprune.config.network import ALIASES, NetworkConfig
+from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
 from lctprune.errors import ConfigError
-from lctprune.models.external import Builder, call_builder, default_weights, find_builder, timm_names, torchvision_names
+from lctprune.models.external import Builder, call_builder, default_weights, find_builder, require_arguments
 from lctprune.models.images import sized_resnet, vgg_lct
 from lctprune.models.input_kinds import require_kind
+from lctprune.models.names import unknown_model
 from lctprune.models.new_classifier import start_at_zero
 from lctprune.models.sequences import gru, lstm, mlp, transformer
 from lctprune.models.transformers_models import is_transformers_name, read_architecture
@@ -186,13 +186,17 @@ def require_known(model: str) -> Builder:
     """
     builder = MODELS.get(model) or find_builder(model)
     if builder is None:
-        known = [*ALIASES, *MODELS]
-        near = difflib.get_close_matches(model, [*known, *torchvision_names(), *timm_names()], n=3)
-        raise ConfigError(
-            f"model {model!r} is unknown; {'did you mean ' + ', '.join(dict.fromkeys(near)) + '? ' if near else ''}"
-            f"known are {', '.join(known)}, names that `lctprune models` lists, hf/NAME, and package.module:callable"
-        )
+        raise unknown_model(model)
     return builder
+
+
+def require_takes(config: NetworkConfig) -> None:
+    """Refuse a network that nothing has the name of, or that does not take its further arguments, before it is built.
+
+    Raises:
+        ConfigError: the name or an argument is unknown.
+    """
+    require_arguments(config.model, require_known(config.model), config.model_args)
 
 
 def build_model(config: NetworkConfig) -> nn.Module:

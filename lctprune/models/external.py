@@ -9,15 +9,19 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from lctprune.config.network import is_own_function
 from lctprune.errors import ConfigError, LctpruneError, NetworkError, first_line
+from lctprune.models.names import BUILT_IN, TIMM
 from lctprune.models.transformers_models import (
     build_transformers_model,
     is_transformers_name,
@@ -27,7 +31,6 @@ from lctprune.models.transformers_models import (
 
 Builder = Callable[..., nn.Module]
 INPUTS = ("in_channels", "image_size", "features", "steps", "vocabulary")  # which only the data can provide
-TIMM = "timm/"
 _ALIASES = {"num_outputs": "num_classes", "in_channels": "in_chans", "image_size": "img_size"}
 
 
@@ -113,9 +116,7 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
         raise ConfigError(
             f"{name} needs {', '.join(missing)}, which this data does not provide; it provides {known}{remedy}"
         )
-    unknown = [key for key in own if key not in parameters and not takes_any]
-    if unknown:
-        raise ConfigError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(parameters)}")
+    _refuse_unknown(name, parameters, own)
     try:
         model = builder(**arguments, **own)
     except LctpruneError:
@@ -131,6 +132,42 @@ def call_builder(name: str, builder: Builder, settings: Mapping[str, Any], own: 
     if not isinstance(model, nn.Module):
         raise NetworkError(f"{name} returned a {type(model).__name__}, not an nn.Module")
     return model
+
+
+def require_arguments(name: str, builder: Builder, own: Mapping[str, Any]) -> None:
+    """Refuse arguments that a network does not take, as far as that is known before it is built.
+
+    A network of torchvision or timm is built for the check, without memory for its weights.
+
+    Args:
+        name: name of the network.
+        builder: function that builds it.
+        own: arguments from the user.
+
+    Raises:
+        ConfigError: it does not take one of them.
+    """
+    if not own:
+        return
+    parameters: Mapping[str, inspect.Parameter] = {}
+    with suppress(ValueError):  # of a function without readable arguments, which is refused later
+        parameters = inspect.signature(builder).parameters
+    if parameters:
+        _refuse_unknown(name, parameters, own)
+    if name in BUILT_IN or not (name.startswith(TIMM) or name in torchvision_names()):
+        return
+    try:
+        with torch.device("meta"):
+            call_builder(name, builder, {"num_outputs": 10, "in_channels": 3, "image_size": 224}, own)
+    except NetworkError as error:
+        if refused := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            raise ConfigError(f"{name} does not take {refused[1]}; leave it out of `model_args`") from error
+
+
+def _refuse_unknown(name: str, parameters: Mapping[str, inspect.Parameter], own: Mapping[str, Any]) -> None:
+    takes_any = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
+    if unknown := [key for key in own if key not in parameters and not takes_any]:
+        raise ConfigError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(parameters)}")
 
 
 def default_weights(name: str) -> Mapping[str, Tensor]:

@@ -11,7 +11,8 @@ from lctprune.data.dataset import Data
 from lctprune.data.load import is_table
 from lctprune.data.tables.files import read_table
 from lctprune.errors import ConfigError, DataError, LctpruneError
-from lctprune.models.external import TIMM, torchvision_names
+from lctprune.models.external import torchvision_names
+from lctprune.models.names import TIMM
 
 Kind = Literal["images", "a table", "sequences"]
 OF_SEQUENCES, OF_TABLES = ("lstm", "gru", "transformer"), ("mlp",)

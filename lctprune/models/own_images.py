@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from lctprune.data.preprocessing import Normalization
 from lctprune.errors import RunError
-from lctprune.models.external import TIMM, torchvision_names
+from lctprune.models.external import torchvision_names
+from lctprune.models.names import TIMM
 from lctprune.models.transformers_models import image_preprocessing, is_transformers_name
 from lctprune.utils.files import read_regular
 

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from lctprune.data.preprocessing import Normalization
 from lctprune.errors import ConfigError, NetworkError, NetworkWarning, first_line
+from lctprune.models.names import TRANSFORMERS
 
-PREFIX = "hf/"
 # what could fetch code or other weights, or belongs to a checkpoint that is not loaded here
 _LEFT_OUT = ("auto_map", "attn_implementation", "experts_implementation", "quantization_config", "dtype", "torch_dtype")
 
 
 def is_transformers_name(name: str) -> bool:
     """Tell whether a name is that of a model of `transformers`."""
-    return name.startswith(PREFIX)
+    return name.startswith(TRANSFORMERS)
 
 
 def require_transformers(name: str) -> None:
@@ -183,7 +183,7 @@ def _location(name: str) -> str:
     Raises:
         ConfigError: there is no such folder.
     """
-    location = name.removeprefix(PREFIX)
+    location = name.removeprefix(TRANSFORMERS)
     is_path = location.startswith((".", "/", "~")) or location.count("/") > 1
     if is_path and not Path(location).expanduser().is_dir():
         raise ConfigError(f"{name}: there is no folder {location}; after hf/ stands a folder or a name of the hub")

@@ -125,7 +125,7 @@ def _require_enough(points: Sequence[CutPoint], groups: int) -> None:
         names = ", ".join(point.name for point in points[:-1])
         raise CutPointError(
             f"{groups} groups need {groups - 1} cut points, but the model has {len(points) - 1} ({names}); "
-            f"ask for fewer groups, or {BY_HAND}"
+            f"ask for at most `groups={len(points)}`"
         )
 
 

@@ -17,9 +17,11 @@ from lctprune.measure.scores import even_batch_size
 from lctprune.measure.target_kinds import as_classes, kind_of
 from lctprune.utils.modules import device_of
 from lctprune.utils.transfer import sent
+from lctprune.workflows.combined_candidates import combined_of
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import Member, members_of
 
+COMBINED_BATCH = 256  # samples of a batch for a network of several exits, whose outputs do not depend on it
 MOST_PICTURES = 12  # samples that are kept with their inputs
 SPLITS: dict[Literal["val", "test"], str] = {"val": "validation", "test": "test"}  # and their names for people
 
@@ -45,16 +47,20 @@ def read_answers(
     """
     numbers = {candidate.exit for candidate in candidates}
     members = [member for member in members_of(loaded) if member.number in numbers]
-    chosen = [member for member in members if member.number == candidate_of(candidates, exit).exit]
+    subject = candidate_of(candidates, exit)
+    chosen = [member for member in members if member.number == subject.exit]
     has_pictures = _has_pictures(loaded)
     gallery, log = _Gallery(), _Log(loaded, exit, split)
-    if split == "test" or not has_pictures:
+    if subject.combined:
+        for targets, output in _combined_outputs(loaded, subject, getattr(loaded.data, split)):
+            log.add(targets, output)
+    elif split == "test" or not has_pictures:
         for _, targets, outputs in _outputs(loaded, chosen, getattr(loaded.data, split), candidates):
             log.add(targets, outputs[exit])
     if has_pictures:
         for inputs, targets, outputs in _outputs(loaded, members, loaded.data.val, candidates):
             gallery.add(inputs, targets, outputs)
-            if split == "val":
+            if split == "val" and not subject.combined:
                 log.add(targets, outputs[exit])
     return ReportAnswers(network=log.result(), pictures=gallery.pictures)
 
@@ -85,6 +91,14 @@ def _outputs(
                 for member in group:
                     outputs[member.number] = found[member.exit if len(group) > 1 else 0].float().cpu()
             yield inputs, targets, outputs
+
+
+def _combined_outputs(loaded: LoadedRun, subject: Candidate, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the targets of each batch and the outputs of a network of several exits."""
+    network = combined_of(loaded, subject).several.network(loaded.network())
+    with torch.no_grad():
+        for inputs, targets in split.batches(even_batch_size(split, COMBINED_BATCH)):
+            yield targets, network(sent(inputs, device_of(network))).float().cpu()
 
 
 def _alone(network: nn.Module) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -24,10 +24,10 @@ from lctprune.workflows.compression_rounds import Entrant, begin_entrant
 from lctprune.workflows.compression_schedule import Schedule
 from lctprune.workflows.densification import begin_dense
 from lctprune.workflows.deployed import Deployment
-from lctprune.workflows.deployment import SELECTED, deploy, measure_run
+from lctprune.workflows.deployment import deploy, measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import DENSE
-from lctprune.workflows.model_card import MODEL_CARD
+from lctprune.workflows.model_card import MODEL_CARD, SELECTED
 from lctprune.workflows.narrowing import mild_cuts
 from lctprune.workflows.narrowing_channels import Damages
 from lctprune.workflows.session import Session

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lctprune.config.history import SPEED
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.data.dataset import Data
@@ -25,6 +28,7 @@ from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run, as_run
 from lctprune.training.trainer import open_run
+from lctprune.utils.wording import duration
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.loading import LoadedRun, recorded_training, require_recipe
 from lctprune.workflows.members import DENSE, new_origin, run_to_resume
@@ -82,8 +86,9 @@ def begin_dense(
         warnings.simplefilter("ignore", NetworkWarning)  # shown when the run was trained
         added = critics_to_add(network, data.example)
         dense = densified(network, added, seed=training.seed)
+    cost = cost_of_pass(network, dense, data.example, training)
     if epochs is None:
-        epochs = resumed.config.training.epochs if resumed else default_epochs(network, dense, data.example, training)
+        epochs = resumed.config.training.epochs if resumed else default_epochs(cost, training)
     config = dataclasses.replace(
         training,
         epochs=epochs,
@@ -98,7 +103,7 @@ def begin_dense(
     )
     origin = new_origin(loaded, [each.origin for each in added])
     opened = open_run(dense, data, config, run_dir=folder, resume=resume, origin=origin)
-    return Session(dense, data, opened)
+    return Session(dense, data, opened, cost=None if cost is None else epochs * cost)
 
 
 def densified(network: LocalCriticNetwork, added: Sequence[AddedCritic], *, seed: int) -> LocalCriticNetwork:
@@ -161,26 +166,56 @@ def _leading_channels(trained: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
     return {name: trained[name][tuple(map(slice, tensor.shape))] for name, tensor in own.items()}
 
 
-def default_epochs(
-    network: LocalCriticNetwork, densified: LocalCriticNetwork, example: Tensor, training: TrainConfig
-) -> int:
+def default_epochs(pass_cost: float | None, training: TrainConfig) -> int:
     """Compute the epochs that cost at most `TRAINING_FRACTION` of the run's training, but at least 1.
 
-    A backward pass counts as two forward passes. Without known FLOPs it is 1.
+    Args:
+        pass_cost: cost of a pass, as `cost_of_pass` computes it; where it is not known, one pass it is.
+        training: settings of the run's training.
+    """
+    return 1 if pass_cost is None else max(1, int(TRAINING_FRACTION * training.epochs / pass_cost))
+
+
+def cost_of_pass(
+    network: LocalCriticNetwork, densified: LocalCriticNetwork, example: Tensor, training: TrainConfig
+) -> float | None:
+    """Compute what a pass costs that trains the added critics, in epochs of the run's own training, by FLOPs.
+
+    A backward pass counts as two forward passes.
 
     Args:
         network: the run's network.
         densified: the main network with the added critics.
         example: input, [batch, ...].
         training: settings of the run's training.
+
+    Returns:
+        The cost; None where FLOPs are not known.
     """
     step, added = 0, 0
     for cost in measure_groups(network, example):
         if cost.flops is None or cost.critic_flops is None:
-            return 1
+            return None
         step += (1 if training.freeze_main else 3) * cost.flops + 3 * cost.critic_flops
     for cost in measure_groups(densified, example):
         if cost.flops is None or cost.critic_flops is None:
-            return 1
+            return None
         added += cost.flops + 3 * cost.critic_flops
-    return max(1, int(TRAINING_FRACTION * training.epochs * step / added))
+    return added / step
+
+
+def cost_text(run: Run, cost: float | None) -> str:
+    """Say what a training that adds to a run costs, for people.
+
+    Args:
+        run: the run.
+        cost: cost in epochs of its own training; None where that is not known.
+    """
+    if cost is None:
+        return "a cost that is not known"
+    text = f"about {cost:.2g} epochs of its own training"
+    with suppress(RunError, ValueError, LookupError):  # of metrics.csv, which the training can do without
+        pace = statistics.median(float(row[SPEED]) for row in run.metrics)
+        seconds = cost * (run.config.data.samples["train"] if run.config.data else 0) / pace
+        text += f" ({duration(seconds)} at its pace)" if seconds else ""
+    return text

@@ -13,10 +13,10 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.reading import FORMAT
 from lctprune.config.runtime import FULL, REDUCED, Runtime, parse_precisions
 from lctprune.config.training import TrainConfig
@@ -37,6 +37,8 @@ from lctprune.runs import Run, as_run
 from lctprune.utils.environment import environment, machine
 from lctprune.utils.files import require_writable, write_json
 from lctprune.utils.modules import held_on
+from lctprune.workflows.combined_candidates import with_combined
+from lctprune.workflows.combined_deployment import deploy_progressive
 from lctprune.workflows.deployed import Deployment
 from lctprune.workflows.exported_files import (
     COMPARED_SAMPLES,
@@ -44,20 +46,17 @@ from lctprune.workflows.exported_files import (
     Checked,
     earlier_files,
     export_files,
-    original_names,
     remove_earlier,
 )
+from lctprune.workflows.exported_source import source_of
 from lctprune.workflows.from_pixels import with_pixels
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.measurements import CANDIDATES, read_candidates
-from lctprune.workflows.members import Member, member_of, members_of
-from lctprune.workflows.model_card import MODEL_CARD, candidate_record, model_card
+from lctprune.workflows.members import Member, members_of
+from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record, model_card
 from lctprune.workflows.readme_card import write_readme
-from lctprune.workflows.rebuilding import built_from
 from lctprune.workflows.recorded_answers import answers_record
 from lctprune.workflows.target_units import in_target_units
-
-SELECTED = "selected"
 
 
 def measure_run(
@@ -72,8 +71,11 @@ def measure_run(
     runtime: Runtime = "torchscript",
     precision: str | Iterable[str] = FULL,
     only: int | None = None,
+    mean_flops: bool = False,
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
+
+    The ensembles that were found in the run are added, as `lctprune ensemble` recorded them.
 
     Earlier measurements are read back, as long as the checkpoint, the latency's batch size and the machine with its
     number of threads are unchanged, and their costs are those of the networks.
@@ -91,14 +93,17 @@ def measure_run(
         precision: int8, bf16 or fp16, or several, for candidates in these precisions too, see `with_reduced`.
         only: number of the single exit to measure, and of which there are precisions, beside the main network; with
             `keep` false, as candidates.json holds all.
+        mean_flops: whether the run's progressive network is added, whose FLOPs and latency are means over samples. All
+            candidates are then compared on the validation samples that its thresholds were not fitted on.
 
     Returns:
-        One candidate per exit, the main network's after those of its exits; with precisions several per exit.
+        One candidate per exit, the main network's after those of its exits; with precisions several per exit; then the
+        networks of several exits.
 
     Raises:
         ConfigError: the runtime is not installed, or does not have a precision.
         RunError: the run's network cannot be loaded, or its data has changed; or `keep`, and the folder cannot be
-            written to.
+            written to; or `mean_flops`, and there is no progressive network.
         DataError: the run's data cannot be read.
     """
     run = as_run(run)
@@ -118,7 +123,8 @@ def measure_run(
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
     if known:
         _warn_of_batch_dependence(known)
-        return in_target_units(known, run.config.data)  # earlier versions did not record that
+        own = in_target_units(known, run.config.data)  # earlier versions did not record that
+        return with_combined(loaded, own, mean_flops=mean_flops, any_latency=any_latency)
     folder = folder or run.path
     if keep:
         require_writable(folder, "give another folder, or keep=False")
@@ -165,7 +171,9 @@ def measure_run(
     if keep:
         write_json(folder / CANDIDATES, document)
     _warn_of_batch_dependence(candidates)
-    return candidates
+    if only is not None:
+        return candidates
+    return with_combined(loaded, candidates, mean_flops=mean_flops, any_latency=any_latency)
 
 
 def _warn_of_batch_dependence(candidates: Sequence[Candidate]) -> None:
@@ -260,9 +268,17 @@ def deploy(
             or a format does not have the precision, or cannot hold the preprocessing.
         ExportError: a file would not do what the network does, or cannot be written; none is written then.
     """
-    loaded = loaded or LoadedRun(run)
-    member, chosen = member_of(loaded, exit), candidate_of(candidates, exit, precision)
-    subnetwork: nn.Module = loaded.network(member.run).subnetwork(member.exit)
+    loaded, chosen = loaded or LoadedRun(run), candidate_of(candidates, exit, precision)
+    limits = {
+        "budget": dict(budget or {}),
+        "rule": dataclasses.asdict(rule or Rule()),
+        "mean_flops": any(each.combined == PROGRESSIVE for each in candidates),
+    }
+    if chosen.combined == PROGRESSIVE:
+        options = {"with_preprocessing": with_preprocessing}
+        return deploy_progressive(loaded, candidates, chosen, folder, formats, limits, **options)
+    source = source_of(loaded, chosen, formats)
+    subnetwork = source.network
     forms: list[ReducedNetwork] = []
     is_reduced = precision in REDUCED
     require_precision(formats, precision if is_reduced else FULL, with_preprocessing=with_preprocessing)
@@ -284,7 +300,6 @@ def deploy(
         latency_batch=chosen.latency_batch,
         apart=apart,
     )
-    names = original_names(loaded.network(member.run), member.exit)
     described = model_card(run, candidates, exit, scores, loaded.data.classes, precision=precision)
     if with_preprocessing:
         subnetwork, checked, described = with_pixels(subnetwork, run.config.data, checked, described)
@@ -294,17 +309,16 @@ def deploy(
     earlier = FILES if is_selected else earlier_files(folder)
     is_ready = formats[0] == "aoti" and exit in loaded.compiled and not with_preprocessing  # compiled for measuring
     ready = [loaded.compiled[exit].package[0]] if is_ready else []
-    files = export_files(subnetwork, folder, formats, checked, names=names, forms=forms, ready=ready)
+    files = export_files(subnetwork, folder, formats, checked, names=source.names, forms=forms, ready=ready)
     card = folder / MODEL_CARD
     record = {
         "format_version": FORMAT,
         **described,
         **{name: files[0][name] for name in ("file", "format", "sha256")},
         "files": files,
-        **({"built_from": built_from(member)} if "state-dict" in formats else {}),
-        "budget": dict(budget or {}),
-        "rule": dataclasses.asdict(rule or Rule()),
-        "trained_with": {"run": run.path.resolve().name, **trained_with(loaded, member)},
+        **source.details,
+        **limits,
+        "trained_with": {"run": run.path.resolve().name, **source.trained_with},
         **environment(),
     }
     write_json(card, record)
@@ -322,15 +336,3 @@ def _test_scores(
     networks, metric = [subnetwork, loaded.network()], loaded.run.config.training.metric
     with held_on(nn.ModuleList(networks), TrainConfig().resolved().device):
         return score_networks(networks, loaded.data.test, batch_size=batch_size, metric=metric)
-
-
-def trained_with(loaded: LoadedRun, member: Member) -> dict[str, Any]:
-    """Name the run's checkpoint, and that of the added run which holds the network, by paths within the run."""
-    run, record = loaded.run, {"checkpoint_sha256": loaded.checkpoint().sha256, **loaded.epochs}
-    if member.run.path == run.path:
-        return record
-    added = {
-        "run": str(member.run.path.relative_to(run.path)),
-        "checkpoint_sha256": loaded.checkpoint(member.run).sha256,
-    }
-    return {**record, "added": added}

@@ -2,6 +2,8 @@
 
 ensemble/model.pt    the ensemble as one TorchScript file
 ensemble/model.json  how to feed it, which exits it asks with which weights, how good it is
+
+All that were measured stand in candidates.json beside it, for `select`: see `combined_records`.
 """
 
 from __future__ import annotations
@@ -16,18 +18,18 @@ from lctprune.exporting.writing import convert, write_exported
 from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
 from lctprune.measure.ensembling import Ensemble, ensembles
 from lctprune.measure.outputs import exit_outputs, halves, require_combinable
-from lctprune.measure.paired import answers_of
+from lctprune.measure.paired import answers_of, mcnemar
 from lctprune.measure.scores import ExitScores
-from lctprune.measure.selection import pareto_front
+from lctprune.measure.selection import main_of, pareto_front
+from lctprune.workflows.combined_candidates import ensemble_exits
 from lctprune.workflows.combined_card import write_card
+from lctprune.workflows.combined_records import Several, write_combined
 from lctprune.workflows.deployment import scored_members
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names, members_of, next_number
 from lctprune.workflows.model_card import candidate_record
 from lctprune.workflows.progressive_fitting import exit_costs
-
-ENSEMBLE = "ensemble"
 
 
 class Found(NamedTuple):
@@ -101,6 +103,12 @@ def on_front(found: Found) -> list[Candidate]:
     return [each for each in pareto_front(found.candidates) if each.exit in found.ensembles]
 
 
+def best_exit(found: Found, chosen: Candidate) -> Candidate:
+    """Return the run's own exit with the best accuracy on validation among those of no more FLOPs than an ensemble."""
+    own = [each for each in found.candidates if each.exit not in found.ensembles and not each.origin]
+    return max((each for each in own if (each.flops or 0) <= (chosen.flops or 0)), key=lambda each: each.merit)
+
+
 def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: Path | None) -> dict[str, Any]:
     """Measure an ensemble on the test split, which is read once, and write it into a folder, if there is one.
 
@@ -121,21 +129,28 @@ def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: 
     probabilities = test.logits.double().softmax(2)[list(ensemble.exits)]
     weights = torch.tensor(ensemble.weights, dtype=torch.double)
 
-    def accuracy(of: torch.Tensor) -> float:
-        return (torch.einsum("e,enc->nc", of, probabilities).argmax(1) == test.targets).double().mean().item()
+    def correct(of: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("e,enc->nc", of, probabilities).argmax(1) == test.targets
 
+    own, best = correct(weights), best_exit(found, chosen)
+    theirs = test.correct[best.exit]
+    only_ensemble, only_exit = int((own & ~theirs).sum()), int((theirs & ~own).sum())
     record = {
-        "exits": [
-            {"exit": exit, "name": names[exit], "weight": weight}
-            for exit, weight in zip(ensemble.exits, ensemble.weights, strict=True)
-        ],
+        "exits": ensemble_exits(loaded, ensemble.exits, ensemble.weights),
         "is_fitted": ensemble.is_fitted,
         "validation": {**candidate_record(chosen), "plain_sum_accuracy": ensemble.sum_accuracy},
         "test": {
             "samples": len(test.targets),
-            "accuracy": accuracy(weights),
-            "plain_sum_accuracy": accuracy(torch.full_like(weights, 1 / len(weights))),
+            "accuracy": own.double().mean().item(),
+            "plain_sum_accuracy": correct(torch.full_like(weights, 1 / len(weights))).double().mean().item(),
             "exit_accuracies": dict(zip(names, test.correct.double().mean(1).tolist(), strict=True)),
+            "best_exit": {
+                "exit": best.exit,
+                "name": best.name,
+                "only_ensemble": only_ensemble,
+                "only_exit": only_exit,
+                "p_value": mcnemar(only_ensemble, only_exit),
+            },
         },
     }
     if folder is not None:
@@ -144,4 +159,11 @@ def export_ensemble(loaded: LoadedRun, found: Found, chosen: Candidate, folder: 
         (content,) = convert(together, samples, ["torchscript"], dependence=None)
         write_exported(folder / "model.pt", content)
         write_card(loaded, record, folder)
+        candidates = [each for each in found.candidates if each.exit in found.ensembles]
+        networks = [(each, _several(found.ensembles[each.exit])) for each in candidates]
+        write_combined(loaded, folder, networks, main_ms=main_of(found.candidates).latency_ms)
     return record
+
+
+def _several(ensemble: Ensemble) -> Several:
+    return Several(exits=ensemble.exits, weights=ensemble.weights, is_fitted=ensemble.is_fitted)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lctprune.config.metric import METRIC_NAMES
 from lctprune.config.network import is_own_function
@@ -35,7 +36,7 @@ MOST_INPUTS = 2**28  # numbers in the example that FLOPs were counted on
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Record(Candidate):
+class CandidateRecord(Candidate):
     """A candidate as candidates.json has it: null where JSON has no number."""
 
     accuracy: float | None  # type: ignore[assignment]
@@ -106,7 +107,7 @@ class Measurements:
     """
 
     conditions: dict[str, Any]
-    candidates: tuple[_Record, ...]
+    candidates: tuple[CandidateRecord, ...]
     recall: _Recall | None = None
     example_shape: tuple[int, ...] | None = None
     answers: RecordedAnswers | None = None
@@ -210,23 +211,44 @@ def _contradiction(
     recipe = require_recipe(loaded.run)
     if is_own_function(recipe.model) and recipe.model != loaded.run.model:
         return ""
-    if shape is not None and (math.prod(shape) > MOST_INPUTS or min(shape, default=0) < 1):
-        return f"example_shape is {list(shape)}, which no input has"
+    if problem := shape_problem(shape):
+        return problem
+    example = None
+    if shape is not None:
+        example = torch.ones(shape, dtype=torch.long if recipe.vocabulary is not None else torch.float)
     for each in candidates:
         member = by_number[each.exit]
-        network = loaded.network(member.run).subnetwork(member.exit)
-        now: dict[str, int | None] = {"parameters": count_parameters(network), "size_bytes": size_bytes(network)}
-        if shape is not None:
-            example = torch.ones(shape, dtype=torch.long if recipe.vocabulary is not None else torch.float)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", NetworkWarning)
-                    now["flops"] = count_known_flops(network, example).total
-            except Exception:  # whatever a network raises on an input of another shape
-                return f"{each.name} does not run on inputs of the shape {list(shape)}"
-        if each.is_reduced:  # its size is that of a file
-            del now["size_bytes"]
-        for name, value in now.items():
-            if getattr(each, name) != value:
-                return f"{name} of {each.name} is {getattr(each, name)}, and the network's is {value}"
+        if problem := cost_contradiction(each, loaded.network(member.run).subnetwork(member.exit), example):
+            return problem
+    return ""
+
+
+def shape_problem(shape: Sequence[int] | None) -> str:
+    """Say that no input has a shape that a file gives for an example; "" if one may have it."""
+    if shape is not None and (math.prod(shape) > MOST_INPUTS or min(shape, default=0) < 1):
+        return f"example_shape is {list(shape)}, which no input has"
+    return ""
+
+
+def cost_contradiction(candidate: Candidate, network: nn.Module, example: Tensor | None) -> str:
+    """Say which cost of a candidate is not that of its network; "" if none is.
+
+    Args:
+        candidate: candidate as a file has it.
+        network: its network in full precision.
+        example: input that its FLOPs were counted on; None where it is not known, or FLOPs are not compared.
+    """
+    now: dict[str, int | None] = {"parameters": count_parameters(network), "size_bytes": size_bytes(network)}
+    if example is not None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NetworkWarning)
+                now["flops"] = count_known_flops(network, example).total
+        except Exception:  # whatever a network raises on an input of another shape
+            return f"{candidate.name} does not run on inputs of the shape {list(example.shape)}"
+    if candidate.is_reduced:  # its size is that of a file
+        del now["size_bytes"]
+    for name, value in now.items():
+        if getattr(candidate, name) != value:
+            return f"{name} of {candidate.name} is {getattr(candidate, name)}, and the network's is {value}"
     return ""

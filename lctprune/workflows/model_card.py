@@ -18,7 +18,7 @@ from lctprune.measure.selection import main_of
 from lctprune.runs import Run
 from lctprune.workflows.target_units import root_mean_squared_error
 
-MODEL_CARD = "model.json"
+MODEL_CARD, SELECTED = "model.json", "selected"  # the file, and the folder of the network that was chosen in a run
 
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import TORCHVISION
+from lctprune.errors import BudgetError, ConfigError
 from lctprune.exporting.formats import SUFFIXES
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.choice import select
 from lctprune.measure.guessing import chance_note, guessed, samples_to_tell
 from lctprune.measure.outputs import more_validation
 from lctprune.measure.selection import Budget, main_of
+from lctprune.measure.units import budget_options
 from lctprune.runs import Run
 from lctprune.utils.names import shell_word
 from lctprune.workflows.members import DENSE, FINETUNED, NARROWED
+from lctprune.workflows.sample_inputs import sample_input
 
 USUAL = 60  # percent of the main network
 LONGER = 4  # times as many epochs, where networks learned nothing
@@ -34,14 +38,21 @@ def next_step(run: Run, candidates: Sequence[Candidate]) -> str:
     return f"Next, choose one under a budget: {selection(run, candidates)}"
 
 
-def selection(run: Run, candidates: Sequence[Candidate], wanted: Sequence[int] = ()) -> str:
+def selection(
+    run: Run, candidates: Sequence[Candidate], wanted: Sequence[int] = (), given: Budget | None = None
+) -> str:
     """Return a command that selects a network of a run, under a budget that some network fits.
 
     Args:
         run: the run.
         candidates: its measured candidates.
         wanted: numbers of networks; where a budget selects one of them, the command has that budget.
+        given: budget from the user, which comes first if it selects a wanted network, or any where none is wanted.
     """
+    if given is not None:
+        with suppress(BudgetError, ConfigError):
+            if select(candidates, given).exit in (wanted or [each.exit for each in candidates]):
+                return run.command("select", *budget_options(given.given))
     main = main_of(candidates)
     cost = _budget_cost(main)
     for candidate in (each for each in candidates if each.exit in wanted):
@@ -63,7 +74,7 @@ def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
         "lctprune",
         "predict",
         model.parent,
-        "INPUT",
+        sample_input(run),
         *(["--trust-code"] if model.name.endswith(SUFFIXES["aoti"]) else []),
     ]
     predict = " ".join(map(shell_word, words))
@@ -92,8 +103,7 @@ def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Cand
 
 
 def _selection_within(run: Run, cost: Cost, percent: int, *options: str) -> str:
-    option = {"parameters": "params"}.get(cost, cost)
-    return run.command("select", f"--budget-{option}", f"{percent}%", *options)
+    return run.command("select", *budget_options({cost: f"{percent}%"}), *options)
 
 
 def _budget_cost(main: Candidate) -> Cost:
@@ -197,7 +207,7 @@ def behind_its_exits(run: Run, candidates: Sequence[Candidate]) -> str:
     """Say that the main network is clearly worse than an exit before it, as after few steps of training; else ""."""
     main, data, training = main_of(candidates), run.config.data, run.config.training
     best = max(candidates, key=lambda each: each.merit)
-    steps = training.epochs * -(-(data.samples.get("train", 0) if data else 0) // training.batch_size)
+    steps = training.epochs * ((data.samples.get("train", 0) if data else 0) // training.batch_size)
     if best.is_main or is_lower_better(main.metric) or not 0 < steps < FEW or not main.samples:
         return ""
     if best.merit - main.merit < _clear_difference(best.merit, main.merit, main.samples):

@@ -20,8 +20,9 @@ from lctprune.exporting.formats import Format, require_extra
 from lctprune.exporting.opening import open_exported, require_own_code
 from lctprune.runs import Run
 from lctprune.utils.files import near_miss, open_regular, read_regular
+from lctprune.workflows.combined_candidates import network_named
+from lctprune.workflows.combined_records import CombinedNetwork
 from lctprune.workflows.loading import LoadedRun, require_recipe
-from lctprune.workflows.members import member_named
 from lctprune.workflows.model_card import MODEL_CARD, input_record, output_record
 from lctprune.workflows.progressive_files import open_stages
 from lctprune.workflows.rebuilding import BuiltFrom, rebuilt
@@ -138,21 +139,26 @@ def open_predictor(
 
 def _of_run(run: Run, exit: str | None) -> Predictor:
     loaded = LoadedRun(run)
-    member, data = member_named(loaded, exit), run.config.data
+    found, data = network_named(loaded, exit), run.config.data
     if data is None:
         raise RunError(
             f"{run.path} was trained on data made in a program, and how its inputs are made is not recorded; call its "
             "network there"
         )
-    recipe, file = require_recipe(member.run), run.path / CONFIG
-    network = loaded.network(member.run).subnetwork(member.exit)
+    if isinstance(found, CombinedNetwork):
+        recipe, number, name = require_recipe(run), found.candidate.exit, found.candidate.name
+        network = found.several.network(loaded.network())
+    else:
+        recipe, number, name = require_recipe(found.run), found.number, found.name
+        network = loaded.network(found.run).subnetwork(found.exit)
+    file = run.path / CONFIG
     return Predictor(
         source=run.path,
         network=_evaluated(network),
         expected=input_of(input_record(recipe, data), file=file, remedy=RESTORE),
         classes=data.classes,
         output=from_json(Output, output_record(recipe, data), "data.target", file=file),
-        record={"run": str(run.path), "exit": member.number, "name": member.name, **loaded.epochs},
+        record={"run": str(run.path), "exit": number, "name": name, **loaded.epochs},
     )
 
 

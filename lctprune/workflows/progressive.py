@@ -11,11 +11,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.exporting.torchscript import to_torchscript
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_parameters, size_bytes
@@ -26,12 +28,12 @@ from lctprune.measure.outputs import exit_outputs
 from lctprune.measure.paired import answers_of
 from lctprune.measure.unscored import unscored
 from lctprune.progressive import converted
+from lctprune.workflows.combined_records import Several, write_combined
 from lctprune.workflows.exported_files import COMPARED_SAMPLES
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import exit_names, next_number
 from lctprune.workflows.progressive_fitting import Fitted, exit_costs
 
-NAME = "progressive"
 TIMED_SAMPLES, REPEATS = 40, 7  # samples that latency is measured on, one by one, and calls of each
 
 
@@ -106,7 +108,7 @@ def compared_candidates(loaded: LoadedRun, fitted: Fitted, measured: Measured) -
         dataclasses.replace(
             found[-1],
             exit=next_number(loaded),
-            name=NAME,
+            name=PROGRESSIVE,
             flops=flops,
             macs=flops // 2,
             parameters=count_parameters(fitted.network),
@@ -120,6 +122,29 @@ def compared_candidates(loaded: LoadedRun, fitted: Fitted, measured: Measured) -
         dataclasses.replace(each, accuracy=accuracy, score=accuracy, samples=samples, answers=answer)
         for each, accuracy, answer in zip(found, accuracies, answers, strict=True)
     ]
+
+
+def record_candidate(
+    loaded: LoadedRun, fitted: Fitted, goal: Goal, candidates: Sequence[Candidate], folder: Path
+) -> None:
+    """Record the progressive network beside its files, so that `select` has it as a candidate.
+
+    Args:
+        loaded: the run.
+        fitted: fitted network.
+        goal: goal that it was fitted for.
+        candidates: what `compared_candidates` gives.
+        folder: output folder.
+    """
+    several = Several(
+        exits=fitted.setting.exits,
+        thresholds=fitted.setting.thresholds,
+        temperatures=fitted.temperatures,
+        goal=goal,
+        fitted_on=fitted.fitted_on,
+    )
+    *_, main, own = candidates
+    write_combined(loaded, folder, [(own, several)], main_ms=main.latency_ms, part=fitted.part)
 
 
 def static_exits(candidates: Sequence[Candidate], cost: str) -> list[Candidate]:

@@ -2,12 +2,14 @@
 
 model.pt                 the network with its thresholds inside
 stage0.onnx and so on    stages with their critics; the thresholds stand in model.json
+model.json               how to feed it, and what became of samples; read back as a stranger's file
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from lctprune.errors import ExportError
+from lctprune.config.combined import PROGRESSIVE, ProgressiveRecord
+from lctprune.config.reading import from_json, parse_object
+from lctprune.errors import ExportError, RunError, RunWarning
 from lctprune.exporting.comparing import BATCHES, repeated
 from lctprune.exporting.formats import require_extra
 from lctprune.exporting.onnx_model import OUTPUT, onnx_bytes
@@ -24,13 +28,14 @@ from lctprune.exporting.programs import to_program
 from lctprune.exporting.stages import staged
 from lctprune.exporting.writing import Converted, write_exported
 from lctprune.progressive import ProgressiveNetwork, agrees, write_scripted
+from lctprune.utils.files import read_regular
 from lctprune.utils.modules import evaluation_mode
 from lctprune.workflows.combined_card import write_card
 from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.model_card import MODEL_CARD
 
 HIDDEN = "hidden"  # output that the next stage takes
 SCRIPTED = "model.pt"
-PROGRESSIVE = "progressive"  # folder in a run
 
 
 class _Stage(nn.Module):
@@ -141,3 +146,26 @@ def write_progressive(
             if earlier.name not in names:
                 earlier.unlink(missing_ok=True)
     return [folder / name for name in names]
+
+
+def read_progressive(loaded: LoadedRun) -> ProgressiveRecord | None:
+    """Read what `lctprune progressive` made of the run's present checkpoint; None where there is nothing.
+
+    Warns:
+        RunWarning: the model card is damaged, or of another checkpoint.
+    """
+    file, remedy = loaded.run.path / PROGRESSIVE / MODEL_CARD, f"lctprune {PROGRESSIVE} makes it anew"
+    try:
+        document = parse_object(read_regular(file), file, remedy=remedy)
+        record = from_json(ProgressiveRecord, document, "", file=file, remedy=remedy)
+    except OSError:
+        return None
+    except RunError as error:
+        warnings.warn(f"{error}; the page does without it", RunWarning, stacklevel=2)
+        return None
+    if record.trained_with.get("checkpoint_sha256") != loaded.checkpoint().sha256:
+        warnings.warn(
+            f"{file} is of an earlier checkpoint, and the page does without it: {remedy}", RunWarning, stacklevel=2
+        )
+        return None
+    return record

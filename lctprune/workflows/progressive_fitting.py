@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lctprune.errors import BudgetError, ConfigError, NetworkError
+from lctprune.errors import BudgetError, ConfigError, NetworkError, RunError
 from lctprune.measure.early_exit import ExitCosts, Outcome, Setting, confidences, fit_temperature, outcome
 from lctprune.measure.exit_fitting import MARGIN, Goal, fit
 from lctprune.measure.group_costs import measure_groups
 from lctprune.measure.outputs import ExitOutputs, exit_outputs, halves, require_combinable, require_exits
+from lctprune.measure.parts import Part
 from lctprune.measure.selection import Budget
 from lctprune.measure.units import amount
 from lctprune.measure.unscored import unscored
 from lctprune.network import LocalCriticNetwork
 from lctprune.progressive import ProgressiveNetwork
+from lctprune.workflows.combined_records import CombinedNetwork
 from lctprune.workflows.loading import LoadedRun
 
 DROPS = (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)  # points that are tried where a goal cannot be met
@@ -32,6 +34,7 @@ class Fitted(NamedTuple):
         check: what becomes of the other half of the validation samples.
         held_out: outputs of every exit on these samples.
         fitted_on: number of samples that it was fitted on.
+        part: the other half, as a part of the validation samples.
     """
 
     network: ProgressiveNetwork
@@ -41,6 +44,7 @@ class Fitted(NamedTuple):
     check: Outcome
     held_out: ExitOutputs
     fitted_on: int
+    part: Part
 
 
 def exit_costs(network: LocalCriticNetwork, example: Tensor) -> ExitCosts:
@@ -96,7 +100,7 @@ def fit_progressive(loaded: LoadedRun, goal: Goal) -> Fitted:
     require_combinable(network, loaded.data)
     costs = exit_costs(network, loaded.data.example)
     outputs = exit_outputs(network, loaded.data.val)
-    first, second = halves(outputs, loaded.run.config.training.seed)
+    first, second = _halves(loaded, outputs)
     own, held_out = outputs.at(first), outputs.at(second)
     temperatures = [fit_temperature(each, own.targets) for each in own.logits]
 
@@ -121,7 +125,41 @@ def fit_progressive(loaded: LoadedRun, goal: Goal) -> Fitted:
         raise BudgetError(f"{problem}; nothing was written: {remedy}")
     used = tuple(temperatures[exit] for exit in setting.exits)
     progressive = ProgressiveNetwork(network, setting.exits, setting.thresholds, used).eval()
-    return Fitted(progressive, setting, used, tuple(temperatures), check, held_out, len(first))
+    part = Part.of(second, outputs.targets)
+    return Fitted(progressive, setting, used, tuple(temperatures), check, held_out, len(first), part)
+
+
+def _halves(loaded: LoadedRun, outputs: ExitOutputs) -> tuple[Tensor, Tensor]:
+    """Return the places of the samples to fit on, and of those to check on in the order of the split."""
+    first, second = halves(outputs, loaded.run.config.training.seed)
+    return first, second.sort().values
+
+
+def fitted_before(loaded: LoadedRun, recorded: CombinedNetwork) -> Fitted:
+    """Return a progressive network as it was recorded, with what becomes of the samples that it was not fitted on.
+
+    Raises:
+        NetworkError: the exits cannot be combined, or their FLOPs are not known.
+        RunError: it was recorded on other validation samples.
+    """
+    network, several = loaded.network(), recorded.several
+    require_combinable(network, loaded.data)
+    outputs = exit_outputs(network, loaded.data.val)
+    first, second = _halves(loaded, outputs)
+    if (part := Part.of(second, outputs.targets)) != recorded.part:
+        raise RunError(
+            f"the progressive network of {loaded.run.path} was recorded on other validation samples; lctprune "
+            "progressive makes it anew"
+        )
+    temperatures = [1.0] * len(network.groups)  # of exits that are not asked
+    for exit, temperature in zip(several.exits, several.temperatures, strict=True):
+        temperatures[exit] = temperature
+    setting, held_out = Setting(several.exits, several.thresholds), outputs.at(second)
+    costs = exit_costs(network, loaded.data.example)
+    check = outcome(held_out, confidences(held_out.logits, temperatures), setting, costs)
+    progressive = ProgressiveNetwork(network, several.exits, several.thresholds, several.temperatures).eval()
+    used = several.temperatures
+    return Fitted(progressive, setting, used, tuple(temperatures), check, held_out, len(first), part)
 
 
 def _missed(goal: Goal, found: Outcome, samples: int, which: str, *, margin: float = 0.0) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 from lctprune.config.run import CONFIG, RUNS
 from lctprune.errors import RunError
 from lctprune.runs import Run
-from lctprune.workflows.deployment import SELECTED
 from lctprune.workflows.members import added_runs
-from lctprune.workflows.model_card import MODEL_CARD
+from lctprune.workflows.model_card import MODEL_CARD, SELECTED
 
 
 def newest_run(folder: str | Path = RUNS, *, model: str | None = None, data_path: str | Path | None = None) -> Run:

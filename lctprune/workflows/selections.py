@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lctprune.config.metric import METRIC_NAMES
 from lctprune.config.reading import from_json, parse_object
 from lctprune.errors import ConfigError, NetworkError, RunError, RunWarning
 from lctprune.measure.candidates import Candidate, candidate_of
 from lctprune.measure.rules import Rule
-from lctprune.measure.selection import Limits
+from lctprune.measure.selection import Budget, Limits
+from lctprune.measure.units import budget_options
 from lctprune.runs import Run
 from lctprune.utils.files import read_regular, sha256
-from lctprune.workflows.deployment import SELECTED, trained_with
+from lctprune.workflows.combined_candidates import own_weights
+from lctprune.workflows.exported_source import trained_with
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import member_of
-from lctprune.workflows.model_card import MODEL_CARD
+from lctprune.workflows.model_card import MODEL_CARD, SELECTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class _Card:
     """The fields of a model card that are read back."""
 
     exit: int
+    combined: Literal["", "ensemble", "progressive"] = ""
     precision: str = "float32"
     file: str
     sha256: str
@@ -66,6 +70,7 @@ class _Card:
     main_network: _Main
     budget: dict[str, float]
     rule: Rule = field(default_factory=Rule)
+    mean_flops: bool = False
 
     def __post_init__(self) -> None:
         if self.file != Path(self.file).name or not self.file:
@@ -93,7 +98,7 @@ def read_selection(run: Run | LoadedRun) -> dict[str, Any] | None:
         warnings.warn(f"{error}; the page and the plots do without it", RunWarning, stacklevel=2)
         return None
     try:
-        expected = trained_with(loaded, member_of(loaded, card.exit))
+        expected = own_weights(loaded) if card.combined else trained_with(loaded, member_of(loaded, card.exit))
     except NetworkError:  # the exit is gone
         return None
     is_of_run = all(card.trained_with.get(name) == expected.get(name) for name in ("checkpoint_sha256", "added"))
@@ -111,8 +116,40 @@ def chosen_before(folder: Path | None) -> str:
     return ""
 
 
+def asked_before(folder: Path | None) -> tuple[Budget | None, list[str]]:
+    """Return the budget of the model card in a folder, and all options of its selection; nothing where there is none.
+
+    Args:
+        folder: folder of what was selected, from whatever checkpoint.
+    """
+    if folder is not None:
+        with suppress(OSError, RunError, ConfigError, LookupError, TypeError):  # of a damaged file
+            document = parse_object(read_regular(folder / MODEL_CARD), folder / MODEL_CARD, remedy="")
+            budget = Budget(**Limits(document["budget"]))
+            options = budget_options(budget.given)
+            for name, value in dataclasses.asdict(Rule(**document.get("rule", {}))).items():
+                options += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+            return budget, options
+    return None, []
+
+
 def chosen_among(candidates: Sequence[Candidate], selection: Mapping[str, Any]) -> Candidate | None:
-    """Find the selected network among candidates; None if they were measured without its precision."""
+    """Find the selected network among candidates; None if they were measured without its precision.
+
+    One of several exits is the selected one if it has its exits and its accuracy: numbers of these change.
+    """
+    if selection.get("combined"):
+        own = selection.get("validation")
+        own = own if isinstance(own, Mapping) else {}
+        return next(
+            (
+                each
+                for each in candidates
+                if (each.combined, each.name, each.flops, each.accuracy)
+                == (selection["combined"], own.get("name"), own.get("flops"), own.get("accuracy"))
+            ),
+            None,
+        )
     try:
         return candidate_of(candidates, selection["exit"], selection.get("precision", ""))
     except NetworkError:

@@ -24,7 +24,7 @@ from lctprune.data.dataset import Data, Statistics, recorded_statistics
 from lctprune.data.load import load_data
 from lctprune.errors import ConfigError, DataError, NetworkError, NetworkWarning
 from lctprune.losses import Loss
-from lctprune.models.build import MODELS, build_network, fitted, require_known
+from lctprune.models.build import MODELS, build_network, fitted, require_takes
 from lctprune.models.input_kinds import refuse_table
 from lctprune.models.own_images import OwnImages, own_images
 from lctprune.models.weights import is_run, read_weights
@@ -125,6 +125,7 @@ class Session(NamedTuple):
         run: run that training writes; None in all processes but the first.
         loss: loss per sample; by default that of the run's settings.
         validation_loss: loss per sample on the validation split; by default that of the run's settings.
+        cost: cost of a training that adds to a run, in epochs of that one's own; None where it is not known.
     """
 
     network: LocalCriticNetwork
@@ -132,6 +133,7 @@ class Session(NamedTuple):
     run: Run | None
     loss: Loss | None = None
     validation_loss: Loss | None = None
+    cost: float | None = None
 
     @property
     def opened(self) -> Run:
@@ -217,7 +219,7 @@ class Prepared(NamedTuple):
 
 def prepare(settings: SessionSettings) -> Prepared:
     """Load the data and build the network, and write nothing. Errors are those of `begin`."""
-    require_known(settings.network.model)  # before the data is read
+    require_takes(settings.network)  # before the data is read
     if settings.out is not None and not settings.resume:
         require_new(settings.out)
     if settings.weights is not None and settings.weights != "default" and not Path(settings.weights).exists():

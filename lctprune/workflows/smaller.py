@@ -13,21 +13,17 @@ from lctprune.errors import BudgetError, LctpruneError, NetworkWarning
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.misses import SMALLER
 from lctprune.measure.selection import Limits, main_of
-from lctprune.measure.units import limit_text
+from lctprune.measure.units import budget_options, limit_text
 from lctprune.measure.unscored import unscored
-from lctprune.workflows.added_critics import critics_to_add
-from lctprune.workflows.densification import densified
-from lctprune.workflows.loading import LoadedRun
+from lctprune.workflows.added_critics import AddedCritic, critics_to_add
+from lctprune.workflows.densification import cost_of_pass, cost_text, default_epochs, densified
+from lctprune.workflows.loading import LoadedRun, recorded_training
 from lctprune.workflows.members import DENSE, members_of
 from lctprune.workflows.narrowing_targets import narrowest
 
 SLOWEST = 10.0  # factor by which a latency may be too long for a remedy: calls take time however small a network is
 ADDED = "densify or narrow may add one that fits"
-OPTIONS: dict[Cost, str] = {
-    "flops": "--budget-flops",
-    "macs": "--budget-macs",
-    "parameters": "--budget-params",
-}  # of `narrow`
+COSTS: tuple[Cost, ...] = ("flops", "macs", "parameters")  # by whose limits `narrow` is known to help
 
 
 def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> BudgetError:
@@ -60,9 +56,12 @@ def with_remedy(error: BudgetError, loaded: LoadedRun, candidates: Sequence[Cand
 def _by_costs(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> str:
     """Name the command that adds a network that fits, or else the one that adds the smallest."""
     with suppress(LctpruneError):
-        if not (loaded.run.path / DENSE).exists() and _fits_densified(loaded, limits):
-            return f"this adds one that fits: {loaded.run.command('densify')}"
-    if not limits.keys() <= OPTIONS.keys():
+        if not (loaded.run.path / DENSE).exists() and (added := _fitting_when_densified(loaded, limits)):
+            cost = cost_text(loaded.run, _densifying_cost(loaded, added))
+            return (
+                f"this adds one that fits, by training {len(added)} critics at {cost}: {loaded.run.command('densify')}"
+            )
+    if not limits.keys() <= set(COSTS):
         return "densify adds none that fits; narrow may, under a budget of parameters"
     found: list[tuple[int, Candidate]] = []
     for exit in _by_excess(loaded, candidates, limits):
@@ -83,25 +82,34 @@ def _by_costs(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits
 def _narrow(loaded: LoadedRun, exit: int, limits: Limits, least: Candidate) -> str:
     """Return the command that narrows an exit to limits, or where they are too low for it to what it does get to."""
     missed = limits.misses(least)
-    words = []
-    for cost, option in OPTIONS.items():
-        if cost in limits:
-            words += [option, limit_text(least.cost(cost) or 0, cost) if cost in missed else _text(limits[cost])]
-    return loaded.run.command("narrow", "--exit", str(exit), *words)
+    given: dict[Cost, float | str] = {
+        cost: limit_text(least.cost(cost) or 0, cost) if cost in missed else limits[cost]
+        for cost in COSTS
+        if cost in limits
+    }
+    return loaded.run.command("narrow", "--exit", str(exit), *budget_options(given))
 
 
-def _fits_densified(loaded: LoadedRun, limits: Limits) -> bool:
-    """Tell whether one of the networks fits that `densify` would add."""
+def _fitting_when_densified(loaded: LoadedRun, limits: Limits) -> list[AddedCritic]:
+    """Return the critics that `densify` would add, if one of their networks fits; else none."""
     network = loaded.network()
     assert network.recipe is not None  # or it could not have been loaded
     example = network.recipe.example
     added = critics_to_add(network, example)
     if limits.keys() <= {"flops", "macs"} and not any(each.cut.unknown for each in added):
         most = min(limits.get("flops", math.inf), 2 * limits.get("macs", math.inf))
-        return any(each.flops <= most for each in added)
+        return added if any(each.flops <= most for each in added) else []
     dense = densified(network, added, seed=0).eval()
     exits = (dense.subnetwork(exit) for exit in range(len(dense.critics)))
-    return any(limits.excess(unscored(each, example)) <= 1 for each in exits)
+    return added if any(limits.excess(unscored(each, example)) <= 1 for each in exits) else []
+
+
+def _densifying_cost(loaded: LoadedRun, added: Sequence[AddedCritic]) -> float | None:
+    """Compute what it costs to train critics as `densify` does, in epochs of the run's own training."""
+    network, training = loaded.network(), recorded_training(loaded.run)
+    assert network.recipe is not None  # or it could not have been loaded
+    cost = cost_of_pass(network, densified(network, added, seed=0), network.recipe.example, training)
+    return None if cost is None else cost * default_epochs(cost, training)
 
 
 def _by_excess(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits) -> list[int]:
@@ -119,7 +127,3 @@ def _narrowest(loaded: LoadedRun, exit: int, limits: Limits) -> Candidate | None
     network = loaded.network()
     assert network.recipe is not None  # or it could not have been loaded
     return narrowest(network.subnetwork(exit).eval(), network.recipe.example, limits, str(exit))
-
-
-def _text(limit: float) -> str:
-    return f"{limit:.12g}" if float(f"{limit:.12g}") == limit else repr(limit)

@@ -46,6 +46,10 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
             *('ResNet-18 at 16x16: {"n": 3', 'objectives: {"code": 0'),
         ],
     ),
+    "int8_openvino": (
+        [],
+        [f"mlp, {form}: accuracy " for form in ("full precision", "by ONNX Runtime", "by NNCF")],
+    ),
     "loading": (
         ["--no-loaders"] if not HAS_TIMM else [],
         [

@@ -375,6 +375,16 @@ def test_a_damaged_model_json_is_one_line(
     assert json.loads(result.out)["error"] in result.err
 
 
+def test_a_made_up_name_that_is_taken_literally_is_called_one(
+    trained: lct.Run, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli("predict", trained.path, "photo.jpg")
+    assert (result.code, "photo.jpg stands for a file of yours" in result.err) == (1, True)
+    Image.new("RGB", (20, 20)).save("photo.jpg")
+    assert cli("predict", trained.path, "photo.jpg").code == 0
+
+
 def test_what_is_no_network_is_refused(exported: Path, trained: lct.Run, tmp_path: Path, cli: Cli) -> None:
     image = tmp_path / "x.png"
     for source, options, code, named in [

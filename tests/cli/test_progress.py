@@ -36,8 +36,7 @@ def test_numbers_stand_below_their_headings(names: list[str], width: int) -> Non
     assert heading.split()[-2:] == ["main", "left"]
     assert titles.endswith("validation accuracy")
     assert "50.0%" in row
-    if len(names) <= 4:
-        assert len(row) <= width
+    assert len(row) <= width
     assert ("2.500" in row) is ("training loss" in titles) is (len(heading) <= width and "training" in titles)
     if width == 200:
         assert "2.500" in row
@@ -50,6 +49,17 @@ def test_a_line_within_an_epoch_is_no_wider_than_the_terminal(width: int, left_o
     assert line.startswith("epoch 3/10  step 20/20")
     assert line.endswith("left 0:01:01")
     assert {"samples/s", "loss"} - {left_out} == {word for word in ("samples/s", "loss") if word in line}
+
+
+def test_exits_are_left_out_evenly_where_the_terminal_is_too_narrow() -> None:
+    names = [*(f"layer{index}.0" for index in range(12)), "main network"]
+    table = EpochTable(names, "accuracy", 80, first=4)
+    assert table.heading.split()[-10:] == ["epoch", "4", "5", "7", "9", "10", "12", "14", "main", "left"]
+    assert table.legend.endswith("15 layer11.0 (the lines below have room for 8 of 13)")
+    row = table.row(progress(13))
+    assert len(row) == len(table.heading.splitlines()[1]) <= 80
+    assert row.split()[1:-1] == ["50.0%", "60.0%", "80.0%", "100.0%", "110.0%", "130.0%", "150.0%", "170.0%"]
+    assert len(EpochTable(names, "accuracy", 80, first=4, has_all=True).row(progress(13)).split()) == 15
 
 
 def test_added_networks_are_called_by_their_numbers_and_a_legend_says_which_they_are() -> None:

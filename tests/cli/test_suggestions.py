@@ -80,7 +80,7 @@ def test_interrupted_while_measuring_it_names_the_command_that_goes_on(
     finally:
         STEPS.removeHandler(handler)
     assert stopped.code == 130
-    assert "All epochs are trained" in stopped.err
+    assert "error: interrupted; all epochs are trained; to go on from there: lctprune" in stopped.err.splitlines()[-1]
     (go_on,) = suggested(stopped.err)
     assert go_on == ["resume", str(tmp_path / "new" if name == "train" else trained.path)]
     done = cli(*go_on, "--threads", 1)
@@ -131,3 +131,28 @@ def test_the_program_on_the_page_runs_for_every_format(cli: Cli, trained: lct.Ru
         exec("\n".join(found.lines), variables)
         assert bool(found.lines) is (each["format"] != "state-dict")
         assert not found.lines or len(variables["names"]) == 2
+
+
+def test_commands_keep_the_budget_that_was_given(cli: Cli, trained: lct.Run) -> None:
+    budget = ("--budget-flops", "90%", "--budget-size", "2MB")
+    chosen = cli("select", trained.path, *budget, "--max-drop", 50, "--prefer", "best")
+    assert chosen.code == 0, chosen.err
+    card = json.loads((trained.path / "selected" / "model.json").read_text())
+    kept = ["--budget-flops", f"{card['budget']['flops']:.12g}", "--budget-size", "2000000"]
+    (train_on,) = suggested(cli("resume", trained.path).out)
+    assert train_on == ["select", str(trained.path), *kept]
+    card["trained_with"]["checkpoint_sha256"] = "0" * 64  # as after a further training
+    (trained.path / "selected" / "model.json").write_text(json.dumps(card))
+    (again,) = (command for command in suggested(cli("evaluate", trained.path).err) if command[0] == "select")
+    assert again == ["select", str(trained.path), *kept, "--max-drop", "50.0", "--prefer", "best"]
+    (trained.path / "selected" / "model.json").write_text('{"budget": {"flops": []}}')
+    (plain,) = suggested(cli("resume", trained.path).out)
+    assert plain[2:] == ["--budget-flops", "60%"]
+
+
+def test_after_narrowing_to_a_budget_comes_a_selection_under_it(cli: Cli, trained: lct.Run) -> None:
+    narrowed = cli("narrow", trained.path, "--exit", 0, "--budget-params", "2k", "--threads", 1)
+    assert narrowed.code == 0, narrowed.err
+    (command,) = suggested(narrowed.out)
+    assert command == ["select", str(trained.path), "--budget-params", "2k"]
+    assert "narrowed to 2k parameters" in cli(*command).out.partition("Chosen: ")[2].splitlines()[0]

@@ -657,3 +657,13 @@ def test_a_name_that_is_nearly_that_of_a_folder_asks_for_it(tmp_path: Path) -> N
     assert error_of(DataConfig(name=str(tmp_path / "photo"))).endswith(f"; did you mean {tmp_path / 'photos'}?")
     for name in ("elsewhere", "photo/cat", "x\0/photo"):
         assert "did you mean" not in error_of(DataConfig(name=str(tmp_path / name)))
+
+
+def test_settings_may_be_given_beside_the_name(image_folder: Path) -> None:
+    whole = load_data(DataConfig(name=str(image_folder), image_size=12, val_fraction=0.2))
+    for config in (image_folder, DataConfig(name=str(image_folder), val_fraction=0.5)):
+        data = load_data(config, image_size=12, val_fraction=0.2)
+        assert data.config == whole.config
+        assert data.example.shape[-1] == 12
+    with pytest.raises(ConfigError, match=r"no setting imagesize; settings of data are data_dir,.* image_size"):
+        load_data(image_folder, imagesize=12)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import lctprune as lct
@@ -22,6 +26,7 @@ from lctprune.data.tensor_split import TensorSplit
 from lctprune.errors import ConfigError, ExportError, NetworkError, ReducedNote, RuntimeNote
 from lctprune.exporting.formats import SUFFIXES, Format
 from lctprune.exporting.reducing import FORMATS_OF, HALF, reduced, require_precision
+from lctprune.exporting.writing import Converted
 from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, precision_of
 from lctprune.measure.reduced import calibration_samples, reduced_runtimes, with_reduced
 from lctprune.measure.scores import score_exits
@@ -48,19 +53,21 @@ def exactly(model: bytes, x: Tensor) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_weights_are_integers_by_channel(format: Format) -> None:
-    pytest.importorskip("openvino" if format == "openvino" else "onnxruntime")
+    pytest.importorskip("nncf" if format == "openvino" else "onnxruntime")
     net, x = network(), torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(1))
     found = reduced(net, x, format, "int8")
-    model = bytes(reduced(net, x, "onnx", "int8").converted.content)
     with torch.no_grad():
         expected = net(x)
     assert 0 < (found(x) - expected).norm() < 0.05 * expected.norm()
-    assert (found(x) - exactly(model, x)).norm() < 0.005 * expected.norm()  # no overflow
     torch.testing.assert_close(found(x[:1]), found(x)[:1], rtol=1e-3, atol=1e-4)  # any batch size
     assert found.size_bytes < 0.9 * sum(each.nbytes for each in net.state_dict().values())
     assert precision_of(found) == "int8"
+    again = reduced(net, x, format, "int8").converted
+    assert found.converted.weights == again.weights  # the same file each time
     if format == "onnx":
-        assert found.converted.content == model  # the same file each time
+        model = bytes(found.converted.content)
+        assert again.content == model
+        assert (found(x) - exactly(model, x)).norm() < 0.005 * expected.norm()  # no overflow
         graph = onnx.load_from_string(model).graph
         assert "BatchNormalization" not in {node.op_type for node in graph.node}  # folded before
         arrays = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
@@ -68,6 +75,44 @@ def test_weights_are_integers_by_channel(format: Format) -> None:
         assert len(weights) == 2
         assert all(abs(each.astype(int)).max() <= 64 for each in weights)  # 7 bits
         assert {4, 3} <= {each.size for name, each in arrays.items() if "scale" in name}  # one per output channel
+        return
+    weights = openvino_weights(found.converted)
+    assert sorted(len(each) for each in weights) == [3, 4]  # one row per output channel
+    assert all(56 <= abs(each.astype(int)).max() <= 64 for rows in weights for each in rows)  # 7 bits, used by each
+
+
+def openvino_weights(converted: Converted) -> list[NDArray[Any]]:
+    """Return the weights in 8-bit integers of a pair of OpenVINO's files."""
+    openvino = pytest.importorskip("openvino")
+    model = openvino.Core().read_model(bytes(converted.content), bytes(converted.weights or b""))
+    constants = [each for each in model.get_ops() if each.get_type_name() == "Constant"]
+    return [each.data for each in constants if each.data.dtype == numpy.int8 and each.data.ndim > 1]
+
+
+def test_int8_for_openvino_needs_its_own_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else find_spec(name))
+    assert "openvino" not in reduced_runtimes("auto", ["int8"])
+    assert "openvino" in reduced_runtimes("auto", ["bf16"])
+    words = r"openvino in int8 needs nncf, not installed here: pip install 'lctprune\[openvino\]'"
+    with pytest.raises(ConfigError, match=words):
+        reduced_runtimes("openvino", ["int8"])
+    with pytest.raises(ConfigError, match=words):
+        require_precision(["openvino"], "int8")
+    require_precision(["openvino"], "bf16")
+
+
+@pytest.mark.slow
+def test_quantizing_reports_nothing_and_leaves_the_environment_as_it_was() -> None:
+    pytest.importorskip("nncf")
+    code = (
+        "import os, sys; from lctprune.exporting.openvino_model import _nncf; before = dict(os.environ); _nncf(); "
+        "from nncf.telemetry.wrapper import telemetry; from unittest.mock import MagicMock; "
+        "print(isinstance(telemetry, MagicMock), dict(os.environ) == before, 'nncf.torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "True", "False"]
 
 
 def test_calibration_reads_training_samples_only() -> None:
@@ -104,7 +149,7 @@ def test_what_does_not_have_a_precision_is_refused() -> None:
 def test_a_network_becomes_onnx_once_for_all_its_precisions_and_runtimes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
     exports, export = list[object](), torch.onnx.export
 
     def counted(*given: Any, **options: Any) -> Any:

@@ -343,6 +343,29 @@ def test_limits_are_read(text: float | str, value: float, is_share: bool) -> Non
     assert (float(limit), share) == (pytest.approx(value), is_share)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", 5), ("5ms", 5), ("0.4 ms", 0.4), ("400us", 0.4), ("400 \u00b5s", 0.4), ("400\u03bcs", 0.4), ("0.1s", 100)],
+)
+def test_latencies_may_have_a_unit(text: str, value: float) -> None:
+    limit, is_share = parse_limit(text, name="latency_ms")
+    assert (float(limit), is_share) == (pytest.approx(value), False)
+    assert parse_limit("60%", name="latency_ms")[1]
+    for cost in ("flops", "latency_ms"):
+        with pytest.raises(ConfigError, match="it must be a positive number such as"):
+            parse_limit("4 mms" if cost == "latency_ms" else "5ms", name=cost)
+
+
+def test_a_percentage_is_not_taken_for_one_again() -> None:
+    costs = {"accuracy": 0.5, "loss": 1.0, "latency_ms": 1.0, "size_bytes": 1, "macs": 1, "parameters": 1}
+    main = lct.Candidate(exit=0, name="main network", flops=50_000, **costs)
+    for limit, is_asked in ((0.5, True), (50, True), ("0.1%", False)):
+        with pytest.raises(lct.BudgetError) as caught:
+            lct.select([main], lct.Budget(flops=limit))
+        assert ("did you mean 50%" in str(caught.value)) is is_asked
+        assert ("with `Budget(flops='50k')` it fits" in str(caught.value)) is not is_asked
+
+
 REFUSED = ["0", "-1", "nan", "inf", "-inf", "abc", "", " ", "%", "k", "-5%", "0%", "nan%", "1e999", "1x", "1kk"]
 
 

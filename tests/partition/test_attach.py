@@ -419,7 +419,7 @@ def test_there_is_at_least_one_group(groups: int) -> None:
 
 
 def test_too_many_groups_are_refused_and_the_cut_points_named() -> None:
-    with pytest.raises(PartitionError, match=r"6 groups need 5 .*has 4 .*block1, block2, block3.*fewer groups"):
+    with pytest.raises(PartitionError, match=r"6 groups need 5 .*has 4 .*block1, block2, block3.*at most `groups=5`"):
         groups_of(SmallNet(), IMAGE, groups=6)
     assert len(groups_of(SmallNet(), IMAGE, groups=5)) == 5
 

@@ -13,7 +13,7 @@ import pytest
 
 import lctprune as lct
 from lctprune import reports
-from lctprune.config.combined import Combined, Figures, Leaves, ProgressiveRecord
+from lctprune.config.combined import Figures, Leaves, ProgressiveRecord
 from lctprune.measure.choice import select
 from lctprune.measure.selection import Budget
 from lctprune.workflows.answers import read_answers
@@ -201,7 +201,7 @@ def test_networks_of_several_exits_are_on_the_front(
     exits = (Leaves(name="layer0.block"), Leaves(name="main network"))
     early = ProgressiveRecord(exits=exits, checked_on=figures, test=figures, trained_with={})
     file, problems = tmp_path / "report.html", []
-    file.write_text(reports.report_page(trained, candidates, combined=Combined(progressive=early)))
+    file.write_text(reports.report_page(trained, candidates, progressive=early))
     page = chromium.new_page(viewport={"width": width, "height": 900})
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))

@@ -12,7 +12,7 @@ import torch
 
 import lctprune as lct
 from lctprune import reports
-from lctprune.config.combined import Combined, EnsembleRecord, Figures, Leaves, OnValidation, ProgressiveRecord
+from lctprune.config.combined import Figures, Leaves, ProgressiveRecord
 from lctprune.measure.answers import NetworkAnswers, Picture, ReportAnswers
 from lctprune.measure.selection import Budget
 from lctprune.reports.answers import confusions, data_uri, predictions_payload
@@ -139,30 +139,15 @@ def test_no_legend_names_a_front_that_is_not_drawn() -> None:
     assert "Pareto front" in labels[1]
 
 
-def test_networks_of_several_exits_are_points_beside_the_front(trained: lct.Run) -> None:
+def test_a_progressive_network_is_a_point_beside_the_front(trained: lct.Run) -> None:
     figures = Figures(samples=50, accuracy=0.76, main_accuracy=0.78, mean_flops=40.0, shares=(0.25, 0.75))
     exits = (Leaves(name="layer1"), Leaves(name=HOSTILE))
-    combined = Combined(
-        progressive=ProgressiveRecord(exits=exits, checked_on=figures, test=figures, trained_with={}),
-        ensemble=EnsembleRecord(
-            validation=OnValidation(
-                name="layer1 + layer2",
-                accuracy=0.85,
-                samples=100,
-                flops=70,
-                parameters=150,
-                size_bytes=600,
-                latency_ms=None,
-            ),
-            trained_with={},
-        ),
-    )
-    page = reports.report_page(trained, FOUR, combined=combined)
+    early = ProgressiveRecord(exits=exits, checked_on=figures, test=figures, trained_with={})
+    page = reports.report_page(trained, FOUR, progressive=early)
     payload = json.loads(re.findall(r'id="report-data">(.*?)</script>', page, re.DOTALL)[0])
-    early, together = payload["front"]["combined"]
-    assert (early["kind"], early["score"], early["costs"]) == ("progressive", 0.76, {"flops": 40.0})
-    assert "mean 40 FLOPs (40% of main)" in early["lines"]
-    assert (together["score"], together["costs"]) == (0.85, {"flops": 70, "parameters": 150, "size_bytes": 600})
+    (point,) = payload["front"]["combined"]
+    assert (point["name"], point["score"], point["costs"]) == ("progressive", 0.76, {"flops": 40.0})
+    assert "mean 40 FLOPs (40% of main)" in point["lines"]
     bars = re.findall(r'<li><span>(.*?)</span><div style="--share: ([\d.]+)"></div><b>(.*?)</b>', page)
     assert [(float(share), text) for _, share, text in bars] == [(0.25, "25.0%"), (0.75, "75.0%")]
     assert "&lt;/script&gt;" in bars[1][0]

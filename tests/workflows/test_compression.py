@@ -361,8 +361,8 @@ def test_what_it_says_to_do_next_works_as_it_is_printed(given: Path, image_folde
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1]
-    assert "To go on" in error, error
-    (go_on,) = re.findall("To go on: lctprune (.*)", error)
+    assert "; to go on" in error.splitlines()[-1], error
+    (go_on,) = re.findall("; to go on: lctprune (.*)", error)
     assert process.returncode == 130
     assert shlex.split(go_on) == ["resume", str(run)]
     refused = subprocess.run([*begun, *shlex.split(go_on), "--epochs", "9"], capture_output=True, text=True)

@@ -19,7 +19,7 @@ from lctprune.measure.scores import score_exits
 from lctprune.models.build import build_model
 from lctprune.partition.cutting import all_cut_points
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
-from lctprune.workflows.densification import begin_dense, default_epochs
+from lctprune.workflows.densification import begin_dense, cost_of_pass, cost_text, default_epochs
 from lctprune.workflows.members import members_of
 
 TableRun = Callable[..., lct.Run]
@@ -165,18 +165,39 @@ def test_a_critic_starts_from_the_nearest_trained_one_of_equal_shape_or_as_a_par
 
 
 @pytest.mark.parametrize(
+    ("pace", "cost", "text"),
+    [
+        (27.0, 1.234, "about 1.2 epochs of its own training (2 s at its pace)"),
+        (0.1, 0.5, "about 0.5 epochs of its own training (4 min at its pace)"),
+        (0.001, 0.5, "about 0.5 epochs of its own training (7.5 h at its pace)"),
+        (None, 0.5, "about 0.5 epochs of its own training"),
+        (1.0, None, "a cost that is not known"),
+    ],
+)
+def test_the_cost_is_told_in_epochs_and_in_time(
+    pace: float | None, cost: float | None, text: str, trained: lct.Run
+) -> None:
+    rows = [{**row, "images_per_s": pace} for row in trained.rows_to_continue()]
+    trained.write_metrics([{name: value for name, value in row.items() if value is not None} for row in rows])
+    assert cost_text(trained, cost) == text
+
+
+@pytest.mark.parametrize(
     "training", [lct.TrainConfig(epochs=30), lct.TrainConfig(epochs=80, freeze_main=True)], ids=["all", "critics only"]
 )
 def test_the_added_training_costs_at_most_a_fifth(trained: lct.Run, training: lct.TrainConfig) -> None:
     network, dense = lct.load_network(trained), begin_dense(trained).network
     example = trained.load_data().example
-    epochs = default_epochs(network, dense, example, training)
+    cost = cost_of_pass(network, dense, example, training)
+    assert cost is not None
+    epochs = default_epochs(cost, training)
     groups, critics = network_macs(network, example)
     trained_parts = (1 if training.freeze_main else 3) * sum(groups) + 3 * sum(critics)
     groups, critics = network_macs(dense, example)
     added = sum(groups) + 3 * sum(critics)
     share = 0.2 * training.epochs * trained_parts
     assert epochs * added <= share < (epochs + 1) * added
+    assert cost == pytest.approx(added / trained_parts)
     assert epochs > 1
     assert begin_dense(trained, resume=True).opened.config.training.epochs == 1  # of two epochs a fifth is less
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 import lctprune as lct
 from lctprune.workflows.next_steps import (
@@ -17,6 +22,7 @@ from lctprune.workflows.next_steps import (
     selection_of_another,
     training_of_critics,
 )
+from lctprune.workflows.sample_inputs import sample_input
 
 
 def test_an_epoch_that_was_clearly_better_is_named(trained: lct.Run) -> None:
@@ -72,13 +78,41 @@ def test_a_main_network_that_few_steps_left_behind_is_named(trained: lct.Run) ->
         assert bool(words) is bool(note)
 
 
-def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run) -> None:
+def test_steps_are_counted_as_training_counts_them(trained: lct.Run) -> None:
+    record = json.loads((trained.path / "config.json").read_text())
+    record["training"]["batch_size"] = 20  # of 54 samples: two batches, and no third of 14
+    (trained.path / "config.json").write_text(json.dumps(record))
+    first, *_, main = lct.measure_run(trained)
+    good = dataclasses.replace(first, accuracy=0.9, score=0.9, samples=400)
+    deep = dataclasses.replace(main, accuracy=0.5, score=0.5, samples=400)
+    assert "after 4 steps" in behind_its_exits(lct.Run(trained.path), [good, deep])
+
+
+def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run, image_folder: Path) -> None:
     folder = trained.path / "selected"
     said = after_selection(trained, folder / "model.pt", is_inside=True)
+    photo = image_folder / "test" / "blue" / "0.png"
     assert said == (
-        f"Next, predict with it: lctprune predict {folder} INPUT; a page to read: lctprune report {trained.path}"
+        f"Next, predict with it: lctprune predict {folder} {photo}; a page to read: lctprune report {trained.path}"
     )
-    assert after_selection(trained, folder / "model.aoti.pt2", is_inside=False).endswith(" INPUT --trust-code")
+    assert after_selection(trained, folder / "model.aoti.pt2", is_inside=False).endswith(f" {photo} --trust-code")
+
+
+def test_a_file_to_predict_for_is_one_of_the_data_where_it_has_files(
+    trained: lct.Run,
+    table_run: Callable[..., lct.Run],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sample_input(trained) == str(image_folder / "test" / "blue" / "0.png")
+    assert sample_input(table_run()) == str(tmp_path / "t.csv")
+    monkeypatch.chdir(image_folder)
+    assert sample_input(trained) == "test/blue/0.png"
+    record = json.loads((trained.path / "config.json").read_text())
+    record["data"]["config"]["name"] = "digits"
+    (trained.path / "config.json").write_text(json.dumps(record))
+    assert sample_input(lct.Run(trained.path)) == "photo.jpg"
 
 
 def test_what_may_be_chance_is_trained_longer_until_that_is_no_remedy(trained: lct.Run) -> None:

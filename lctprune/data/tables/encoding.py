@@ -226,20 +226,20 @@ def sources_of(encoding: TableEncoding) -> list[str]:
 
 
 def summary(encoding: TableEncoding) -> str:
-    """Say in a line what becomes of the columns of a table."""
+    """Say in a line what becomes of the columns of a table, and which were taken as what."""
     parts = []
-    for kind, unit in (("number", ""), ("date", "as days")):
+    for kind, meant in (("number", ""), ("date", " as days"), ("text", " as categories")):
         columns = [column for column in encoding.used if column.kind == kind]
+        if not columns:
+            continue
         gaps = sum(column.marks_gaps for column in columns)
-        notes = [unit] * bool(unit) + [f"{gaps} with gaps, filled with the median"] * bool(gaps)
-        if columns:
-            parts.append(counted(len(columns), kind) + (f" ({', '.join(notes)})" if notes else ""))
-    texts = [column for column in encoding.used if column.kind == "text"]
-    if texts:
-        width = sum(len([*column.names]) for column in texts)
-        rare = listed([column.name for column in texts if column.other])
-        notes = [f"{counted(width, 'column')} one-hot"] + [f"rare values of {rare} as one"] * bool(rare)
-        parts.append(f"{counted(len(texts), 'text')} ({', '.join(notes)})")
+        notes = [f"{gaps} with gaps, filled with the median"] * bool(gaps)
+        if kind == "text":
+            rare = listed([column.name for column in columns if column.other])
+            notes = [f"{counted(sum(len([*column.names]) for column in columns), 'column')} one-hot"]
+            notes += [f"rare values of {rare} as one"] * bool(rare)
+        names = listed([column.name for column in columns])
+        parts.append(f"{counted(len(columns), kind)}{meant} ({'; '.join([names, *notes])})")
     unused = unused_columns(encoding)
     return ", ".join(parts) + (f"; left out: {unused}" if unused else "")
 

@@ -31,7 +31,7 @@ from lctprune.partition.symbolic.tracer import SymbolicTracer, UnfollowedError, 
 
 WAS_VIEW = "was_view"  # mark of a replaced `view`, which cannot flatten the channels-last tensors of training
 _KNOWN = ("torch", "torchvision", "timm", "lctprune")  # libraries whose code needs no comparison
-BY_HAND = "give the groups to LocalCriticNetwork by hand"
+BY_HAND = "give the groups to lctprune.LocalCriticNetwork by hand, in a Python program"
 
 
 class Attempts:

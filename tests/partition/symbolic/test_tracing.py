@@ -305,7 +305,7 @@ def test_a_network_by_hand_is_the_way_out() -> None:
             return self.b(x if x.sum() > 0 else -x).flatten(1)
 
     model = Depends()
-    with pytest.raises(PartitionError, match="give the groups to LocalCriticNetwork by hand"):
+    with pytest.raises(PartitionError, match=r"groups to lctprune\.LocalCriticNetwork by hand, in a Python program"):
         lct.attach_critics(model, IMAGES, num_outputs=64, groups=2)
     body, head = nn.Sequential(model.a), nn.Sequential(model.b, nn.Flatten(), nn.Linear(64, 5))
     network = lct.LocalCriticNetwork([body, head], [lct.make_critic("tail", (4, 6, 6), 5)])
