@@ -16,6 +16,7 @@ from lctprune.cli.options import (
     BudgetParamsOption,
     DownloadOption,
     JsonOption,
+    NetworkArgument,
     RunDirectoryOption,
     Settings,
     ThreadsOption,
@@ -25,7 +26,7 @@ from lctprune.cli.options import (
 from lctprune.cli.parsing import data_places, group_count
 from lctprune.config.compression import CompressConfig
 from lctprune.config.data import DataConfig
-from lctprune.config.fields import FIRST, help_of
+from lctprune.config.fields import FIRST
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import RunError
@@ -52,7 +53,7 @@ TRAINING = (
 
 @with_settings
 def compress(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=help_of(NetworkConfig, "model"))],
+    model: NetworkArgument,
     data: Annotated[dict[str, Any], Settings(DataConfig, names={"name": "data"})],
     network: Annotated[dict[str, Any], Settings(NetworkConfig, only=NETWORK, unset=("groups",))],
     compression: Annotated[dict[str, Any], Settings(CompressConfig)],

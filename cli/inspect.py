@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from lctprune.cli.console import (
     megabytes,
     print_json,
@@ -15,9 +13,8 @@ from lctprune.cli.console import (
     stderr,
     stdout,
 )
-from lctprune.cli.options import JsonOption, Settings, with_settings
+from lctprune.cli.options import JsonOption, NetworkArgument, Settings, with_settings
 from lctprune.cli.parsing import group_count
-from lctprune.config.fields import help_of
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 
@@ -31,7 +28,7 @@ NAMES = ("from", "to", "output", "critic")
 
 @with_settings
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=help_of(NetworkConfig, "model"))],
+    model: NetworkArgument,
     network: Annotated[dict[str, Any], Settings(NetworkConfig, without=("critic_pool",), unset=("groups",))],
     training: Annotated[dict[str, Any], Settings(TrainConfig, only=("batch_size", "precision"))],
     json: JsonOption = False,

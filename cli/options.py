@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from lctprune.cli.parsing import arguments, names, numbers
-from lctprune.config.fields import DATA, FIRST, types_of, without_none
+from lctprune.config.fields import DATA, FIRST, help_of, types_of, without_none
+from lctprune.config.network import NetworkConfig
 from lctprune.config.ramp import Ramp
 from lctprune.config.rules import Preference
 from lctprune.config.run import CONFIG, RUNS
 from lctprune.config.runtime import Runtime
 from lctprune.utils.files import require_run
+from lctprune.utils.own_code import by_module
 
 OUTPUT = "Output"  # heading of --help
 SWITCH = " "  # what --help shows for the value of an option that has none
@@ -40,6 +42,14 @@ def existing_runs(given: Path | Sequence[Path] | None) -> Any:
     return given
 
 
+def own_function(name: str | None) -> str | None:
+    """Find a user's function by its module, where the path of a file was given."""
+    return None if name is None else by_module(name)
+
+
+NetworkArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", callback=own_function, help=help_of(NetworkConfig, "model"))
+]
 RunArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -51,6 +61,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         metavar="MODULE:FUNCTION",
+        callback=own_function,
         help="Your own function that builds the run's network. It is executed only if you name it.",
     ),
 ]

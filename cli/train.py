@@ -14,6 +14,7 @@ from lctprune.cli.options import (
     SWITCH,
     DownloadOption,
     JsonOption,
+    NetworkArgument,
     RunDirectoryOption,
     Settings,
     ThreadsOption,
@@ -21,7 +22,7 @@ from lctprune.cli.options import (
 )
 from lctprune.cli.parsing import OBJECTIVE, data_places, group_count, require_effect, with_objective
 from lctprune.config.data import DataConfig
-from lctprune.config.fields import FIRST, NETWORK, help_of
+from lctprune.config.fields import FIRST, NETWORK
 from lctprune.config.network import NetworkConfig
 from lctprune.config.training import TrainConfig
 from lctprune.errors import ConfigError, RunError, TrainingInterrupted
@@ -40,7 +41,7 @@ INPUTS = ("num_outputs", "in_channels", "image_size", "steps", "features", "voca
 
 @with_settings
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=help_of(NetworkConfig, "model"))],
+    model: NetworkArgument,
     data: Annotated[dict[str, Any], Settings(DataConfig, names={"name": "data"})],
     network: Annotated[dict[str, Any], Settings(NetworkConfig, without=INPUTS, unset=("groups",))],
     training: Annotated[dict[str, Any], Settings(TrainConfig, unset=OBJECTIVE)],

@@ -45,6 +45,7 @@ from lctprune.utils.environment import environment
 from lctprune.utils.files import read_regular, remove_leftovers, require_writable, write_atomically, write_json
 from lctprune.utils.locking import locked
 from lctprune.utils.names import require_utf8, shell_word
+from lctprune.utils.own_code import PATH, path_needed
 from lctprune.utils.tensor_files import write_tensors
 
 MAX_VALUE_LENGTH = 80  # characters of a value in a message
@@ -101,7 +102,14 @@ class Run:
         recorded = self.config.data and location(self.config.data.config)
         if self.data_path is not None and Path(self.data_path) != recorded:
             words += ["--data", str(self.data_path)]
-        return " ".join(map(shell_word, words))
+        return " ".join([*self._path_needed, *map(shell_word, words)])
+
+    @property
+    def _path_needed(self) -> list[str]:
+        """What a shell sets before a command, so that the user's function is found."""
+        network = self.config.network
+        folder = path_needed(network.model) if network and is_own_function(network.model) else ""
+        return [f"{PATH}={shell_word(folder)}"] if folder else []
 
     @property
     def is_compression(self) -> bool:
@@ -113,7 +121,8 @@ class Run:
         """The command by which the compression that began this run goes on, with all that it was given."""
         words = [word for word in self.config.command[1:] if word != "--resume"]
         has_place = any(word.split("=")[0] == "--out" for word in words)
-        return " ".join(map(shell_word, ["lctprune", *words, *([] if has_place else ["--out", self.path]), "--resume"]))
+        words = ["lctprune", *words, *([] if has_place else ["--out", str(self.path)]), "--resume"]
+        return " ".join([*self._path_needed, *map(shell_word, words)])
 
     @property
     def class_count(self) -> int:

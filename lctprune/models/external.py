@@ -245,7 +245,10 @@ def _dotted(name: str) -> str:
     path, _, function = name.partition(":")
     if "/" not in path and not path.endswith(".py"):
         return ""
-    return f"write it {path.removesuffix('.py').replace('/', '.')}:{function}; "
+    file = Path(path).with_suffix(".py")
+    if not file.is_file():
+        return f"there is no file {file}; "
+    return f"write it {file.stem}:{function}, with PYTHONPATH set to {file.parent}; "
 
 
 def _own_function(name: str) -> Builder:

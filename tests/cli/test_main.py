@@ -421,7 +421,7 @@ def assert_one_line(result: Any, *, code: int) -> None:
             "at least 16 channels for images of",
         ),
         (("train", "resnet", "--model-args", "width=abc"), 2, "width is 'abc'; it must be a number"),
-        (("train", "mypkg/nets.py:small"), 2, "write it mypkg.nets:small"),
+        (("train", "mypkg/nets.py:small"), 2, "there is no file mypkg/nets.py"),
         (("train", "resnet", "--data", "nosuch"), 2, "neither a folder"),
         (("train", "resnet", "--data", "cifar10", "--data-dir", "nosuch"), 1, "--download"),
         (("train", "resnet", "--resume"), 1, "--out"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +115,32 @@ def assert_refused(result: Any, folder: Path, *words: str, code: int = 1) -> Non
     assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
     assert all(word in result.err for word in words), result.err
     assert not was_imported(folder)
+
+
+def test_a_file_is_named_by_its_path_and_the_next_command_finds_it(
+    folder: Path, cli: Cli, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    elsewhere = folder / "else where" / "package"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "__init__.py").touch()
+    (elsewhere / "mynet.py").write_text(SOURCE)
+    (folder / "mynet.py").unlink()
+    path = f"{elsewhere}/mynet.py:build"
+    assert cli("train", path, "--data", image_folder, "--out", "run", *QUICK).code == 0
+    forget()
+    run = lct.Run("run")
+    assert run.config.network.model == "package.mynet:build"
+    command = run.command("evaluate")
+    assert command == f"PYTHONPATH='{elsewhere.parent}' lctprune evaluate run --model package.mynet:build"
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(elsewhere.parent)])
+    lctprune = f"{shlex.quote(sys.executable)} -m lctprune"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(command.replace("lctprune", lctprune, 1), shell=True, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert cli("evaluate", "run", "--model", path).code == 0
+    monkeypatch.chdir(elsewhere.parent)
+    assert lct.Run("../run").command("select") == "lctprune select ../run --model package.mynet:build"
 
 
 def test_the_run_records_how_to_build_it(run: Path) -> None:
