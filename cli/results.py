@@ -82,6 +82,7 @@ def measured(
     loaded: LoadedRun | None = None,
     only: int | None = None,
     mean_flops: bool = False,
+    steady: bool = False,
 ) -> list[Candidate]:
     """Measure the run's candidates with `measure_run`, and note on stderr what is unfinished.
 
@@ -96,6 +97,7 @@ def measured(
         loaded: the run's data and networks.
         only: number of the single exit to measure, see `measure_run`.
         mean_flops: whether the progressive network is a candidate, see `measure_run`.
+        steady: whether to measure again what a busy machine gave.
     """
     console, loaded = stderr(), loaded or LoadedRun(run)
     done, epochs = loaded.epochs_done(), run.config.training.epochs
@@ -130,6 +132,7 @@ def measured(
             folder=folder,
             only=only,
             mean_flops=mean_flops,
+            steady=steady,
         )
 
 

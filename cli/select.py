@@ -121,6 +121,7 @@ def select(
         precision=precision,
         loaded=loaded,
         mean_flops=mean_flops,
+        steady=budget.latency_ms is not None,
     )
     limits = budget.limits(main_of(candidates))
     try:

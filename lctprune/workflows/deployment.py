@@ -25,7 +25,7 @@ from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.exporting.formats import Format
 from lctprune.exporting.reducing import ReducedNetwork, in_precision, require_precision
 from lctprune.measure.batch_dependence import dependences, scoring_batch, warn_of_batch_dependence
-from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs
+from lctprune.measure.candidates import Candidate, ScoredExit, candidate_of, measure_costs, unsteady
 from lctprune.measure.recall import recall_record
 from lctprune.measure.reduced import calibration_samples, reduced_runtimes, with_reduced
 from lctprune.measure.rules import Rule
@@ -72,6 +72,7 @@ def measure_run(
     precision: str | Iterable[str] = FULL,
     only: int | None = None,
     mean_flops: bool = False,
+    steady: bool = False,
 ) -> list[Candidate]:
     """Measure accuracy and costs of a run's candidates, on its validation split, and write them to candidates.json.
 
@@ -95,6 +96,7 @@ def measure_run(
             `keep` false, as candidates.json holds all.
         mean_flops: whether the run's progressive network is added, whose FLOPs and latency are means over samples. All
             candidates are then compared on the validation samples that its thresholds were not fitted on.
+        steady: whether to measure again where a busy machine gave the earlier latencies, see `unsteady`.
 
     Returns:
         One candidate per exit, the main network's after those of its exits; with precisions several per exit; then the
@@ -121,7 +123,7 @@ def measure_run(
     }
     reduced_runtimes(runtime, precisions)  # before anything is measured
     known = [] if again else read_candidates(path, conditions, members, loaded, any_latency=any_latency)
-    if known:
+    if known and not (steady and unsteady(known)):
         _warn_of_batch_dependence(known)
         own = in_target_units(known, run.config.data)  # earlier versions did not record that
         return with_combined(loaded, own, mean_flops=mean_flops, any_latency=any_latency)
