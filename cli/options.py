@@ -48,7 +48,12 @@ def own_function(name: str | None) -> str | None:
 
 
 NetworkArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", callback=own_function, help=help_of(NetworkConfig, "model"))
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        callback=own_function,
+        help=f"{help_of(NetworkConfig, 'model')[:-1]}, or its file: nets/mine.py:build.",
+    ),
 ]
 RunArgument = Annotated[
     Path | None,

@@ -37,7 +37,7 @@ class NetworkConfig:
     model: str = setting(
         "resnet18",
         "Name of the network: a built-in or torchvision name (lctprune models lists them), timm/NAME, hf/NAME "
-        "(a folder or a name of the Hugging Face hub), or your own file.py:function or package.module:function.",
+        "(a folder or a name of the Hugging Face hub), or your own package.module:callable.",
     )
     model_args: dict[str, Any] = dataclasses.field(
         default_factory=dict,
