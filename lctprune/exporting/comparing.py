@@ -102,7 +102,14 @@ def is_close(actual: Tensor, expected: Tensor, *, may_be_nan: bool = False, type
     )
 
 
-def require_close(actual: Tensor, expected: Tensor, samples: Tensor, *, may_be_nan: bool = False) -> None:
+def require_close(
+    actual: Tensor,
+    expected: Tensor,
+    samples: Tensor,
+    *,
+    may_be_nan: bool = False,
+    type: torch.dtype | None = None,
+) -> None:
     """Require outputs that are equal but for rounding.
 
     Args:
@@ -110,11 +117,12 @@ def require_close(actual: Tensor, expected: Tensor, samples: Tensor, *, may_be_n
         expected: outputs of the original, [batch, ...].
         samples: inputs, for the message.
         may_be_nan: whether nan equals nan.
+        type: type that both were computed in, by default that of the expected ones.
 
     Raises:
         ExportError: they are not.
     """
-    if not is_close(actual, expected, may_be_nan=may_be_nan):
+    if not is_close(actual, expected, may_be_nan=may_be_nan, type=type):
         apart = f"; they differ by up to {difference(actual, expected):.3g}" if actual.shape == expected.shape else ""
         raise ExportError(
             f"the converted network differs from the original on inputs of shape {list(samples.shape)} "

@@ -58,7 +58,7 @@ def with_combined(
     if progressive is None or progressive.part is None:
         raise RunError(
             f"{loaded.run.path} has no progressive network to compare by mean FLOPs; "
-            f"{loaded.run.command('progressive', '--max-drop', '1')} makes one"
+            f"{loaded.run.command('progressive', '--max-drop', '1')} makes one{_left_out(loaded)}"
         )
     if (runtime := candidates[0].latency_runtime) != "torchscript":
         raise ConfigError(
@@ -103,13 +103,26 @@ def network_named(loaded: LoadedRun, text: str | None) -> Member | CombinedNetwo
     try:
         return member_named(loaded, text)
     except NetworkError as error:
-        if not (found := combined_networks(loaded)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RunWarning)  # which the error tells
+            found = combined_networks(loaded)
+        if not found and not (reason := _left_out(loaded)):
             raise
+        if not found:
+            raise NetworkError(f"{error}{reason}") from error
         for each in found:
             if text in (each.candidate.name, str(each.candidate.exit)):
                 return each
         known = ", ".join(f"{each.candidate.exit} ({each.candidate.name})" for each in found)
         raise NetworkError(f"{error}, and of several exits {known}") from error
+
+
+def _left_out(loaded: LoadedRun) -> str:
+    """Say which recorded networks of several exits were left out, and why; "" where there are none."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RunWarning)
+        combined_networks(loaded)
+    return "".join(f"; {each.message}" for each in caught)
 
 
 def ensemble_exits(loaded: LoadedRun, exits: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:

@@ -238,6 +238,8 @@ def _contradiction(loaded: LoadedRun, kind: str, recorded: _Recorded) -> str:
     for each in recorded.networks:
         if (each.goal is not None) != is_progressive or not all(0 <= exit < exits for exit in each.exits):
             return "it has other networks than the run"
+        if not is_progressive and not each.is_fitted and len(set(each.weights)) != 1:
+            return "it has a plain sum of unlike weights"
     if is_progressive != (recorded.part is not None) or (is_progressive and len(recorded.networks) > 1):
         return "it is not of one progressive network on a part of validation" if is_progressive else "it is of a part"
     if is_own_function(recipe.model) and recipe.model != loaded.run.model:

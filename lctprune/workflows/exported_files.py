@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lctprune.errors import DataError, DataWarning, ExportError, NetworkWarning
 from lctprune.exporting.comparing import BATCHES, compared_batches, difference, repeated, require_close
 from lctprune.exporting.formats import RUNTIMES, SUFFIXES, WEIGHTS_SUFFIX, Format
-from lctprune.exporting.reducing import ReducedNetwork, require_alike
+from lctprune.exporting.reducing import HALF, ReducedNetwork, require_alike
 from lctprune.exporting.reopening import reopened
 from lctprune.exporting.writing import Converted, convert, size_notes, write_exported
 from lctprune.measure.candidates import precision_of
@@ -168,7 +168,8 @@ def _trial_record(
             here = {name: form(batch) for name, batch in inputs.items()} if form else expected
         outputs = {name: torch.from_numpy(trial.outputs[name]) for name in inputs}
         for name, batch in inputs.items():
-            require_close(outputs[name], here[name], batch, may_be_nan=bool(checked.dependence or form))
+            computed = HALF.get(form.precision) if form else None
+            require_close(outputs[name], here[name], batch, may_be_nan=bool(checked.dependence or form), type=computed)
         if form:
             require_alike(outputs["0"], batches[0], network, form.precision)
     return {
@@ -237,7 +238,7 @@ def _named(format: Format) -> Iterator[None]:
     """Name the format in errors, and report those of the runtime as errors of the export."""
     try:
         yield
-    except ExportError:
-        raise
+    except ExportError as error:
+        raise ExportError(f"{format}: {error}") from error
     except Exception as error:  # whatever the runtime raises
         raise ExportError(f"the {format} file cannot be run ({str(error)[:300]}); nothing was written") from error

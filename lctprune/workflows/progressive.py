@@ -47,6 +47,7 @@ class Measured(NamedTuple):
         p95_ms: 95th percentile of these times over the samples.
         exit_ms: median time of a call of each exit of the run, in turns with the others.
         samples: number of test samples.
+        is_steady: whether the machine was quiet enough for these times.
     """
 
     test: Outcome
@@ -55,6 +56,7 @@ class Measured(NamedTuple):
     p95_ms: float
     exit_ms: tuple[float, ...]
     samples: int
+    is_steady: bool
 
 
 def measure_progressive(loaded: LoadedRun, fitted: Fitted, deployed: Callable[[Tensor], Any]) -> Measured:
@@ -74,7 +76,8 @@ def measure_progressive(loaded: LoadedRun, fitted: Fitted, deployed: Callable[[T
     exits = [to_torchscript(network.subnetwork(exit), singles[0]) for exit in range(len(network.groups))]
     calls = [partial(_call, deployed, single) for single in singles]
     calls += [partial(_call, exit, singles[0]) for exit in exits]
-    times = [each.median_ms for each in measure_latency(calls, singles[0], repeats=REPEATS)]
+    found_ms = measure_latency(calls, singles[0], repeats=REPEATS)
+    times = [each.median_ms for each in found_ms]
     own = times[: len(singles)]
     return Measured(
         test=found,
@@ -83,6 +86,7 @@ def measure_progressive(loaded: LoadedRun, fitted: Fitted, deployed: Callable[[T
         p95_ms=sorted(own)[math.ceil(0.95 * len(own)) - 1],
         exit_ms=tuple(times[len(singles) :]),
         samples=len(outputs.targets),
+        is_steady=all(each.is_steady for each in found_ms[len(singles) :]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -140,7 +141,7 @@ def fitted_before(loaded: LoadedRun, recorded: CombinedNetwork) -> Fitted:
 
     Raises:
         NetworkError: the exits cannot be combined, or their FLOPs are not known.
-        RunError: it was recorded on other validation samples.
+        RunError: it was recorded on other validation samples, or what was recorded is not what it does.
     """
     network, several = loaded.network(), recorded.several
     require_combinable(network, loaded.data)
@@ -157,6 +158,14 @@ def fitted_before(loaded: LoadedRun, recorded: CombinedNetwork) -> Fitted:
     setting, held_out = Setting(several.exits, several.thresholds), outputs.at(second)
     costs = exit_costs(network, loaded.data.example)
     check = outcome(held_out, confidences(held_out.logits, temperatures), setting, costs)
+    own = recorded.candidate
+    if not (
+        math.isclose(check.accuracy, own.accuracy) and math.isclose(check.mean_flops, own.flops or 0, rel_tol=1e-3)
+    ):
+        raise RunError(
+            f"the progressive network of {loaded.run.path} has {check.accuracy:.1%} at a mean of "
+            f"{amount(check.mean_flops, 'flops')}, and not what was recorded of it; lctprune progressive makes it anew"
+        )
     progressive = ProgressiveNetwork(network, several.exits, several.thresholds, several.temperatures).eval()
     used = several.temperatures
     return Fitted(progressive, setting, used, tuple(temperatures), check, held_out, len(first), part)
