@@ -125,7 +125,8 @@ def ensemble(
     else:
         console.print(f"Exported: {folder}/model.pt (how to feed it: model.json beside it).", soft_wrap=True)
         is_inside = folder.parent == opened_run.path
-        console.print(after_selection(opened_run, folder / "model.pt", is_inside=is_inside), soft_wrap=True)
+        if following := after_selection(opened_run, folder / "model.pt", is_inside=is_inside):
+            console.print(following, soft_wrap=True)
 
 
 def _against_exit(test: Mapping[str, Any]) -> str:

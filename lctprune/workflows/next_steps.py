@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
-from lctprune.data.builtin import TORCHVISION
+from lctprune.data.builtin import NAMED, TORCHVISION
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.exporting.formats import SUFFIXES
 from lctprune.measure.candidates import Candidate, Cost
@@ -63,7 +63,9 @@ def selection(
 
 
 def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
-    """Return a sentence with the commands that come after a selection.
+    """Return a sentence with the commands that come after a selection; "" where there is none.
+
+    None predicts for built-in data: the user has no file of its kind.
 
     Args:
         run: the run that was selected from.
@@ -77,8 +79,10 @@ def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
         sample_input(run),
         *(["--trust-code"] if model.name.endswith(SUFFIXES["aoti"]) else []),
     ]
-    predict = " ".join(map(shell_word, words))
-    return f"Next, predict with it: {predict}" + (f"; a page to read: {run.command('report')}" if is_inside else "")
+    is_builtin = run.config.data is not None and run.config.data.config.name in NAMED
+    steps = [] if is_builtin else [f"predict with it: {' '.join(map(shell_word, words))}"]
+    steps += [f"a page to read: {run.command('report')}"] if is_inside else []
+    return f"Next, {'; '.join(steps)}" if steps else ""
 
 
 def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate, among: Collection[int]) -> str:

@@ -96,6 +96,13 @@ def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run, imag
         f"Next, predict with it: lctprune predict {folder} {photo}; a page to read: lctprune report {trained.path}"
     )
     assert after_selection(trained, folder / "model.aoti.pt2", is_inside=False).endswith(f" {photo} --trust-code")
+    record = json.loads((trained.path / "config.json").read_text())
+    record["data"]["config"]["name"] = "digits"  # of which nobody has a file to predict for
+    (trained.path / "config.json").write_text(json.dumps(record))
+    builtin = lct.Run(trained.path)
+    only_page = after_selection(builtin, folder / "model.pt", is_inside=True)
+    assert only_page == f"Next, a page to read: lctprune report {trained.path}"
+    assert after_selection(builtin, folder / "model.pt", is_inside=False) == ""
 
 
 def test_a_file_to_predict_for_is_one_of_the_data_where_it_has_files(
