@@ -27,7 +27,7 @@ from lctprune.workflows.deployment import measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of, notes, require_whole
 from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record
-from lctprune.workflows.next_steps import better_epoch, like_chance, selection
+from lctprune.workflows.next_steps import better_epoch, like_chance, no_better, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import asked_before, chosen_among, read_selection
 
@@ -266,6 +266,8 @@ def show_all(run: Run, *, json: bool, added: Run | None = None, budget: Budget |
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
         new = [each.number for each in members_of(loaded) if added is not None and each.run.path == added.path]
+        for note in filter(None, (no_better(candidates, added, new), better_epoch(added)) if added else ()):
+            stderr().print(f"Note: {note}.", soft_wrap=True)
         given = budget or asked_before(run.path / SELECTED)[0]
         stdout().print(f"Next, choose one under a budget: {selection(run, candidates, new, given)}", soft_wrap=True)
 

@@ -50,9 +50,9 @@ class Found(NamedTuple):
 def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
     """Evaluate every subset of the run's own exits on the validation split, and measure those that may be chosen.
 
-    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs; and those whose weights leave an
-    exit out. Networks that were added to the run are measured beside the exits, and join no ensemble: they do not share
-    all layers with the others.
+    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs; and those whose weights leave
+    an exit out. Networks that were added to the run are measured beside the exits, and join no ensemble: they do not
+    share all layers with the others.
 
     Args:
         loaded: run of at least two exits, of a classification with one class per sample.

@@ -136,10 +136,17 @@ def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple
 
 
 def better_epoch(run: Run) -> str:
-    """Say that the networks are of an earlier epoch than the last, or that one was clearly better; or else ""."""
+    """Say that the networks are of an earlier epoch than the last, or that one was clearly better; or else "".
+
+    Args:
+        run: a run of its own, or one that `finetune` or `narrow` added.
+    """
+    is_added = run.config.origin is not None
     kept = best_epoch(run.header.history or ()) if run.config.training.keep == "best" else None
     metric = METRIC_NAMES.get(run.config.training.metric, "")
-    of_best = f"the networks are of epoch {kept} of {run.epochs_done}, the best on the validation split"
+    subject = f"the {'new' if is_added else 'main'} network"
+    what = f"{subject} is" if is_added else "the networks are"
+    of_best = f"{what} of epoch {kept} of {run.epochs_done}, the best on the validation split"
     if kept == run.epochs_done:
         return ""
     if not metric or (is_lower_better(metric) and not kept):
@@ -149,16 +156,35 @@ def better_epoch(run: Run) -> str:
         return of_best if kept else ""
     now = score_text(scores[-1], metric) if scores else ""
     if kept:
-        was = score_text(scores[kept - 1], metric)
-        return f"{of_best}; the main network's {metric} there was {was}, and {now} after the last epoch"
+        was, whose = score_text(scores[kept - 1], metric), "its" if is_added else f"{subject}'s"
+        return f"{of_best}; {whose} {metric} there was {was}, and {now} after the last epoch"
     best = max(scores, default=0.0)
     samples = run.config.data.samples.get("val", 0) if run.config.data else 0
     if not scores or best - scores[-1] < _clear_difference(best, scores[-1], samples):
         return ""
+    remedy = "fewer `epochs` or a lower `lr`" if is_added else "fewer epochs, a lower learning rate or `keep=best`"
     return (
-        f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
-        f"and is {now} after epoch {len(scores)}: in training, fewer epochs, a lower learning rate or `keep=best` may "
-        "be better"
+        f"{subject}'s validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
+        f"and is {now} after epoch {len(scores)}: in training, {remedy} may be better"
+    )
+
+
+def no_better(candidates: Sequence[Candidate], added: Run, numbers: Collection[int]) -> str:
+    """Say that a fine-tuned network is no better on validation than the one that it was made from; or else "".
+
+    Args:
+        candidates: measured candidates of the run that it was added to.
+        added: the run of the fine-tuned network.
+        numbers: numbers of its candidates.
+    """
+    number = added.path.name.removeprefix("exit")
+    source = next((each for each in candidates if str(each.exit) == number), None)
+    new = next((each for each in candidates if each.exit in numbers), None)
+    if added.path.parent.name != FINETUNED or source is None or new is None or new.merit > source.merit:
+        return ""
+    return (
+        f"{new.name} has {score_text(new.score, new.metric)} on validation, no better than {source.name}, which it was "
+        f"made from ({score_text(source.score, source.metric)}); more or fewer `epochs` or a lower `lr` may help"
     )
 
 
