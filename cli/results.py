@@ -50,7 +50,10 @@ def opened(
     run.partial = partial
     for other, done in newer_unfinished(run):
         epochs = other.config.training.epochs
-        stderr().print(f"Note: taking {run.path}; {other.path} is newer, but only at epoch {done} of {epochs}.")
+        state = f"only at epoch {done} of {epochs}"
+        if other.is_compression:
+            state = "a compression that is not finished"
+        stderr().print(f"Note: taking {run.path}; {other.path} is newer, but {state}.")
     return run
 
 
@@ -274,12 +277,39 @@ def show_all(run: Run, *, json: bool, added: Run | None = None, budget: Budget |
 
 def note_selected(run: Run | LoadedRun, inputs: Sequence[str] = ()) -> None:
     """Say where the network is that was chosen from a run as it is now, and how it predicts for the inputs."""
-    loaded, is_chosen = LoadedRun.of(run), False
-    selected = loaded.run.path / SELECTED
-    with warnings.catch_warnings(), suppress(LctpruneError):  # of a damaged file, which the caller did not ask for
+    loaded = LoadedRun.of(run)
+    if _chosen_now(loaded) is not None:
+        words = ["lctprune", "predict", str(loaded.run.path / SELECTED), *inputs]
+        _note_chosen(loaded, " ".join(map(shell_word, words)) if inputs else "")
+
+
+def note_not_exported(loaded: LoadedRun, exported: int, formats: Sequence[str], further: Sequence[str]) -> None:
+    """Say which command exports the network that was chosen from a run as it is now, if that is another.
+
+    Args:
+        loaded: the run.
+        exported: number of the network that was exported.
+        formats: formats that were asked for.
+        further: further options of the command.
+    """
+    chosen = _chosen_now(loaded)
+    if chosen is None or chosen["exit"] == exported:
+        return
+    options, is_combined = ["--format", ",".join(formats)] if formats else [], bool(chosen.get("combined"))
+    network = chosen["validation"]["name"] if is_combined else str(chosen["exit"])
+    is_possible = not is_combined or (not further and {*formats} <= {"torchscript", "onnx"})
+    _note_chosen(loaded, loaded.run.command("export", "--exit", network, *options, *further) if is_possible else "")
+
+
+def _chosen_now(loaded: LoadedRun) -> dict[str, Any] | None:
+    """Read what was selected from a run as it is now; None where that is damaged, which the caller did not ask for."""
+    with warnings.catch_warnings(), suppress(LctpruneError):
         warnings.simplefilter("ignore", RunWarning)
-        is_chosen = (selected / MODEL_CARD).is_file() and read_selection(loaded) is not None
-    if is_chosen:
-        words = ["lctprune", "predict", str(selected), *inputs]
-        command = f": {' '.join(map(shell_word, words))}" if inputs else ""
-        stderr().print(f"Note: {selected} holds the chosen one{command}", soft_wrap=True)
+        if (loaded.run.path / SELECTED / MODEL_CARD).is_file():
+            return read_selection(loaded)
+    return None
+
+
+def _note_chosen(loaded: LoadedRun, command: str) -> None:
+    selected = loaded.run.path / SELECTED
+    stderr().print(f"Note: {selected} holds the chosen one{command and f': {command}'}", soft_wrap=True)
