@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
 from lctprune.data.builtin import NAMED, TORCHVISION
@@ -83,6 +84,21 @@ def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
     steps = [] if is_builtin else [f"predict with it: {' '.join(map(shell_word, words))}"]
     steps += [f"a page to read: {run.command('report')}"] if is_inside else []
     return f"Next, {'; '.join(steps)}" if steps else ""
+
+
+def after_progressive(run: Run, candidates: Sequence[Candidate], folder: Path) -> str:
+    """Return a sentence with the command that comes after `progressive`; "" where there is none.
+
+    Args:
+        run: the run.
+        candidates: its exits, the main network last, and then the progressive network.
+        folder: folder of the exported files.
+    """
+    if folder != run.path / PROGRESSIVE:  # where `select` does not find it
+        return after_selection(run, folder / "model.json", is_inside=False)
+    *_, main, own = candidates
+    limit = _percent(own, main, "flops")
+    return f"Next, choose it like the others: {_selection_within(run, 'flops', limit or 100, '--mean-flops')}"
 
 
 def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate, among: Collection[int]) -> str:
