@@ -73,10 +73,11 @@ def ensemble(
         found = find_ensembles(loaded, latency_batch=latency_batch)
     limits: Limits = budget.limits(main_of(found.candidates))
     together = [each for each in found.candidates if each.exit in found.ensembles]
+    one_network = opened_run.command("select", *budget_options(budget.given))
     try:
         chosen = select(together, limits)
     except BudgetError as error:
-        remedy = f"or take one network: {opened_run.command('select', *budget_options(budget.given))}"
+        remedy = f"or take one network: {one_network}"
         raise BudgetError(str(error).replace(SMALLER, remedy), error.nearest, error.misses) from error
     with working("Exporting, and measuring on the test split"):
         record = export_ensemble(loaded, found, chosen, folder)
@@ -112,7 +113,8 @@ def ensemble(
     console.print(f"\nChosen: {chosen.name}: {shown(chosen)} on validation. Weights: {weights} ({kind}).")
     singles = [each for each in fitting(found.candidates, limits) if each.exit not in found.ensembles]
     if (best := select([*singles, chosen], Limits({}))) is not chosen:
-        console.print(f"No ensemble is needed: {best.name} alone has {shown(best)}{tested(best, chosen)}.")
+        alone = f"{best.name} alone has {shown(best)}{tested(best, chosen)}"
+        console.print(f"No ensemble is needed: {alone}; this takes it: {one_network}", soft_wrap=True)
     console.print(
         f"Test accuracy ({test['samples']} samples, read for this only): {test['accuracy']:.1%}; plain sum "
         f"{test['plain_sum_accuracy']:.1%}; "
@@ -125,7 +127,8 @@ def ensemble(
     else:
         console.print(f"Exported: {folder}/model.pt (how to feed it: model.json beside it).", soft_wrap=True)
         is_inside = folder.parent == opened_run.path
-        console.print(after_selection(opened_run, folder / "model.pt", is_inside=is_inside), soft_wrap=True)
+        if following := after_selection(opened_run, folder / "model.pt", is_inside=is_inside):
+            console.print(following, soft_wrap=True)
 
 
 def _against_exit(test: Mapping[str, Any]) -> str:

@@ -72,7 +72,7 @@ def export(
 
     lctprune export runs/mine --exit layer2 --format onnx,pt2 --with-preprocessing
     """
-    from lctprune.cli.results import measured, note_selected, opened
+    from lctprune.cli.results import measured, note_not_exported, opened
     from lctprune.cli.working import working
     from lctprune.exporting.formats import SUFFIXES, WEIGHTS_SUFFIX, known_formats
     from lctprune.exporting.reducing import require_precision
@@ -132,4 +132,6 @@ def export(
         written = ", ".join(map(str, [*deployment.models, *weights]))
         stdout().print(f"Wrote {name}: {written} and {deployment.model_card}", soft_wrap=True)
         if exit is None:
-            note_selected(loaded)
+            further = ["--with-preprocessing"] if with_preprocessing else []
+            further += [] if is_full else ["--precision", precision]
+            note_not_exported(loaded, number, formats if format else [], further)

@@ -64,6 +64,7 @@ def progressive(
     from lctprune.workflows.combined_deployment import require_progressive_formats
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
+    from lctprune.workflows.next_steps import after_progressive
     from lctprune.workflows.progressive import (
         compared_candidates,
         compared_samples,
@@ -100,6 +101,8 @@ def progressive(
         print_json({"run": str(found.path), **record, "candidates": records, "folder": folder and str(folder)})
         return
     _show(measured, candidates, record, files)
+    if folder is not None and (following := after_progressive(found, candidates, folder)):
+        stdout().print(following, soft_wrap=True)
 
 
 def _show(
@@ -152,9 +155,9 @@ def _beside(measured: Measured, candidates: Sequence[Candidate], cost: str, text
 
     def compared(exit: Candidate) -> str:
         accuracy = measured.exit_accuracies[exit.exit]
-        verdict = "as accurate" if accuracy == own else "better, so leaving early loses" if accuracy > own else "worse"
-        return f"{accuracy:.1%}, {verdict}"
+        verdict = "as accurate as" if accuracy == own else "better than" if accuracy > own else "worse than"
+        return f"{exit.name}, with a test accuracy of {accuracy:.1%}: {verdict} leaving early."
 
     best = max(exits, key=lambda each: measured.exit_accuracies[each.exit])
-    found = f"At the same {text}, the best exit by validation is {exits[0].name}: test accuracy {compared(exits[0])}"
-    return f"{found}." if best is exits[0] else f"{found}; on test {best.name} has {compared(best)}."
+    found = f"At the same {text}, the best exit by validation is {compared(exits[0])}"
+    return found if best is exits[0] else f"{found} The best on test is {compared(best)}"

@@ -27,7 +27,7 @@ from lctprune.workflows.deployment import measure_run
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.members import members_of, notes, require_whole
 from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record
-from lctprune.workflows.next_steps import better_epoch, like_chance, selection
+from lctprune.workflows.next_steps import better_epoch, like_chance, no_better, selection
 from lctprune.workflows.run_choice import is_unfinished, newer_unfinished, newest_run
 from lctprune.workflows.selections import asked_before, chosen_among, read_selection
 
@@ -50,7 +50,10 @@ def opened(
     run.partial = partial
     for other, done in newer_unfinished(run):
         epochs = other.config.training.epochs
-        stderr().print(f"Note: taking {run.path}; {other.path} is newer, but only at epoch {done} of {epochs}.")
+        state = f"only at epoch {done} of {epochs}"
+        if other.is_compression:
+            state = "a compression that is not finished"
+        stderr().print(f"Note: taking {run.path}; {other.path} is newer, but {state}.")
     return run
 
 
@@ -269,18 +272,47 @@ def show_all(run: Run, *, json: bool, added: Run | None = None, budget: Budget |
     show_candidates(run, candidates, headline, epochs=loaded.epochs, json=json)
     if not json:
         new = [each.number for each in members_of(loaded) if added is not None and each.run.path == added.path]
+        for note in filter(None, (no_better(candidates, added, new), better_epoch(added)) if added else ()):
+            stderr().print(f"Note: {note}.", soft_wrap=True)
         given = budget or asked_before(run.path / SELECTED)[0]
         stdout().print(f"Next, choose one under a budget: {selection(run, candidates, new, given)}", soft_wrap=True)
 
 
 def note_selected(run: Run | LoadedRun, inputs: Sequence[str] = ()) -> None:
     """Say where the network is that was chosen from a run as it is now, and how it predicts for the inputs."""
-    loaded, is_chosen = LoadedRun.of(run), False
-    selected = loaded.run.path / SELECTED
-    with warnings.catch_warnings(), suppress(LctpruneError):  # of a damaged file, which the caller did not ask for
+    loaded = LoadedRun.of(run)
+    if _chosen_now(loaded) is not None:
+        words = ["lctprune", "predict", str(loaded.run.path / SELECTED), *inputs]
+        _note_chosen(loaded, " ".join(map(shell_word, words)) if inputs else "")
+
+
+def note_not_exported(loaded: LoadedRun, exported: int, formats: Sequence[str], further: Sequence[str]) -> None:
+    """Say which command exports the network that was chosen from a run as it is now, if that is another.
+
+    Args:
+        loaded: the run.
+        exported: number of the network that was exported.
+        formats: formats that were asked for.
+        further: further options of the command.
+    """
+    chosen = _chosen_now(loaded)
+    if chosen is None or chosen["exit"] == exported:
+        return
+    options, is_combined = ["--format", ",".join(formats)] if formats else [], bool(chosen.get("combined"))
+    network = chosen["validation"]["name"] if is_combined else str(chosen["exit"])
+    is_possible = not is_combined or (not further and {*formats} <= {"torchscript", "onnx"})
+    _note_chosen(loaded, loaded.run.command("export", "--exit", network, *options, *further) if is_possible else "")
+
+
+def _chosen_now(loaded: LoadedRun) -> dict[str, Any] | None:
+    """Read what was selected from a run as it is now; None where that is damaged, which the caller did not ask for."""
+    with warnings.catch_warnings(), suppress(LctpruneError):
         warnings.simplefilter("ignore", RunWarning)
-        is_chosen = (selected / MODEL_CARD).is_file() and read_selection(loaded) is not None
-    if is_chosen:
-        words = ["lctprune", "predict", str(selected), *inputs]
-        command = f": {' '.join(map(shell_word, words))}" if inputs else ""
-        stderr().print(f"Note: {selected} holds the chosen one{command}", soft_wrap=True)
+        if (loaded.run.path / SELECTED / MODEL_CARD).is_file():
+            return read_selection(loaded)
+    return None
+
+
+def _note_chosen(loaded: LoadedRun, command: str) -> None:
+    selected = loaded.run.path / SELECTED
+    stderr().print(f"Note: {selected} holds the chosen one{command and f': {command}'}", soft_wrap=True)

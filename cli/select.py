@@ -217,8 +217,8 @@ def _show(
     card = deployment.model_card.name
     console.print(f"Exported: {deployment.model} (how to feed it: {card} beside it).", soft_wrap=True)
     console.print(f"Tables and plots: {results}/candidates.csv, pareto.png, pareto.svg.", soft_wrap=True)
-    following = after_selection(loaded.run, deployment.model, is_inside=results == loaded.run.path)
-    console.print(following, soft_wrap=True)
+    if following := after_selection(loaded.run, deployment.model, is_inside=results == loaded.run.path):
+        console.print(following, soft_wrap=True)
 
 
 def _error(rmse: float | None) -> str:

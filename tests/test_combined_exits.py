@@ -213,7 +213,7 @@ def run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lct.Run
     torch.manual_seed(0)
     data = lct.load_data(lct.DataConfig(name=str(image_folder), image_size=16, val_fraction=0.5))
     recipe = lct.NetworkConfig(model="vgg-lct", model_args={"width": 4}, groups=3, num_outputs=3, image_size=16)
-    config = lct.TrainConfig(epochs=8, batch_size=15, precision="fp32")
+    config = lct.TrainConfig(epochs=4, batch_size=15, precision="fp32")
     return lct.train(lct.build_network(recipe), data, config, run_dir=tmp_path_factory.mktemp("runs") / "run")
 
 
@@ -358,6 +358,30 @@ def test_ensembles_are_judged_on_samples_that_they_were_not_fitted_on() -> None:
             assert each.weights == pytest.approx([1 / len(exits)] * len(exits))
 
 
+def test_an_ensemble_that_gives_an_exit_no_weight_is_a_smaller_one() -> None:
+    outputs, costs = made_up(120, 7)
+    logits = outputs.logits.clone()
+    logits[0] = -20 * functional.one_hot(outputs.targets, 3)  # never right
+    found = ensembles(ExitOutputs(logits, outputs.targets), halves(outputs, seed=0), costs)
+    assert {each.exits for each in found if not each.is_smaller} == {(1, 2)}
+
+
+def test_where_every_ensemble_leaves_an_exit_out_one_network_is_advised(cli: Cli, tmp_path: Path) -> None:
+    values = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).tolist()
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "".join(f"{5 * a + 9 * (a > 0)},{b},{a > 0}\n" for a, b in values))
+    data = lct.load_data(lct.DataConfig(name=str(tmp_path / "t.csv"), val_fraction=0.3))
+    recipe = {"model": "mlp", "model_args": {"width": 16, "layers": 4}, "features": 2, "groups": 2, "num_outputs": 2}
+    config = lct.TrainConfig(epochs=10, batch_size=16)
+    run = lct.train(lct.build_network(lct.NetworkConfig(**recipe)), data, config, run_dir=tmp_path / "run")
+    tensors = run.read_checkpoint("")
+    useless = {name: torch.zeros_like(each) for name, each in tensors.items() if "critics" in name}
+    assert useless
+    run.write_checkpoint(10, tensors | useless, rows=run.rows_to_continue())
+    result = cli("ensemble", run.path, "--threads", 1)
+    assert (result.code, (run.path / "ensemble" / "model.pt").exists()) == (1, False)
+    assert result.err.endswith(f"leave one of them out; take one network: lctprune select {run.path}\n"), result.err
+
+
 def test_an_ensemble_is_the_weighted_sum(make_network: MakeNetwork) -> None:
     network, x = make_network().eval(), torch.randn(5, 1, 8, 8)
     together = lct.EnsembleNetwork(network, [0, 2], [0.3, 0.7]).eval()
@@ -402,7 +426,9 @@ def test_an_ensemble_from_the_command_line(run: lct.Run, cli: Cli) -> None:
     assert (best["only_ensemble"], best["only_exit"]) == (int((ours & ~alone).sum()), int((alone & ~ours).sum()))
     assert best["p_value"] == mcnemar(best["only_ensemble"], best["only_exit"])
     said = cli("ensemble", run.path, "--budget-flops", "150%").out
-    assert f"\nOn test, against {best['name']}, the best exit by validation of no more FLOPs: not shown to be " in said
+    gained = "better" if best["only_ensemble"] > best["only_exit"] else "worse"
+    verdict = gained if best["p_value"] < 0.05 else "not shown to be better"
+    assert f"\nOn test, against {best['name']}, the best exit by validation of no more FLOPs: {verdict} (" in said
     *_, command = re.findall(r"Next, predict with it: lctprune (predict [^;]*);", said)
     predicted = cli(*shlex.split(command))
     assert (predicted.code, predicted.out.count("\n")) == (0, 1)

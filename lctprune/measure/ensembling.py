@@ -17,6 +17,7 @@ from lctprune.measure.outputs import ExitOutputs
 
 MOST_EXITS = 12  # 4,083 subsets
 ITERATIONS = 200
+LEAST_WEIGHT = 0.005  # which is shown as 0.00
 
 
 class Ensemble(NamedTuple):
@@ -41,6 +42,11 @@ class Ensemble(NamedTuple):
     correct: Tensor
     sum_accuracy: float
     flops: int
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether one of the exits has no weight, so that the others answer alike without it, for less."""
+        return min(self.weights) < LEAST_WEIGHT
 
 
 def subsets(exits: int) -> list[tuple[int, ...]]:

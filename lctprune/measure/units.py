@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 
@@ -95,12 +96,21 @@ def limit_text(value: float, cost: Cost) -> str:
 
 
 def budget_options(limits: Mapping[Cost, float | str]) -> list[str]:
-    """Return the options of the command line that give a budget: limits by their costs, as they were given."""
+    """Return the options of the command line that give a budget: limits by their costs, as they were given.
+
+    Numbers, such as those that percentages came to, are rounded down for costs that are whole numbers.
+    """
     words = []
     for cost, limit in limits.items():
-        text = limit if isinstance(limit, str) else f"{limit:.12g}" if float(f"{limit:.12g}") == limit else repr(limit)
+        text = limit if isinstance(limit, str) else _number(limit, cost)
         words += [f"--budget-{OPTIONS.get(cost, cost).replace('_', '-')}", text]
     return words
+
+
+def _number(limit: float, cost: Cost) -> str:
+    if cost != "latency_ms" and 1 <= limit < 1e15:
+        return str(math.floor(limit))
+    return f"{limit:.12g}" if float(f"{limit:.12g}") == limit else repr(limit)
 
 
 def latency_conditions(candidates: Sequence[Candidate]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lctprune.ensembles import EnsembleNetwork
+from lctprune.errors import NetworkError
 from lctprune.exporting.writing import convert, write_exported
 from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
 from lctprune.measure.ensembling import Ensemble, ensembles
@@ -49,15 +50,16 @@ class Found(NamedTuple):
 def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
     """Evaluate every subset of the run's own exits on the validation split, and measure those that may be chosen.
 
-    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs. Networks that were added to the
-    run are measured beside the exits, and join no ensemble: they do not share all layers with the others.
+    Left out are ensembles that another ensemble beats: by accuracy, with no more FLOPs; and those whose weights leave
+    an exit out. Networks that were added to the run are measured beside the exits, and join no ensemble: they do not
+    share all layers with the others.
 
     Args:
         loaded: run of at least two exits, of a classification with one class per sample.
         latency_batch: samples per timed call.
 
     Raises:
-        NetworkError: the exits cannot be combined, or their FLOPs are not known.
+        NetworkError: the exits cannot be combined, or their FLOPs are not known; or every ensemble leaves an exit out.
         DataError: there are too few samples.
     """
     network, data = loaded.network(), loaded.data
@@ -66,7 +68,13 @@ def find_ensembles(loaded: LoadedRun, *, latency_batch: int = 1) -> Found:
     costs = exit_costs(network, data.example)
     tried = ensembles(outputs, halves(outputs, loaded.run.config.training.seed), costs)
     names = exit_names(loaded.run)
-    kept = [each for each in tried if not any(_beats(other, each) for other in tried)]
+    whole = [each for each in tried if not each.is_smaller]
+    kept = [each for each in whole if not any(_beats(other, each) for other in whole)]
+    if not kept:
+        raise NetworkError(
+            "no ensemble helps: whichever exits answer together, the weights that fit best leave one of them out; take "
+            f"one network: {loaded.run.command('select')}"
+        )
     correct = torch.cat([outputs.correct, torch.stack([each.correct for each in kept])])
     log_probabilities = outputs.logits.double().log_softmax(2)
     losses = -log_probabilities[:, torch.arange(len(outputs.targets)), outputs.targets].mean(1)

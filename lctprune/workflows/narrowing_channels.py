@@ -91,10 +91,9 @@ class Ranking:
         if record is not None:
             apply_record(self._network, record)
         if damages:
-            shown = ", ".join(f"{criterion} {damage:.0%}" for criterion, damage in damages.items())
-            self._network.notes += (
-                f"channels ranked by {chosen} (loss after a mild cut, of that of a guess: {shown})",
-            )
+            others = "".join(f", by {each} {value:.0%}" for each, value in damages.items() if each != chosen)
+            own = f"a trial cut leaves {damages[chosen]:.0%} of the loss of guessing"
+            self._network.notes += (f"channels ranked by {chosen}: {own}{others}",)
         return record
 
     def damages(self, importance: Choice, fits: Fits, *, kept_whole: Collection[str], name: str) -> Damages:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lctprune.config.combined import PROGRESSIVE
 from lctprune.config.metric import METRIC_NAMES, SCORE_COLUMNS, is_lower_better, score_text
 from lctprune.config.stopping import best_epoch
-from lctprune.data.builtin import TORCHVISION
+from lctprune.data.builtin import NAMED, TORCHVISION
 from lctprune.errors import BudgetError, ConfigError
 from lctprune.exporting.formats import SUFFIXES
 from lctprune.measure.candidates import Candidate, Cost
@@ -63,7 +64,9 @@ def selection(
 
 
 def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
-    """Return a sentence with the commands that come after a selection.
+    """Return a sentence with the commands that come after a selection; "" where there is none.
+
+    None predicts for built-in data: the user has no file of its kind.
 
     Args:
         run: the run that was selected from.
@@ -77,8 +80,25 @@ def after_selection(run: Run, model: Path, *, is_inside: bool) -> str:
         sample_input(run),
         *(["--trust-code"] if model.name.endswith(SUFFIXES["aoti"]) else []),
     ]
-    predict = " ".join(map(shell_word, words))
-    return f"Next, predict with it: {predict}" + (f"; a page to read: {run.command('report')}" if is_inside else "")
+    is_builtin = run.config.data is not None and run.config.data.config.name in NAMED
+    steps = [] if is_builtin else [f"predict with it: {' '.join(map(shell_word, words))}"]
+    steps += [f"a page to read: {run.command('report')}"] if is_inside else []
+    return f"Next, {'; '.join(steps)}" if steps else ""
+
+
+def after_progressive(run: Run, candidates: Sequence[Candidate], folder: Path) -> str:
+    """Return a sentence with the command that comes after `progressive`; "" where there is none.
+
+    Args:
+        run: the run.
+        candidates: its exits, the main network last, and then the progressive network.
+        folder: folder of the exported files.
+    """
+    if folder != run.path / PROGRESSIVE:  # where `select` does not find it
+        return after_selection(run, folder / "model.json", is_inside=False)
+    *_, main, own = candidates
+    limit = _percent(own, main, "flops")
+    return f"Next, choose it like the others: {_selection_within(run, 'flops', limit or 100, '--mean-flops')}"
 
 
 def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate, among: Collection[int]) -> str:
@@ -132,10 +152,17 @@ def budget_in_percent(candidates: Sequence[Candidate], main: Candidate) -> tuple
 
 
 def better_epoch(run: Run) -> str:
-    """Say that the networks are of an earlier epoch than the last, or that one was clearly better; or else ""."""
+    """Say that the networks are of an earlier epoch than the last, or that one was clearly better; or else "".
+
+    Args:
+        run: a run of its own, or one that `finetune` or `narrow` added.
+    """
+    is_added = run.config.origin is not None
     kept = best_epoch(run.header.history or ()) if run.config.training.keep == "best" else None
     metric = METRIC_NAMES.get(run.config.training.metric, "")
-    of_best = f"the networks are of epoch {kept} of {run.epochs_done}, the best on the validation split"
+    subject = f"the {'new' if is_added else 'main'} network"
+    what = f"{subject} is" if is_added else "the networks are"
+    of_best = f"{what} of epoch {kept} of {run.epochs_done}, the best on the validation split"
     if kept == run.epochs_done:
         return ""
     if not metric or (is_lower_better(metric) and not kept):
@@ -145,16 +172,35 @@ def better_epoch(run: Run) -> str:
         return of_best if kept else ""
     now = score_text(scores[-1], metric) if scores else ""
     if kept:
-        was = score_text(scores[kept - 1], metric)
-        return f"{of_best}; the main network's {metric} there was {was}, and {now} after the last epoch"
+        was, whose = score_text(scores[kept - 1], metric), "its" if is_added else f"{subject}'s"
+        return f"{of_best}; {whose} {metric} there was {was}, and {now} after the last epoch"
     best = max(scores, default=0.0)
     samples = run.config.data.samples.get("val", 0) if run.config.data else 0
     if not scores or best - scores[-1] < _clear_difference(best, scores[-1], samples):
         return ""
+    remedy = "fewer `epochs` or a lower `lr`" if is_added else "fewer epochs, a lower learning rate or `keep=best`"
     return (
-        f"the main network's validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
-        f"and is {now} after epoch {len(scores)}: in training, fewer epochs, a lower learning rate or `keep=best` may "
-        "be better"
+        f"{subject}'s validation {metric} was {score_text(best, metric)} after epoch {scores.index(best) + 1} "
+        f"and is {now} after epoch {len(scores)}: in training, {remedy} may be better"
+    )
+
+
+def no_better(candidates: Sequence[Candidate], added: Run, numbers: Collection[int]) -> str:
+    """Say that a fine-tuned network is no better on validation than the one that it was made from; or else "".
+
+    Args:
+        candidates: measured candidates of the run that it was added to.
+        added: the run of the fine-tuned network.
+        numbers: numbers of its candidates.
+    """
+    number = added.path.name.removeprefix("exit")
+    source = next((each for each in candidates if str(each.exit) == number), None)
+    new = next((each for each in candidates if each.exit in numbers), None)
+    if added.path.parent.name != FINETUNED or source is None or new is None or new.merit > source.merit:
+        return ""
+    return (
+        f"{new.name} has {score_text(new.score, new.metric)} on validation, no better than {source.name}, which it was "
+        f"made from ({score_text(source.score, source.metric)}); more or fewer `epochs` or a lower `lr` may help"
     )
 
 

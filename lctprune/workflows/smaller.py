@@ -13,7 +13,7 @@ from lctprune.errors import BudgetError, LctpruneError, NetworkWarning
 from lctprune.measure.candidates import Candidate, Cost
 from lctprune.measure.misses import SMALLER
 from lctprune.measure.selection import Limits, main_of
-from lctprune.measure.units import budget_options, limit_text
+from lctprune.measure.units import amount, budget_options, limit_text
 from lctprune.measure.unscored import unscored
 from lctprune.workflows.added_critics import AddedCritic, critics_to_add
 from lctprune.workflows.densification import cost_of_pass, cost_text, default_epochs, densified
@@ -21,6 +21,7 @@ from lctprune.workflows.loading import LoadedRun, recorded_training
 from lctprune.workflows.members import DENSE, members_of
 from lctprune.workflows.narrowing_targets import narrowest
 
+NEARLY = 1.5  # times a limit; a network above that is no remedy
 SLOWEST = 10.0  # factor by which a latency may be too long for a remedy: calls take time however small a network is
 ADDED = "densify or narrow may add one that fits"
 COSTS: tuple[Cost, ...] = ("flops", "macs", "parameters")  # by whose limits `narrow` is known to help
@@ -71,12 +72,22 @@ def _by_costs(loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits
             if limits.excess(least) <= 1:
                 return f"this adds one that fits: {_narrow(loaded, exit, limits, least)}"
             found.append((exit, least))
-    remedy = "neither densify nor narrow adds one that fits; "
+    return f"neither densify nor narrow adds one that fits{_smallest(loaded, candidates, limits, found)}"
+
+
+def _smallest(
+    loaded: LoadedRun, candidates: Sequence[Candidate], limits: Limits, found: Sequence[tuple[int, Candidate]]
+) -> str:
+    """Name the command that adds the smallest network where that nearly fits, or how small it is; then what is left."""
+    other = "train a narrower network (`model_args`, `critic_width`, `groups`)"
     smaller = [each for each in found if limits.excess(each[1]) < min(map(limits.excess, candidates))]
-    if smaller:
-        exit, least = min(smaller, key=lambda each: limits.excess(each[1]))
-        remedy += f"this adds the smallest that narrow can make: {_narrow(loaded, exit, limits, least)}; "
-    return f"{remedy}or train a smaller network (`model_args`, `critic_width`, `groups`)"
+    if not smaller:
+        return f"; {other}"
+    exit, least = min(smaller, key=lambda each: limits.excess(each[1]))
+    if limits.excess(least) <= NEARLY:
+        return f"; this adds the smallest that narrow can make: {_narrow(loaded, exit, limits, least)}; or {other}"
+    reached = " and ".join(amount(least.cost(cost) or 0, cost) for cost in limits.misses(least))
+    return f", and narrow gets to {reached} at the smallest; {other}"
 
 
 def _narrow(loaded: LoadedRun, exit: int, limits: Limits, least: Candidate) -> str:

@@ -360,7 +360,12 @@ def test_export_any_exit(cli: Cli, copied: Path, tmp_path: Path) -> None:
     plain = cli("export", copied)
     assert plain.code == 0
     assert plain.out.startswith(f"Wrote main network: {copied}")
-    assert f"{copied / 'selected'} holds the chosen one" in plain.err
+    chosen = json.loads((copied / "selected" / "model.json").read_text())["exit"]
+    note = f"{copied / 'selected'} holds the chosen one: lctprune export {copied} --exit {chosen}"
+    assert plain.err.endswith(f"{note}\n")
+    assert cli("export", copied, "--format", "torchscript,state-dict").err.endswith(
+        f"{note} --format torchscript,state-dict\n"
+    )
     assert (copied / "exports" / "exit2" / "model.pt").exists()
     assert_one_line(cli("export", copied, "--exit", 9), code=1)
     assert_one_line(cli("export", copied, "--format", "gguf"), code=2)
@@ -372,6 +377,13 @@ def test_the_newest_run_is_the_default(cli: Cli, copied: Path, tmp_path: Path, m
     (tmp_path / "runs").mkdir()
     copied.rename(tmp_path / "runs" / "mine")
     assert parse_strictly(cli("select", "--json").out)["run"] == "runs/mine"
+    newer = Path(shutil.copytree("runs/mine", "runs/newer", ignore=shutil.ignore_patterns("selected")))
+    record = json.loads((newer / "config.json").read_text()) | {"created": "2100-01-01T00:00:00+00:00"}
+    for command, state in (("train", "only at epoch 2 of 9"), ("compress", "a compression that is not finished")):
+        training = record["training"] | ({"epochs": 9} if command == "train" else {})
+        changed = record | {"command": ["lctprune", command, "vgg-lct"], "training": training}
+        (newer / "config.json").write_text(json.dumps(changed))
+        assert f"Note: taking runs/mine; runs/newer is newer, but {state}.\n" in cli("evaluate").err
 
 
 def test_inspect_adds_up(cli: Cli) -> None:

@@ -104,7 +104,10 @@ def test_a_remedy_makes_a_network_that_fits_or_says_that_there_is_none(cli: Cli,
         assert added.code == 0, added.err
         assert cli("select", trained.path, *budget).code == 0
     assert commands == {"densify", "narrow"}
-    refused = cli("select", trained.path, "--budget-flops", "0.1%")
+    refused = cli("select", trained.path, "--budget-flops", "0.1%")  # which nothing nearly fits
+    assert suggested(refused.err) == []
+    (reached,) = re.findall(r"narrow gets to (\S+) FLOPs at the smallest; train a narrower network", refused.err)
+    refused = cli("select", trained.path, "--budget-flops", f"{0.8 * float(reached[:-1])}{reached[-1]}")
     assert "neither densify nor narrow adds one that fits" in refused.err
     (command,) = suggested(refused.err)  # the smallest that can be made
     assert command[0] == "narrow"

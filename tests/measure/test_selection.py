@@ -19,7 +19,7 @@ from lctprune.errors import BudgetError, ConfigError
 from lctprune.measure.candidates import MAIN, Candidate, left_out, wilson_interval
 from lctprune.measure.guessing import chance_note, guessed, may_be_chance, samples_to_tell
 from lctprune.measure.selection import Limits, fitting, main_of, near_misses, parse_limit
-from lctprune.measure.units import COSTS
+from lctprune.measure.units import COSTS, budget_options
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -543,3 +543,10 @@ def test_wilsons_interval_is_scipys(data: st.DataObject, samples: int) -> None:
 def test_the_interval_of_a_candidate() -> None:
     assert candidate(0, 0.7, samples=50).accuracy_interval == pytest.approx(scipy_wilson(0.7, 50))
     assert candidate(0, 0.7).accuracy_interval == (0.0, 1.0)
+
+
+def test_budgets_in_suggested_commands_are_whole_numbers_where_costs_are() -> None:
+    limits = {"flops": 240844.8, "parameters": 3.0, "latency_ms": 0.35, "size_bytes": 1e300}
+    expected = "--budget-flops 240844 --budget-params 3 --budget-latency-ms 0.35 --budget-size 1e+300"
+    assert budget_options(limits) == expected.split()
+    assert budget_options({"flops": 0.5, "macs": "60%"}) == ["--budget-flops", "0.5", "--budget-macs", "60%"]

@@ -275,3 +275,20 @@ def test_damaged_records_are_left_out_with_a_note(kind: str, change: Any, words:
     with pytest.warns(lct.RunWarning, match=words):
         found = combined_networks(LoadedRun(run))
     assert {each.candidate.combined for each in found} == {"ensemble", "progressive"} - {kind}
+
+
+def test_what_is_said_after_progressive_works(run: lct.Run, cli: Cli, tmp_path: Path) -> None:
+    said = cli("progressive", run.path, "--budget-flops", "95%", "--threads", 1).out
+    verdict = r"\S+.*, with a test accuracy of [\d.]+%: (as accurate as|better than|worse than) leaving early\."
+    pattern = rf"At the same mean FLOPs, the best exit by validation is {verdict}( The best on test is {verdict})?"
+    assert any(re.fullmatch(pattern, line) for line in said.splitlines())
+    *_, last = said.splitlines()
+    words = last.removeprefix("Next, choose it like the others: lctprune ").split()
+    assert words[:2] == ["select", str(run.path)]
+    chosen = cli(*words, "--threads", 1)
+    assert chosen.code == 0, chosen.err
+    own = next(each for each in lct.measure_run(run, mean_flops=True) if each.combined == "progressive")
+    limits = lct.Budget(flops=words[words.index("--budget-flops") + 1]).limits(main_of(lct.measure_run(run)))
+    assert limits.excess(own) <= 1
+    elsewhere = cli("progressive", run.path, "--budget-flops", "95%", "--out", tmp_path / "out", "--threads", 1).out
+    assert f"\nNext, predict with it: lctprune predict {tmp_path / 'out'} " in elsewhere

@@ -18,6 +18,7 @@ from lctprune.workflows.next_steps import (
     better_epoch,
     budget_in_percent,
     like_chance,
+    no_better,
     selection,
     selection_of_another,
     training_of_critics,
@@ -35,6 +36,30 @@ def test_an_epoch_that_was_clearly_better_is_named(trained: lct.Run) -> None:
         trained.write_metrics(rows)
         assert words in better_epoch(trained)
         assert bool(words) is bool(better_epoch(trained))
+
+
+def test_a_fine_tuned_network_is_compared_with_the_one_it_was_made_from(trained: lct.Run) -> None:
+    added = lct.finetune(trained, 1, epochs=2)
+    (first, last), tensors = added.rows_to_continue(), added.read_checkpoint("")
+    rows = [{**first, "exit0_val_accuracy": 0.998}, {**last, "exit0_val_accuracy": 0.47}]
+    assert better_epoch(added) == ""
+    added.write_checkpoint(2, tensors, rows=rows)
+    added.write_metrics(rows)
+    assert better_epoch(lct.Run(added.path)) == (
+        "the new network's validation accuracy was 99.8% after epoch 1 and is 47.0% after epoch 2: in training, fewer "
+        "`epochs` or a lower `lr` may be better"
+    )
+    candidates = lct.measure_run(trained)
+    number = next(each.exit for each in candidates if each.origin)
+    for score, words in ((0.567, "has 56.7% on validation, no better than "), (0.6, "(60.0%)"), (0.61, "")):
+        scores = {1: 0.6, number: score}
+        given = [
+            dataclasses.replace(each, accuracy=scores.get(each.exit, 0.5), score=scores.get(each.exit, 0.5))
+            for each in candidates
+        ]
+        note = no_better(given, added, [number])
+        assert words in note
+        assert bool(words) is bool(note)
 
 
 def test_the_suggested_budget_fits_the_smallest_network() -> None:
@@ -96,6 +121,13 @@ def test_a_selection_is_followed_by_prediction_and_report(trained: lct.Run, imag
         f"Next, predict with it: lctprune predict {folder} {photo}; a page to read: lctprune report {trained.path}"
     )
     assert after_selection(trained, folder / "model.aoti.pt2", is_inside=False).endswith(f" {photo} --trust-code")
+    record = json.loads((trained.path / "config.json").read_text())
+    record["data"]["config"]["name"] = "digits"  # of which nobody has a file to predict for
+    (trained.path / "config.json").write_text(json.dumps(record))
+    builtin = lct.Run(trained.path)
+    only_page = after_selection(builtin, folder / "model.pt", is_inside=True)
+    assert only_page == f"Next, a page to read: lctprune report {trained.path}"
+    assert after_selection(builtin, folder / "model.pt", is_inside=False) == ""
 
 
 def test_a_file_to_predict_for_is_one_of_the_data_where_it_has_files(
