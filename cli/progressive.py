@@ -134,7 +134,7 @@ def _show(
     )
     console.print(
         f"Latency, batch 1: mean {measured.mean_ms:.2f} ms ({measured.mean_ms / main_ms:.0%} of the main network), "
-        f"95th percentile {measured.p95_ms:.2f} ms."
+        f"95th percentile {measured.p95_ms:.2f} ms{'' if measured.is_steady else ', as far as a busy machine tells'}."
     )
     for cost, text in (("flops", "mean FLOPs"), ("latency_ms", "mean latency")):
         console.print(_beside(measured, candidates, cost, text))

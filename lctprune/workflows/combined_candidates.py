@@ -106,15 +106,14 @@ def network_named(loaded: LoadedRun, text: str | None) -> Member | CombinedNetwo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RunWarning)  # which the error tells
             found = combined_networks(loaded)
-        if not found and not (reason := _left_out(loaded)):
-            raise
-        if not found:
-            raise NetworkError(f"{error}{reason}") from error
         for each in found:
             if text in (each.candidate.name, str(each.candidate.exit)):
                 return each
         known = ", ".join(f"{each.candidate.exit} ({each.candidate.name})" for each in found)
-        raise NetworkError(f"{error}, and of several exits {known}") from error
+        further = f"{known and f', and of several exits {known}'}{_left_out(loaded)}"
+        if not further:
+            raise
+        raise NetworkError(f"{error}{further}") from error
 
 
 def _left_out(loaded: LoadedRun) -> str:

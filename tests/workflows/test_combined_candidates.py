@@ -277,6 +277,26 @@ def test_damaged_records_are_left_out_with_a_note(kind: str, change: Any, words:
     assert {each.candidate.combined for each in found} == {"ensemble", "progressive"} - {kind}
 
 
+def test_what_was_edited_is_not_exported(run: lct.Run, cli: Cli, tmp_path: Path) -> None:
+    file = run.path / "progressive" / "candidates.json"
+    document = json.loads(file.read_text())
+    document["networks"][0]["thresholds"] = [0.0 for _ in document["networks"][0]["thresholds"]]
+    file.write_text(json.dumps(document))
+    refused = cli("export", run.path, "--exit", "progressive", "--out", tmp_path / "out")
+    assert (refused.code, "not what was recorded of it" in refused.err) == (1, True), refused.err
+    assert not (tmp_path / "out").exists()
+    file.write_text("{}")
+    missing = cli("export", run.path, "--exit", "progressive")
+    assert (missing.code, "nothing in it is a candidate" in missing.err) == (1, True), missing.err
+    file.unlink()
+    file = run.path / "ensemble" / "candidates.json"
+    document = json.loads(file.read_text())
+    document["networks"][0] |= {"is_fitted": False, "weights": [0.9, *document["networks"][0]["weights"][1:]]}
+    file.write_text(json.dumps(document))
+    with pytest.warns(lct.RunWarning, match="a plain sum of unlike weights"):
+        assert combined_networks(LoadedRun(run)) == []
+
+
 def test_what_is_said_after_progressive_works(run: lct.Run, cli: Cli, tmp_path: Path) -> None:
     said = cli("progressive", run.path, "--budget-flops", "95%", "--threads", 1).out
     verdict = r"\S+.*, with a test accuracy of [\d.]+%: (as accurate as|better than|worse than) leaving early\."
