@@ -141,7 +141,7 @@ def test_commands_keep_the_budget_that_was_given(cli: Cli, trained: lct.Run) -> 
     chosen = cli("select", trained.path, *budget, "--max-drop", 50, "--prefer", "best")
     assert chosen.code == 0, chosen.err
     card = json.loads((trained.path / "selected" / "model.json").read_text())
-    kept = ["--budget-flops", f"{card['budget']['flops']:.12g}", "--budget-size", "2000000"]
+    kept = ["--budget-flops", str(int(card["budget"]["flops"])), "--budget-size", "2000000"]
     (train_on,) = suggested(cli("resume", trained.path).out)
     assert train_on == ["select", str(trained.path), *kept]
     card["trained_with"]["checkpoint_sha256"] = "0" * 64  # as after a further training
