@@ -160,8 +160,8 @@ def fitted_before(loaded: LoadedRun, recorded: CombinedNetwork) -> Fitted:
     check = outcome(held_out, confidences(held_out.logits, temperatures), setting, costs)
     if not math.isclose(check.mean_flops, recorded.candidate.flops or 0, rel_tol=1e-3):
         raise RunError(
-            f"the progressive network of {loaded.run.path} takes a mean of {amount(check.mean_flops, 'flops')}, which is "
-            "not what was recorded of it; lctprune progressive makes it anew"
+            f"the progressive network of {loaded.run.path} takes a mean of {amount(check.mean_flops, 'flops')}, which "
+            "is not what was recorded of it; lctprune progressive makes it anew"
         )
     progressive = ProgressiveNetwork(network, several.exits, several.thresholds, several.temperatures).eval()
     used = several.temperatures
