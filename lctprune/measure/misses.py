@@ -33,7 +33,7 @@ def nothing_fits(candidates: Sequence[Candidate], limits: Limits, main: Candidat
     details = " and ".join(excess_text(nearest.cost(cost) or 0, limits[cost], cost) for cost in misses)
     return BudgetError(
         f"no candidate fits; the nearest is {nearest.name}: {details}{unknown and f' ({unknown})'}; "
-        f"{probably_meant(limits, main) or f'with {needed(nearest, limits)} it fits; {SMALLER}'}",
+        f"{probably_meant(limits, main, nearest) or f'with {needed(nearest, limits)} it fits; {SMALLER}'}",
         nearest,
         {str(cost): factor for cost, factor in misses.items()},
     )
@@ -45,11 +45,18 @@ def needed(candidate: Candidate, limits: Limits) -> str:
     return budget_text({cost: value for cost, value in missed.items() if value is not None})
 
 
-def probably_meant(limits: Limits, main: Candidate) -> str:
-    """Ask whether a limit was meant in percent, which is too small for any network; else ""."""
+def probably_meant(limits: Limits, main: Candidate, nearest: Candidate | None = None) -> str:
+    """Ask whether a limit was meant in percent, which is too small for any network; else "".
+
+    Args:
+        limits: budget in absolute units.
+        main: the main network.
+        nearest: a network that has to fit then, if there is one.
+    """
     for cost in limits.misses(main).keys() - limits.percentages:
         limit, whole = limits[cost], main.cost(cost)
         if cost != "latency_ms" and whole and limit <= PERCENT < whole / 10:
             percent = 100 * limit if limit <= 1 else limit
-            return f"did you mean {percent:g}%, {amount(percent / 100 * whole, cost)}?"
+            if nearest is None or (nearest.cost(cost) or 0) <= percent / 100 * whole:
+                return f"did you mean {percent:g}%, {amount(percent / 100 * whole, cost)}?"
     return ""

@@ -23,7 +23,7 @@ WITH_GRADIENTS: tuple[Criterion, ...] = ("taylor", "exits")
 Choice = Literal["auto"] | Criterion
 AUTO: Choice = "auto"  # of `TRIED`, that whose mild cut leaves the lowest loss
 TRIED: tuple[Criterion, ...] = ("magnitude", "taylor")
-RANKING_SAMPLES = 2048  # whose gradients are summed, to rank channels
+RANKING_SAMPLES = 1024  # whose gradients are summed, to rank channels
 TRIAL_SAMPLES = 512  # whose losses tell what a cut destroys
 SCALES = tuple(2 ** (power / 2) for power in range(-12, 5))  # of logits, which a cut leaves too large or too small
 

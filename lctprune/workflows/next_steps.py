@@ -98,7 +98,7 @@ def after_progressive(run: Run, candidates: Sequence[Candidate], folder: Path) -
         return after_selection(run, folder / "model.json", is_inside=False)
     *_, main, own = candidates
     limit = _percent(own, main, "flops")
-    return f"Next, choose it like the others: {_selection_within(run, 'flops', limit or 100, '--mean-flops')}"
+    return f"Next, choose between it and the exits: {_selection_within(run, 'flops', limit or 100, '--mean-flops')}"
 
 
 def selection_of_another(run: Run, candidates: Sequence[Candidate], chosen: Candidate, among: Collection[int]) -> str:

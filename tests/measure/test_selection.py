@@ -199,6 +199,7 @@ def test_several_budgets_hold_at_once() -> None:
         (lct.Budget(flops="0.6"), "did you mean 60%, 600M FLOPs?"),
         (lct.Budget(macs=50), "did you mean 50%, 250M MACs?"),
         (lct.Budget(parameters=1), "did you mean 100%, 9k parameters?"),
+        (lct.Budget(flops=10), "densify or narrow may add one that fits"),  # as 10% would do no better
         (lct.Budget(flops=1e6), "densify or narrow may add one that fits"),
         (lct.Budget(latency_ms=0.6), "densify or narrow may add one that fits"),
     ],
@@ -358,12 +359,13 @@ def test_latencies_may_have_a_unit(text: str, value: float) -> None:
 
 def test_a_percentage_is_not_taken_for_one_again() -> None:
     costs = {"accuracy": 0.5, "loss": 1.0, "latency_ms": 1.0, "size_bytes": 1, "macs": 1, "parameters": 1}
-    main = lct.Candidate(exit=0, name="main network", flops=50_000, **costs)
+    main = lct.Candidate(exit=1, name="main network", flops=50_000, **costs)
+    first = lct.Candidate(exit=0, name="first", flops=20_000, **costs)
     for limit, is_asked in ((0.5, True), (50, True), ("0.1%", False)):
         with pytest.raises(lct.BudgetError) as caught:
-            lct.select([main], lct.Budget(flops=limit))
+            lct.select([first, main], lct.Budget(flops=limit))
         assert ("did you mean 50%" in str(caught.value)) is is_asked
-        assert ("with `Budget(flops='50k')` it fits" in str(caught.value)) is not is_asked
+        assert ("with `Budget(flops='20k')` it fits" in str(caught.value)) is not is_asked
 
 
 REFUSED = ["0", "-1", "nan", "inf", "-inf", "abc", "", " ", "%", "k", "-5%", "0%", "nan%", "1e999", "1x", "1kk"]

@@ -303,7 +303,7 @@ def test_what_is_said_after_progressive_works(run: lct.Run, cli: Cli, tmp_path: 
     pattern = rf"At the same mean FLOPs, the best exit by validation is {verdict}( The best on test is {verdict})?"
     assert any(re.fullmatch(pattern, line) for line in said.splitlines())
     *_, last = said.splitlines()
-    words = last.removeprefix("Next, choose it like the others: lctprune ").split()
+    words = last.removeprefix("Next, choose between it and the exits: lctprune ").split()
     assert words[:2] == ["select", str(run.path)]
     chosen = cli(*words, "--threads", 1)
     assert chosen.code == 0, chosen.err
