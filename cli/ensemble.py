@@ -133,6 +133,7 @@ def ensemble(
 
 def _against_exit(test: Mapping[str, Any]) -> str:
     """Say whether an ensemble is better than the best exit by more than chance, on samples that chose neither."""
+    from lctprune.cli.reasons import paired_text
     from lctprune.measure.paired import LEVEL
 
     best = test["best_exit"]
@@ -140,8 +141,6 @@ def _against_exit(test: Mapping[str, Any]) -> str:
     verdict = "better" if gain > 0 else "worse"
     if p_value >= LEVEL:
         verdict = "not shown to be better"
-    return (
-        f"On test, against {best['name']}, the best exit by validation of no more FLOPs: {verdict} "
-        f"({best['only_ensemble']} samples that the ensemble alone has right, {best['only_exit']} that {best['name']} "
-        f"alone has; exact McNemar test: p = {p_value:.2g})."
-    )
+    only = f"{best['only_ensemble']} samples"
+    found = paired_text(only, "the ensemble", best["only_exit"], best["name"], p_value)
+    return f"On test, against {best['name']}, the best exit by validation of no more FLOPs: {verdict} ({found})."

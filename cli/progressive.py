@@ -61,19 +61,12 @@ def progressive(
     from lctprune.cli.working import working
     from lctprune.config.combined import PROGRESSIVE
     from lctprune.exporting.formats import known_formats
-    from lctprune.workflows.combined_deployment import require_progressive_formats
+    from lctprune.workflows.combined_deployment import converted_progressive, require_progressive_formats
     from lctprune.workflows.loading import LoadedRun
     from lctprune.workflows.model_card import candidate_record
     from lctprune.workflows.next_steps import after_progressive
-    from lctprune.workflows.progressive import (
-        compared_candidates,
-        compared_samples,
-        convert_progressive,
-        measure_progressive,
-        progressive_record,
-        record_candidate,
-    )
-    from lctprune.workflows.progressive_files import convert_stages, write_progressive
+    from lctprune.workflows.progressive import compared_candidates, progressive_record, record_candidate
+    from lctprune.workflows.progressive_files import write_progressive
     from lctprune.workflows.progressive_fitting import fit_progressive, goal_of
 
     formats = known_formats(format or ["torchscript"])
@@ -84,13 +77,10 @@ def progressive(
     folder = results_folder(found, out, PROGRESSIVE)
     with working("Fitting on validation, then measuring on the test split"):
         fitted = fit_progressive(loaded, goal)
-        deployed = convert_progressive(loaded, fitted)
-        stages = convert_stages(fitted.network, compared_samples(loaded)) if "onnx" in formats else []
-        measured = measure_progressive(loaded, fitted, deployed)
+        scripted, stages, measured = converted_progressive(loaded, fitted, formats)
     record = progressive_record(loaded, fitted, measured, goal)
     files: list[Path] = []
     if folder is not None:
-        scripted = deployed if "torchscript" in formats else None
         files = write_progressive(loaded, record, folder, scripted=scripted, stages=stages)
     candidates = compared_candidates(loaded, fitted, measured)
     if folder is not None:

@@ -40,8 +40,13 @@ def tested(best: Candidate, other: Candidate) -> str:
     found = pairing(best, other) if best.metric == "accuracy" else None
     if found is None:
         return ""
-    only = f"{found.only_first} that {best.name} alone has right, {found.only_second} that {other.name} alone has"
-    return f" ({only}; exact McNemar test: p = {found.p_value:.2g})"
+    return f" ({paired_text(str(found.only_first), best.name, found.only_second, other.name, found.p_value)})"
+
+
+def paired_text(only_first: str, first: str, only_second: int, second: str, p_value: float) -> str:
+    """Write how many samples only one of two networks has right, and the result of the test."""
+    only = f"{only_first} that {first} alone has right, {only_second} that {second} alone has"
+    return f"{only}; exact McNemar test: p = {p_value:.2g}"
 
 
 def shown(candidate: Candidate) -> str:

@@ -58,7 +58,7 @@ def with_combined(
     if progressive is None or progressive.part is None:
         raise RunError(
             f"{loaded.run.path} has no progressive network to compare by mean FLOPs; "
-            f"{loaded.run.command('progressive', '--max-drop', '1')} makes one{_left_out(loaded)}"
+            f"{loaded.run.command('progressive', '--max-drop', '1')} makes one{_recorded(loaded)[1]}"
         )
     if (runtime := candidates[0].latency_runtime) != "torchscript":
         raise ConfigError(
@@ -103,25 +103,23 @@ def network_named(loaded: LoadedRun, text: str | None) -> Member | CombinedNetwo
     try:
         return member_named(loaded, text)
     except NetworkError as error:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RunWarning)  # which the error tells
-            found = combined_networks(loaded)
+        found, left_out = _recorded(loaded)
         for each in found:
             if text in (each.candidate.name, str(each.candidate.exit)):
                 return each
         known = ", ".join(f"{each.candidate.exit} ({each.candidate.name})" for each in found)
-        further = f"{known and f', and of several exits {known}'}{_left_out(loaded)}"
+        further = f"{known and f', and of several exits {known}'}{left_out}"
         if not further:
             raise
         raise NetworkError(f"{error}{further}") from error
 
 
-def _left_out(loaded: LoadedRun) -> str:
-    """Say which recorded networks of several exits were left out, and why; "" where there are none."""
+def _recorded(loaded: LoadedRun) -> tuple[list[CombinedNetwork], str]:
+    """Return the recorded networks of several exits, without a warning, and which were left out, for an error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
-        combined_networks(loaded)
-    return "".join(f"; {each.message}" for each in caught)
+        found = combined_networks(loaded)
+    return found, "".join(f"; {each.message}" for each in caught)
 
 
 def ensemble_exits(loaded: LoadedRun, exits: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:
@@ -154,9 +152,7 @@ def has_progressive(loaded: LoadedRun) -> bool:
 
 def left_out_means(loaded: LoadedRun) -> str:
     """Say what the run's progressive network is, which is left out where limits may not hold in the mean; else ""."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RunWarning)  # of what was said before
-        found = [each.candidate for each in combined_networks(loaded) if each.part is not None]
+    found = [each.candidate for each in _recorded(loaded)[0] if each.part is not None]  # what is left out was said
     if not found or loaded.run.config.training.metric not in ("auto", "accuracy"):
         return ""
     own = found[0]

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lctprune.config.combined import PROGRESSIVE
 from lctprune.errors import ConfigError, NetworkError
 from lctprune.exporting.formats import Format
+from lctprune.exporting.writing import Converted
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import main_of
@@ -19,13 +22,14 @@ from lctprune.workflows.exported_files import FILES, earlier_files, remove_earli
 from lctprune.workflows.loading import LoadedRun
 from lctprune.workflows.model_card import MODEL_CARD, SELECTED, candidate_record
 from lctprune.workflows.progressive import (
+    Measured,
     compared_samples,
     convert_progressive,
     measure_progressive,
     progressive_record,
 )
 from lctprune.workflows.progressive_files import convert_stages, write_progressive
-from lctprune.workflows.progressive_fitting import fitted_before
+from lctprune.workflows.progressive_fitting import Fitted, fitted_before
 
 
 def deploy_progressive(
@@ -62,9 +66,7 @@ def deploy_progressive(
     if (goal := recorded.several.goal) is None:
         raise NetworkError(f"{chosen.name} is no progressive network")
     fitted = fitted_before(loaded, recorded)
-    scripted = convert_progressive(loaded, fitted)
-    stages = convert_stages(fitted.network, compared_samples(loaded)) if "onnx" in formats else []
-    measured = measure_progressive(loaded, fitted, scripted)
+    scripted, stages, measured = converted_progressive(loaded, fitted, formats)
     test, main = measured.test, main_of(candidates)
     accuracies = [test.accuracy, test.main_accuracy]
     scores = ExitScores(accuracy=accuracies, loss=[float("nan")] * 2, samples=measured.samples, score=accuracies)
@@ -85,11 +87,22 @@ def deploy_progressive(
     }
     is_selected = folder.resolve() == (loaded.run.path / SELECTED).resolve()
     earlier = FILES if is_selected else earlier_files(folder)
-    files = write_progressive(
-        loaded, record, folder, scripted=scripted if "torchscript" in formats else None, stages=stages
-    )
+    files = write_progressive(loaded, record, folder, scripted=scripted, stages=stages)
     remove_earlier(folder, earlier, [{"file": each.name, "weights": None} for each in files])
     return dataclasses.replace(deployment, model=files[0], models=tuple(files), model_card=folder / MODEL_CARD)
+
+
+def converted_progressive(
+    loaded: LoadedRun, fitted: Fitted, formats: Sequence[str]
+) -> tuple[torch.jit.ScriptModule | None, list[Converted], Measured]:
+    """Convert a progressive network to the formats that are asked for, and measure it as TorchScript.
+
+    Returns:
+        The content of the TorchScript file and those of its stages, where they were asked for, and what was measured.
+    """
+    scripted = convert_progressive(loaded, fitted)
+    stages = convert_stages(fitted.network, compared_samples(loaded)) if "onnx" in formats else []
+    return scripted if "torchscript" in formats else None, stages, measure_progressive(loaded, fitted, scripted)
 
 
 def require_progressive_formats(formats: Sequence[str]) -> None:
