@@ -4,31 +4,36 @@
 
 Decoders read the same files one after the other in one thread, by its CPU time. Loaders yield the same work on the same
 number of worker processes, by the clock: a random part of each image, resized, mirrored at random and normalised, in
-batches of 64 on the CPU. They take turns, and ratios are of the passes of one turn. `--made N` writes N pictures of
-500x375 pixels and uses those. The loader also reads the same files packed into tar and Parquet files.
+batches of 64 on the CPU. They take turns, and ratios are of the passes of one turn. So do trainings of a ResNet-18
+whose batches come from each loader, at two widths (`--step-widths`): one thread of PyTorch beside the workers, and the
+same steps without a loader. `--made N` writes N pictures of 500x375 pixels and uses those. The loader also reads the
+same files packed into tar and Parquet files.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import statistics
 import tarfile
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from lctprune.config.images import ImagePreprocessing
+from lctprune.config.network import NetworkConfig
 from lctprune.data.images.decoding import read_image
 from lctprune.data.images.files import FolderSplit
 from lctprune.data.images.fitting import LEAST_AREA, RandomChanges
@@ -39,9 +44,12 @@ from lctprune.data.packed.tar_shards import read_tar
 from lctprune.data.packed_samples import ImageSource, PackedImages
 from lctprune.data.preprocessing import Augmentation
 from lctprune.errors import DataWarning
+from lctprune.models.build import build_model
 from lctprune.utils.environment import machine
 
 VERSIONS = ("pillow", "simplejpeg", "torch", "torchvision", "timm")
+Loader = Callable[[int], Iterable[Sequence[Tensor]]]  # from the number of a pass to its batches: inputs, targets
+
 WIDTH, HEIGHT, QUALITY = 500, 375, 90  # of made pictures: those of usual photo collections
 
 
@@ -89,9 +97,7 @@ def transforms(size: int) -> dict[str, Callable[[Path], object]]:
     }
 
 
-def loaders(
-    folder: Path, paths: list[Path], size: int, batch_size: int, workers: int
-) -> dict[str, Callable[[int], Iterable[object]]]:
+def loaders(folder: Path, paths: list[Path], size: int, batch_size: int, workers: int) -> dict[str, Loader]:
     """Return each loader as a function from the number of a pass to its batches."""
     from timm.data.dataset_factory import create_dataset  # of the extra of that name
     from timm.data.loader import create_loader
@@ -115,9 +121,7 @@ def loaders(
     return {"timm": lambda _: loader, "lctprune": lambda seed: own.shuffled(batch_size, seed=seed)}
 
 
-def packed_loaders(
-    paths: list[Path], folder: Path, size: int, batch_size: int, workers: int
-) -> dict[str, Callable[[int], Iterable[object]]]:
+def packed_loaders(paths: list[Path], folder: Path, size: int, batch_size: int, workers: int) -> dict[str, Loader]:
     """Return this package's loader of single files, and of the same in WebDataset's tar files and in Parquet files."""
     import pyarrow.parquet  # of the extra parquet
 
@@ -136,12 +140,36 @@ def packed_loaders(
     found["tar"] = PackedImages([read_tar(folder / "tar" / "0.tar").shard])
     found["parquet"] = PackedImages(image_shards([folder / "parquet" / "0.parquet"], "parquet", "image"))
 
-    def loader(sources: Sequence[ImageSource]) -> Callable[[int], Iterable[object]]:
+    def loader(sources: Sequence[ImageSource]) -> Loader:
         readers = ImageReaders(RandomChanges(preprocessing, Augmentation(crop=1, flip=True)), workers)
         split = FolderSplit(sources, torch.tensor(labels), IMAGENET, preprocessing=preprocessing, readers=readers)
         return lambda seed: split.shuffled(batch_size, seed=seed)
 
     return {name: loader(sources) for name, sources in found.items()}
+
+
+def training_step(size: int, width: int) -> Callable[[Tensor], object]:
+    """Return a step of backpropagation on a batch, by SGD."""
+    torch.manual_seed(0)
+    model = build_model(NetworkConfig(model="resnet18", model_args={"width": width}, image_size=size)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step(inputs: Tensor) -> None:
+        loss = nn.functional.cross_entropy(model(inputs), torch.zeros(len(inputs), dtype=torch.int64))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def repeated(inputs: Tensor, count: int) -> Loader:
+    """Return the same batch again and again, which takes no time."""
+
+    def batches(_: int) -> Iterator[Sequence[Tensor]]:
+        return itertools.repeat((inputs,), count)
+
+    return batches
 
 
 def in_turns(ways: dict[str, Callable[[int], int]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
@@ -190,6 +218,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             passes = {name: _pass_of(way, arguments.batch_size) for name, way in own.items()}
             title = f"loaders, {workers} workers, batches of {arguments.batch_size} of {arguments.image_size} pixels"
             show(title, in_turns(passes, arguments.repeats, time.perf_counter), "timm")
+            for width in arguments.step_widths:
+                step = training_step(arguments.image_size, width)
+                alone = torch.zeros(arguments.batch_size, 3, arguments.image_size, arguments.image_size)
+                fed: dict[str, Loader] = {**own, "no loader": repeated(alone, len(every) // arguments.batch_size)}
+                passes = {name: _pass_of(way, arguments.batch_size, step) for name, way in fed.items()}
+                title = f"training a ResNet-18 of width {width} by backpropagation, {workers} workers beside it"
+                show(title, in_turns(passes, arguments.repeats, time.perf_counter), "timm")
     for workers in arguments.workers if arguments.packed else ():
         every = sorted(folder.glob("*/*.jpg"))
         with tempfile.TemporaryDirectory() as place:
@@ -210,9 +245,15 @@ def _pass_over(paths: list[Path], way: Callable[[Path], object]) -> Callable[[in
     return run
 
 
-def _pass_of(loader: Callable[[int], Iterable[object]], batch_size: int) -> Callable[[int], int]:
+def _pass_of(
+    loader: Loader, batch_size: int, step: Callable[[Tensor], object] = lambda inputs: None
+) -> Callable[[int], int]:
     def run(turn: int) -> int:
-        return batch_size * sum(1 for _ in loader(turn))
+        count = 0
+        for inputs, *_ in loader(turn):
+            step(inputs)
+            count += batch_size
+        return count
 
     return run
 
@@ -226,6 +267,7 @@ def main() -> None:
     add("--image-size", type=int, default=224, help="side of the squares, in pixels")
     add("--batch-size", type=int, default=64)
     add("--workers", type=int, nargs="+", default=[1, 2], help="of the loaders, one after the other")
+    add("--step-widths", type=int, nargs="*", default=[8, 64], help="of the networks trained on what loaders yield")
     add("--no-loaders", dest="loaders", action="store_false", help="single threads only")
     add("--no-packed", dest="packed", action="store_false", help="single files only")
     add("--repeats", type=int, default=5, help="turns that count")
@@ -233,7 +275,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.made, arguments.image_size, arguments.batch_size, arguments.repeats = 8, 32, 4, 1
-        arguments.workers = [1]
+        arguments.workers, arguments.step_widths = [1], [8]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=UserWarning, module="timm")
     warnings.filterwarnings("ignore", category=DataWarning)

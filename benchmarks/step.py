@@ -1,6 +1,7 @@
 """Measure what one training step costs: local critics against backpropagation, on the same network, in one run.
 
     python benchmarks/step.py                  # ResNet-18 at 32x32, 4 groups: some minutes
+    python benchmarks/step.py --model resnet34 --groups 16 --only-times
     python benchmarks/step.py --quick          # a small network, to see that the script works
 
 Prints, for `tail` and `pooled` critics, beside backpropagation:
@@ -34,7 +35,7 @@ from lctprune.models.images import least_resnet_width
 from lctprune.training.compilation import compilation
 from lctprune.utils.environment import machine
 
-MODEL, MEMORY_BATCH = "resnet18", 256
+MEMORY_BATCH = 256
 WIDTHS, RECOMPUTED_BATCH = (8, 16, 64), 32
 KINDS: dict[str, dict[str, Any]] = {
     "backprop": {"groups": 1},
@@ -46,6 +47,8 @@ CONFIG = lct.TrainConfig(method="local-critic").resolved()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("resnet18", "resnet34"), default="resnet18")
+    parser.add_argument("--groups", type=int, default=4, help="of the networks with critics")
     parser.add_argument("--batch-size", type=int, default=128, help="for times")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: as many as it takes by itself")
@@ -60,27 +63,25 @@ def main() -> None:
         arguments.batch_size, arguments.repeats = 8, 3
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    print(f"{MODEL} at {size}x{size}, {CONFIG.precision}, {machine()}, seed 0")
+    base = lct.NetworkConfig(model=arguments.model, groups=arguments.groups, image_size=size)
+    print(f"{base.model} at {size}x{size}, {base.groups} groups, {CONFIG.precision}, {machine()}, seed 0")
     for width in widths:
-        print_times(recipes_of(size, width), width, arguments.batch_size, arguments.repeats)
+        print_times(recipes_of(base, width), width, arguments.batch_size, arguments.repeats)
     if arguments.only_times:
         return
-    recipes = recipes_of(size, widths[-1])
+    recipes = recipes_of(base, widths[-1])
     print_saved_bytes(recipes, memory_batch)
     for width in widths:
-        print_recomputed(size, width, min(memory_batch, RECOMPUTED_BATCH), min(arguments.repeats, 5))
+        print_recomputed(recipes_of(base, width), width, min(memory_batch, RECOMPUTED_BATCH), min(arguments.repeats, 5))
     print_peak_rss(recipes, memory_batch)
     print_loader_share(recipes["tail"], arguments.batch_size, arguments.repeats)
     if arguments.compile:
         print_compiled(recipes["tail"], arguments.batch_size, arguments.repeats)
 
 
-def recipes_of(size: int, width: int) -> dict[str, lct.NetworkConfig]:
+def recipes_of(base: lct.NetworkConfig, width: int) -> dict[str, lct.NetworkConfig]:
     """Return the settings of the network without critics, and with each kind."""
-    return {
-        name: lct.NetworkConfig(model=MODEL, model_args={"width": width}, image_size=size, **changes)
-        for name, changes in KINDS.items()
-    }
+    return {name: dataclasses.replace(base, model_args={"width": width}, **changes) for name, changes in KINDS.items()}
 
 
 def print_times(recipes: dict[str, lct.NetworkConfig], width: int, batch_size: int, repeats: int) -> None:
@@ -111,13 +112,12 @@ def print_saved_bytes(recipes: dict[str, lct.NetworkConfig], batch_size: int) ->
         print(f"  {name:8}  {peak / 2**20:7.1f} MiB  {peak / plain:.3f} x backprop")
 
 
-def print_recomputed(size: int, width: int, batch_size: int, repeats: int) -> None:
+def print_recomputed(recipes: dict[str, lct.NetworkConfig], width: int, batch_size: int, repeats: int) -> None:
     """Compare methods and settings of --recompute: bytes beside backpropagation, seconds beside the method without."""
     print(f"\npeak bytes allocated in a step, width {width}, batch {batch_size}; time beside the same without")
     plain = 0
     for method in ("backprop", "joint", "local-critic"):
-        groups = {"groups": 1} if method == "backprop" else {"critic": "tail"}
-        recipe = lct.NetworkConfig(model=MODEL, model_args={"width": width}, image_size=size, **groups)
+        recipe = recipes["backprop" if method == "backprop" else "tail"]
         batch = random_batch(recipe, batch_size)
         steps = {
             recompute: make_step(build(recipe), batch, method=method, recompute=recompute)

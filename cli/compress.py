@@ -155,6 +155,8 @@ def _show_plan(begun: Compression) -> None:
         for line in begun.plan
     ]
     print_table(console, rows, dispensable=["networks"], left=("stage", "what"))
+    if begun.done:
+        console.print(f"Already done: {', '.join(begun.done)}.")
     whole, steps = sum(line.cost for line in begun.plan), begun.tuning_steps
     console.print(
         f"Passes are over the training split, of each network; costs are epochs of the given network's own training, "
@@ -169,11 +171,12 @@ def _show_plan(begun: Compression) -> None:
 
 
 def _train(begun: Compression) -> None:
-    from lctprune.cli.progress import show_progress
+    from lctprune.cli.progress import note_on_threads, show_progress
     from lctprune.cli.working import working
     from lctprune.workflows.members import trained_exits
 
     console, shown = stderr(), 0
+    note_on_threads()
     stages = begun.stages()
     while True:
         with working("Preparing the next stage"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -19,6 +21,8 @@ from lctprune.measure.candidates import MAIN
 from lctprune.runs import Run
 from lctprune.training.distributed.process_group import is_spoken_for
 from lctprune.training.progress import Progress
+from lctprune.utils.environment import fewer_threads
+from lctprune.utils.wording import counted
 from lctprune.workflows.members import trained_exits
 
 PLAIN_SECONDS = 60  # between two lines of one epoch where there is no terminal
@@ -160,6 +164,7 @@ def resumable(run: Run) -> Iterator[None]:
 
 def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
     """Draw training's progress on stderr; where it is interrupted, say by which command it goes on."""
+    note_on_threads()
     try:
         names, first = trained_exits(run)
         show_progress(steps, stderr(), names, first=first)
@@ -167,6 +172,17 @@ def show_interruptible(steps: Iterable[Progress], run: Run) -> None:
         if is_spoken_for() and not isinstance(error, TrainingInterrupted):
             raise
         raise InterruptedCommand.of(error, how_to_go_on(run)) from error
+
+
+def note_on_threads() -> None:
+    """Say so on stderr before a training for which other programs leave too few cores."""
+    if is_spoken_for() or torch.accelerator.is_available() or (found := fewer_threads()) is None:
+        return
+    busy, free = found
+    stderr().print(
+        f"Note: other programs keep {busy} of {counted(os.cpu_count() or 1, 'core')} busy; with --threads {free} "
+        "this may be several times faster."
+    )
 
 
 def how_to_go_on(run: Run) -> str:

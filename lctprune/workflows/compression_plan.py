@@ -55,6 +55,11 @@ class Planned(NamedTuple):
     passes: float
     cost: float
 
+    @property
+    def is_tuning(self) -> bool:
+        """Whether candidates are fine-tuned, after all critics."""
+        return self.stage.startswith(("round", "step"))
+
 
 def passes_for(cost: float, *, per_pass: float) -> Passes:
     """Return the passes over the training split that cost as much, in epochs of at most one pass."""
@@ -150,7 +155,7 @@ def steps_of(config: CompressConfig, fraction: float) -> int:
 
 def tuned_passes(plan: Sequence[Planned]) -> float:
     """Return the passes over the training split in which the network that is chosen is fine-tuned."""
-    return sum(line.passes for line in plan if line.stage.startswith(("round", "step")))
+    return sum(line.passes for line in plan if line.is_tuning)
 
 
 def searched(plan: Sequence[Planned]) -> list[int]:

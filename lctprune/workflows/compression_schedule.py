@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lctprune.config.compression import CompressConfig
@@ -87,8 +87,13 @@ class Schedule:
     @property
     def spent(self) -> float:
         """The cost of the training so far, in epochs of the main network's training."""
-        before = sum(line.cost for line in self.plan if not line.stage.startswith(("round", "step")))
+        before = sum(line.cost for line in self.plan if not line.is_tuning)
         return before + sum(each.cost for each in itertools.chain(*self._rounds))
+
+    @property
+    def rounds(self) -> Sequence[Sequence[Entrant]]:
+        """The candidates of each round or step that was begun."""
+        return self._rounds
 
     @property
     def last(self) -> Entrant | None:

@@ -105,6 +105,16 @@ class Compression:
         return self._schedule.spent
 
     @property
+    def done(self) -> list[str]:
+        """The stages of the plan whose training is done, by their names."""
+        before = [line.stage for line in self.plan if not line.is_tuning]
+        later = [line.stage for line in self.plan if line.is_tuning]
+        dense = _opened(self.run.path / DENSE, self.run)
+        is_done = {"critics": _is_trained(self.run), "densify": dense is not None and _is_trained(dense)}
+        trained = itertools.takewhile(lambda entrants: not any(map(self._is_left, entrants)), self._schedule.rounds)
+        return [stage for stage in before if is_done[stage]] + later[: len(list(trained))]
+
+    @property
     def tuning_steps(self) -> int:
         """The steps of training in which the network that is chosen is fine-tuned."""
         return round(tuned_passes(self.plan) * sample_count(self._data.train) / self.run.config.training.batch_size)
@@ -136,7 +146,7 @@ class Compression:
         return Compressed(self.run, candidates, chosen, main, deployment, self.limits, self.spent)
 
     def _critics(self) -> Iterator[Stage]:
-        if self.run.epochs_done < self.run.config.training.epochs:
+        if not _is_trained(self.run):
             part = self.plan[0].passes / self.run.config.training.epochs
             session = Session(self._network, self._part(self._data, part), self.run)
             yield Stage("critics", self.plan[0].what, session)
@@ -147,7 +157,7 @@ class Compression:
             return
         folder = self.run.path / DENSE
         done = _opened(folder, self.run)
-        if done is not None and done.epochs_done >= done.config.training.epochs:
+        if done is not None and _is_trained(done):
             return
         passes = passes_for(line.passes, per_pass=1)
         with warnings.catch_warnings():
@@ -225,6 +235,10 @@ class Compression:
         """Return data of whose training split an epoch takes a part."""
         split = PartSplit(data.train, min(1.0, part), self.run.config.training.batch_size)
         return dataclasses.replace(data, train=split)
+
+
+def _is_trained(run: Run) -> bool:
+    return run.epochs_done >= run.config.training.epochs
 
 
 def _opened(folder: Path, run: Run) -> Run | None:

@@ -54,7 +54,7 @@ QUICK: dict[str, tuple[list[str], list[str]]] = {
         ["--no-loaders"] if not HAS_TIMM else [],
         [
             *("8 JPEG files, the first of 500x375", "one thread, decoding", "torchvision ", "Pillow, draft "),
-            *(("loaders, 1 workers", "timm ", "lctprune ") if HAS_TIMM else ()),
+            *(("loaders, 1 workers", "timm ", "lctprune ", "no loader ") if HAS_TIMM else ()),
             *("packed, 1 workers", "tar ", "parquet "),
         ],
     ),

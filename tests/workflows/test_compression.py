@@ -128,14 +128,18 @@ def test_stopped_in_each_training_and_resumed_it_comes_to_the_same(
     x = torch.randn(2, 3, 8, 8)
     assert torch.jit.load(result.deployment.model)(x).shape == (2, 3)
     whole = checkpoints(result.run.path)
-    stops, is_done = 0, False
+    stops, is_done, names = 0, False, dict.fromkeys(["critics"])
     while not is_done:
         compression, is_done = begin(resume=stops > 0), True
+        done = compression.done
         for stage in itertools.islice(compression.stages(), 1):
+            names[stage.name] = None
+            assert done == [name for name in names if name != stage.name]
             for _ in itertools.islice(stage.session.steps(), stops_after[stops % len(stops_after)]):
                 pass
             stops, is_done = stops + 1, False
     assert stops == len(stops_after) * len(whole)
+    assert done == [line.stage for line in compression.plan]
     again = compression.finish()
     assert checkpoints(tmp_path / "run") == whole
     assert (again.chosen.name, again.spent) == (result.chosen.name, result.spent)
@@ -368,6 +372,7 @@ def test_what_it_says_to_do_next_works_as_it_is_printed(given: Path, image_folde
     refused = subprocess.run([*begun, *shlex.split(go_on), "--epochs", "9"], capture_output=True, text=True)
     assert (refused.returncode, "keeps its plan; leave out --epochs" in refused.stderr) == (2, True)
     done = subprocess.run([*begun, *shlex.split(go_on)], check=True, capture_output=True, text=True)
+    assert "\nAlready done: critics" in done.stderr
     before = done.stdout.strip().splitlines()[0].removeprefix("Chosen: ").removesuffix(", an exit of the network")
     suggested = re.findall("another budget: lctprune (.*)", done.stdout)
     for select in suggested or [shlex.join(["select", str(run), "--budget-flops", limit]) for limit in ("60%", "99%")]:
