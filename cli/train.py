@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lctprune.data.dataset import Data
     from lctprune.runs import Run
     from lctprune.training.distributed.process_group import ProcessGroup
-    from lctprune.workflows.session import SessionSettings
+    from lctprune.workflows.session_settings import SessionSettings
 
 PROCESSES = "Processes"  # heading of --help
 INPUTS = ("num_outputs", "in_channels", "image_size", "steps", "features", "vocabulary")  # the data says them
@@ -123,7 +123,7 @@ def train(
 
     load_pytorch(model)
     from lctprune.training.distributed.process_group import process_count
-    from lctprune.workflows.session import SessionSettings
+    from lctprune.workflows.session_settings import SessionSettings
 
     if note and not resume and process_count(processes) == 1:
         stderr().print(f"Note: {note}.")

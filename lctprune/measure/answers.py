@@ -1,12 +1,34 @@
-"""Hold the answers of networks: what they said of samples, beside what is true."""
+"""Hold the answers of networks: what they said of samples, beside what is true, and which of them are right."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which samples of a split a network classified correctly.
+
+    Attributes:
+        samples: number of samples.
+        targets: SHA-256 of the true classes in their order; networks with other targets cannot be compared in pairs.
+        correct: a bit per sample, 1 where it is right, the first sample in the highest bit; filled up with zeros.
+    """
+
+    samples: int
+    targets: str
+    correct: bytes
+
+    @property
+    def right(self) -> int:
+        """The number of samples that are right."""
+        return int.from_bytes(self.correct).bit_count()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +78,17 @@ class ReportAnswers:
 
     network: NetworkAnswers | None
     pictures: Sequence[Picture] = ()
+
+
+def answers_of(correct: Tensor, true: Tensor) -> list[Answers]:
+    """Return the answers of networks to the samples of a split that count.
+
+    Args:
+        correct: whether a network has a sample right, [networks, n].
+        true: true classes, [n]; a negative one does not count.
+    """
+    counted = (true >= 0).cpu()
+    targets = true.cpu().long()[counted].numpy().astype("<i8")
+    digest = hashlib.sha256(targets.tobytes()).hexdigest()
+    bits = numpy.packbits(correct.cpu()[:, counted].numpy(), axis=1)
+    return [Answers(len(targets), digest, row.tobytes()) for row in bits]

@@ -15,6 +15,7 @@ from lctprune.config.runtime import REDUCED, Runtime
 from lctprune.errors import NetworkError
 from lctprune.exporting.compiled import CompiledNetwork
 from lctprune.exporting.reducing import ReducedNetwork
+from lctprune.measure.answers import Answers
 from lctprune.measure.costs import (
     count_known_flops,
     count_parameters,
@@ -22,7 +23,6 @@ from lctprune.measure.costs import (
     warn_of_unknown_operations,
 )
 from lctprune.measure.latency import Latency, is_steady
-from lctprune.measure.paired import Answers
 from lctprune.measure.runtimes import runtimes_for, time_networks
 from lctprune.measure.scores import ExitScores
 from lctprune.utils.batches import runs_alone

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lctprune.errors import RunError
+from lctprune.measure.answers import Answers, answers_of
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.paired import Answers, answers_of
 
 
 @dataclass(frozen=True)

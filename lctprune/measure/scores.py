@@ -14,8 +14,8 @@ from lctprune.config.metric import AUTO, METRIC_NAMES, parse_metric
 from lctprune.data.splits import Split, sample_count
 from lctprune.errors import DataError, DataWarning, first_line
 from lctprune.losses import Loss, class_numbers, default_loss, is_own
+from lctprune.measure.answers import Answers
 from lctprune.measure.loss_trials import ignored_classes
-from lctprune.measure.paired import Answers
 from lctprune.measure.tallies import ClassTally, OutputTally, Scores
 from lctprune.measure.target_kinds import default_metric, is_label, kind_of, require_fit
 from lctprune.network import LocalCriticNetwork

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lctprune.losses import mean_squared_error
+from lctprune.measure.answers import Answers, answers_of
 from lctprune.measure.metrics import (
     FOLDS,
     balanced_accuracy,
@@ -19,7 +20,6 @@ from lctprune.measure.metrics import (
     macro_f1,
     mean_average_precision,
 )
-from lctprune.measure.paired import Answers, answers_of
 from lctprune.measure.target_kinds import as_classes, differ
 
 OF_COUNTS = {"balanced-accuracy": balanced_accuracy, "macro-f1": macro_f1}

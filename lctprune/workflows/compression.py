@@ -27,7 +27,8 @@ from lctprune.workflows.compression_record import read_record
 from lctprune.workflows.compression_schedule import COMPRESSION, Schedule
 from lctprune.workflows.compression_stages import Compressed, Compression
 from lctprune.workflows.going_on import resumed_settings
-from lctprune.workflows.session import Prepared, SessionSettings, prepare
+from lctprune.workflows.session import Prepared, prepare
+from lctprune.workflows.session_settings import SessionSettings
 from lctprune.workflows.taught import repeatable_views
 
 

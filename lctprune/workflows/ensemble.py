@@ -16,10 +16,11 @@ import torch
 from lctprune.ensembles import EnsembleNetwork
 from lctprune.errors import NetworkError
 from lctprune.exporting.writing import convert, write_exported
+from lctprune.measure.answers import answers_of
 from lctprune.measure.candidates import Candidate, ScoredExit, measure_costs
 from lctprune.measure.ensembling import Ensemble, ensembles
 from lctprune.measure.outputs import exit_outputs, halves, require_combinable
-from lctprune.measure.paired import answers_of, mcnemar
+from lctprune.measure.paired import mcnemar
 from lctprune.measure.scores import ExitScores
 from lctprune.measure.selection import main_of, pareto_front
 from lctprune.workflows.combined_candidates import ensemble_exits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -23,9 +22,7 @@ from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
 from lctprune.utils.modules import moved
 from lctprune.workflows.model_card import known
-
-if TYPE_CHECKING:
-    from lctprune.workflows.session import SessionSettings
+from lctprune.workflows.session_settings import SessionSettings
 
 CHANCE_ERRORS, CHANCE_FACTOR = 2, 1.5  # standard errors, and times the chance level, up to which scores may be chance
 

@@ -15,7 +15,8 @@ from lctprune.workflows.finetuning import begin_finetuning
 from lctprune.workflows.loading import recorded_training, require_executable, require_recipe
 from lctprune.workflows.members import DENSE, NARROWED
 from lctprune.workflows.narrowing import resume_narrowing
-from lctprune.workflows.session import Session, SessionSettings
+from lctprune.workflows.session import Session
+from lctprune.workflows.session_settings import SessionSettings
 
 
 def resumed_settings(run: Run, *, epochs: int | None = None, data: Path | None = None) -> SessionSettings:

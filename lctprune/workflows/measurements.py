@@ -17,9 +17,9 @@ from lctprune.config.network import is_own_function
 from lctprune.config.reading import from_json, parse_object
 from lctprune.config.runtime import AUTO_RUNTIME, FULL, REDUCED
 from lctprune.errors import ConfigError, NetworkWarning, ReducedNote, RunError, RunWarning
+from lctprune.measure.answers import Answers
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_known_flops, count_parameters, size_bytes
-from lctprune.measure.paired import Answers
 from lctprune.measure.recall import ClassRecall
 from lctprune.measure.runtimes import FORMATS
 from lctprune.utils.files import read_regular

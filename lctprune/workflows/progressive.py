@@ -19,13 +19,13 @@ from torch import Tensor
 
 from lctprune.config.combined import PROGRESSIVE
 from lctprune.exporting.torchscript import to_torchscript
+from lctprune.measure.answers import answers_of
 from lctprune.measure.candidates import Candidate
 from lctprune.measure.costs import count_parameters, size_bytes
 from lctprune.measure.early_exit import Outcome, confidences, outcome
 from lctprune.measure.exit_fitting import Goal
 from lctprune.measure.latency import measure_latency
 from lctprune.measure.outputs import exit_outputs
-from lctprune.measure.paired import answers_of
 from lctprune.measure.unscored import unscored
 from lctprune.progressive import converted
 from lctprune.workflows.combined_records import Several, write_combined

@@ -11,8 +11,8 @@ from typing import Any
 
 from lctprune.config.runtime import REDUCED
 from lctprune.errors import ConfigError
+from lctprune.measure.answers import Answers
 from lctprune.measure.candidates import Candidate
-from lctprune.measure.paired import Answers
 
 MOST_SAMPLES = 2**31
 

@@ -15,10 +15,11 @@ from scipy.stats import binomtest
 
 import lctprune as lct
 from lctprune.errors import BudgetError, ConfigError
+from lctprune.measure.answers import answers_of
 from lctprune.measure.candidates import MAIN, Candidate
 from lctprune.measure.choice import not_faster, select, significantly_worse, straddling
 from lctprune.measure.comparison import compared
-from lctprune.measure.paired import answers_of, mcnemar, pairing
+from lctprune.measure.paired import mcnemar, pairing
 from lctprune.measure.rules import Rule
 from lctprune.measure.scores import score_exits
 from lctprune.measure.selection import Limits

@@ -8,7 +8,8 @@ import pytest
 
 import lctprune as lct
 from lctprune.models.input_kinds import require_kind
-from lctprune.workflows.session import SessionSettings, prepare
+from lctprune.workflows.session import prepare
+from lctprune.workflows.session_settings import SessionSettings
 
 
 def settings(model: str, data: Path | str) -> SessionSettings:

@@ -19,7 +19,8 @@ from lctprune.critic_blocks import TailBlock
 from lctprune.models.build import build_network
 from lctprune.network import LocalCriticNetwork
 from lctprune.partition.critic_sizes import SHARE, has_depthwise_blocks
-from lctprune.workflows.session import SessionSettings, begin
+from lctprune.workflows.session import begin
+from lctprune.workflows.session_settings import SessionSettings
 
 TEXT, ROWS = {"vocabulary": 500, "steps": 16}, {"features": 16}
 QUICK = ["mobilenet_v3_small", "shufflenet_v2_x0_5", "mlp", "vgg-lct:4", "lstm"]

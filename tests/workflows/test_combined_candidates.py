@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import lctprune as lct
+from lctprune.measure.answers import answers_of
 from lctprune.measure.candidates import left_out
 from lctprune.measure.outputs import exit_outputs, halves
-from lctprune.measure.paired import answers_of, pairing
+from lctprune.measure.paired import pairing
 from lctprune.measure.parts import Part, on_part
 from lctprune.measure.selection import main_of
 from lctprune.workflows.combined_candidates import with_combined

@@ -10,7 +10,8 @@ import torch
 
 import lctprune as lct
 from lctprune.config.network import NetworkConfig
-from lctprune.workflows.session import SessionSettings, begin, skeleton
+from lctprune.workflows.session import begin, skeleton
+from lctprune.workflows.session_settings import SessionSettings
 
 RECIPES = {
     "resnet18": NetworkConfig(model="resnet18", groups=3, image_size=16),
