@@ -42,14 +42,15 @@ class Counting(NamedTuple):
         return counted.reshape(len(targets), -1).any(1).float().mean()
 
 
-def counting_of(kind: Kind, shape: Sequence[int], loss: Loss | None) -> Counting:
+def counting_of(kind: Kind, shape: Sequence[int], loss: Loss | None, device: torch.device) -> Counting:
     """Find out which targets count.
 
     Args:
         kind: kind of the targets.
         shape: shape of one sample's output.
         loss: loss per sample; None for the default one.
+        device: device on which the loss works.
     """
     if kind != "classes" or not is_own(loss):
         return Counting(kind)
-    return Counting(kind, shape[0], ignored_classes(loss, shape))
+    return Counting(kind, shape[0], ignored_classes(loss, shape, device))

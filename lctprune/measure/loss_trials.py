@@ -62,33 +62,37 @@ def is_distance(loss: Loss, targets: Tensor) -> bool:
     return _lowest_at_target(loss, targets) is True
 
 
-def treatment(loss: Loss, shape: Sequence[int], number: int) -> Literal["ignored", "counted", "refused"]:
+def treatment(
+    loss: Loss, shape: Sequence[int], number: int, device: torch.device
+) -> Literal["ignored", "counted", "refused"]:
     """Tell what a loss does with a number that is no class; "ignored" where it cannot be tried.
 
     Args:
         loss: loss per sample.
         shape: shape of one sample's output, [classes, ...].
         number: number that is negative, or at least the number of classes.
+        device: device on which the loss works, which may hold weights of classes there.
     """
     with suppress(Exception):  # whatever the caller's own code raises
-        return "ignored" if _vanishes(loss, shape, number) else "counted"
+        return "ignored" if _vanishes(loss, shape, number, device) else "counted"
     with suppress(Exception):
-        _vanishes(loss, shape, 0)
+        _vanishes(loss, shape, 0, device)
         return "refused"
     return "ignored"
 
 
-def ignored_classes(loss: Loss | None, shape: Sequence[int]) -> list[int]:
+def ignored_classes(loss: Loss | None, shape: Sequence[int], device: torch.device) -> list[int]:
     """List the classes that a loss of the caller's own ignores: it is 0 there, whatever the output.
 
     Args:
         loss: loss per sample.
         shape: shape of one sample's output, [classes, ...].
+        device: device on which the loss works.
     """
     if loss is None or not is_own(loss) or not 2 <= shape[0] <= MOST_CLASSES:
         return []
     with suppress(Exception):  # whatever the caller's own code raises
-        return [number for number in range(shape[0]) if _vanishes(loss, shape, number)]
+        return [number for number in range(shape[0]) if _vanishes(loss, shape, number, device)]
     return []
 
 
@@ -114,11 +118,11 @@ def _lowest_at_target(loss: Loss, targets: Tensor) -> bool | None:
     return None
 
 
-def _vanishes(loss: Loss, shape: Sequence[int], number: int) -> bool:
+def _vanishes(loss: Loss, shape: Sequence[int], number: int, device: torch.device) -> bool:
     """Tell whether a loss is 0, or undefined, for a class number, whatever the output."""
     small = [min(2, length) for length in shape[1:]]
-    output = torch.randn(1, shape[0], *small, generator=torch.Generator().manual_seed(0))
-    losses = _called(loss, torch.cat([output, -output]), torch.full((2, *small), number))
+    output = torch.randn(1, shape[0], *small, generator=torch.Generator().manual_seed(0)).to(device)
+    losses = _called(loss, torch.cat([output, -output]), torch.full((2, *small), number, device=device))
     return bool((losses == 0).all() or losses.isnan().all())
 
 

@@ -117,7 +117,7 @@ class ScoreSheet:
         require_fit(self._metric, kind, shape, every, self._loss)
         self._has_labels = kind == "labels"
         of_classes = kind in ("classes", "probabilities") or self._metric not in ("map", "r2", "loss")
-        ignored = ignored_classes(self._loss, shape) if of_classes else []
+        ignored = ignored_classes(self._loss, shape, output.device) if of_classes else []
         if of_classes:
             self._classes = ClassTally(ignored)
         if self._metric in ("map", "r2"):

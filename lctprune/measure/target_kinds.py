@@ -106,7 +106,14 @@ def require_fit(metric: str, kind: Kind, shape: Sequence[int], targets: Tensor, 
         )
 
 
-def require_classes(targets: Tensor, shape: Sequence[int], loss: Loss | None, where: str = "there is") -> bool:
+def require_classes(
+    targets: Tensor,
+    shape: Sequence[int],
+    loss: Loss | None,
+    where: str = "there is",
+    *,
+    device: torch.device | None = None,
+) -> bool:
     """Refuse class numbers that the loss does not take; -100 marks a target without a class.
 
     Args:
@@ -114,6 +121,7 @@ def require_classes(targets: Tensor, shape: Sequence[int], loss: Loss | None, wh
         shape: shape of one sample's output, [classes, ...].
         loss: loss per sample; None for the default one.
         where: beginning of the message.
+        device: device on which a loss of the caller's own works; by default that of the targets.
 
     Returns:
         False where a loss of the caller's own takes further numbers as it takes classes, such as counts.
@@ -123,7 +131,7 @@ def require_classes(targets: Tensor, shape: Sequence[int], loss: Loss | None, wh
     """
     for number in _outside(targets, shape[0]):
         if loss is not None and is_own(loss):
-            how = treatment(loss, shape, number)
+            how = treatment(loss, shape, number, device or targets.device)
         else:
             how = "ignored" if number == IGNORED else "refused"
         if how == "refused":
@@ -164,7 +172,7 @@ def float_classes(targets: Tensor) -> str | None:
 def _kind_by_own(shape: Sequence[int], targets: Tensor, loss: Loss, device: torch.device) -> Kind:
     rows = _rows(targets, shape).to(device)
     if not targets.is_floating_point() and _are_class_shaped(shape, targets) and shape[0] > 1:
-        if not require_classes(targets, shape, loss):
+        if not require_classes(targets, shape, loss, device=device):
             return "other"
         inside = class_numbers(rows).clamp(0, shape[0] - 1)
         signs = nn.functional.one_hot(inside, shape[0]).movedim(-1, 1) * 2.0 - 1

@@ -50,8 +50,10 @@ def plan_of(network: LocalCriticNetwork, data: Data | None, run: Run | None, los
     if loss is None or not is_own(loss):
         return plan
     shape, targets = output_shape(network, data), split.targets
-    kind = kind_of(shape, targets, loss, device=device_of(network))
-    return plan._replace(counting=counting_of(kind, shape, loss), distance=_natural_distance(kind, targets, loss))
+    device = device_of(network)
+    kind = kind_of(shape, targets, loss, device=device)
+    counting = counting_of(kind, shape, loss, device)
+    return plan._replace(counting=counting, distance=_natural_distance(kind, targets, loss))
 
 
 def distance_of(plan: Plan, loss: Loss | None, *, distils: bool) -> Distance:

@@ -113,7 +113,7 @@ def _metric(outputs: Sequence[Tensor], data: Data, loss: Loss | None, metric: st
             if not is_own(loss):  # a loss may leave out what is not finite
                 require_finite_targets(name, targets)
         elif tuple(shape[1:]) == tuple(targets.shape[1:]) and shape:
-            require_classes(targets, shape, loss, f"the {name} split has")
+            require_classes(targets, shape, loss, f"the {name} split has", device=outputs[-1].device)
         kind = kind_of(shape, targets, loss, device=outputs[-1].device)
         if kind == "numbers" and data.classes and (reason := float_classes(targets)):
             raise DataError(f"{reason}, or leave out the names of classes for a regression")

@@ -139,5 +139,5 @@ def test_settings_of_cuda_are_put_back(make_network: MakeNetwork, data: lct.Data
 
     config = lct.TrainConfig(device="cuda", epochs=1, batch_size=16, distill=0)
     lct.train(make_network(), data, config, run_dir=tmp_path / "run", loss=loss)
-    assert seen[-1] == (True, True)
+    assert seen[-1] == (False, True)  # so short a training does not search for algorithms
     assert (backends.cudnn.benchmark, backends.cuda.matmul.fp32_precision, backends.cuda.matmul.allow_tf32) == before

@@ -97,6 +97,17 @@ def test_an_exit_is_measured_chosen_and_exported(
     torch.testing.assert_close(loaded(inputs), expected, rtol=1e-2, atol=1e-2)  # convolutions on CUDA use TF32
 
 
+@pytest.mark.filterwarnings("ignore")  # of the converters
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+def test_files_are_written_of_a_network_that_was_left_on_the_card(format: Any, device: str, tmp_path: Path) -> None:
+    """Its convolutions round to TF32, those of most files do not."""
+    torch.manual_seed(0)
+    recipe = lct.NetworkConfig(model="resnet18", model_args={"width": 16}, image_size=32, groups=2)
+    network = lct.build_network(recipe).to(device).eval()
+    path = lct.export(network.subnetwork(1), torch.randn(4, 3, 32, 32), tmp_path / "model", format=format)
+    assert path.stat().st_size > 0
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_the_commands_run_from_training_to_a_file(
     cli: Callable[..., Any], image_folder: Path, device: str, tmp_path: Path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from torch import Tensor
 
 import lctprune as lct
+from lctprune.measure.scores import ScoreSheet
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import StepSettings
 from lctprune.training.stage import Stage
@@ -61,6 +63,16 @@ def test_a_step_equals_that_of_the_cpu(method: str, dtype: torch.dtype, toleranc
     torch.testing.assert_close(losses[0], losses[1], rtol=tolerance, atol=tolerance)  # fp32: convolutions use TF32
     assert changes[0].norm() > 0
     assert float((changes[1] - changes[0]).norm() / changes[0].norm()) < tolerance
+
+
+def test_a_class_that_a_loss_with_weights_on_the_device_ignores_does_not_count(device: str) -> None:
+    loss = functools.partial(
+        torch.nn.functional.cross_entropy, weight=torch.ones(3, device=device), ignore_index=0, reduction="none"
+    )
+    sheet = ScoreSheet(loss)
+    targets = torch.tensor([0, 1, 2, 2], device=device)
+    sheet.add([torch.eye(3)[[1, 1, 2, 1]].to(device)], targets)  # wrong: what is ignored, and the last one
+    assert sheet.result().accuracy == pytest.approx([2 / 3])
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lctprune as lct
+from lctprune.measure.loss_trials import ignored_classes, treatment
 from lctprune.measure.scores import score_exits
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -250,6 +251,16 @@ def test_targets_that_a_loss_of_ones_own_ignores_are_not_wrong(ignored: int, den
     assert candidate.accuracy == pytest.approx((~wrong[counted]).double().mean().item())
     assert candidate.samples == int(counted.flatten(1).any(1).sum()) if dense else int(counted.sum())
     assert evaluated(outputs, targets, loss, "macro-f1").score < 1
+
+
+def test_a_loss_is_tried_on_the_device_where_it_works() -> None:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        assert output.is_meta, "the weights of the classes are on another device"
+        return torch.zeros(target.shape)
+
+    assert ignored_classes(loss, (3,), torch.device("meta")) == [0, 1, 2]
+    assert treatment(loss, (3,), 7, torch.device("meta")) == "ignored"
+    assert ignored_classes(loss, (3,), torch.device("cpu")) == []
 
 
 def test_a_batch_without_any_target_counts_nothing() -> None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lctprune as lct
 from lctprune.losses import default_loss
 from lctprune.measure.counting import Counting
-from lctprune.training.accelerator import _allowing_tf32, tuned_for
+from lctprune.training.accelerator import LONG, _allowing_tf32, tuned_for
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.reading import measured
@@ -97,6 +97,10 @@ def test_tf32_is_allowed_for_a_while_only() -> None:
     assert seen == [(True, "tf32")]
     assert now() == before
     with tuned_for("cpu"):
+        assert now() == before
+    for steps, searches in ((LONG, True), (LONG - 1, False)):
+        with tuned_for("cuda", steps):  # sets what needs no card
+            assert now()[:3] == (searches, "tf32", True)
         assert now() == before
 
 
