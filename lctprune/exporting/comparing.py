@@ -94,17 +94,9 @@ def free_sizes(example: Tensor) -> tuple[str, ...]:
     return ("batch", *further)
 
 
-def tolerance_of(type: torch.dtype, device: torch.device) -> float:
-    """Return how far equal outputs may lie apart, relative and absolute, if the original computes on a device.
-
-    Convolutions of float32 on CUDA round to TF32, which has as many digits as float16.
-    """
-    return ROUNDING.get(torch.float16 if (type, device.type) == (torch.float32, "cuda") else type, TOLERANCE)
-
-
 def is_close(actual: Tensor, expected: Tensor, *, may_be_nan: bool = False, type: torch.dtype | None = None) -> bool:
     """Tell whether outputs are equal but for rounding, in a type, by default that of the expected ones."""
-    tolerance = tolerance_of(type or expected.dtype, expected.device)
+    tolerance = ROUNDING.get(type or expected.dtype, TOLERANCE)
     return actual.shape == expected.shape and torch.allclose(
         expected, actual.to(expected), rtol=tolerance, atol=tolerance, equal_nan=may_be_nan
     )

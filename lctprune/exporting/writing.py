@@ -25,7 +25,7 @@ from lctprune.exporting.programs import Program, program_bytes, to_program
 from lctprune.exporting.runtimes import opened, torch_module
 from lctprune.exporting.torchscript import to_torchscript, torchscript_bytes
 from lctprune.utils.files import write_atomically
-from lctprune.utils.modules import device_of
+from lctprune.utils.modules import device_of, full_precision
 from lctprune.utils.steps import stepping
 from lctprune.utils.tensor_files import tensor_chunks
 from lctprune.utils.wrappers import unwrapped
@@ -87,11 +87,12 @@ def convert(
     example = example.to(device_of(network))
     source = _Source(network, example, formats, timed)
     results = []
-    for format in stepping(formats, lambda each: f"Converting to {each}", count=len(formats)):
-        converted, runner = _converted(source, format, names or {})
-        if compared or format == "state-dict":
-            compare(network, runner, example, dependence=dependence, length=converted.length)
-        results.append(converted)
+    with full_precision(example.device):  # most files compute so
+        for format in stepping(formats, lambda each: f"Converting to {each}", count=len(formats)):
+            converted, runner = _converted(source, format, names or {})
+            if compared or format == "state-dict":
+                compare(network, runner, example, dependence=dependence, length=converted.length)
+            results.append(converted)
     return results
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -62,10 +62,23 @@ def held_on(network: nn.Module, device: str) -> Iterator[None]:
     before = device_of(network)
     network.to(device)
     try:
-        with nullcontext() if device == "cpu" else torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with full_precision(device):
             yield
     finally:
         network.to(before)
+
+
+@contextmanager
+def full_precision(device: torch.device | str) -> Iterator[None]:
+    """Keep convolutions on CUDA from rounding to TF32 inside the block, as they do by default."""
+    cudnn = torch.backends.cudnn
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    ):
+        yield
 
 
 @contextmanager

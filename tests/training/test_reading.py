@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lctprune as lct
 from lctprune.losses import default_loss
 from lctprune.measure.counting import Counting
-from lctprune.training.accelerator import LONG, _allowing_tf32, tuned_for
+from lctprune.training.accelerator import LONG, _allowing_tf32, searching_algorithms, tuned_for
 from lctprune.training.distributed.pipeline import Pipeline
 from lctprune.training.group_trainer import step_settings
 from lctprune.training.reading import measured
-from lctprune.utils.modules import moved, training_layout
+from lctprune.utils.modules import full_precision, moved, training_layout
 
 METHODS = ("local-critic", "joint", "backprop")
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item"}  # operations whose result the host needs
@@ -102,6 +102,15 @@ def test_tf32_is_allowed_for_a_while_only() -> None:
         with tuned_for("cuda", steps):  # sets what needs no card
             assert now()[:3] == (searches, "tf32", True)
         assert now() == before
+
+
+def test_full_precision_keeps_the_other_settings_of_cudnn() -> None:
+    cudnn = torch.backends.cudnn
+    assert cudnn.allow_tf32
+    with searching_algorithms(is_on=True), full_precision("cuda"):
+        assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.enabled) == (False, True, True)
+    with full_precision("cpu"):
+        assert (cudnn.allow_tf32, cudnn.benchmark) == (True, False)
 
 
 def test_a_layout_that_makes_pytorch_crash_is_avoided(image_folder: Path, tmp_path: Path) -> None:
