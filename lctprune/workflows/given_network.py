@@ -20,7 +20,7 @@ from lctprune.measure.scores import ExitScores, score_networks
 from lctprune.models.own_images import OwnImages
 from lctprune.network import LocalCriticNetwork
 from lctprune.runs import Run
-from lctprune.utils.modules import moved
+from lctprune.utils.modules import held_on
 from lctprune.workflows.model_card import known
 from lctprune.workflows.session_settings import SessionSettings
 
@@ -33,9 +33,9 @@ def measure_given(network: LocalCriticNetwork, data: Data, config: TrainConfig) 
     Warns:
         NetworkWarning: it is no better than chance, though its classifier was trained.
     """
-    device = config.resolved().device
     main = nn.Sequential(*network.groups)
-    scores = score_networks([main if device == "cpu" else moved(main, device)], data.val, metric=config.metric)
+    with held_on(main, config.resolved().device):
+        scores = score_networks([main], data.val, metric=config.metric)
     if not network.new_parameters and (reason := _chance(scores)):
         images = data.normalization and data.preprocessing
         checks = ["the order of the classes" if data.classes else "the order and units of the columns"]

@@ -122,6 +122,33 @@ def test_the_commands_run_from_training_to_a_file(
     assert torch.jit.load(run / "selected" / "model.pt")(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_what_is_added_to_a_run_is_trained_and_measured(
+    cli: Callable[..., Any], image_folder: Path, device: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch_pruning")
+    options = "--image-size 16 --val-fraction 0.4 --model-args width=4 --batch-size 18".split()
+    data = ["--data", image_folder, "--device", device, *options]
+    given, run, smaller = (tmp_path / name for name in ("given", "run", "smaller"))
+    trainings = [
+        ["train", "vgg-lct", *data, "--method", "backprop", "--epochs", 3, "--out", given],
+        ["train", "vgg-lct", *data, "--weights", given, "--freeze-main", "--groups", 3, "--epochs", 1, "--out", run],
+        ["densify", run],
+        ["narrow", run, "--budget-flops", "60%"],
+        ["finetune", run, "--exit", 0],
+        ["ensemble", run],
+        ["progressive", run, "--max-drop", 5],
+        ["compress", "vgg-lct", *data, "--weights", given, "--budget-flops", "50%", "--epochs", 3, "--out", smaller],
+    ]
+    for command in trainings:
+        done = cli(*command, "--json")
+        assert done.code == 0, f"{command[0]}: {done.err}"
+    measured = cli("evaluate", run, "--json").document["candidates"]
+    origins = " ".join(str(each["origin"]) for each in measured)
+    assert all(word in origins for word in ("narrowed", "fine-tuned")), origins
+    assert torch.jit.load(smaller / "selected" / "model.pt")(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
 @pytest.mark.parametrize("processes", [2])
 def test_several_processes_share_one_card(
     processes: int, image_folder: Path, device: str, tmp_path: Path, make_network: MakeNetwork
@@ -137,7 +164,7 @@ def test_several_processes_share_one_card(
             env=os.environ | {"PYTHONWARNINGS": "default"},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         states[count] = lct.Run(run).read_checkpoint("network.")
