@@ -156,7 +156,7 @@ def training_step(size: int, width: int) -> Callable[[Tensor], object]:
 
     def step(inputs: Tensor) -> None:
         loss = nn.functional.cross_entropy(model(inputs), torch.zeros(len(inputs), dtype=torch.int64))
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
 
