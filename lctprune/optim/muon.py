@@ -84,8 +84,9 @@ class Muon(SGD):
         if weights and all(weight.is_cuda for weight in weights):
             _replace_together(weights, averages, momentum, dtype)
         else:
-            for weight, average in zip(weights, averages, strict=True):
-                _replace(weight, average, momentum, dtype)
+            with torch.autocast("cpu", enabled=False):  # products of float32 would be bf16's
+                for weight, average in zip(weights, averages, strict=True):
+                    _replace(weight, average, momentum, dtype)
 
     def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
