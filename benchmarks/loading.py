@@ -5,7 +5,7 @@
 Decoders read the same files one after the other in one thread, by its CPU time. Loaders yield the same work on the same
 number of worker processes, by the clock: a random part of each image, resized, mirrored at random and normalised, in
 batches of 64 on the CPU. They take turns, and ratios are of the passes of one turn. So do trainings of a ResNet-18
-whose batches come from each loader, at two widths (`--step-widths`): one thread of PyTorch beside the workers, and the
+whose batches come from each loader (of width 8, or `--step-widths`): one thread of PyTorch beside the workers, and the
 same steps without a loader. `--made N` writes N pictures of 500x375 pixels and uses those. The loader also reads the
 same files packed into tar and Parquet files.
 """
@@ -149,12 +149,14 @@ def packed_loaders(paths: list[Path], folder: Path, size: int, batch_size: int, 
 
 
 def training_step(size: int, width: int) -> Callable[[Tensor], object]:
-    """Return a step of backpropagation on a batch, by SGD."""
+    """Return a step of backpropagation on a batch, by SGD, with the channels last, whoever made the batch."""
     torch.manual_seed(0)
     model = build_model(NetworkConfig(model="resnet18", model_args={"width": width}, image_size=size)).train()
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def step(inputs: Tensor) -> None:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         loss = nn.functional.cross_entropy(model(inputs), torch.zeros(len(inputs), dtype=torch.int64))
         torch.autograd.backward(loss)
         optimizer.step()
@@ -267,7 +269,7 @@ def main() -> None:
     add("--image-size", type=int, default=224, help="side of the squares, in pixels")
     add("--batch-size", type=int, default=64)
     add("--workers", type=int, nargs="+", default=[1, 2], help="of the loaders, one after the other")
-    add("--step-widths", type=int, nargs="*", default=[8, 64], help="of the networks trained on what loaders yield")
+    add("--step-widths", type=int, nargs="*", default=[8], help="of the networks trained on what loaders yield")
     add("--no-loaders", dest="loaders", action="store_false", help="single threads only")
     add("--no-packed", dest="packed", action="store_false", help="single files only")
     add("--repeats", type=int, default=5, help="turns that count")
