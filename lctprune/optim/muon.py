@@ -18,7 +18,6 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # iterating a s + b s^3 + c s^5 takes singu
 ITERATIONS = 3
 SGD_FACTOR = 20.0  # parameters other than convolutions learn at this multiple of the rate
 MOST_COLUMNS = 128  # a matrix with more columns has a lower multiple, in inverse proportion to their number
-SHORT_SIDE = 64  # rows or columns up to which products of float32 are as fast as coarser ones on a CPU, or faster
 DECAY_FACTOR = 100.0  # multiple of the weight decay for convolutions, because their rate is small
 
 
@@ -35,7 +34,7 @@ class Muon(SGD):
         lr: learning rate of convolutions; all others have the multiple of it that `sgd_factor` gives.
         momentum: momentum of both.
         weight_decay: weight decay of convolutions, before `DECAY_FACTOR`.
-        dtype: data type in which matrices are orthogonalised; on a CPU those with a short side keep their own.
+        dtype: data type in which matrices are orthogonalised.
         factor: multiple of the rate for a parameter, on top of that of its kind.
     """
 
@@ -84,9 +83,8 @@ class Muon(SGD):
         if weights and all(weight.is_cuda for weight in weights):
             _replace_together(weights, averages, momentum, dtype)
         else:
-            with torch.autocast("cpu", enabled=False):  # products of float32 would be bf16's
-                for weight, average in zip(weights, averages, strict=True):
-                    _replace(weight, average, momentum, dtype)
+            for weight, average in zip(weights, averages, strict=True):
+                _replace(weight, average, momentum, dtype)
 
     def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -101,7 +99,6 @@ def _replace(weight: Tensor, average: Tensor, momentum: float, dtype: torch.dtyp
     assert weight.grad is not None
     average.lerp_(weight.grad, 1 - momentum)
     matrix = _as_matrix(weight.grad.lerp(average, momentum))
-    dtype = matrix.dtype if min(matrix.shape) <= SHORT_SIDE else dtype
     update = orthogonalized(matrix.to(dtype)).mul_(_size(matrix))
     # in the weight's memory layout, which fused SGD takes for granted
     weight.grad = torch.empty_like(weight).copy_(_as_weight(update, weight))
