@@ -47,9 +47,9 @@ from lctprune.errors import DataWarning
 from lctprune.models.build import build_model
 from lctprune.utils.environment import machine
 
-VERSIONS = ("pillow", "simplejpeg", "torch", "torchvision", "timm")
 Loader = Callable[[int], Iterable[Sequence[Tensor]]]  # from the number of a pass to its batches: inputs, targets
 
+VERSIONS = ("pillow", "simplejpeg", "torch", "torchvision", "timm")
 WIDTH, HEIGHT, QUALITY = 500, 375, 90  # of made pictures: those of usual photo collections
 
 

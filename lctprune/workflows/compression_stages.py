@@ -110,7 +110,7 @@ class Compression:
         before = [line.stage for line in self.plan if not line.is_tuning]
         later = [line.stage for line in self.plan if line.is_tuning]
         dense = _opened(self.run.path / DENSE, self.run)
-        is_done = {"critics": _is_trained(self.run), "densify": dense is not None and _is_trained(dense)}
+        is_done = {"critics": self.run.is_finished, "densify": dense is not None and dense.is_finished}
         trained = itertools.takewhile(lambda entrants: not any(map(self._is_left, entrants)), self._schedule.rounds)
         return [stage for stage in before if is_done[stage]] + later[: len(list(trained))]
 
@@ -146,7 +146,7 @@ class Compression:
         return Compressed(self.run, candidates, chosen, main, deployment, self.limits, self.spent)
 
     def _critics(self) -> Iterator[Stage]:
-        if not _is_trained(self.run):
+        if not self.run.is_finished:
             part = self.plan[0].passes / self.run.config.training.epochs
             session = Session(self._network, self._part(self._data, part), self.run)
             yield Stage("critics", self.plan[0].what, session)
@@ -157,7 +157,7 @@ class Compression:
             return
         folder = self.run.path / DENSE
         done = _opened(folder, self.run)
-        if done is not None and _is_trained(done):
+        if done is not None and done.is_finished:
             return
         passes = passes_for(line.passes, per_pass=1)
         with warnings.catch_warnings():
@@ -235,10 +235,6 @@ class Compression:
         """Return data of whose training split an epoch takes a part."""
         split = PartSplit(data.train, min(1.0, part), self.run.config.training.batch_size)
         return dataclasses.replace(data, train=split)
-
-
-def _is_trained(run: Run) -> bool:
-    return run.epochs_done >= run.config.training.epochs
 
 
 def _opened(folder: Path, run: Run) -> Run | None:
